@@ -1,0 +1,2 @@
+//! apply
+pub struct Report;

@@ -1,0 +1,477 @@
+//! What makes machines: the trait that every backend implements, and its errors.
+//!
+//! Every call is idempotent and none decides. The contract is written down as tests, which every
+//! backend passes, real and fake.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::io::AsyncWrite;
+
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, SandboxId,
+};
+
+/// Names of the labels that every object carries.
+pub mod label {
+    /// The tree that it belongs to.
+    pub const OWNER: &str = "io.bottle.owner";
+    /// The sandbox.
+    pub const SANDBOX: &str = "io.bottle.sandbox";
+    /// Which part of the sandbox.
+    pub const RESOURCE: &str = "io.bottle.resource";
+    /// The content hash that it was made from.
+    pub const HASH: &str = "io.bottle.hash";
+    /// The version of the labels' meaning.
+    pub const VERSION: &str = "io.bottle.version";
+    /// The state folder that made it.
+    pub const STATE: &str = "io.bottle.state";
+    /// The overlay that brought its agent.
+    pub const OVERLAY: &str = "io.bottle.overlay";
+    /// The fields that the hash was made from, as a JSON object: for people.
+    pub const FIELDS: &str = "io.bottle.fields";
+    /// The digest of the imported image's source.
+    pub const IMAGE: &str = "io.bottle.image";
+}
+
+/// The meaning of the labels, as [`label::VERSION`] carries it.
+pub const LABEL_VERSION: &str = "1";
+
+/// Where the guest finds what was put into it.
+pub mod guest_path {
+    /// The system prompt.
+    pub const PROMPT: &str = "/etc/bottle/prompt.md";
+    /// Its presence lets the machine's `command` start.
+    pub const READY: &str = "/etc/bottle/ready";
+    /// Its presence says that the workspace was copied in.
+    pub const WORKSPACE_DONE: &str = "/etc/bottle/workspace.done";
+    /// tmpfs, owned by the sandbox's user, 0700: what must never stand on a disk.
+    pub const RUN: &str = "/run/bottle";
+    /// The asked-for values, as lines of shell (`export NAME='value'`); on tmpfs.
+    pub const ENV: &str = "/run/bottle/env";
+    /// What the machine's `command` does, in one line: see [`MainState`](super::MainState).
+    pub const MAIN: &str = "/run/bottle/main";
+}
+
+/// On whose behalf a backend is called.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The tree's owner.
+    pub owner: OwnerId,
+    /// The random id of this state folder.
+    pub state: String,
+    /// Ids of other state folders whose objects were adopted.
+    pub adopted: BTreeSet<String>,
+    /// A folder of this owner's own in the state folder, where a backend may keep what it needs.
+    pub data: PathBuf,
+}
+
+impl Scope {
+    /// What an object of `sandbox` is called on the engine.
+    #[must_use]
+    pub fn object_name(&self, sandbox: &SandboxId) -> String {
+        format!("bottle-{}-{sandbox}", self.owner)
+    }
+}
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What the listing shows.
+    Listing,
+    /// Every object is inspected, and all that was set is compared.
+    Deep,
+}
+
+/// What a backend shows of one owner.
+#[derive(Debug, Clone, Default)]
+pub struct Observation {
+    /// Our objects, and those under names that only we should use.
+    pub instances: Vec<Instance>,
+    /// What belongs to no sandbox.
+    pub leftovers: Vec<Leftover>,
+    /// What is true of the backend as a whole.
+    pub facts: BackendFacts,
+}
+
+/// The sandbox's user, in the guest's own numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// `$HOME`, absolute.
+    pub home: String,
+}
+
+/// A folder that is to exist in the guest. One that is there already keeps its owner and mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestDir {
+    /// Absolute.
+    pub path: String,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// Files on their way into a machine: wipe, then make folders, then unpack.
+#[derive(Debug, Clone, Default)]
+pub struct Upload {
+    /// Absolute paths to remove first, whatever they are; absent ones are fine.
+    pub wipe: Vec<String>,
+    /// Folders to make where missing, parents first.
+    pub dirs: Vec<GuestDir>,
+    /// A tar whose names are relative to `/`, with numeric owners and modes to be kept.
+    pub tar: Bytes,
+    /// The machine was made just now and nothing was put into it yet: there is nothing to wipe.
+    pub fresh: bool,
+}
+
+/// As whom to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExecUser {
+    /// As the sandbox's user.
+    Sandbox,
+    /// As the guest's root, for set-up.
+    Root,
+}
+
+/// A command to run in a machine.
+#[derive(Debug, Clone)]
+pub struct ExecSpec {
+    /// Program and arguments; never empty.
+    pub argv: Vec<String>,
+    /// Where to start; default: the machine's own working directory.
+    pub workdir: Option<String>,
+    /// As whom.
+    pub user: ExecUser,
+    /// Additional environment (never secrets).
+    pub env: Vec<(String, String)>,
+}
+
+impl ExecSpec {
+    /// As the sandbox's user, where the machine's programs start.
+    #[must_use]
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            workdir: None,
+            user: ExecUser::Sandbox,
+            env: Vec::new(),
+        }
+    }
+}
+
+/// How a command ended, and what it said.
+#[derive(Debug, Clone)]
+pub struct ExecOutput {
+    /// Its exit code; 128 + signal where one ended it; 126 and 127 where it could not be run.
+    pub code: i32,
+    /// The first mebibyte.
+    pub stdout: Vec<u8>,
+    /// The first mebibyte.
+    pub stderr: Vec<u8>,
+}
+
+/// What of the caller's own stdio a command gets. stdout and stderr it always gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attach {
+    /// Its stdin.
+    pub stdin: bool,
+    /// A terminal: the caller's is put into raw mode, and its size is followed.
+    pub tty: bool,
+}
+
+/// Which lines of the main process's output.
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    /// Go on as more is written.
+    pub follow: bool,
+    /// Only the last so many lines.
+    pub tail: Option<u64>,
+}
+
+/// What a machine's `command` is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MainState {
+    /// There is none: the machine waits for `bottle run`.
+    Idle,
+    /// It waits for provisioning, or for asked-for values that a restart lost.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It ended well and is not restarted.
+    Completed,
+    /// It ended with this code and is not restarted.
+    Failed(i32),
+    /// It ended with this code, so many times in a row, and will be restarted.
+    BackingOff {
+        /// Its last exit code.
+        code: i32,
+        /// How many times in a row.
+        times: u32,
+    },
+}
+
+impl MainState {
+    /// Parses the one line of [`guest_path::MAIN`]: `running`, `waiting`, `completed`, `failed 7`,
+    /// `backoff 7 3`. The guest could write anything there, so anything else is `None`.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_ascii_whitespace().collect();
+        match words.as_slice() {
+            ["idle"] => Some(Self::Idle),
+            ["waiting"] => Some(Self::Waiting),
+            ["running"] => Some(Self::Running),
+            ["completed"] => Some(Self::Completed),
+            ["failed", code] => Some(Self::Failed(code.parse().ok()?)),
+            ["backoff", code, times] => {
+                Some(Self::BackingOff { code: code.parse().ok()?, times: times.parse().ok()? })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Something moved on a backend: the next pass should hurry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hint {
+    /// For the log: `container die bottle-team-ada`.
+    pub what: String,
+}
+
+/// How a finding of `doctor` stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It works.
+    Works,
+    /// It works with a limitation.
+    Limited,
+    /// It does not work.
+    Broken,
+    /// It is not here, and nobody said that it should be.
+    Absent,
+}
+
+/// One line of `doctor`.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What was looked at: `engine`, `seccomp`, `/dev/kvm`.
+    pub what: String,
+    /// How it stands.
+    pub health: Health,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+/// Where long work says how far it is: a line at a time, to be shown or not.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Progress {
+    /// Progress that goes to `sink`.
+    pub fn new(sink: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sink))
+    }
+
+    /// Progress that nobody sees.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Says how far the work is: `pulling node:22-slim, 41 of 77 MiB`.
+    pub fn say(&self, line: &str) {
+        (self.0)(line);
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Why a call to a backend failed. The message says what failed; the cause is the source.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The backend as a whole cannot be reached: what is on it is left alone.
+    #[error("{backend} cannot be reached: {reason}")]
+    Unreachable {
+        /// Which one.
+        backend: BackendKind,
+        /// Why, and where it was looked for.
+        reason: String,
+    },
+    /// The image is not to be had. Nothing was touched.
+    #[error("image {image} is not to be had: {reason}")]
+    Image {
+        /// As the manifest names it.
+        image: String,
+        /// What the registry, engine or file said.
+        reason: String,
+    },
+    /// A name that we need is taken by something that is not ours. It was not touched.
+    #[error("{name} exists and is not ours; it was left alone")]
+    Conflict {
+        /// The name on the engine.
+        name: String,
+    },
+    /// The machine is not there, or not running, where it had to be.
+    #[error("{name} is {state}")]
+    NotRunning {
+        /// The machine.
+        name: String,
+        /// `gone`, `stopped`, …
+        state: String,
+    },
+    /// This backend, or this machine of the operator's, cannot do it.
+    #[error("{0}")]
+    Unsupported(
+        /// What, why, and what to change.
+        String,
+    ),
+    /// It took longer than it may.
+    #[error("{what} did not end within {seconds} s")]
+    Deadline {
+        /// What was being done, as a gerund.
+        what: String,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// Anything else that went wrong.
+    #[error("{what}")]
+    Failed {
+        /// What was being done, as a gerund: `creating the container`.
+        what: String,
+        /// What went wrong.
+        #[source]
+        source: anyhow::Error,
+    },
+}
+
+impl BackendError {
+    /// An error in the middle of `what` (a gerund), caused by `source`.
+    pub fn failed(what: impl Into<String>, source: impl Into<anyhow::Error>) -> Self {
+        Self::Failed { what: what.into(), source: source.into() }
+    }
+}
+
+/// What makes machines. Every call is idempotent, and none decides.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> BackendKind;
+
+    /// Lists what exists of this owner, and what stands under the names that its sandboxes would
+    /// have: a constant number of cheap calls, whatever the number of machines.
+    async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError>;
+
+    /// Fetches and checks all that `create` needs (image, mounts), before anything is removed.
+    async fn prepare(
+        &self,
+        scope: &Scope,
+        spec: &MachineSpec,
+        progress: &Progress,
+    ) -> Result<(), BackendError>;
+
+    /// Makes a resource, not started. The same hash already there ⇒ that one is returned.
+    async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError>;
+
+    /// Starts a machine; one that is paused is unpaused; already running ⇒ `Ok`.
+    /// Returns it as it is now, with its new `boot`.
+    async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError>;
+
+    /// Stops and removes an instance and all that is only its; already gone ⇒ `Ok`.
+    async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
+
+    /// Removes a leftover; already gone, or in use by now ⇒ `Ok`.
+    async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError>;
+
+    /// Who the sandbox's user is in this machine.
+    async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError>;
+
+    /// Runs a command in a running machine, with these bytes as its stdin.
+    async fn exec(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        stdin: Bytes,
+    ) -> Result<ExecOutput, BackendError>;
+
+    /// Runs a command on the caller's own stdio and returns its exit code.
+    async fn attach(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        attach: Attach,
+    ) -> Result<i32, BackendError>;
+
+    /// Puts files into a running machine. Paths are resolved inside it and cannot leave it.
+    async fn copy_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        upload: Upload,
+    ) -> Result<(), BackendError>;
+
+    /// A tar of `path` in the machine, resolved inside it, at most `limit` bytes.
+    async fn copy_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        limit: u64,
+    ) -> Result<Bytes, BackendError>;
+
+    /// Writes the main process's output to `out`.
+    async fn logs(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        options: LogOptions,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), BackendError>;
+
+    /// What the machine's `command` is doing; `None` where that cannot be told.
+    async fn main_state(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<MainState>, BackendError> {
+        let spec = ExecSpec::new(["cat", guest_path::MAIN]);
+        let output = self.exec(scope, instance, &spec, Bytes::new()).await?;
+        Ok(std::str::from_utf8(&output.stdout).ok().and_then(MainState::parse))
+    }
+
+    /// Hints that something of this owner moved, until the backend goes away.
+    async fn events(
+        &self,
+        scope: &Scope,
+    ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError>;
+
+    /// What works here, what does not, and what to do about it. `boot` makes and removes a machine.
+    async fn doctor(&self, boot: bool) -> Vec<Finding>;
+}
+
+/// The backends of this run, by kind.
+pub type Backends = BTreeMap<BackendKind, Arc<dyn Backend>>;
+
+pub mod docker;
+#[cfg(feature = "testing")]
+pub mod memory;
+#[cfg(target_os = "linux")]
+pub mod native;

@@ -1,0 +1,164 @@
+//! What exists: the second input of the planner.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::hash::{Fields, SpecHash};
+use super::id::{BackendKind, InstanceId, ResourceKind, SandboxId};
+
+/// Whose an object is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ownership {
+    /// Made by this state folder for this owner, or adopted by it.
+    Ours,
+    /// Carries our owner's label, but another state folder made it.
+    OtherState(String),
+    /// Stands under a name that we need and is not of our making.
+    Foreign,
+}
+
+/// What a machine is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InstanceState {
+    /// Made, never started.
+    Created,
+    /// Up.
+    Running,
+    /// Frozen from outside.
+    Paused,
+    /// Down, with its exit code where one is known.
+    Stopped {
+        /// The exit code.
+        code: Option<i32>,
+    },
+    /// Not usable, and not to be repaired by starting it: a half-made or half-removed object.
+    Broken(String),
+}
+
+/// One field that differs, old → new, for people; of secrets only a digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// By the manifest's name: `resources.memory`.
+    pub path: String,
+    /// What it is.
+    pub from: Option<String>,
+    /// What it is to be.
+    pub to: Option<String>,
+}
+
+/// One object of a backend that carries our owner's label, or stands under a name that we need.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// The engine's id.
+    pub id: InstanceId,
+    /// Who made it.
+    pub backend: BackendKind,
+    /// Which part of the sandbox it is.
+    pub resource: ResourceKind,
+    /// The sandbox that it belongs to, or whose name it takes.
+    pub sandbox: SandboxId,
+    /// Its name on the engine.
+    pub name: String,
+    /// Whose it is.
+    pub ownership: Ownership,
+    /// The content hash that it was made from; `None` where the label is missing or unreadable.
+    pub hash: Option<SpecHash>,
+    /// The fields that it was made from, where the label is readable.
+    pub fields: Fields,
+    /// What it is doing.
+    pub state: InstanceState,
+    /// Identifies the current run of the machine: changes on every start, whoever started it.
+    pub boot: Option<String>,
+    /// What was changed from outside since it was made; `from` is as found, `to` as it was set.
+    pub drift: Vec<FieldChange>,
+    /// The digest of the imported image that it stands on.
+    pub image: Option<SpecHash>,
+    /// When it was made, in seconds since the epoch.
+    pub created: Option<u64>,
+    /// The overlay that brought its agent.
+    pub overlay: Option<String>,
+}
+
+/// What was left behind and belongs to no sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeftoverKind {
+    /// An image that we imported.
+    Image,
+    /// A helper object that an interrupted run left: never wanted.
+    Scratch,
+}
+
+/// Something of ours that belongs to no one sandbox: an imported image, or what an interrupted run
+/// left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leftover {
+    /// Who holds it.
+    pub backend: BackendKind,
+    /// What it is.
+    pub kind: LeftoverKind,
+    /// The engine's id.
+    pub id: InstanceId,
+    /// For people.
+    pub name: String,
+    /// The digest of an image's source.
+    pub digest: Option<SpecHash>,
+}
+
+/// What is true of a backend as a whole, as far as a plan should say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BackendFacts {
+    /// Name and version: `docker 28.5.1`.
+    pub version: String,
+    /// gVisor (`runsc`) is registered and used for new machines.
+    pub gvisor: bool,
+    /// Images (as [`super::ImageRef`] displays them) that are known to run as root, because they
+    /// name no user and have no uid 1000.
+    pub root_images: BTreeSet<String>,
+    /// Limits that this machine cannot enforce, each as a sentence.
+    pub unenforced: Vec<String>,
+}
+
+/// What was put into a machine, as this state folder remembers it. The guest is not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The machine.
+    pub instance: InstanceId,
+    /// Who made it.
+    pub backend: BackendKind,
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The hash of what is inside; `None` while provisioning is under way or was interrupted.
+    pub guest: Option<SpecHash>,
+    /// The fields of that hash.
+    pub fields: Fields,
+    /// Names of the skills that may be inside, wanted or not.
+    pub skills: BTreeSet<String>,
+    /// The folder that the skills are in, when not the default.
+    pub skills_dir: Option<String>,
+    /// Keyed digests of the delivered asked-for values, by name.
+    pub env: BTreeMap<String, String>,
+    /// The run of the machine into which those values were delivered.
+    pub boot: Option<String>,
+    /// The workspace was copied in.
+    pub workspace: bool,
+    /// Content hashes of the prompt and of the skills' files, by path, for `--diff`.
+    #[serde(default)]
+    pub files: BTreeMap<String, SpecHash>,
+}
+
+/// What exists, as far as it could be seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Every object of ours, and those under names that we need.
+    pub instances: Vec<Instance>,
+    /// Backends that could not be observed, and why.
+    pub unreachable: BTreeMap<BackendKind, String>,
+    /// Facts of those that could.
+    pub facts: BTreeMap<BackendKind, BackendFacts>,
+    /// What belongs to no sandbox.
+    pub leftovers: Vec<Leftover>,
+    /// What was put into the machines, by their ids.
+    pub receipts: BTreeMap<InstanceId, Receipt>,
+}

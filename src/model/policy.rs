@@ -1,0 +1,163 @@
+//! What a sandbox may reach: the sections of a bottle that its sidecar enforces.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Everything that a bottle grants beyond its own walls. The default grants nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What the git gate may talk to.
+    pub git: Vec<GitUpstream>,
+    /// Credentials that the agent can use but never sees.
+    pub routes: Vec<CredentialRoute>,
+    /// What the machine can reach.
+    pub egress: Egress,
+    /// The agent may ask the operator for a change.
+    pub supervise: bool,
+}
+
+impl Policy {
+    /// The names of the manifest's sections that say something.
+    #[must_use]
+    pub fn sections(&self) -> Vec<&'static str> {
+        let mut sections = Vec::new();
+        if !self.git.is_empty() {
+            sections.push("git");
+        }
+        if !self.routes.is_empty() {
+            sections.push("cred_proxy");
+        }
+        if self.egress != Egress::default() {
+            sections.push("egress");
+        }
+        if self.supervise {
+            sections.push("supervise");
+        }
+        sections
+    }
+}
+
+/// One `git` upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitUpstream {
+    /// The name by which the agent knows it, unique in the bottle.
+    pub name: String,
+    /// User of the ssh URL.
+    pub user: String,
+    /// Host of the ssh URL.
+    pub host: String,
+    /// Port of the ssh URL, 22 unless it says otherwise.
+    pub port: u16,
+    /// Path of the ssh URL, with its leading `/`.
+    pub path: String,
+    /// The private key on the host.
+    pub identity_file: PathBuf,
+    /// The host's public key, when pinned.
+    pub known_host_key: Option<String>,
+    /// Names that resolve to fixed addresses.
+    pub extra_hosts: BTreeMap<String, IpAddr>,
+}
+
+/// How a route's credential is written into `Authorization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthScheme {
+    /// `Authorization: Bearer …`
+    Bearer,
+    /// `Authorization: token …`
+    Token,
+}
+
+/// What a route also sets up on the agent's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouteRole {
+    /// `ANTHROPIC_BASE_URL`.
+    AnthropicBaseUrl,
+    /// npm's `registry`.
+    NpmRegistry,
+    /// git's `url.<base>.insteadOf`.
+    GitInsteadof,
+    /// tea's login.
+    TeaLogin,
+}
+
+/// One `cred_proxy` route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRoute {
+    /// Starts and ends with `/`, unique in the bottle.
+    pub path: String,
+    /// Host of the `https://` upstream, lower case.
+    pub host: String,
+    /// Port of the upstream, 443 unless it says otherwise.
+    pub port: u16,
+    /// Path prefix of the upstream, without a trailing `/`.
+    pub upstream_path: String,
+    /// How the token is written.
+    pub auth_scheme: AuthScheme,
+    /// The name of the host's environment variable that holds the token.
+    pub token_ref: String,
+    /// What else it sets up.
+    pub roles: Vec<RouteRole>,
+}
+
+/// What to do with a request in which a secret was found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DlpAction {
+    /// Refuse it.
+    #[default]
+    Block,
+    /// Let it pass and say so.
+    Warn,
+}
+
+/// The `egress` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Egress {
+    /// What can be reached; empty: nothing.
+    pub allowlist: Vec<AllowEntry>,
+    /// What happens on a leak.
+    pub dlp_action: DlpAction,
+    /// Rules of the operator's own, in gitleaks' TOML.
+    pub dlp_rules: Option<PathBuf>,
+    /// Narrow suppressions.
+    pub dlp_allow: Vec<DlpAllow>,
+}
+
+/// Which names an allowlist entry covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    /// Exactly this name.
+    Exact(String),
+    /// `*.host`: exactly one more label.
+    OneLabel(String),
+    /// `**.host`: one or more labels more.
+    AnyLabels(String),
+}
+
+/// One allowlist entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowEntry {
+    /// The names, lower case.
+    pub host: HostPattern,
+    /// The port.
+    pub port: u16,
+    /// Only these methods; empty: all.
+    pub methods: Vec<String>,
+    /// Only these canonical paths; empty: all.
+    pub paths: Vec<String>,
+    /// The private range into which this host may resolve, as written.
+    pub cidr: Option<String>,
+}
+
+/// One narrow suppression of a leak rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DlpAllow {
+    /// The rule's id.
+    pub rule: String,
+    /// The host for which it is suppressed.
+    pub host: String,
+    /// Why, for the log.
+    pub reason: String,
+    /// The last day on which it holds, `YYYY-MM-DD`.
+    pub expires: Option<String>,
+}

@@ -1,0 +1,515 @@
+//! What a sandbox is to be: fully resolved, validated, and free of secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::hash::{Fields, SpecHash};
+use super::id::{BackendKind, ResourceKind, SandboxId};
+use super::policy::Policy;
+use super::skill::SkillFiles;
+
+/// Which backend a bottle asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// Decided once, at creation; `default` is what `bottle.yaml` or `--backend` name.
+    Auto {
+        /// The default for `auto`, when one is set.
+        default: Option<BackendKind>,
+    },
+    /// This one.
+    Fixed(BackendKind),
+}
+
+/// Where a machine's root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ImageRef {
+    /// The host's own root, read-only (native).
+    Host,
+    /// No image: the bare VM (smolmachines).
+    Bare,
+    /// A reference that the engine resolves and pulls; hashed as written.
+    Registry(String),
+    /// An image of the local Docker engine, by name (`docker:NAME`).
+    DockerLocal(String),
+    /// A docker-save or OCI tar.
+    Tar {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Of its content.
+        digest: SpecHash,
+    },
+    /// A folder that holds a root file system.
+    Folder {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Of its content: paths, kinds, modes, owners and bytes.
+        digest: SpecHash,
+    },
+    /// A packed `.smolmachine`.
+    Pack {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Of its content.
+        digest: SpecHash,
+    },
+}
+
+impl ImageRef {
+    /// The digest of an image that comes from a file or folder of the host.
+    #[must_use]
+    pub fn digest(&self) -> Option<SpecHash> {
+        match self {
+            Self::Tar { digest, .. } | Self::Folder { digest, .. } | Self::Pack { digest, .. } => {
+                Some(*digest)
+            }
+            Self::Host | Self::Bare | Self::Registry(_) | Self::DockerLocal(_) => None,
+        }
+    }
+}
+
+/// As it is hashed and shown: of a file its content counts, not where it lies.
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Bare => f.write_str("bare"),
+            Self::Registry(reference) => f.write_str(reference),
+            Self::DockerLocal(name) => write!(f, "docker:{name}"),
+            Self::Tar { digest, .. } => write!(f, "tar sha256:{digest}"),
+            Self::Folder { digest, .. } => write!(f, "folder sha256:{digest}"),
+            Self::Pack { digest, .. } => write!(f, "smolmachine sha256:{digest}"),
+        }
+    }
+}
+
+/// Limits of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Thousandths of a CPU.
+    pub millicpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    /// Processes and threads.
+    pub pids: u32,
+    /// Bytes of the writable layer, where the backend can bound it.
+    pub disk: Option<u64>,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { millicpus: 2000, memory: 2 << 30, pids: 512, disk: None }
+    }
+}
+
+/// Bytes in the largest binary unit that divides them: `2G`, `1536M`, `1000` (bytes).
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
+    for (unit, shift) in [("T", 40), ("G", 30), ("M", 20), ("K", 10)] {
+        if bytes != 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    bytes.to_string()
+}
+
+/// How the workspace gets in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkspaceMode {
+    /// Copied once, at creation.
+    #[default]
+    Copy,
+    /// Mounted, writable.
+    Mount,
+}
+
+/// A host folder that the agent works on. `mode: none` is the absence of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workspace {
+    /// Absolute path on the host, symlinks resolved.
+    pub path: PathBuf,
+    /// How it gets in.
+    pub mode: WorkspaceMode,
+    /// Absolute path in the guest.
+    pub target: String,
+}
+
+/// What happens when a machine's `command` ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Started again, however it ended.
+    Always,
+    /// Started again unless it ended with 0, which completes it.
+    #[default]
+    OnFailure,
+    /// Left as it ended.
+    Never,
+}
+
+impl Restart {
+    /// As the manifest spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::OnFailure => "on-failure",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// One agent in its bottle, as the tree declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// The agent's name.
+    pub id: SandboxId,
+    /// The bottle's name.
+    pub bottle: String,
+    /// The agent's file, relative to the tree.
+    pub source: String,
+    /// The project folder that brought the agent, when it came from an overlay.
+    pub overlay: Option<String>,
+    /// Which backend is to make it.
+    pub backend: BackendChoice,
+    /// The image, when the bottle names one.
+    pub image: Option<ImageRef>,
+    /// Host folders shown read-only (native `host` image).
+    pub host_paths: Vec<PathBuf>,
+    /// Plain environment values.
+    pub env: BTreeMap<String, String>,
+    /// Names whose values are asked for.
+    pub asked_env: BTreeSet<String>,
+    /// Limits.
+    pub resources: Resources,
+    /// The host folder to work on.
+    pub workspace: Option<Workspace>,
+    /// The user, when the bottle names one.
+    pub user: Option<String>,
+    /// What it may reach.
+    pub policy: Policy,
+    /// The machine's main process; empty: stay up and wait.
+    pub command: Vec<String>,
+    /// When `command` ends.
+    pub restart: Restart,
+    /// Its own network, where something needs one.
+    pub network: Option<NetworkSpec>,
+    /// Its sidecar, where something is enforced.
+    pub sidecar: Option<SidecarSpec>,
+    /// What `bottle run` starts.
+    pub run: Vec<String>,
+    /// Leave it exactly as it is.
+    pub suspend: bool,
+    /// The system prompt, trimmed.
+    pub prompt: Arc<str>,
+    /// The skills by name.
+    pub skills: BTreeMap<String, Arc<SkillFiles>>,
+    /// Where skills go in the guest, when not to `$HOME/.claude/skills`.
+    pub skills_dir: Option<String>,
+}
+
+/// A resource that this backend cannot make as the bottle asks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unsuitable(
+    /// What does not fit, and what to change.
+    pub String,
+);
+
+impl SandboxSpec {
+    /// The machine that this sandbox needs on `backend`.
+    ///
+    /// # Errors
+    /// [`Unsuitable`] when the bottle asks for something that this backend cannot make.
+    pub fn machine(&self, backend: BackendKind) -> Result<MachineSpec, Unsuitable> {
+        let image = match (&self.image, backend) {
+            (Some(ImageRef::Host), BackendKind::Docker | BackendKind::Smolmachines) => {
+                return Err(Unsuitable(format!(
+                    "`image: host` works on the native backend only, and this sandbox is on {backend}"
+                )));
+            }
+            (Some(image), _) => image.clone(),
+            (None, BackendKind::Native) => ImageRef::Host,
+            (None, BackendKind::Smolmachines) => ImageRef::Bare,
+            (None, _) => {
+                return Err(Unsuitable(format!(
+                    "bottle {} names no `image`, which the {backend} backend needs",
+                    self.bottle
+                )));
+            }
+        };
+        let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
+        Ok(MachineSpec {
+            sandbox: self.id.clone(),
+            backend,
+            image,
+            host_paths: self.host_paths.clone(),
+            env: self.env.clone(),
+            waits_for_env: !self.asked_env.is_empty() && !self.command.is_empty(),
+            resources: self.resources,
+            workdir: self.workspace.as_ref().map(|w| w.target.clone()),
+            mount,
+            user: self.user.clone(),
+            command: self.command.clone(),
+            restart: self.restart,
+            overlay: self.overlay.clone(),
+        })
+    }
+
+    /// All that `backend` is to make for this sandbox, in the order of creation.
+    ///
+    /// # Errors
+    /// [`Unsuitable`] when the bottle asks for something that this backend cannot make.
+    pub fn resources(&self, backend: BackendKind) -> Result<Vec<ResourceSpec>, Unsuitable> {
+        let machine = self.machine(backend)?;
+        let network = self.network.clone().map(ResourceSpec::Network);
+        let sidecar = self.sidecar.clone().map(ResourceSpec::Sidecar);
+        Ok(network.into_iter().chain(sidecar).chain([ResourceSpec::Machine(machine)]).collect())
+    }
+
+    /// What is put into the running machine.
+    #[must_use]
+    pub fn guest(&self) -> GuestSpec {
+        GuestSpec {
+            sandbox: self.id.clone(),
+            prompt: self.prompt.clone(),
+            skills: self.skills.clone(),
+            skills_dir: self.skills_dir.clone(),
+            asked_env: self.asked_env.clone(),
+            workspace: self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Copy),
+            gated: !self.command.is_empty(),
+        }
+    }
+}
+
+/// The network of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// What only its creation can set.
+    pub fields: Fields,
+}
+
+impl NetworkSpec {
+    /// The content hash.
+    #[must_use]
+    pub fn hash(&self) -> SpecHash {
+        self.fields.hash("bottle.network.v1")
+    }
+}
+
+/// The sidecar of one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SidecarSpec {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// What only its creation can set.
+    pub fields: Fields,
+}
+
+impl SidecarSpec {
+    /// The content hash.
+    #[must_use]
+    pub fn hash(&self) -> SpecHash {
+        self.fields.hash("bottle.sidecar.v1")
+    }
+}
+
+/// A resource that a backend makes. (The guest is none: provisioning puts it in.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceSpec {
+    /// A network.
+    Network(NetworkSpec),
+    /// A sidecar.
+    Sidecar(SidecarSpec),
+    /// A machine.
+    Machine(MachineSpec),
+}
+
+impl ResourceSpec {
+    /// Which part of the sandbox it is.
+    #[must_use]
+    pub fn kind(&self) -> ResourceKind {
+        match self {
+            Self::Network(_) => ResourceKind::Network,
+            Self::Sidecar(_) => ResourceKind::Sidecar,
+            Self::Machine(_) => ResourceKind::Machine,
+        }
+    }
+
+    /// The sandbox that it is a part of.
+    #[must_use]
+    pub fn sandbox(&self) -> &SandboxId {
+        match self {
+            Self::Network(spec) => &spec.sandbox,
+            Self::Sidecar(spec) => &spec.sandbox,
+            Self::Machine(spec) => &spec.sandbox,
+        }
+    }
+
+    /// The fields that are hashed.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        match self {
+            Self::Network(spec) => spec.fields.clone(),
+            Self::Sidecar(spec) => spec.fields.clone(),
+            Self::Machine(spec) => spec.fields(),
+        }
+    }
+
+    /// The content hash.
+    #[must_use]
+    pub fn hash(&self) -> SpecHash {
+        match self {
+            Self::Network(spec) => spec.hash(),
+            Self::Sidecar(spec) => spec.hash(),
+            Self::Machine(spec) => spec.hash(),
+        }
+    }
+}
+
+/// Everything that only creation can set. A change of any of it is a replace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// Who makes it.
+    pub backend: BackendKind,
+    /// Its root file system.
+    pub image: ImageRef,
+    /// Host folders shown read-only.
+    pub host_paths: Vec<PathBuf>,
+    /// Plain environment values.
+    pub env: BTreeMap<String, String>,
+    /// `command` waits until asked-for values were delivered in this run of the machine.
+    pub waits_for_env: bool,
+    /// Limits.
+    pub resources: Resources,
+    /// Where programs start, when not where the image says.
+    pub workdir: Option<String>,
+    /// The workspace, when it is mounted.
+    pub mount: Option<Workspace>,
+    /// The user, when the bottle names one.
+    pub user: Option<String>,
+    /// The main process; empty: stay up and wait.
+    pub command: Vec<String>,
+    /// When the main process ends.
+    pub restart: Restart,
+    /// The overlay's folder, for the label; no part of the hash.
+    pub overlay: Option<String>,
+}
+
+impl MachineSpec {
+    /// The fields that are hashed, by the names that the manifest uses.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.set("backend", self.backend.as_str());
+        fields.set("image", self.image.to_string());
+        for path in &self.host_paths {
+            fields.set(format!("host_paths.{}", path.display()), "read-only");
+        }
+        for (name, value) in &self.env {
+            fields.set(format!("env.{name}"), value.clone());
+        }
+        let Resources { millicpus, memory, pids, disk } = self.resources;
+        fields.set("resources.cpus", cpus(millicpus));
+        fields.set("resources.memory", human_bytes(memory));
+        fields.set("resources.pids", pids.to_string());
+        if let Some(disk) = disk {
+            fields.set("resources.disk", human_bytes(disk));
+        }
+        if let Some(workdir) = &self.workdir {
+            fields.set("workspace.target", workdir.clone());
+        }
+        if let Some(mount) = &self.mount {
+            fields.set("workspace.mount", mount.path.display().to_string());
+        }
+        if let Some(user) = &self.user {
+            fields.set("user", user.clone());
+        }
+        if !self.command.is_empty() {
+            fields.set_list("command", &self.command);
+            fields.set("restart", self.restart.as_str());
+            if self.waits_for_env {
+                fields.set("command.waits_for_env", "true");
+            }
+        }
+        fields
+    }
+
+    /// The content hash.
+    #[must_use]
+    pub fn hash(&self) -> SpecHash {
+        self.fields().hash("bottle.machine.v1")
+    }
+}
+
+fn cpus(millicpus: u32) -> String {
+    let text = format!("{}.{:03}", millicpus / 1000, millicpus % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// What is put into a running machine. A change of it is a reprovision, in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestSpec {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// The system prompt.
+    pub prompt: Arc<str>,
+    /// The skills by name.
+    pub skills: BTreeMap<String, Arc<SkillFiles>>,
+    /// Where skills go, when not to `$HOME/.claude/skills`.
+    pub skills_dir: Option<String>,
+    /// Names whose values are asked for.
+    pub asked_env: BTreeSet<String>,
+    /// Copied in once, at creation; no part of the hash.
+    pub workspace: Option<Workspace>,
+    /// The machine's `command` waits for the end of provisioning; no part of the hash.
+    pub gated: bool,
+}
+
+impl GuestSpec {
+    /// The fields that are hashed.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.set("prompt", format!("sha256:{}", SpecHash::of_bytes(self.prompt.as_bytes())));
+        for (name, files) in &self.skills {
+            fields.set(format!("skills.{name}"), format!("sha256:{}", files.hash()));
+        }
+        if let Some(dir) = &self.skills_dir {
+            fields.set("skills_dir", dir.clone());
+        }
+        for name in &self.asked_env {
+            fields.set(format!("env.{name}"), "asked for");
+        }
+        fields
+    }
+
+    /// The content hash.
+    #[must_use]
+    pub fn hash(&self) -> SpecHash {
+        self.fields().hash("bottle.guest.v1")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_cpus_read_as_written() {
+        for (bytes, text) in [(2 << 30, "2G"), (512 << 20, "512M"), (1000, "1000"), (0, "0")] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+        for (milli, text) in [(2000, "2"), (500, "0.5"), (1250, "1.25"), (10_000, "10")] {
+            assert_eq!(cpus(milli), text);
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `(Desired, Observed) → Plan`: pure. No I/O, no clock, no randomness, and nothing asked of anyone.
+//!
+//! `decide` gives every resource its verdict and reason, `order` turns verdicts into steps,
+//! `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendKind, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Receipt, ResourceKind,
+    SandboxId,
+};
+
+/// What is to become of a resource, lightest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// It is as it should be.
+    Keep,
+    /// Nothing of it is touched, for the reason given.
+    Hold,
+    /// It is brought to what is desired in place; nothing is lost.
+    Reprovision,
+    /// It is made.
+    Create,
+    /// It is removed and made anew, because only creation can set what changed.
+    Replace,
+    /// It is removed.
+    Teardown,
+}
+
+/// Why a verdict was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// It does not exist.
+    NotFound,
+    /// What it was made from is not what is desired: the fields say what.
+    SpecChanged,
+    /// It exists and does not run.
+    NotRunning {
+        /// What it is instead: `stopped (137)`.
+        state: String,
+    },
+    /// Another instance fits, or fits better.
+    Duplicate {
+        /// The engine's id of the one that stays.
+        keeps: String,
+    },
+    /// What it stands on is replaced.
+    StandsOnReplaced {
+        /// What that is.
+        on: ResourceKind,
+    },
+    /// Nothing declares it any more.
+    NotDeclared {
+        /// The file that would declare it.
+        file: String,
+    },
+    /// Its manifest does not hold.
+    ManifestInvalid {
+        /// What is wrong, in one line.
+        message: String,
+    },
+    /// Its backend cannot be observed.
+    BackendUnreachable {
+        /// Which.
+        backend: BackendKind,
+        /// Why.
+        error: String,
+    },
+    /// What is inside, or what it was made from, is not known: a label or a receipt is missing.
+    HashMissing,
+    /// It waits for values that nobody gave.
+    NeedsInput {
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// The tree says to leave it exactly as it is.
+    Suspended,
+    /// Something that is not ours stands under its name.
+    Conflict {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        holder: String,
+    },
+    /// It is as it should be.
+    UpToDate,
+}
+
+/// What a person reads: one resource, its verdict, why, and field by field what changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The sandbox.
+    pub sandbox: SandboxId,
+    /// Which part of it.
+    pub resource: ResourceKind,
+    /// Where it is, or will be.
+    pub backend: Option<BackendKind>,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// What changes, old → new.
+    pub fields: Vec<FieldChange>,
+    /// What else a person should know: `no network: egress is not enforced yet`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A step's number; also its place in [`Plan::steps`].
+pub type StepId = usize;
+
+/// The instance that a step acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One that was observed.
+    Existing(Box<Instance>),
+    /// The one that this step of the same plan makes.
+    CreatedBy(StepId),
+}
+
+/// What a backend does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Fetch and check what creation needs.
+    Prepare(Arc<MachineSpec>),
+    /// Make a resource.
+    Create(Arc<ResourceSpec>),
+    /// Start a machine.
+    Start(Target),
+    /// Put the guest's content in.
+    Provision {
+        /// Into which machine.
+        machine: Target,
+        /// What.
+        guest: Arc<GuestSpec>,
+        /// What is known to be inside.
+        prior: Option<Box<Receipt>>,
+        /// The asked-for values to deliver, by name.
+        deliver: BTreeSet<String>,
+    },
+    /// Remove an instance.
+    Teardown(Box<Instance>),
+    /// Remove what belongs to no sandbox.
+    Prune(Box<Leftover>),
+}
+
+impl Action {
+    /// Its name in JSON and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Create(_) => "create",
+            Self::Start(_) => "start",
+            Self::Provision { .. } => "provision",
+            Self::Teardown(_) => "teardown",
+            Self::Prune(_) => "prune",
+        }
+    }
+}
+
+/// One call to a backend, and what must have been done before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Its number: its place in the plan.
+    pub id: StepId,
+    /// What to do.
+    pub action: Action,
+    /// Who does it.
+    pub backend: BackendKind,
+    /// For which sandbox; a prune is for none.
+    pub sandbox: Option<SandboxId>,
+    /// With which part.
+    pub resource: ResourceKind,
+    /// Steps that must have been done: if one fails, this one is skipped.
+    pub after: BTreeSet<StepId>,
+}
+
+/// Why a plan may not be carried out as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Refusal {
+    /// It removes or replaces too much.
+    MassTeardown {
+        /// How many sandboxes it removes or replaces.
+        removed: usize,
+        /// Of how many that exist.
+        existing: usize,
+    },
+    /// The tree names no agent at all while sandboxes exist.
+    NoAgents {
+        /// What was found instead of agents.
+        found: String,
+        /// How many sandboxes would go.
+        removed: usize,
+    },
+}
+
+/// The intention: what would change, and the steps that change it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By sandbox, then by resource.
+    pub changes: Vec<Change>,
+    /// In an order in which they could run one by one.
+    pub steps: Vec<Step>,
+    /// Why it may not be carried out, when it may not.
+    pub refused: Option<Refusal>,
+}
+
+/// How many sandboxes end up under which verdict: each under its heaviest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub struct Summary {
+    pub create: usize,
+    pub reprovision: usize,
+    pub replace: usize,
+    pub teardown: usize,
+    pub hold: usize,
+    pub keep: usize,
+}
+
+/// How many sandboxes may be torn down or replaced at once beyond what the guard lets pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AllowTeardown {
+    /// None.
+    #[default]
+    Guarded,
+    /// So many.
+    Upto(usize),
+    /// All.
+    All,
+}
+
+/// What the guard does with a plan that destroys too much.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnMassTeardown {
+    /// The plan is refused as a whole.
+    #[default]
+    Refuse,
+    /// The removals are held and the rest is done.
+    Hold,
+}
+
+/// What the operator said, beside the tree.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Only these sandboxes; the others are not looked at.
+    pub only: Option<BTreeSet<SandboxId>>,
+    /// The mass-teardown flag.
+    pub allow_teardown: AllowTeardown,
+    /// What the guard does.
+    pub on_mass_teardown: OnMassTeardown,
+    /// `down`: everything goes, whatever the tree says.
+    pub remove_all: bool,
+    /// Keyed digests of the asked-for values that are at hand, by name.
+    pub values: BTreeMap<String, String>,
+    /// Names of the host's environment variables that are set, of those that routes refer to.
+    pub tokens: BTreeSet<String>,
+}
