@@ -1,1 +1,4 @@
-fn main() {}
+//! Black-box tests, in one binary.
+
+mod manifest;
+
