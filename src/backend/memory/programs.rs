@@ -81,8 +81,12 @@ impl Process<'_> {
             ["cat", paths @ ..] => self.cat(paths).into(),
             ["wc", "-c"] => Ended::says(format!("{}\n", self.stdin.len())),
             ["ls", path] => self.ls(path).into(),
+            ["stat", "-c", "%a %u %g", path] => self.stat(path).into(),
             ["sh", "-c", script] => self.shell(script),
             ["sleep", _] => Ended::code(0),
+            [program, ..] if program.contains('/') && self.open(program, 0).is_ok() => {
+                Ended::fails(126, format!("{program}: permission denied"))
+            }
             [program, ..] => Ended::fails(127, format!("{program}: not found")),
             [] => Ended::fails(127, "no program was named".to_owned()),
         }
@@ -118,13 +122,13 @@ impl Process<'_> {
         if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", self.workdir) }
     }
 
-    /// The entry at `path`, if this user has the permission `bit` on it.
+    /// The entry at `path`, if this user has the permission `bit` on it; 0 asks for none.
     fn open(&self, path: &str, bit: u32) -> Result<&Entry, FilesError> {
         let path = self.absolute(path);
         let entry = self.files.get(&path)?;
         let place = self.files.resolve(&path, true)?;
         let allowed = self.files.reachable(&place, self.uid, self.gid)
-            && entry.permits(self.uid, self.gid, bit);
+            && (bit == 0 || entry.permits(self.uid, self.gid, bit));
         if allowed { Ok(entry) } else { Err(FilesError::Denied(path)) }
     }
 
@@ -148,6 +152,11 @@ impl Process<'_> {
         let children = self.files.tree(&place).map(|(rest, _)| rest);
         let names = children.filter(|rest| !rest.is_empty() && !rest.contains('/'));
         Ok(names.flat_map(|name| format!("{name}\n").into_bytes()).collect())
+    }
+
+    fn stat(&self, path: &str) -> Result<Vec<u8>, FilesError> {
+        let Entry { mode, uid, gid, .. } = self.open(path, 0)?;
+        Ok(format!("{mode:o} {uid} {gid}\n").into_bytes())
     }
 
     /// `cat > path`: a file that is there keeps its owner and mode.
