@@ -284,6 +284,7 @@ macro_rules! contract_suite {
             exec::what_does_not_run_runs_nothing [];
             exec::attached_commands_have_exit_codes [];
             exec::the_volatile_folder_is_private_and_forgets [];
+            exec::delivered_values_are_loaded_before_a_command [];
             exec::walls [Userland];
             files::copied_in_as_packed [];
             files::copied_over_what_is_there [];

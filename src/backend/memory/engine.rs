@@ -50,6 +50,8 @@ pub struct Object {
     pub drift: Vec<FieldChange>,
     /// What was changed from outside, as only an inspection shows it.
     pub deep_drift: Vec<FieldChange>,
+    /// What was changed from outside and can be set right in place.
+    pub mendable: Vec<FieldChange>,
     /// The source of the imported image under it.
     pub image: Option<SpecHash>,
     /// When it was made.
@@ -216,6 +218,7 @@ impl Engine {
             state: object.state.clone(),
             boot: object.boot.clone(),
             drift,
+            mendable: object.mendable.clone(),
             image: object.image,
             created: Some(object.created),
             overlay: labels.and_then(|labels| labels.overlay.clone()),
@@ -335,6 +338,7 @@ impl Engine {
             boot: None,
             drift: Vec::new(),
             deep_drift: Vec::new(),
+            mendable: Vec::new(),
             image: machine.as_ref().and_then(|machine| machine.image.digest()),
             created,
             spec: machine,

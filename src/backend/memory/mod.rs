@@ -33,6 +33,7 @@ mod programs;
 pub use engine::{Image, Labels, Left, Object};
 pub use faults::{Call, Fault, Strike, When};
 pub use files::{Entry, Files, FilesError, Node};
+pub use outside::Drift;
 
 /// Who is told of each call.
 #[derive(Clone)]
@@ -257,6 +258,18 @@ impl Backend for MemoryBackend {
             let seen = engine.objects.get(&instance.id);
             seen.and_then(|object| engine.see(scope, object, Depth::Listing))
                 .ok_or_else(|| engine::gone(&instance.id))
+        })
+        .await
+    }
+
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.call(about("mend", instance, true), |engine, midway| {
+            let object = engine.object(scope, instance)?;
+            let object = object.ok_or_else(|| engine::gone(&instance.id))?;
+            if !midway {
+                object.mendable.clear();
+            }
+            Ok(())
         })
         .await
     }

@@ -11,6 +11,17 @@ use crate::model::{
     FieldChange, InstanceId, InstanceState, Leftover, LeftoverKind, ResourceKind, SandboxId,
 };
 
+/// What kind of change from outside it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drift {
+    /// The listing shows it, and only a replace sets it right.
+    Listed,
+    /// Only an inspection shows it, and only a replace sets it right.
+    Inspected,
+    /// The listing shows it, and it can be set right in place.
+    Mendable,
+}
+
 /// Faults, and what was called.
 impl MemoryBackend {
     /// Queues a fault: it strikes the next call that it matches, once.
@@ -124,6 +135,7 @@ impl MemoryBackend {
             boot: None,
             drift: Vec::new(),
             deep_drift: Vec::new(),
+            mendable: Vec::new(),
             image: None,
             created,
             spec: None,
@@ -224,18 +236,20 @@ impl MemoryBackend {
         self.moved("reboot");
     }
 
-    /// Changes a setting from outside: as the listing shows it, or only an inspection.
+    /// Changes a setting from outside.
     ///
     /// # Errors
     /// When there is no such object.
     pub fn drift(
         &self,
         id: &InstanceId,
+        kind: Drift,
         change: FieldChange,
-        deep: bool,
     ) -> Result<(), BackendError> {
-        self.change(id, "update", |object| {
-            if deep { &mut object.deep_drift } else { &mut object.drift }.push(change);
+        self.change(id, "update", |object| match kind {
+            Drift::Listed => object.drift.push(change),
+            Drift::Inspected => object.deep_drift.push(change),
+            Drift::Mendable => object.mendable.push(change),
         })
     }
 

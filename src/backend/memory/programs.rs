@@ -10,9 +10,13 @@ use crate::backend::{ExecOutput, Identity, guest_path};
 /// How much of each stream of a command is kept, as the trait says.
 const KEPT: usize = 1 << 20;
 
-/// The script by which provisioning delivers asked-for values.
-const DELIVER: &str =
+/// The scripts by which provisioning delivers asked-for values: all of them, or some more.
+const DELIVER_ALL: &str =
     "umask 077; cat > /run/bottle/env.new && mv /run/bottle/env.new /run/bottle/env";
+const DELIVER_MORE: &str = "umask 077; cat >> /run/bottle/env";
+
+/// The script that loads them before a command.
+const LOAD: &str = "[ -r /run/bottle/env ] && . /run/bottle/env; exec \"$@\"";
 
 /// What a program sees.
 pub(super) struct Process<'a> {
@@ -82,6 +86,12 @@ impl Process<'_> {
             ["wc", "-c"] => Ended::says(format!("{}\n", self.stdin.len())),
             ["ls", path] => self.ls(path).into(),
             ["stat", "-c", "%a %u %g", path] => self.stat(path).into(),
+            ["rm", "-f", path] => self.rm(path).into(),
+            ["test", "-e", path] => Ended::code(i32::from(self.open(path, 0).is_err())),
+            ["sh", "-c", LOAD, _, argv @ ..] => {
+                self.load();
+                self.run(argv)
+            }
             ["sh", "-c", script] => self.shell(script),
             ["sleep", _] => Ended::code(0),
             [program, ..] if program.contains('/') && self.open(program, 0).is_ok() => {
@@ -93,8 +103,10 @@ impl Process<'_> {
     }
 
     fn shell(&mut self, script: &str) -> Ended {
-        if script == DELIVER {
-            return self.write(guest_path::ENV, 0o600).into();
+        match script {
+            DELIVER_ALL => return self.write(guest_path::ENV, 0o600, false).into(),
+            DELIVER_MORE => return self.write(guest_path::ENV, 0o600, true).into(),
+            _ => {}
         }
         let words: Vec<&str> = script.split_ascii_whitespace().collect();
         match words.as_slice() {
@@ -107,7 +119,7 @@ impl Process<'_> {
                 "15" | "TERM" => Ended::code(143),
                 other => Ended::fails(1, format!("kill: {other}: unknown signal")),
             },
-            ["cat", ">", path] => self.write(path, 0o644).into(),
+            ["cat", ">", path] => self.write(path, 0o644, false).into(),
             ["echo", word, ">&2"] => Ended::fails(0, (*word).to_owned()),
             _ => Ended::fails(2, format!("sh: this machine does not understand `{script}`")),
         }
@@ -159,11 +171,41 @@ impl Process<'_> {
         Ok(format!("{mode:o} {uid} {gid}\n").into_bytes())
     }
 
-    /// `cat > path`: a file that is there keeps its owner and mode.
-    fn write(&mut self, path: &str, mode: u32) -> Result<Vec<u8>, FilesError> {
+    /// Who may write an entry at `path` may remove it, too, in this machine.
+    fn rm(&mut self, path: &str) -> Result<Vec<u8>, FilesError> {
+        match self.open(path, 2) {
+            Ok(_) => self.files.remove(&self.absolute(path)).map(|()| Vec::new()),
+            Err(FilesError::NotFound(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The delivered values, as far as their lines are those that provisioning writes.
+    fn load(&mut self) {
+        let Ok(script) = self.cat(&[guest_path::ENV]) else { return };
+        for line in String::from_utf8_lossy(&script).lines() {
+            if let Some(name) = line.strip_prefix("unset ") {
+                self.env.retain(|(key, _)| key != name);
+            } else if let Some((name, value)) =
+                line.strip_prefix("export ").and_then(|line| line.split_once('='))
+            {
+                // Single quotes, and `'\''` for one inside them.
+                let value = value.split(r"\'").map(|part| part.replace('\'', ""));
+                let value = value.collect::<Vec<_>>().join("'");
+                self.env.push((name.to_owned(), value));
+            }
+        }
+    }
+
+    /// `cat > path`, or `>>`: a file that is there keeps its owner and mode.
+    fn write(&mut self, path: &str, mode: u32, append: bool) -> Result<Vec<u8>, FilesError> {
         let path = self.absolute(path);
         let stdin = std::mem::take(&mut self.stdin);
         let entry = match self.open(&path, 2) {
+            Ok(Entry { node: Node::File(old), .. }) if append => {
+                let bytes = [old.as_ref(), stdin.as_ref()].concat();
+                Entry { node: Node::File(bytes.into()), ..self.open(&path, 2)?.clone() }
+            }
             Ok(Entry { node: Node::Folder, .. }) => return Err(FilesError::IsAFolder(path)),
             Ok(old) => Entry { node: Node::File(stdin), ..old.clone() },
             Err(FilesError::NotFound(_)) => {

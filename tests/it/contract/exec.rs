@@ -1,5 +1,6 @@
 //! Commands in machines.
 
+use bottle::apply::{ENV_APPEND, ENV_REPLACE, with_asked_env};
 use bottle::backend::{Attach, BackendError, ExecSpec, ExecUser, guest_path};
 use bottle::model::{Instance, MachineSpec};
 use bytes::Bytes;
@@ -146,9 +147,7 @@ pub(crate) async fn the_volatile_folder_is_private_and_forgets(f: &dyn Fixture) 
     let machine = running(f).await;
     let said = exec(f, &machine, &["stat", "-c", "%a %u %g", guest_path::RUN], "").await;
     assert_eq!(String::from_utf8_lossy(&said.stdout), "700 1000 1000\n");
-    // As provisioning delivers asked-for values.
-    let script = "umask 077; cat > /run/bottle/env.new && mv /run/bottle/env.new /run/bottle/env";
-    let wrote = exec(f, &machine, &["sh", "-c", script], "export TOKEN='s3cret'\n").await;
+    let wrote = exec(f, &machine, &["sh", "-c", ENV_REPLACE], "export TOKEN='s3cret'\n").await;
     assert_eq!(wrote.code, 0, "{wrote:?}");
     let read = exec(f, &machine, &["cat", guest_path::ENV], "").await;
     assert_eq!(read.stdout, b"export TOKEN='s3cret'\n");
@@ -158,8 +157,25 @@ pub(crate) async fn the_volatile_folder_is_private_and_forgets(f: &dyn Fixture) 
     let again = start(f, &machine).await;
     assert_eq!(code(f, &again, &["cat", guest_path::ENV]).await, 1, "it is gone");
     assert_eq!(code(f, &again, &["ls", guest_path::RUN]).await, 0, "the folder is there");
-    let wrote = exec(f, &again, &["sh", "-c", script], "").await;
+    let wrote = exec(f, &again, &["sh", "-c", ENV_REPLACE], "").await;
     assert_eq!(wrote.code, 0, "and is the user's");
+}
+
+pub(crate) async fn delivered_values_are_loaded_before_a_command(f: &dyn Fixture) {
+    let machine = running(f).await;
+    let say = async |name: &str| {
+        let argv = with_asked_env(&["printenv".to_owned(), name.to_owned()]);
+        let said = f.backend().exec(f.scope(), &machine, &ExecSpec::new(argv), Bytes::new()).await;
+        let said = said.expect("running a command");
+        String::from_utf8(said.stdout).expect("it is UTF-8").trim_end().to_owned()
+    };
+    assert_eq!(say("GREETING").await, "hello 'there'", "also before any was delivered");
+    let first = "export TOKEN='it'\\''s a $HOME \\ s3cret'\nexport OTHER='1'\n";
+    assert_eq!(exec(f, &machine, &["sh", "-c", ENV_REPLACE], first).await.code, 0);
+    assert_eq!(say("TOKEN").await, "it's a $HOME \\ s3cret");
+    let more = "unset OTHER\nexport THIRD=''\nexport TOKEN='new'\n";
+    assert_eq!(exec(f, &machine, &["sh", "-c", ENV_APPEND], more).await.code, 0);
+    assert_eq!((say("TOKEN").await.as_str(), say("OTHER").await.as_str()), ("new", ""));
 }
 
 pub(crate) async fn walls(f: &dyn Fixture) {

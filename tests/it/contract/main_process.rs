@@ -1,5 +1,6 @@
 //! The machine's `command`.
 
+use bottle::apply::ENV_REPLACE;
 use bottle::backend::{LogOptions, MainState, Upload};
 use bottle::model::{Instance, MachineSpec, Restart};
 
@@ -112,9 +113,8 @@ pub(crate) async fn it_waits_for_asked_for_values(f: &dyn Fixture) {
 }
 
 async fn deliver(f: &dyn Fixture, machine: &Instance) {
-    let script = "umask 077; cat > /run/bottle/env.new && mv /run/bottle/env.new /run/bottle/env";
     let stdin = "export TOKEN='it'\\''s s3cret'\n";
-    let wrote = exec(f, machine, &["sh", "-c", script], stdin).await;
+    let wrote = exec(f, machine, &["sh", "-c", ENV_REPLACE], stdin).await;
     assert_eq!((wrote.code, wrote.stderr.as_slice()), (0, &b""[..]));
 }
 
