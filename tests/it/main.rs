@@ -1,1 +1,12 @@
-fn main() {}
+//! The integration tests: one binary, because a second one would link every dependency again.
+//!
+//! Plain `cargo test` runs what needs nothing but this machine, and says on stderr what it left
+//! out; `tests/run` brings a Docker engine and leaves nothing out.
+#![expect(clippy::disallowed_methods, reason = "tests make files, run programs and read clocks")]
+
+mod contract;
+mod layering;
+mod manifest;
+// Not every test file uses all of it yet, and each new one should find it ready.
+#[allow(dead_code)]
+mod support;
