@@ -24,8 +24,7 @@ pub(super) fn read(
         return local(field, guard, inputs, findings);
     }
     let (name, local) = match text.strip_prefix("docker:") {
-        // `docker:NAME` is an image of the engine; `docker:27` could be meant as a reference, and
-        // both would be the same image.
+        // The image that is itself called `docker` is written `library/docker:TAG`.
         Some(name) => (name, true),
         None => (text, false),
     };
@@ -73,7 +72,7 @@ fn local(
         }
     };
     if kind == Kind::Folder
-        && let Some(reason) = guard.refuses(&path)
+        && let Some(reason) = guard.refuses_image(&path)
     {
         findings.add(field.error(format!("`{}` {reason}", shorten_path(&path))));
         return None;

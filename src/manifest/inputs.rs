@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -173,18 +173,28 @@ fn walk(
 ) -> Result<(), ReadError> {
     if depth > MAX_DEPTH {
         let message = format!("it is nested more than {MAX_DEPTH} folders deep");
-        return Err(std::io::Error::other(message).into());
+        return Err(io::Error::other(message).into());
     }
-    for name in dir.names()? {
+    for name in dir.names().map_err(|error| at(path, &error))? {
         let length = path.len();
         path.push(b'/');
         path.extend(name.as_bytes());
-        let stat = dir.stat_entry(&name)?;
-        visit(dir, &name, path, &stat)?;
+        let stat = dir.stat_entry(&name).map_err(|error| at(path, &error))?;
+        visit(dir, &name, path, &stat).map_err(|error| match error {
+            ReadError::Io(error) => at(path, &error),
+            other => other,
+        })?;
         if stat.kind == Kind::Folder {
-            walk(&dir.open_dir(&name)?, path, depth + 1, visit)?;
+            let folder = dir.open_dir(&name).map_err(|error| at(path, &error))?;
+            walk(&folder, path, depth + 1, visit)?;
         }
         path.truncate(length);
     }
     Ok(())
+}
+
+/// An error that says where below the folder it happened.
+fn at(path: &[u8], error: &io::Error) -> ReadError {
+    let path = String::from_utf8_lossy(path);
+    ReadError::Io(io::Error::other(format!(".{path}: {}", tree::describe(error))))
 }

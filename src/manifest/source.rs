@@ -182,7 +182,7 @@ impl<'s> Findings<'s> {
         let to = (span.end.max(span.start) - self.source.lines[index]).min(line.len());
         let column = chars(line, from) + 1;
         let width = (chars(line, to) + 1).saturating_sub(column).max(1);
-        let shown = if secret { mask(line, from, to) } else { printable(line) };
+        let shown = if secret { mask(line, from, to) } else { printable_line(line) };
         self.list.push(Diagnostic {
             file: self.source.name.clone(),
             line: index + 1,
@@ -217,13 +217,19 @@ fn chars(line: &str, offset: usize) -> usize {
 /// A line in which the characters of a range are dots, so that the caret still fits.
 fn mask(line: &str, from: usize, to: usize) -> String {
     let hide = |(i, c)| if (from..to).contains(&i) { '•' } else { c };
-    printable(&line.char_indices().map(hide).collect::<String>())
+    printable_line(&line.char_indices().map(hide).collect::<String>())
 }
 
 /// Text of one line that a terminal shows as it is: what would move its cursor is replaced,
 /// one character for one.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if unprintable(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for a source line, in which tabs stay.
+fn printable_line(text: &str) -> String {
+    let keep = |c: char| c == '\t' || !unprintable(c);
+    text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// A path as messages show it.
@@ -233,7 +239,7 @@ pub(super) fn shorten_path(path: &Path) -> String {
 
 /// Control characters, and those that reorder or hide text.
 pub(super) fn unprintable(c: char) -> bool {
-    (c.is_control() && c != '\t') || is_invisible(c)
+    c.is_control() || is_invisible(c)
 }
 
 /// Characters that make text look other than it is: bidirectional controls, zero-width ones.
