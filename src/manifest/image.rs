@@ -29,7 +29,7 @@ pub(super) fn read(
         None => (text, false),
     };
     if let Err(reason) = check_reference(name) {
-        let problem = field.error(format!("`{}` {reason}", shorten(text)));
+        let problem = field.refused(text, &reason);
         let path = Path::new(text);
         let known = ["tar", "tgz", "gz", "smolmachine"];
         let file = path.extension().is_some_and(|end| known.iter().any(|known| end == *known));

@@ -141,12 +141,7 @@ impl<'o> Loader<'o> {
         }
         let bytes = match self.dir.read(OsStr::new(SETTINGS_FILE), MAX_MANIFEST) {
             Ok((bytes, _)) => bytes,
-            Err(error)
-                if error.is_not_found()
-                    && self.dir.stat_entry(OsStr::new(SETTINGS_FILE)).is_err() =>
-            {
-                return true;
-            }
+            Err(error) if error.is_not_found() => return true,
             Err(error) => {
                 self.diagnostics.push(unreadable(SETTINGS_FILE, &error));
                 return false;
@@ -159,8 +154,8 @@ impl<'o> Loader<'o> {
             findings.add(frontmatter::not_utf8(span, source.text()));
         } else {
             let (start, end) = (frontmatter::start(&source), source.text().len());
-            frontmatter::check_characters(&mut findings, start..end);
-            if let Some(node) = yaml::parse(&mut findings, start, end)
+            let clean = frontmatter::check_characters(&mut findings, start..end);
+            if let Some(node) = clean.and_then(|()| yaml::parse(&mut findings, start, end))
                 && let Some(section) = Section::open(
                     &node,
                     &agent::SETTINGS,
