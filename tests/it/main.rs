@@ -7,6 +7,10 @@
 mod contract;
 mod layering;
 mod manifest;
+mod manifest_hostile;
+mod manifest_locate;
+mod manifest_resolve;
+mod manifest_skill;
 mod reconcile;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
