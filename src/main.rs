@@ -1,3 +1,22 @@
 //! Parse, run, exit code; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+fn main() -> ExitCode {
+    // Answers the shell's completion and ends, when it is a shell that calls.
+    clap_complete::CompleteEnv::with_factory(bottle::cli::Cli::command).complete();
+    let cli = bottle::cli::Cli::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let exit = runtime.block_on(bottle::cli::run(cli));
+            // A thread that still waits for a person's answer is not waited for.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(_) => ExitCode::from(1),
+    }
+}

@@ -1,12 +1,13 @@
 //! Every sandbox's verdicts and reasons: what is desired against what exists.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Change, Options, Reason, Verdict};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendChoice, BackendKind, Desired, FieldChange, Fields, GuestSpec, ImageRef, Instance,
     InstanceState, MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec,
+    SpecHash,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -98,7 +99,8 @@ impl Decision {
 
 /// All decisions, by sandbox.
 pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) -> Vec<Decision> {
-    let mut existing: BTreeMap<&SandboxId, Vec<&Instance>> = BTreeMap::new();
+    // Only looked up, never iterated: their order plays no part.
+    let mut existing: HashMap<&SandboxId, Vec<&Instance>> = HashMap::new();
     for instance in &observed.instances {
         existing.entry(&instance.sandbox).or_default().push(instance);
     }
@@ -106,17 +108,19 @@ pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) 
         instances
             .sort_by(|a, b| (a.backend, a.resource, &a.id).cmp(&(b.backend, b.resource, &b.id)));
     }
-    let mut receipts: BTreeMap<&SandboxId, Vec<&Receipt>> = BTreeMap::new();
+    let mut receipts: HashMap<&SandboxId, Vec<&Receipt>> = HashMap::new();
     for receipt in observed.receipts.values() {
         receipts.entry(&receipt.sandbox).or_default().push(receipt);
     }
-    let all: BTreeSet<&SandboxId> = desired
+    let mut all: Vec<&SandboxId> = desired
         .sandboxes
         .keys()
         .chain(desired.held.keys())
         .chain(existing.keys().copied())
         .chain(receipts.keys().copied())
         .collect();
+    all.sort_unstable();
+    all.dedup();
     all.into_iter()
         .filter(|id| options.only.as_ref().is_none_or(|only| only.contains(id)))
         .filter_map(|id| {
@@ -332,13 +336,13 @@ fn choose_backend(spec: &SandboxSpec, seen: &Seen<'_>) -> BackendKind {
 }
 
 /// Decides one resource. Returns the instance that stays, if one does.
-fn decide_resource(
+fn decide_resource<'a>(
     decision: &mut Decision,
     wanted: &ResourceSpec,
-    candidates: &[&Instance],
+    candidates: &[&'a Instance],
     moves_from: Option<&Instance>,
     replaced: &mut BTreeSet<ResourceKind>,
-) -> Option<Instance> {
+) -> Option<&'a Instance> {
     let (kind, hash) = (wanted.kind(), wanted.hash());
     let backend = match wanted {
         ResourceSpec::Machine(MachineSpec { backend, .. }) => Some(*backend),
@@ -363,7 +367,7 @@ fn decide_resource(
         return None;
     };
     let stands_on = kind.stands_on().iter().copied().find(|on| replaced.contains(on));
-    let (verdict, reason, fields) = judge(best, wanted, stands_on);
+    let (verdict, reason, fields) = judge(best, wanted, hash, stands_on);
     let duplicate = Reason::Duplicate { keeps: best.id.0.clone() };
     for other in candidates.iter().filter(|i| i.id != best.id) {
         decision.change(kind, Some(other.backend), Verdict::Teardown, duplicate.clone());
@@ -384,12 +388,13 @@ fn decide_resource(
     if best.state != InstanceState::Running {
         decision.start.push(best.clone());
     }
-    Some(best.clone())
+    Some(best)
 }
 
 fn judge(
     found: &Instance,
     wanted: &ResourceSpec,
+    wanted_hash: SpecHash,
     stands_on: Option<ResourceKind>,
 ) -> (Verdict, Reason, Vec<FieldChange>) {
     if let Some(on) = stands_on {
@@ -397,7 +402,7 @@ fn judge(
     }
     match found.hash {
         None => return (Verdict::Replace, Reason::HashMissing, Vec::new()),
-        Some(hash) if hash != wanted.hash() => {
+        Some(hash) if hash != wanted_hash => {
             let fields = differences(&found.fields, &wanted.fields());
             return (Verdict::Replace, Reason::SpecChanged, fields);
         }
@@ -430,7 +435,7 @@ fn decide_guest(
     mut decision: Decision,
     spec: &SandboxSpec,
     backend: BackendKind,
-    machine: Option<Instance>,
+    machine: Option<&Instance>,
     seen: &Seen<'_>,
     options: &Options,
 ) -> Decision {
@@ -490,11 +495,12 @@ fn decide_guest(
         waits.retain(|name| !options.values.contains_key(name));
     }
     let known = prior.and_then(|receipt| receipt.guest);
+    let hash = guest.hash();
     let reason = if !runs {
         Some(Reason::NotRunning { state: "its machine does not run".to_owned() })
     } else if known.is_none() {
         Some(Reason::HashMissing)
-    } else if known != Some(guest.hash()) || !fields.is_empty() {
+    } else if known != Some(hash) || !fields.is_empty() {
         Some(Reason::SpecChanged)
     } else if !deliver.is_empty() {
         // The machine was started behind our back, and its tmpfs is empty.
@@ -502,7 +508,7 @@ fn decide_guest(
     } else {
         None
     };
-    if known.is_some_and(|hash| hash != guest.hash())
+    if known.is_some_and(|known| known != hash)
         && let Some(receipt) = prior
     {
         let mut all = differences(&receipt.fields, &guest.fields());
@@ -520,7 +526,7 @@ fn decide_guest(
             }
             decision.provision = Some(Provisioning {
                 guest,
-                machine: Some(machine),
+                machine: Some(machine.clone()),
                 prior: prior.cloned(),
                 deliver,
             });

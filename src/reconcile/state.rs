@@ -107,6 +107,14 @@ impl State {
         Ok(TreeState { dir })
     }
 
+    /// Which path last spoke for which owner.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn owners(&self) -> anyhow::Result<BTreeMap<OwnerId, PathBuf>> {
+        Ok(read_json(&self.root.join("owners.json"))?.unwrap_or_default())
+    }
+
     /// Remembers that `path` speaks for `owner`.
     ///
     /// # Errors
@@ -114,7 +122,7 @@ impl State {
     /// has moved; or when the folder cannot be written.
     pub fn claim(&self, owner: &OwnerId, path: &Path, adopt: bool) -> anyhow::Result<()> {
         let file = self.root.join("owners.json");
-        let mut owners: BTreeMap<OwnerId, PathBuf> = read_json(&file)?.unwrap_or_default();
+        let mut owners = self.owners()?;
         match owners.get(owner) {
             Some(known) if known == path => return Ok(()),
             Some(known) if !adopt && known.exists() => {
