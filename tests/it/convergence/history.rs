@@ -1,12 +1,13 @@
 //! What can happen, how it is drawn, and how it is carried out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bottle::apply::{Receipts, Report, Stop};
 use bottle::backend::BackendError;
 use bottle::backend::memory::{Drift, Fault, When};
-use bottle::model::{FieldChange, Observed};
+use bottle::model::{FieldChange, Observed, SandboxId};
 use bottle::plan::{Action, Plan, plan};
 use bottle::reconcile::View;
 use proptest::prelude::*;
@@ -20,12 +21,16 @@ use super::world::{ASKED, KINDS, Wish, World, agent};
 pub(super) enum Happening {
     /// An agent's files are written.
     Write(u8, Wish),
+    /// Only what is put in changes: prompt, skills, values asked for.
+    Edit(u8, Wish),
     /// An agent's files are removed.
     Delete(u8),
     /// An agent's file is broken, or repaired.
     Break(u8, bool),
     /// A value is given, changed or withdrawn.
     Value(u8, Option<u8>),
+    /// An image is no longer to be had, or is again.
+    Image(u8, bool),
     /// An engine goes away, or comes back.
     Reach(u8, bool),
     /// Somebody does something to one of our objects.
@@ -88,7 +93,8 @@ pub(super) enum Middle {
 
 pub(super) fn wish() -> impl Strategy<Value = Wish> {
     let made = (0..3u8, 0..4u8, 0..2u8, 0..3u8, 0..3u8, 0..3u8);
-    let put_in = (0..3u8, 0..8u8, 0..2u8, 0..4u8);
+    let asked = prop_oneof![3 => Just(0), 1 => 1..4u8];
+    let put_in = (0..3u8, 0..8u8, 0..2u8, asked);
     let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.1));
     (made, put_in, flags).prop_map(
         |(
@@ -149,10 +155,12 @@ fn pass() -> impl Strategy<Value = Pass> {
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         6 => (0..4u8, wish()).prop_map(|(who, wish)| Happening::Write(who, wish)),
+        6 => (0..4u8, wish()).prop_map(|(who, wish)| Happening::Edit(who, wish)),
+        1 => (0..2u8, prop::bool::weighted(0.7)).prop_map(|(image, there)| Happening::Image(image, there)),
         1 => (0..4u8).prop_map(Happening::Delete),
         1 => (0..4u8, any::<bool>()).prop_map(|(who, broken)| Happening::Break(who, broken)),
         2 => (0..2u8, prop::option::weighted(0.8, 0..3u8)).prop_map(|(n, v)| Happening::Value(n, v)),
-        1 => (0..2u8, any::<bool>()).prop_map(|(engine, away)| Happening::Reach(engine, away)),
+        2 => (0..2u8, prop::bool::weighted(0.3)).prop_map(|(engine, away)| Happening::Reach(engine, away)),
         4 => (meddling(), any::<u8>()).prop_map(|(what, n)| Happening::Meddle(what, n)),
         1 => (0..2u8, 0..4u8).prop_map(|(engine, who)| Happening::Foreign(engine, who)),
         1 => Just(Happening::FreeNames),
@@ -163,8 +171,13 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+/// A tree is written and applied, and then things happen.
 pub(super) fn history() -> impl Strategy<Value = Vec<Happening>> {
-    prop::collection::vec(happening(), 0..24)
+    let tree = prop::collection::vec(wish(), 1..=4);
+    (tree, pass(), prop::collection::vec(happening(), 0..24)).prop_map(|(tree, pass, then)| {
+        let written = (0..4).zip(tree).map(|(who, wish)| Happening::Write(who, wish));
+        written.chain([Happening::Pass(pass)]).chain(then).collect()
+    })
 }
 
 impl World {
@@ -174,6 +187,13 @@ impl World {
                 self.wishes.insert(agent(*who), *wish);
                 self.broken.remove(&agent(*who));
             }
+            Happening::Edit(who, wish) => {
+                if let Some(old) = self.wishes.get_mut(&agent(*who)) {
+                    let Wish { prompt, skills, skill_version, asked, .. } = *wish;
+                    *old = Wish { prompt, skills, skill_version, asked, ..*old };
+                }
+            }
+            Happening::Image(image, there) => self.publish(*image, *there),
             Happening::Delete(who) => {
                 self.wishes.remove(&agent(*who));
                 self.broken.remove(&agent(*who));
@@ -234,6 +254,7 @@ impl World {
     async fn pass(&mut self, pass: &Pass) {
         self.reconciler.jobs = pass.jobs;
         let untouchable = self.untouchable();
+        let kept = self.without_image();
         let left: Vec<_> = self.engines.each_ref().map(|engine| others_left(engine)).into();
         for engine in &self.engines {
             engine.fault_rate(pass.rate);
@@ -258,6 +279,9 @@ impl World {
         for (id, object) in &untouchable {
             assert_eq!(after.get(id), Some(object), "what may not be touched was");
         }
+        let now: BTreeSet<SandboxId> = self.machines().into_keys().collect();
+        let meddled = matches!(pass.middle, Some((_, Middle::Meddle(Meddling::Remove, _))));
+        assert!(meddled || kept.is_subset(&now), "removed, and its image is not to be had");
         let left_after: Vec<_> = self.engines.each_ref().map(|engine| others_left(engine)).into();
         assert_eq!(left_after, left, "another owner's leftovers were touched");
     }
@@ -267,6 +291,16 @@ impl World {
         let view = view.expect("tree and state folder can be read");
         let report = self.reconciler.carry_out(&view, stop, Arc::new(|_| {})).await;
         (view, report.expect("the state folder can be written"))
+    }
+
+    /// Sandboxes that have a machine, and whose image is not to be had: they keep it.
+    fn without_image(&self) -> BTreeSet<SandboxId> {
+        let machines = self.machines();
+        let wished = self.desired().sandboxes.into_iter().filter(|(id, spec)| {
+            let named = spec.image.as_ref().map(ToString::to_string).unwrap_or_default();
+            self.unpublished.contains(&named) && machines.contains_key(id)
+        });
+        wished.map(|(id, _)| id).collect()
     }
 
     /// Lets something happen at the call that the pass says.

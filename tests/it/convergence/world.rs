@@ -9,9 +9,9 @@ use bottle::backend::{Backend, Backends, Depth, Progress, Scope};
 use bottle::manifest::LoadOptions;
 use bottle::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Fields, ImageRef, InstanceId,
-    MachineSpec, NetworkSpec, OwnerId, Policy, ResourceSpec, Resources, Restart, SandboxId,
-    SandboxSpec, SidecarSpec, SkillEntry, SkillFiles, SkillNode, SpecHash, Tree, Workspace,
-    WorkspaceMode,
+    MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources, Restart,
+    SandboxId, SandboxSpec, SidecarSpec, SkillEntry, SkillFiles, SkillNode, SpecHash, Tree,
+    Workspace, WorkspaceMode,
 };
 use bottle::plan::{AllowTeardown, Options};
 use bottle::reconcile::{Reconciler, Sources, State};
@@ -150,6 +150,8 @@ pub(super) struct World {
     pub(super) broken: BTreeSet<SandboxId>,
     /// Machines whose receipts were lost: what went in before is not known any more.
     pub(super) lost: BTreeSet<InstanceId>,
+    /// Images that are not to be had.
+    pub(super) unpublished: BTreeSet<String>,
     folder: tempfile::TempDir,
 }
 
@@ -180,7 +182,7 @@ impl World {
             backends.insert(engine.kind(), engine);
         }
         let reconciler = Reconciler {
-            load: LoadOptions { tree: folder.path().to_owned(), ..LoadOptions::default() },
+            load: LoadOptions::new(folder.path(), folder.path().join("state")),
             state,
             backends,
             sources: Sources::default(),
@@ -194,6 +196,7 @@ impl World {
             wishes: BTreeMap::new(),
             broken: BTreeSet::new(),
             lost: BTreeSet::new(),
+            unpublished: BTreeSet::new(),
             folder,
         };
         world.settle_neighbours().await;
@@ -258,6 +261,29 @@ impl World {
         let all = self.engines.iter().enumerate().flat_map(of);
         all.filter(|(_, object)| object.labels.as_ref().is_some_and(|l| l.owner == Self::owner()))
             .collect()
+    }
+
+    /// The machines of ours, by sandbox.
+    pub(super) fn machines(&self) -> BTreeMap<SandboxId, InstanceId> {
+        let ours = self.ours().into_iter().filter(|(_, o)| o.resource == ResourceKind::Machine);
+        ours.filter_map(|(_, object)| Some((object.labels?.sandbox, object.id))).collect()
+    }
+
+    /// Makes an image of the registry be there, or be nowhere.
+    pub(super) fn publish(&mut self, number: u8, there: bool) {
+        let name = image(number % 2).to_string();
+        for engine in &self.engines {
+            if there {
+                engine.publish_image(&name, Image::default());
+            } else {
+                engine.remove_image(&name);
+            }
+        }
+        if there {
+            self.unpublished.remove(&name);
+        } else {
+            self.unpublished.insert(name);
+        }
     }
 
     /// Every object that a pass may not touch: others', and those of sandboxes that are held or
