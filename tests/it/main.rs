@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make files, run programs and read clocks")]
 
 mod contract;
+mod convergence;
 mod layering;
 mod manifest;
 mod manifest_hostile;
