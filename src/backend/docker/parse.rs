@@ -14,10 +14,19 @@ use crate::model::{
 /// What a row is to us.
 #[derive(Debug, PartialEq)]
 pub(super) enum Row {
-    /// An object of a sandbox, or in the place of one; with what was set, where that is known.
-    Instance(Box<Instance>, Option<Set>),
+    /// An object of a sandbox, or in the place of one.
+    Instance(Box<Instance>, Made),
     /// What an interrupted run left behind.
     Leftover(Leftover),
+}
+
+/// What else the labels say of how an object was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Made {
+    /// The state folder that made it.
+    pub state: Option<String>,
+    /// What was set.
+    pub set: Option<Set>,
 }
 
 /// Reads a row; `None` where it is nothing to us.
@@ -56,7 +65,8 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let state = state(&found);
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
-    let drift = if ours { drift(&found, &fields, running) } else { Vec::new() };
+    let drift = if ours { drift(&found, &fields) } else { Vec::new() };
+    let mendable = if ours { networks(&found, running) } else { Vec::new() };
     let instance = Instance {
         id,
         backend: BackendKind::Docker,
@@ -68,12 +78,14 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         boot: running.then(|| boot(&found)).flatten(),
         state,
         drift,
+        mendable,
         image: labels.image().filter(|_| ours),
         created: found.created.and_then(|at| u64::try_from(at).ok()),
         overlay: labels.overlay().filter(|_| ours),
         ownership,
     };
-    Some(Row::Instance(Box::new(instance), labels.set()))
+    let made = Made { state: labels.state().map(str::to_owned), set: labels.set() };
+    Some(Row::Instance(Box::new(instance), made))
 }
 
 /// The instance of a row that must be one.
@@ -151,24 +163,36 @@ fn boot(found: &ContainerSummary) -> Option<String> {
     })
 }
 
-fn drift(found: &ContainerSummary, fields: &Fields, running: bool) -> Vec<FieldChange> {
+/// The names of the networks that it is attached to.
+pub(super) fn attached(found: &ContainerSummary) -> BTreeSet<&str> {
+    let settings = found.network_settings.iter();
+    let networks = settings.filter_map(|settings| settings.networks.as_ref());
+    networks.flat_map(|networks| networks.keys().map(String::as_str)).collect()
+}
+
+fn change(path: &str, from: &str, to: &str) -> FieldChange {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    FieldChange { path: path.to_owned(), from: some(from), to: some(to) }
+}
+
+/// Networks that were attached by hand. Engines differ in whether they list `none` of a container
+/// that does not run.
+fn networks(found: &ContainerSummary, running: bool) -> Vec<FieldChange> {
+    let names = attached(found);
+    if names.iter().any(|name| *name != "none") || (running && names.is_empty()) {
+        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), "none")]
+    } else {
+        Vec::new()
+    }
+}
+
+fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     let mut compare = |path: &str, from: &str, to: &str| {
         if from != to {
-            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-            changes.push(FieldChange { path: path.to_owned(), from: some(from), to: some(to) });
+            changes.push(change(path, from, to));
         }
     };
-    let networks: BTreeSet<&str> = found
-        .network_settings
-        .iter()
-        .filter_map(|settings| settings.networks.as_ref())
-        .flat_map(|networks| networks.keys().map(String::as_str))
-        .collect();
-    // Engines differ in what they list of a container that does not run.
-    if running {
-        compare("networks", &networks.into_iter().collect::<Vec<_>>().join(" "), "none");
-    }
     compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
     let set = fields.0.get("image").map(|image| image.strip_prefix("docker:").unwrap_or(image));
     if let (Some(set), Some(image)) = (set, found.image.as_deref())

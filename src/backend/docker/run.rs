@@ -29,7 +29,8 @@ pub(super) async fn start(
         }
         Err(e) => return Err(engine.failed(what(), e)),
     }
-    observe::by_id(engine, scope, &instance.id).await?.ok_or_else(gone)
+    let now = observe::by_id(engine, scope, &instance.id).await?;
+    now.map(|(instance, _)| instance).ok_or_else(gone)
 }
 
 async fn unpause(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {
