@@ -296,7 +296,7 @@ fn split(tar: &Bytes, missing: &[&GuestDir]) -> anyhow::Result<(Option<Bytes>, V
             }
             let mut header = entry.header().clone();
             match entry.link_name()? {
-                Some(target) => folders.append_link(&mut header, &path, target.into_owned())?,
+                Some(target) => folders.append_link(&mut header, &path, &target)?,
                 None => folders.append_data(&mut header, &path, entry)?,
             }
         }

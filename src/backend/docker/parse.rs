@@ -38,15 +38,14 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let ownership = labels.ownership(scope);
     let standing = sandbox_of_name(scope, &name);
     if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {
-        return (ownership == Ownership::Ours).then(|| {
-            Row::Leftover(Leftover {
-                backend: BackendKind::Docker,
-                kind: LeftoverKind::Scratch,
-                id,
-                name,
-                digest: None,
-            })
-        });
+        let leftover = Leftover {
+            backend: BackendKind::Docker,
+            kind: LeftoverKind::Scratch,
+            id,
+            name,
+            digest: None,
+        };
+        return (ownership == Ownership::Ours).then_some(Row::Leftover(leftover));
     }
     let labelled = labels.sandbox().filter(|_| ownership != Ownership::Foreign);
     let fields = labels.fields();
@@ -265,5 +264,4 @@ fn mounts_found(found: &ContainerSummary, fields: &Fields) -> String {
 }
 
 #[cfg(test)]
-#[path = "parse_tests.rs"]
 mod tests;

@@ -135,7 +135,9 @@ impl Fixture for Engine {
     async fn describe(&self, id: &str) -> Option<String> {
         let described = docker(&["inspect", "--type", "container", id]).ok()?;
         let changes = docker(&["diff", id]).unwrap_or_default();
-        Some(format!("{described}\n{changes}"))
+        // The engine lists them in no order.
+        let changes: BTreeSet<&str> = changes.lines().collect();
+        Some(format!("{described}\n{changes:?}"))
     }
 
     fn unreachable(&self) -> Box<dyn Backend> {

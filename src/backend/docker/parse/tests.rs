@@ -1,7 +1,7 @@
 use bollard::models::{ContainerSummaryNetworkSettings, EndpointSettings, MountPoint};
 
-use super::super::labels::tests::{machine, scope, set};
 use super::*;
+use crate::backend::docker::labels::tests::{machine, scope, set};
 use crate::backend::label;
 use crate::model::{ImageRef, SpecHash, Workspace, WorkspaceMode};
 
