@@ -4,12 +4,9 @@ use bollard::models::{NetworkConnectRequest, NetworkDisconnectRequest};
 
 use super::engine::Engine;
 use super::parse::{Made, attached};
-use super::{error, observe, settings};
+use super::{NO_NETWORK, error, observe, settings};
 use crate::backend::BackendError;
 use crate::model::Instance;
-
-/// The one network of every machine.
-const NONE: &str = "none";
 
 /// Detaches what was attached by hand, and sets the limits as they were.
 pub(super) async fn machine(
@@ -23,7 +20,7 @@ pub(super) async fn machine(
     let container = instance.id.0.as_str();
     let found = observe::raw_by_id(engine, &instance.id).await?.ok_or_else(gone)?;
     let names = attached(&found);
-    let by_hand: Vec<&str> = names.iter().copied().filter(|name| *name != NONE).collect();
+    let by_hand: Vec<&str> = names.iter().copied().filter(|name| *name != NO_NETWORK).collect();
     for name in &by_hand {
         let request =
             NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
@@ -35,10 +32,10 @@ pub(super) async fn machine(
             Err(e) => return Err(engine.failed(what(), e)),
         }
     }
-    if !names.contains(NONE) {
+    if !names.contains(NO_NETWORK) {
         let request =
             NetworkConnectRequest { container: container.to_owned(), endpoint_config: None };
-        let done = engine.client.connect_network(NONE, request).await;
+        let done = engine.client.connect_network(NO_NETWORK, request).await;
         done.map_err(|e| engine.failed(what(), e))?;
     }
     let wrong = |path: &str| instance.mendable.iter().any(|change| change.path == path);

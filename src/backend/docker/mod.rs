@@ -50,6 +50,9 @@ use crate::model::{
     BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, SpecHash,
 };
 
+/// The engine's network that is none.
+const NO_NETWORK: &str = "none";
+
 /// What is known of a machine and saves a call.
 #[derive(Debug, Clone)]
 struct Known {

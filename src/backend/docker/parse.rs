@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 
+use super::NO_NETWORK;
 use super::labels::{self, Labels, Set};
 use crate::backend::Scope;
 use crate::model::{
@@ -156,7 +157,7 @@ fn exit_code(status: &str) -> Option<i32> {
 fn boot(found: &ContainerSummary) -> Option<String> {
     let networks = found.network_settings.as_ref()?.networks.as_ref()?;
     let id = |name: &str| networks.get(name)?.endpoint_id.clone().filter(|id| !id.is_empty());
-    id("none").or_else(|| {
+    id(NO_NETWORK).or_else(|| {
         let names: BTreeSet<&String> = networks.keys().collect();
         names.into_iter().find_map(|name| id(name))
     })
@@ -178,8 +179,8 @@ fn change(path: &str, from: &str, to: &str) -> FieldChange {
 /// that does not run.
 fn networks(found: &ContainerSummary, running: bool) -> Vec<FieldChange> {
     let names = attached(found);
-    if names.iter().any(|name| *name != "none") || (running && names.is_empty()) {
-        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), "none")]
+    if names.iter().any(|name| *name != NO_NETWORK) || (running && names.is_empty()) {
+        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), NO_NETWORK)]
     } else {
         Vec::new()
     }

@@ -146,7 +146,7 @@ pub(super) fn update(set: &Settings) -> ContainerUpdateBody {
         nano_cpus,
         pids_limit: number("resources.pids"),
         restart_policy: set.contains_key("restart_policy").then_some(RestartPolicy {
-            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            name: Some(RestartPolicyNameEnum::ALWAYS),
             maximum_retry_count: None,
         }),
         ..ContainerUpdateBody::default()
@@ -215,7 +215,7 @@ mod tests {
             cap_drop: Some(vec!["ALL".into()]),
             privileged: Some(false),
             restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+                name: Some(RestartPolicyNameEnum::ALWAYS),
                 maximum_retry_count: None,
             }),
             ..HostConfig::default()
