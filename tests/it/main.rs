@@ -6,6 +6,7 @@
 
 mod contract;
 mod convergence;
+mod docker;
 mod layering;
 mod manifest;
 mod manifest_hostile;
