@@ -18,7 +18,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     let stop = signals::listen(ui)?;
     let load = setup::load_options(global, args.path.as_deref(), &ReadArgs::default())?;
     let options = Options { remove_all: true, ..setup::options(&args.select)? };
-    let reconciler = setup::reconciler(global, load, &LookArgs::default(), args.select.jobs)?;
+    let reconciler = setup::reconciler(load, &LookArgs::default(), args.select.jobs)?;
     let desired = match reconciler.desired().await {
         Ok(desired) => desired,
         // A tree that cannot be read, or is gone, may still own something.

@@ -157,6 +157,20 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
     })
 }
 
+/// Why sandboxes are not as they should be, by name: for `status`.
+pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
+    let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for change in &document.changes {
+        let parts = drifts.entry(change.sandbox.to_string()).or_default();
+        for part in reasons(change, document, around) {
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+    drifts
+}
+
 /// Why one resource changes, in a few words each.
 fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<String> {
     let resource = change.resource;
@@ -251,7 +265,7 @@ fn fields(change: &Change, around: &Around) -> Vec<String> {
     change.fields.iter().map(one).collect()
 }
 
-fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
+pub(super) fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
     match verdict {
         Verdict::Keep => (" ", "keep", style::DIM),
         Verdict::Hold => ("!", "hold", style::WARNING),
@@ -329,7 +343,9 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
-    for (words, names) in notes(document) {
+    let notes =
+        by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
+    for (words, names) in notes {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
     }
     for (backend, (error, names)) in unreachable(document) {
@@ -379,7 +395,7 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     }
 }
 
-fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
+pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
     let line = harmless(line).replace(['\n', '\t'], " ");
     let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
     for (index, part) in parts.iter().enumerate() {
@@ -391,11 +407,13 @@ fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, widt
 }
 
 /// Notes that several sandboxes share, with their names.
-fn notes(document: &PlanDocument) -> BTreeMap<&str, Vec<&str>> {
+pub(super) fn by_note<'d>(
+    all: impl Iterator<Item = (&'d str, &'d [String])>,
+) -> BTreeMap<&'d str, Vec<&'d str>> {
     let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for change in &document.changes {
-        for words in &change.notes {
-            notes.entry(words).or_default().push(change.sandbox.as_str());
+    for (sandbox, words) in all {
+        for words in words {
+            notes.entry(words).or_default().push(sandbox);
         }
     }
     notes

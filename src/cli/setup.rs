@@ -93,7 +93,6 @@ pub(super) fn load_options(
 
 /// What works on the tree.
 pub(super) fn reconciler(
-    global: &Global,
     load: LoadOptions,
     look: &LookArgs,
     jobs: Option<u16>,
@@ -108,7 +107,6 @@ pub(super) fn reconciler(
         jobs: jobs.map_or_else(|| cores.clamp(2, 16), usize::from),
         deadlines: Deadlines::default(),
     })
-    .inspect(|_| tracing::debug!(tree = ?global.tree, "reconciler set up"))
 }
 
 /// What the operator says beside the tree.
