@@ -204,7 +204,9 @@ fn resolve(path: &[String], here: &[String]) -> String {
     let mut rest = path;
     while let Some((first, behind)) = rest.split_first() {
         base = match (first.as_str(), base) {
-            ("crate" | "bottle", None) => Some(Vec::new()),
+            ("crate", None) => Some(Vec::new()),
+            // Only the binary, which is no module of the library, names it from outside.
+            ("bottle", None) if here.is_empty() => Some(Vec::new()),
             ("self", None) => Some(here.to_vec()),
             ("self", Some(base)) => Some(base),
             ("super", base) => {
