@@ -26,7 +26,7 @@ const FILES: [(&str, &str); 4] = [
 ];
 
 pub(super) fn run(ui: &Ui, global: &Global, args: &InitArgs) -> Result<Exit, CliError> {
-    let tree = setup::new_tree(global, args.dir.as_deref())?;
+    let tree = setup::tree_path(global, args.dir.as_deref())?;
     let (files, untold) = match &args.from {
         Some(old) => convert::convert(old)?,
         None => {
@@ -62,7 +62,7 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &InitArgs) -> Result<Exit, Cli
         ui.say(&format!("not converted: {line}"));
     }
     if !diagnostics.is_empty() {
-        ui.say(&format!("\n{}", render::diagnostics(&diagnostics)));
+        ui.say(&format!("\n{}", render::diagnostics(&diagnostics, ui.width())));
     }
     let named = match (&args.dir, &global.tree) {
         (None, None) => String::new(),

@@ -18,7 +18,7 @@ pub(super) fn run(ui: &Ui, args: &ManArgs) -> Result<Exit, CliError> {
                 CliError::failed(format!("there is no command {name}"))
                     .hint(format!("there are: {}", known.join(", ")))
             })?;
-            found.name(format!("bottle-{name}"))
+            found
         }
     };
     let mut text = Vec::new();

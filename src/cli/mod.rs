@@ -11,6 +11,7 @@ mod apply;
 mod args;
 mod check;
 mod completions;
+mod convert;
 mod doctor;
 mod documents;
 mod down;

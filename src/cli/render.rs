@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use super::ui::style;
 use super::ui::{harmless, paint};
-use crate::model::{Diagnostic, FieldChange, ResourceKind, Severity};
+use crate::manifest::diagnostic;
+use crate::model::{Diagnostic, FieldChange, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
@@ -367,7 +368,7 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     if around.show_diffs {
         diffs(text, &around.diffs);
     }
-    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics) };
+    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
     if !told.is_empty() {
         text.push_str(&told);
         text.push('\n');
@@ -526,37 +527,7 @@ fn position(diagnostic: &Diagnostic) -> String {
 }
 
 /// Diagnostics with their source lines and carets, an empty line between them.
-pub(super) fn diagnostics(all: &[Diagnostic]) -> String {
-    let told: Vec<String> = all.iter().map(diagnostic).collect();
-    told.join("\n")
-}
-
-fn diagnostic(found: &Diagnostic) -> String {
-    let (word, colour) = match found.severity {
-        Severity::Error => ("error:", style::ERROR),
-        Severity::Warning => ("warning:", style::WARNING),
-    };
-    let mut text = format!("{} {}\n", paint(colour, word), harmless(&found.message));
-    let gutter = found.line.to_string().len();
-    let _ =
-        writeln!(text, "{:gutter$} {} {}", "", paint(style::DIM, "┌─"), harmless(&position(found)));
-    if let Some(source) = &found.source_line {
-        let bar = paint(style::DIM, "│");
-        let source = harmless(source).replace('\t', " ");
-        let _ = writeln!(text, "{} {bar} {source}", found.line);
-        let caret = "^".repeat(found.width.max(1));
-        let label = found.label.as_deref().map(harmless).unwrap_or_default();
-        let marked = paint(colour, format!("{caret} {label}").trim_end());
-        let _ = writeln!(
-            text,
-            "{:gutter$} {bar} {:indent$}{marked}",
-            "",
-            "",
-            indent = found.column.saturating_sub(1)
-        );
-    }
-    if let Some(hint) = &found.hint {
-        let _ = writeln!(text, "{:gutter$} {} {}", "", paint(style::HINT, "="), harmless(hint));
-    }
-    text
+pub(super) fn diagnostics(all: &[Diagnostic], width: usize) -> String {
+    // Colour is taken out at the end, with everything else's.
+    diagnostic::render_all(all, diagnostic::Drawing { width, colour: true })
 }

@@ -36,7 +36,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
         let line = format!("{}: {words}", render::some_of(&names));
         render::note(&mut text, "note:", style::HINT, &line, width);
     }
-    let told = render::diagnostics(&document.diagnostics);
+    let told = render::diagnostics(&document.diagnostics, width);
     if !told.is_empty() {
         text.push('\n');
         text.push_str(&told);

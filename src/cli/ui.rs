@@ -136,7 +136,7 @@ impl Ui {
     pub(super) fn error(&self, error: &CliError) {
         let mut text = String::new();
         if !error.diagnostics.is_empty() {
-            text.push_str(&super::render::diagnostics(&error.diagnostics));
+            text.push_str(&super::render::diagnostics(&error.diagnostics, screen().0));
             text.push('\n');
         }
         let chain = error.chain();

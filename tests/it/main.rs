@@ -10,3 +10,6 @@ mod manifest;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
 mod support;
+mod manifest_locate;
+mod manifest_resolve;
+mod manifest_skill;

@@ -1,13 +1,10 @@
 //! The manifest layer from outside: a tree on disk in, what is desired and what was said out.
 
 use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use bottle::manifest::{LoadError, LoadOptions, load};
-use bottle::model::{
-    AgentsFolder, BackendChoice, BackendKind, Desired, ImageRef, SandboxId, Severity,
-};
+use bottle::manifest::{LoadOptions, load};
+use bottle::model::{AgentsFolder, BackendChoice, Desired, ImageRef, SandboxId, Severity};
 
 /// A tree, a home folder, a state folder and whatever else a test needs, removed at its end.
 pub(crate) struct Scratch {
