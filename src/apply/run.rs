@@ -53,11 +53,13 @@ pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
             (context.tell)(Event::Started(id));
             running.push(run_step(&plan.steps[id], context, &made));
         }
+        if running.is_empty() {
+            break;
+        }
         let ended = tokio::select! {
             biased;
             () = context.stop.now.cancelled() => None,
-            ended = running.next(), if !running.is_empty() => ended,
-            else => None,
+            ended = running.next() => ended,
         };
         let Some(ended) = ended else { break };
         let (id, done) = (ended.step, ended.outcome == Outcome::Done);
