@@ -21,7 +21,8 @@ use crate::reconcile::{Reconciler, Sources, State};
 
 /// The backends of this run. Making one asks nothing of anyone.
 pub(super) fn backends() -> Backends {
-    Backends::from([(BackendKind::Docker, Arc::new(Docker::from_env()) as Arc<dyn Backend>)])
+    let docker: Arc<dyn Backend> = Arc::new(Docker::from_env());
+    [docker].into_iter().map(|backend| (backend.kind(), backend)).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

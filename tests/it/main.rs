@@ -7,6 +7,7 @@
 mod contract;
 mod layering;
 mod manifest;
+mod reconcile;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
 mod support;
