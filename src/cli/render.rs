@@ -92,21 +92,28 @@ pub(super) fn tree_line(tree: &TreeDocument) -> String {
 
 fn header(document: &PlanDocument, around: &Around) -> String {
     let names: BTreeSet<&str> = document.changes.iter().map(|c| c.sandbox.as_str()).collect();
-    let mut line = tree_line(&document.tree);
-    let _ = write!(line, " · {}", plural(names.len(), "sandbox", "sandboxes"));
+    let mut what = plural(names.len(), "sandbox", "sandboxes");
     if !around.backends.is_empty() {
-        let _ = write!(line, " on {}", around.backends.join(", "));
+        let _ = write!(what, " on {}", around.backends.join(", "));
     }
-    line.push('\n');
-    line
+    beside(&tree_line(&document.tree), &harmless(&what), around.width)
+}
+
+/// Two parts of a line, or two lines where one does not hold them.
+pub(super) fn beside(left: &str, right: &str, width: usize) -> String {
+    let plain = anstream::adapter::strip_str(left).to_string();
+    let fits = plain.chars().count() + 3 + right.chars().count() <= width;
+    if fits { format!("{left} · {right}\n") } else { format!("{left}\n  {right}\n") }
 }
 
 struct Row {
     verdict: Verdict,
     name: String,
     backend: String,
-    /// Each begins a line of its own.
-    details: Vec<String>,
+    /// Why, in parts that share a line where they fit in one.
+    parts: Vec<String>,
+    /// What is lost; a line of its own.
+    loss: Option<&'static str>,
 }
 
 /// One row a sandbox that does not simply stay, by verdict, then by name.
@@ -143,18 +150,12 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
             }
         }
     }
-    let mut details = Vec::new();
-    if !parts.is_empty() {
-        details.push(parts.join("; "));
-    }
-    if verdict == Verdict::Replace {
-        details.push("loses what was written inside the sandbox".to_owned());
-    }
     Some(Row {
         verdict,
         name: name.to_owned(),
         backend: backends.into_iter().collect::<Vec<_>>().join(", "),
-        details: details.iter().map(|detail| harmless(detail).replace(['\n', '\t'], " ")).collect(),
+        parts: parts.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect(),
+        loss: (verdict == Verdict::Replace).then_some("loses what was written inside the sandbox"),
     })
 }
 
@@ -297,22 +298,27 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
             let _ = write!(line, "  {:backend$}", row.backend);
         }
         let over = row.name.chars().count().saturating_sub(name);
-        let mut first = true;
-        for detail in &row.details {
-            for part in
-                wrap(detail, width.saturating_sub(indent).max(24), if first { over } else { 0 })
-            {
-                if first {
-                    let _ = write!(line, "  {part}");
-                    first = false;
-                } else {
-                    let _ = write!(line, "\n{:indent$}{part}", "");
-                }
-            }
+        let mut details = columns(&row.parts, width.saturating_sub(indent).max(24), over);
+        details.extend(row.loss.map(str::to_owned));
+        for (index, part) in details.iter().enumerate() {
+            let _ = match index {
+                0 => write!(line, "  {part}"),
+                _ => write!(line, "\n{:indent$}{part}", ""),
+            };
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
+}
+
+/// Parts in one line where they fit, else each on a line of its own, broken where it must be.
+pub(super) fn columns(parts: &[String], width: usize, taken: usize) -> Vec<String> {
+    let one = parts.join("; ");
+    if one.chars().count() + taken <= width {
+        return if one.is_empty() { Vec::new() } else { vec![one] };
+    }
+    let taken = |index| if index == 0 { taken } else { 0 };
+    parts.iter().enumerate().flat_map(|(i, part)| wrap(part, width, taken(i))).collect()
 }
 
 /// Breaks a text at spaces; the first line is shorter by `taken`.

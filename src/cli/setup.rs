@@ -14,7 +14,7 @@ use crate::apply::Deadlines;
 use crate::backend::docker::Docker;
 use crate::backend::{Backend, Backends, Depth};
 use crate::manifest::{self, LoadOptions, Location, Surroundings};
-use crate::model::{BackendKind, Desired, Observed, SandboxId};
+use crate::model::{Desired, Observed, SandboxId};
 use crate::plan::Options;
 use crate::reconcile::pass::canonical;
 use crate::reconcile::{Reconciler, Sources, State};

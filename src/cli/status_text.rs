@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::render::{self, wrap};
+use super::render;
 use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
 use crate::plan::Verdict;
@@ -13,9 +13,8 @@ const MAX_NAME: usize = 24;
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 
 pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
-    let mut text = render::tree_line(&document.tree);
-    let count = document.sandboxes.len();
-    let _ = writeln!(text, " · {}", render::plural(count, "sandbox", "sandboxes"));
+    let count = render::plural(document.sandboxes.len(), "sandbox", "sandboxes");
+    let mut text = render::beside(&render::tree_line(&document.tree), &count, width);
     if let Some(commit) = document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref()) {
         let _ = writeln!(text, "last applied from {}", commit.get(..7).unwrap_or(commit));
     }
@@ -66,8 +65,7 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
             let _ = write!(text, "{cell}{:pad$}", "");
         }
         let over = row[0].chars().count().saturating_sub(columns[0]);
-        let drift = drift(status);
-        let parts = wrap(&drift, width.saturating_sub(indent).max(20), over);
+        let parts = render::columns(&drift(status), width.saturating_sub(indent).max(20), over);
         let _ = writeln!(text, "{}", parts.join(&format!("\n{:indent$}", "")));
     }
 }
@@ -108,13 +106,21 @@ fn done(verdict: Verdict) -> &'static str {
     }
 }
 
-fn drift(status: &SandboxStatus) -> String {
-    let (_, word, _) = render::look_of(status.verdict);
+fn drift(status: &SandboxStatus) -> Vec<String> {
+    let plain = |part: &String| harmless(part).replace(['\n', '\t'], " ");
+    let mut parts: Vec<String> = status.drift.iter().map(plain).collect();
     if status.verdict == Verdict::Keep {
-        return if status.drift.is_empty() { "none".to_owned() } else { status.drift.join("; ") };
+        if parts.is_empty() {
+            parts.push("none".to_owned());
+        }
+        return parts;
     }
-    let why = harmless(&status.drift.join("; ")).replace(['\n', '\t'], " ");
-    if why.is_empty() { word.to_owned() } else { format!("{word}: {why}") }
+    let (_, word, _) = render::look_of(status.verdict);
+    match parts.first_mut() {
+        Some(first) => *first = format!("{word}: {first}"),
+        None => parts.push(word.to_owned()),
+    }
+    parts
 }
 
 /// What fails: the error of the last pass, and the last lines of output.
