@@ -1,3 +1,6 @@
 //! Parse, run, exit code; nothing else.
 
-fn main() {}
+fn main() {
+    #[cfg(target_os = "linux")]
+    bottle::backend::native::helper_main();
+}

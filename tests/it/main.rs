@@ -1,1 +1,2 @@
-fn main() {}
+#[cfg(target_os = "linux")]
+mod native;
