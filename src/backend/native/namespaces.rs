@@ -125,7 +125,8 @@ fn in_chroot() -> bool {
         .is_ok_and(|mounts| !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/")))
 }
 
-/// What a kernel must have for a sandbox of this process; tried in a process of its own.
+/// What a kernel must have for a sandbox; tried in a helper of its own, which is in a user namespace
+/// already where it has to be.
 pub(super) fn probe() -> anyhow::Result<()> {
     let everything = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
@@ -133,9 +134,6 @@ pub(super) fn probe() -> anyhow::Result<()> {
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS
         | UnshareFlags::NEWCGROUP;
-    if !may_map_ids() {
-        enter_single(0, 0)?;
-    }
     sys::unshare(everything).map_err(|error| {
         anyhow::anyhow!("making mount, pid, network, ipc, uts and cgroup namespaces: {error}")
     })
