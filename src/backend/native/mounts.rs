@@ -21,6 +21,7 @@ use rustix::mount::{
 use super::inside::{Inside, Owner};
 use super::state::{Mode, Record, RootFs};
 use super::sys;
+use crate::backend::guest_path;
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -231,13 +232,13 @@ impl<'a> View<'a> {
             };
             put(&mask, target, "")?;
         }
-        let sys = self.tmpfs("0555", "4k", RDONLY | NOSUID | NODEV | NOEXEC)?;
+        let sys = self.tmpfs("0555", "4k", RDONLY | NOSUID | NODEV | NOEXEC, self.owner())?;
         self.put(&sys, "sys")
     }
 
     /// The few nodes that programs expect, terminals and shared memory of its own.
     fn devices(&mut self) -> anyhow::Result<()> {
-        let dev = self.tmpfs("0755", "64k", NOSUID | NOEXEC)?;
+        let dev = self.tmpfs("0755", "64k", NOSUID | NOEXEC, self.owner())?;
         self.put(&dev, "dev")?;
         let folder = self.root.open("dev", OFlags::PATH | OFlags::DIRECTORY)?;
         for name in ["null", "zero", "full", "random", "urandom", "tty"] {
@@ -263,7 +264,8 @@ impl<'a> View<'a> {
             options.push(("gid", gid));
         }
         self.put(&filesystem("devpts", &options, NOSUID | NOEXEC)?, "dev/pts")?;
-        self.put(&self.tmpfs("1777", "64m", NOSUID | NODEV | NOEXEC)?, "dev/shm")?;
+        let shared = self.tmpfs("1777", "64m", NOSUID | NODEV | NOEXEC, self.owner())?;
+        self.put(&shared, "dev/shm")?;
         sys::mount_setattr(
             self.root.open("dev", OFlags::PATH | OFlags::DIRECTORY)?.as_fd(),
             RDONLY,
@@ -274,9 +276,11 @@ impl<'a> View<'a> {
 
     /// `/run`, of which nothing survives a stop, with the folder that secrets are delivered to.
     fn run(&mut self) -> anyhow::Result<()> {
-        self.put(&self.tmpfs("0755", "64m", NOSUID | NODEV)?, "run")?;
+        self.put(&self.tmpfs("0755", "64m", NOSUID | NODEV, self.owner())?, "run")?;
         self.root.ensure_dir("run/lock", 0o1777, self.owner())?;
-        self.root.ensure_dir(crate::backend::guest_path::RUN, 0o700, self.user())?;
+        self.root.ensure_dir(guest_path::RUN, 0o700, self.user())?;
+        let secrets = self.tmpfs("0700", "16m", NOSUID | NODEV, self.user())?;
+        self.put(&secrets, guest_path::RUN)?;
         if let Some(workdir) = &self.sources.record.workdir {
             self.root.ensure_dir(workdir, 0o755, self.user())?;
         }
@@ -295,11 +299,17 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    fn tmpfs(&self, mode: &str, size: &str, attributes: u64) -> anyhow::Result<OwnedFd> {
-        let owner = self.owner().map(|(uid, _)| uid.to_string());
+    fn tmpfs(
+        &self,
+        mode: &str,
+        size: &str,
+        attributes: u64,
+        owner: Option<Owner>,
+    ) -> anyhow::Result<OwnedFd> {
+        let owner = owner.map(|(uid, gid)| (uid.to_string(), gid.to_string()));
         let mut options = vec![("mode", mode), ("size", size)];
-        if let Some(owner) = &owner {
-            options.extend([("uid", owner.as_str()), ("gid", owner.as_str())]);
+        if let Some((uid, gid)) = &owner {
+            options.extend([("uid", uid.as_str()), ("gid", gid.as_str())]);
         }
         filesystem("tmpfs", &options, attributes)
     }
