@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // The native backend starts this program again as its helper, before any second thread.
+    #[cfg(target_os = "linux")]
+    bottle::backend::native::helper_main();
     // A shell that wants something completed calls before anything else is parsed.
     if bottle::cli::complete() {
         return ExitCode::SUCCESS;
@@ -19,6 +22,6 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             exit
         }
-        Err(_) => ExitCode::from(1),
+        Err(error) => bottle::cli::cannot_start(&error),
     }
 }

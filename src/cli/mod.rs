@@ -4,6 +4,7 @@
 //! plan's one textual form, `report` what became of it, `progress` what is happening meanwhile,
 //! `error` how the program ends when it fails.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ mod plan;
 mod progress;
 mod prompt;
 mod render;
+#[cfg(test)]
+mod render_tests;
 mod report;
 mod run;
 mod saved;
@@ -62,6 +65,14 @@ pub async fn run(cli: Cli) -> ExitCode {
             error.exit().into()
         }
     }
+}
+
+/// Says that the program could not even begin.
+#[must_use]
+pub fn cannot_start(error: &std::io::Error) -> ExitCode {
+    // Nobody is left to be told when this fails too.
+    let _ = writeln!(std::io::stderr(), "error: starting: {error}");
+    Exit::Failed.into()
 }
 
 async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {

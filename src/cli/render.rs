@@ -12,8 +12,8 @@ use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
 
-/// Longest name for which the column is made wider.
-const MAX_NAME: usize = 24;
+/// Longest name for which the column is made wider; a longer one has a line of its own.
+pub(super) const MAX_NAME: usize = 18;
 
 /// How a change of a field reads: `resources.memory 1G → 2G`.
 use crate::reconcile::pass::field_text;
@@ -286,20 +286,17 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
     let indent = 4 + name + 2 + verdict + 2 + if backend == 0 { 0 } else { backend + 2 };
     for row in rows {
         let (symbol, word, colour) = look_of(row.verdict);
-        let mut line = format!(
-            "  {} {:name$}  {}{:pad$}",
-            paint(colour, symbol),
-            row.name,
-            paint(colour, word),
-            "",
-            pad = verdict - word.len(),
-        );
+        let mut line = format!("  {} {:name$}", paint(colour, symbol), row.name);
+        if row.name.chars().count() > name {
+            let _ = write!(line, "\n{:pad$}", "", pad = 4 + name);
+        }
+        let _ = write!(line, "  {}{:pad$}", paint(colour, word), "", pad = verdict - word.len());
         if backend > 0 {
             let _ = write!(line, "  {:backend$}", row.backend);
         }
-        let over = row.name.chars().count().saturating_sub(name);
-        let mut details = columns(&row.parts, width.saturating_sub(indent).max(24), over);
-        details.extend(row.loss.map(str::to_owned));
+        let room = width.saturating_sub(indent).max(24);
+        let mut details = columns(&row.parts, room);
+        details.extend(row.loss.iter().flat_map(|loss| wrap(loss, room, 0)));
         for (index, part) in details.iter().enumerate() {
             let _ = match index {
                 0 => write!(line, "  {part}"),
@@ -312,13 +309,12 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
 }
 
 /// Parts in one line where they fit, else each on a line of its own, broken where it must be.
-pub(super) fn columns(parts: &[String], width: usize, taken: usize) -> Vec<String> {
+pub(super) fn columns(parts: &[String], width: usize) -> Vec<String> {
     let one = parts.join("; ");
-    if one.chars().count() + taken <= width {
+    if one.chars().count() <= width {
         return if one.is_empty() { Vec::new() } else { vec![one] };
     }
-    let taken = |index| if index == 0 { taken } else { 0 };
-    parts.iter().enumerate().flat_map(|(i, part)| wrap(part, width, taken(i))).collect()
+    parts.iter().flat_map(|part| wrap(part, width, 0)).collect()
 }
 
 /// Breaks a text at spaces; the first line is shorter by `taken`.
@@ -357,7 +353,7 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     }
     for (backend, (error, names)) in unreachable(document) {
         let line =
-            format!("{backend} cannot be reached, and {} is left alone: {error}", some_of(&names));
+            format!("{backend} cannot be reached, left alone is {}: {error}", some_of(&names));
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);

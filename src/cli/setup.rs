@@ -12,6 +12,8 @@ use super::args::{Global, LookArgs, ReadArgs, SelectArgs};
 use super::error::{CliError, Kind};
 use crate::apply::Deadlines;
 use crate::backend::docker::Docker;
+#[cfg(target_os = "linux")]
+use crate::backend::native::Native;
 use crate::backend::{Backend, Backends, Depth};
 use crate::manifest::{self, LoadOptions, Location, Surroundings};
 use crate::model::{Desired, Observed, SandboxId};
@@ -21,8 +23,12 @@ use crate::reconcile::{Reconciler, Sources, State};
 
 /// The backends of this run. Making one asks nothing of anyone.
 pub(super) fn backends() -> Backends {
-    let docker: Arc<dyn Backend> = Arc::new(Docker::from_env());
-    [docker].into_iter().map(|backend| (backend.kind(), backend)).collect()
+    let all: [Arc<dyn Backend>; _] = [
+        Arc::new(Docker::from_env()),
+        #[cfg(target_os = "linux")]
+        Arc::new(Native::new()),
+    ];
+    all.into_iter().map(|backend| (backend.kind(), backend)).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -7,9 +7,6 @@ use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
 use crate::plan::Verdict;
 
-/// Longest name for which the column is made wider.
-const MAX_NAME: usize = 24;
-
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 
 pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
@@ -50,8 +47,7 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
         let longest = rows.iter().map(|row| row[index].chars().count()).max().unwrap_or(0);
         *column = longest.max(HEAD[index].len());
     }
-    columns[0] = columns[0].min(MAX_NAME);
-    let indent: usize = columns.iter().map(|column| column + 2).sum();
+    columns[0] = columns[0].min(render::MAX_NAME);
     let mut line = String::new();
     for (column, head) in columns.iter().zip(HEAD) {
         let _ = write!(line, "{head:column$}  ");
@@ -60,13 +56,30 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
     let _ = writeln!(text, "{}", paint(style::DIM, &line));
     for (row, status) in rows.iter().zip(&document.sandboxes) {
         for (index, (column, cell)) in columns.iter().zip(row).enumerate() {
-            let pad = column.saturating_sub(cell.chars().count()) + 2;
-            let cell = if index == 2 { paint(colour(status), cell) } else { cell.clone() };
-            let _ = write!(text, "{cell}{:pad$}", "");
+            let length = cell.chars().count();
+            let shown = if index == 2 { paint(colour(status), cell) } else { cell.clone() };
+            match column.checked_sub(length) {
+                Some(pad) => {
+                    let _ = write!(text, "{shown}{:pad$}", "", pad = pad + 2);
+                }
+                None => {
+                    let _ = write!(text, "{shown}\n{:pad$}", "", pad = column + 2);
+                }
+            }
         }
-        let over = row[0].chars().count().saturating_sub(columns[0]);
-        let parts = render::columns(&drift(status), width.saturating_sub(indent).max(20), over);
-        let _ = writeln!(text, "{}", parts.join(&format!("\n{:indent$}", "")));
+        let _ = writeln!(text, "{}", drift(status.verdict));
+        let why: Vec<String> =
+            status.drift.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect();
+        for part in render::columns(&why, width.saturating_sub(4)) {
+            let _ = writeln!(text, "    {part}");
+        }
+    }
+}
+
+fn drift(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Keep => "none",
+        other => render::look_of(other).1,
     }
 }
 
@@ -104,23 +117,6 @@ fn done(verdict: Verdict) -> &'static str {
         Verdict::Teardown => "torn down",
         Verdict::Keep | Verdict::Hold => "done",
     }
-}
-
-fn drift(status: &SandboxStatus) -> Vec<String> {
-    let plain = |part: &String| harmless(part).replace(['\n', '\t'], " ");
-    let mut parts: Vec<String> = status.drift.iter().map(plain).collect();
-    if status.verdict == Verdict::Keep {
-        if parts.is_empty() {
-            parts.push("none".to_owned());
-        }
-        return parts;
-    }
-    let (_, word, _) = render::look_of(status.verdict);
-    match parts.first_mut() {
-        Some(first) => *first = format!("{word}: {first}"),
-        None => parts.push(word.to_owned()),
-    }
-    parts
 }
 
 /// What fails: the error of the last pass, and the last lines of output.

@@ -7,10 +7,12 @@
 mod contract;
 mod layering;
 mod manifest;
+mod manifest_locate;
+mod manifest_resolve;
+mod manifest_skill;
+#[cfg(target_os = "linux")]
+mod native;
 mod reconcile;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
 mod support;
-mod manifest_locate;
-mod manifest_resolve;
-mod manifest_skill;
