@@ -362,3 +362,50 @@ pub(super) struct ManArgs {
     #[arg(value_name = "COMMAND")]
     pub(super) command: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_imperative_and_has_no_full_stop() {
+        fn check(command: &clap::Command) {
+            let told = command.get_about().into_iter().chain(command.get_long_about());
+            let options = command.get_arguments().filter_map(clap::Arg::get_help);
+            for text in told.chain(options).map(ToString::to_string) {
+                assert!(!text.ends_with('.'), "{}: {text}", command.get_name());
+                assert!(!text.is_empty(), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        for line in [
+            &["bottle", "-o", "json", "--tree", "t", "plan"][..],
+            &["bottle", "plan", "-o", "json", "--tree", "t"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.tree.as_deref(), Some(std::path::Path::new("t")));
+        }
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_dashes() {
+        let cli = Cli::try_parse_from(["bottle", "exec", "-i", "ada", "--", "ls", "-l"]).unwrap();
+        let Command::Exec(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.argv, ["ls", "-l"]);
+        assert!(Cli::try_parse_from(["bottle", "exec", "ada", "ls"]).is_err());
+        assert!(Cli::try_parse_from(["bottle", "plan", "--allow-teardown", "some"]).is_err());
+    }
+}

@@ -57,7 +57,7 @@ fn backends(view: &View) -> Vec<String> {
     let kinds: BTreeSet<BackendKind> =
         view.plan.changes.iter().filter_map(|change| change.backend).collect();
     let version = |kind: BackendKind| match view.observed.facts.get(&kind) {
-        Some(facts) if !facts.version.is_empty() => facts.version.clone(),
+        Some(facts) if facts.version.starts_with(kind.as_str()) => facts.version.clone(),
         _ => kind.to_string(),
     };
     kinds.into_iter().map(version).collect()

@@ -353,7 +353,7 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     }
     for (backend, (error, names)) in unreachable(document) {
         let line =
-            format!("{backend} cannot be reached, left alone is {}: {error}", some_of(&names));
+            format!("{backend} cannot be reached, so nothing is done for {}: {error}", some_of(&names));
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);

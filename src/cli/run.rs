@@ -37,3 +37,51 @@ fn program(spec: &SandboxSpec, args: &[String]) -> Vec<String> {
     argv.extend(args.iter().cloned());
     argv
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{BackendChoice, Policy, Resources, Restart, SandboxId};
+
+    fn spec(run: &[&str], prompt: &str) -> SandboxSpec {
+        SandboxSpec {
+            id: SandboxId::new("ada").unwrap(),
+            bottle: "dev".to_owned(),
+            source: "agents/ada.md".to_owned(),
+            overlay: None,
+            backend: BackendChoice::Auto { default: None },
+            image: None,
+            host_paths: Vec::new(),
+            env: Default::default(),
+            asked_env: Default::default(),
+            resources: Resources::default(),
+            workspace: None,
+            user: None,
+            policy: Policy::default(),
+            command: Vec::new(),
+            restart: Restart::default(),
+            network: None,
+            sidecar: None,
+            run: run.iter().map(|&word| word.to_owned()).collect(),
+            suspend: false,
+            prompt: prompt.into(),
+            skills: Default::default(),
+            skills_dir: None,
+        }
+    }
+
+    #[test]
+    fn only_claude_with_a_prompt_is_given_it() {
+        const FLAG: &str = "--append-system-prompt-file /etc/bottle/prompt.md";
+        for (run, prompt, expected) in [
+            (&["claude", "-c"][..], "You are ada.", format!("claude -c {FLAG} -p hi")),
+            (&["/opt/bin/claude"], "x", format!("/opt/bin/claude {FLAG} -p hi")),
+            (&["claude"], "", "claude -p hi".to_owned()),
+            (&["claude-code"], "x", "claude-code -p hi".to_owned()),
+            (&["sh", "claude"], "x", "sh claude -p hi".to_owned()),
+        ] {
+            let argv = program(&spec(run, prompt), &["-p".to_owned(), "hi".to_owned()]);
+            assert_eq!(argv.join(" "), expected);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 //! out; `tests/run` brings a Docker engine and leaves nothing out.
 #![expect(clippy::disallowed_methods, reason = "tests make files, run programs and read clocks")]
 
+mod cli;
 mod contract;
 mod layering;
 mod manifest;
