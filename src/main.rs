@@ -2,11 +2,16 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 
 fn main() -> ExitCode {
-    // Answers the shell's completion and ends, when it is a shell that calls.
-    clap_complete::CompleteEnv::with_factory(bottle::cli::Cli::command).complete();
+    // The native backend starts this program again as its helper, before any second thread.
+    #[cfg(target_os = "linux")]
+    bottle::backend::native::helper_main();
+    // A shell that wants something completed calls before anything else is parsed.
+    if bottle::cli::complete() {
+        return ExitCode::SUCCESS;
+    }
     let cli = bottle::cli::Cli::parse();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -17,6 +22,6 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             exit
         }
-        Err(_) => ExitCode::from(1),
+        Err(error) => bottle::cli::cannot_start(&error),
     }
 }

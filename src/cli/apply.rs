@@ -28,7 +28,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     let positional = args.path.as_deref().filter(|_| saved.is_none());
     let load = setup::load_options(&global, positional, &look_args.read)?;
     let options = setup::options(&select)?;
-    let mut reconciler = setup::reconciler(&global, load, &look_args, select.jobs)?;
+    let mut reconciler = setup::reconciler(load, &look_args, select.jobs)?;
 
     let desired = reconciler.desired().await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);

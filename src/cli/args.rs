@@ -103,16 +103,32 @@ impl From<Backend> for BackendKind {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Write a small commented tree to start from
+    Init(InitArgs),
     /// Parse and validate a tree, and tell everything that is wrong with it at once
     Check(CheckArgs),
     /// Show what apply would do
     Plan(PlanArgs),
     /// Make the sandboxes what the tree says
     Apply(ApplyArgs),
+    /// Show every sandbox: backend, state, drift, age, last outcome
+    Status(StatusArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
+    /// Start the agent's program in its sandbox
+    Run(RunArgs),
+    /// Show the output of a sandbox's main process
+    Logs(LogsArgs),
     /// Tear down everything that the tree owns
     Down(DownArgs),
+    /// Tell what works on this machine, what does not, and what to do about it
+    Doctor(DoctorArgs),
+    /// Print JSON Schema
+    Schema(SchemaArgs),
+    /// Print a script that makes a shell complete commands and agents' names
+    Completions(CompletionsArgs),
+    /// Print the manual page of bottle, or of one of its commands
+    Man(ManArgs),
 }
 
 /// Options of what reads the tree.
@@ -246,4 +262,150 @@ pub(super) struct ExecArgs {
     /// The command and its arguments
     #[arg(value_name = "CMD", last = true, required = true)]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// Where to write it [default: the tree that the other commands use]
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(super) dir: Option<PathBuf>,
+    /// Convert an older layout: a claude-bottle.json, or a .claude-bottle folder
+    #[arg(long, value_name = "OLD", value_hint = clap::ValueHint::AnyPath)]
+    pub(super) from: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Arguments to add to the agent's program
+    #[arg(value_name = "ARG", last = true)]
+    pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Go on as more is written
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Show the last so many lines only
+    #[arg(long, value_name = "N")]
+    pub(super) tail: Option<u64>,
+    /// Show the sidecar's record instead
+    #[arg(long)]
+    pub(super) sidecar: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Also make a machine on every backend, and remove it again
+    #[arg(long)]
+    pub(super) boot: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaOf {
+    /// The front matter of bottles/NAME.md
+    Bottle,
+    /// The front matter of agents/NAME.md
+    Agent,
+    /// What `plan -o json` prints
+    Plan,
+    /// What `apply -o json` prints
+    Report,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// Of what
+    #[arg(value_name = "WHAT")]
+    pub(super) of: SchemaOf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    /// Bash
+    Bash,
+    /// Elvish
+    Elvish,
+    /// Fish
+    Fish,
+    /// PowerShell
+    Powershell,
+    /// Zsh
+    Zsh,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    pub(super) command: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_imperative_and_has_no_full_stop() {
+        fn check(command: &clap::Command) {
+            let told = command.get_about().into_iter().chain(command.get_long_about());
+            let options = command.get_arguments().filter_map(clap::Arg::get_help);
+            for text in told.chain(options).map(ToString::to_string) {
+                assert!(!text.ends_with('.'), "{}: {text}", command.get_name());
+                assert!(!text.is_empty(), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        for line in [
+            &["bottle", "-o", "json", "--tree", "t", "plan"][..],
+            &["bottle", "plan", "-o", "json", "--tree", "t"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.tree.as_deref(), Some(std::path::Path::new("t")));
+        }
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_dashes() {
+        let cli = Cli::try_parse_from(["bottle", "exec", "-i", "ada", "--", "ls", "-l"]).unwrap();
+        let Command::Exec(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.argv, ["ls", "-l"]);
+        assert!(Cli::try_parse_from(["bottle", "exec", "ada", "ls"]).is_err());
+        assert!(Cli::try_parse_from(["bottle", "plan", "--allow-teardown", "some"]).is_err());
+    }
 }

@@ -25,13 +25,13 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &CheckArgs) -> Result<Ex
             "summary": { "errors": errors, "warnings": warnings },
         }))?;
     } else {
-        ui.data(&text(&desired, errors, warnings))?;
+        ui.data(&text(&desired, errors, warnings, ui.width()))?;
     }
     Ok(if errors > 0 { Exit::Failed } else { Exit::Done })
 }
 
-fn text(desired: &Desired, errors: usize, warnings: usize) -> String {
-    let mut text = render::diagnostics(&desired.diagnostics);
+fn text(desired: &Desired, errors: usize, warnings: usize, width: usize) -> String {
+    let mut text = render::diagnostics(&desired.diagnostics, width);
     if !text.is_empty() {
         text.push('\n');
     }

@@ -9,6 +9,7 @@ use super::error::{CliError, Exit};
 use super::ui::Ui;
 use super::{apply, setup, signals};
 use crate::apply::Receipts as _;
+use crate::manifest::Location;
 use crate::model::{AgentsFolder, Desired, Tree};
 use crate::plan::Options;
 use crate::reconcile::pass::canonical;
@@ -16,9 +17,16 @@ use crate::reconcile::{Reconciler, TreeState};
 
 pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
-    let load = setup::load_options(global, args.path.as_deref(), &ReadArgs::default())?;
+    // Where the folder is gone, its path still says whose things are meant.
+    let load = match setup::load_options(global, args.path.as_deref(), &ReadArgs::default()) {
+        Ok(load) => load,
+        Err(_) => {
+            let tree = setup::tree_path(global, args.path.as_deref())?;
+            setup::load_options_of(global, Location { tree, overlay: None })?
+        }
+    };
     let options = Options { remove_all: true, ..setup::options(&args.select)? };
-    let reconciler = setup::reconciler(global, load, &LookArgs::default(), args.select.jobs)?;
+    let reconciler = setup::reconciler(load, &LookArgs::default(), args.select.jobs)?;
     let desired = match reconciler.desired().await {
         Ok(desired) => desired,
         // A tree that cannot be read, or is gone, may still own something.

@@ -10,7 +10,17 @@ use crate::reconcile::View;
 
 /// The plan of this view as text.
 pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
-    let around = Around {
+    let around = Around { show_diffs, width: ui.width(), ..around(view) };
+    render::plan(&view.document(), &around)
+}
+
+/// Why sandboxes are not as they should be, by name.
+pub(super) fn drifts(view: &View) -> BTreeMap<String, Vec<String>> {
+    render::drifts(&view.document(), &Around { about: BTreeMap::new(), ..around(view) })
+}
+
+fn around(view: &View) -> Around {
+    Around {
         about: view
             .desired
             .sandboxes
@@ -19,11 +29,10 @@ pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
             .collect(),
         backends: backends(view),
         diffs: diff::diffs(&view.plan, &view.old_texts()),
-        show_diffs,
+        show_diffs: false,
         down: view.options.remove_all,
-        width: ui.width(),
-    };
-    render::plan(&view.document(), &around)
+        width: 80,
+    }
 }
 
 /// What a new sandbox is: `bottle dev, image node:22-slim`.
@@ -48,7 +57,7 @@ fn backends(view: &View) -> Vec<String> {
     let kinds: BTreeSet<BackendKind> =
         view.plan.changes.iter().filter_map(|change| change.backend).collect();
     let version = |kind: BackendKind| match view.observed.facts.get(&kind) {
-        Some(facts) if !facts.version.is_empty() => facts.version.clone(),
+        Some(facts) if facts.version.starts_with(kind.as_str()) => facts.version.clone(),
         _ => kind.to_string(),
     };
     kinds.into_iter().map(version).collect()

@@ -8,7 +8,7 @@ use super::{look, report, saved, setup};
 pub(super) async fn run(ui: &Ui, global: &Global, args: &PlanArgs) -> Result<Exit, CliError> {
     let load = setup::load_options(global, args.path.as_deref(), &args.look.read)?;
     let options = setup::options(&args.select)?;
-    let reconciler = setup::reconciler(global, load, &args.look, args.select.jobs)?;
+    let reconciler = setup::reconciler(load, &args.look, args.select.jobs)?;
     let view = reconciler.look(options).await?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
     if let Some(file) = &args.out {

@@ -6,13 +6,14 @@ use std::fmt::Write as _;
 
 use super::ui::style;
 use super::ui::{harmless, paint};
-use crate::model::{Diagnostic, FieldChange, ResourceKind, Severity};
+use crate::manifest::diagnostic;
+use crate::model::{Diagnostic, FieldChange, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
 
-/// Longest name for which the column is made wider.
-const MAX_NAME: usize = 24;
+/// Longest name for which the column is made wider; a longer one has a line of its own.
+pub(super) const MAX_NAME: usize = 18;
 
 /// How a change of a field reads: `resources.memory 1G → 2G`.
 use crate::reconcile::pass::field_text;
@@ -91,21 +92,28 @@ pub(super) fn tree_line(tree: &TreeDocument) -> String {
 
 fn header(document: &PlanDocument, around: &Around) -> String {
     let names: BTreeSet<&str> = document.changes.iter().map(|c| c.sandbox.as_str()).collect();
-    let mut line = tree_line(&document.tree);
-    let _ = write!(line, " · {}", plural(names.len(), "sandbox", "sandboxes"));
+    let mut what = plural(names.len(), "sandbox", "sandboxes");
     if !around.backends.is_empty() {
-        let _ = write!(line, " on {}", around.backends.join(", "));
+        let _ = write!(what, " on {}", around.backends.join(", "));
     }
-    line.push('\n');
-    line
+    beside(&tree_line(&document.tree), &harmless(&what), around.width)
+}
+
+/// Two parts of a line, or two lines where one does not hold them.
+pub(super) fn beside(left: &str, right: &str, width: usize) -> String {
+    let plain = anstream::adapter::strip_str(left).to_string();
+    let fits = plain.chars().count() + 3 + right.chars().count() <= width;
+    if fits { format!("{left} · {right}\n") } else { format!("{left}\n  {right}\n") }
 }
 
 struct Row {
     verdict: Verdict,
     name: String,
     backend: String,
-    /// Each begins a line of its own.
-    details: Vec<String>,
+    /// Why, in parts that share a line where they fit in one.
+    parts: Vec<String>,
+    /// What is lost; a line of its own.
+    loss: Option<&'static str>,
 }
 
 /// One row a sandbox that does not simply stay, by verdict, then by name.
@@ -142,19 +150,27 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
             }
         }
     }
-    let mut details = Vec::new();
-    if !parts.is_empty() {
-        details.push(parts.join("; "));
-    }
-    if verdict == Verdict::Replace {
-        details.push("loses what was written inside the sandbox".to_owned());
-    }
     Some(Row {
         verdict,
         name: name.to_owned(),
         backend: backends.into_iter().collect::<Vec<_>>().join(", "),
-        details: details.iter().map(|detail| harmless(detail).replace(['\n', '\t'], " ")).collect(),
+        parts: parts.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect(),
+        loss: (verdict == Verdict::Replace).then_some("loses what was written inside the sandbox"),
     })
+}
+
+/// Why sandboxes are not as they should be, by name: for `status`.
+pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
+    let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for change in &document.changes {
+        let parts = drifts.entry(change.sandbox.to_string()).or_default();
+        for part in reasons(change, document, around) {
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+    drifts
 }
 
 /// Why one resource changes, in a few words each.
@@ -251,7 +267,7 @@ fn fields(change: &Change, around: &Around) -> Vec<String> {
     change.fields.iter().map(one).collect()
 }
 
-fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
+pub(super) fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
     match verdict {
         Verdict::Keep => (" ", "keep", style::DIM),
         Verdict::Hold => ("!", "hold", style::WARNING),
@@ -270,34 +286,35 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
     let indent = 4 + name + 2 + verdict + 2 + if backend == 0 { 0 } else { backend + 2 };
     for row in rows {
         let (symbol, word, colour) = look_of(row.verdict);
-        let mut line = format!(
-            "  {} {:name$}  {}{:pad$}",
-            paint(colour, symbol),
-            row.name,
-            paint(colour, word),
-            "",
-            pad = verdict - word.len(),
-        );
+        let mut line = format!("  {} {:name$}", paint(colour, symbol), row.name);
+        if row.name.chars().count() > name {
+            let _ = write!(line, "\n{:pad$}", "", pad = 4 + name);
+        }
+        let _ = write!(line, "  {}{:pad$}", paint(colour, word), "", pad = verdict - word.len());
         if backend > 0 {
             let _ = write!(line, "  {:backend$}", row.backend);
         }
-        let over = row.name.chars().count().saturating_sub(name);
-        let mut first = true;
-        for detail in &row.details {
-            for part in
-                wrap(detail, width.saturating_sub(indent).max(24), if first { over } else { 0 })
-            {
-                if first {
-                    let _ = write!(line, "  {part}");
-                    first = false;
-                } else {
-                    let _ = write!(line, "\n{:indent$}{part}", "");
-                }
-            }
+        let room = width.saturating_sub(indent).max(24);
+        let mut details = columns(&row.parts, room);
+        details.extend(row.loss.iter().flat_map(|loss| wrap(loss, room, 0)));
+        for (index, part) in details.iter().enumerate() {
+            let _ = match index {
+                0 => write!(line, "  {part}"),
+                _ => write!(line, "\n{:indent$}{part}", ""),
+            };
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
+}
+
+/// Parts in one line where they fit, else each on a line of its own, broken where it must be.
+pub(super) fn columns(parts: &[String], width: usize) -> Vec<String> {
+    let one = parts.join("; ");
+    if one.chars().count() <= width {
+        return if one.is_empty() { Vec::new() } else { vec![one] };
+    }
+    parts.iter().flat_map(|part| wrap(part, width, 0)).collect()
 }
 
 /// Breaks a text at spaces; the first line is shorter by `taken`.
@@ -329,12 +346,14 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
-    for (words, names) in notes(document) {
+    let notes =
+        by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
+    for (words, names) in notes {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
     }
     for (backend, (error, names)) in unreachable(document) {
         let line =
-            format!("{backend} cannot be reached, and {} is left alone: {error}", some_of(&names));
+            format!("{backend} cannot be reached, so nothing is done for {}: {error}", some_of(&names));
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);
@@ -351,7 +370,7 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     if around.show_diffs {
         diffs(text, &around.diffs);
     }
-    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics) };
+    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
     if !told.is_empty() {
         text.push_str(&told);
         text.push('\n');
@@ -379,7 +398,7 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     }
 }
 
-fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
+pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
     let line = harmless(line).replace(['\n', '\t'], " ");
     let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
     for (index, part) in parts.iter().enumerate() {
@@ -391,11 +410,13 @@ fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, widt
 }
 
 /// Notes that several sandboxes share, with their names.
-fn notes(document: &PlanDocument) -> BTreeMap<&str, Vec<&str>> {
+pub(super) fn by_note<'d>(
+    all: impl Iterator<Item = (&'d str, &'d [String])>,
+) -> BTreeMap<&'d str, Vec<&'d str>> {
     let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for change in &document.changes {
-        for words in &change.notes {
-            notes.entry(words).or_default().push(change.sandbox.as_str());
+    for (sandbox, words) in all {
+        for words in words {
+            notes.entry(words).or_default().push(sandbox);
         }
     }
     notes
@@ -508,37 +529,7 @@ fn position(diagnostic: &Diagnostic) -> String {
 }
 
 /// Diagnostics with their source lines and carets, an empty line between them.
-pub(super) fn diagnostics(all: &[Diagnostic]) -> String {
-    let told: Vec<String> = all.iter().map(diagnostic).collect();
-    told.join("\n")
-}
-
-fn diagnostic(found: &Diagnostic) -> String {
-    let (word, colour) = match found.severity {
-        Severity::Error => ("error:", style::ERROR),
-        Severity::Warning => ("warning:", style::WARNING),
-    };
-    let mut text = format!("{} {}\n", paint(colour, word), harmless(&found.message));
-    let gutter = found.line.to_string().len();
-    let _ =
-        writeln!(text, "{:gutter$} {} {}", "", paint(style::DIM, "┌─"), harmless(&position(found)));
-    if let Some(source) = &found.source_line {
-        let bar = paint(style::DIM, "│");
-        let source = harmless(source).replace('\t', " ");
-        let _ = writeln!(text, "{} {bar} {source}", found.line);
-        let caret = "^".repeat(found.width.max(1));
-        let label = found.label.as_deref().map(harmless).unwrap_or_default();
-        let marked = paint(colour, format!("{caret} {label}").trim_end());
-        let _ = writeln!(
-            text,
-            "{:gutter$} {bar} {:indent$}{marked}",
-            "",
-            "",
-            indent = found.column.saturating_sub(1)
-        );
-    }
-    if let Some(hint) = &found.hint {
-        let _ = writeln!(text, "{:gutter$} {} {}", "", paint(style::HINT, "="), harmless(hint));
-    }
-    text
+pub(super) fn diagnostics(all: &[Diagnostic], width: usize) -> String {
+    // Colour is taken out at the end, with everything else's.
+    diagnostic::render_all(all, diagnostic::Drawing { width, colour: true })
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::error::Exit;
-use super::render::{plural, wrap};
+use super::render::{MAX_NAME, plural, wrap};
 use super::ui::{harmless, paint, style};
 use crate::apply::{Outcome, Report};
 use crate::plan::{Action, Plan, Verdict};
@@ -41,7 +41,7 @@ pub(super) fn holds(plan: &Plan) -> usize {
 pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) -> String {
     let (rows, pruned) = rows(plan, report);
     let mut text = String::new();
-    let name_width = rows.keys().map(|name| name.len()).max().unwrap_or(0).min(24);
+    let name_width = rows.keys().map(|name| name.len()).max().unwrap_or(0).min(MAX_NAME);
     let word_width = rows.values().map(|row| words(row).chars().count()).max().unwrap_or(0);
     for (name, row) in &rows {
         let (symbol, colour) = match row {

@@ -6,21 +6,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::args::{Global, LookArgs, ReadArgs, SelectArgs};
-use super::error::CliError;
+use super::error::{CliError, Kind};
 use crate::apply::Deadlines;
 use crate::backend::docker::Docker;
+#[cfg(target_os = "linux")]
+use crate::backend::native::Native;
 use crate::backend::{Backend, Backends, Depth};
-use crate::manifest::LoadOptions;
+use crate::manifest::{self, LoadOptions, Location, Surroundings};
 use crate::model::{Desired, Observed, SandboxId};
 use crate::plan::Options;
 use crate::reconcile::pass::canonical;
 use crate::reconcile::{Reconciler, Sources, State};
 
-/// The backends of this run.
+/// The backends of this run. Making one asks nothing of anyone.
 pub(super) fn backends() -> Backends {
-    let docker: Arc<dyn Backend> = Arc::new(Docker::from_env());
-    [docker].into_iter().map(|backend| (backend.kind(), backend)).collect()
+    let all: [Arc<dyn Backend>; _] = [
+        Arc::new(Docker::from_env()),
+        #[cfg(target_os = "linux")]
+        Arc::new(Native::new()),
+    ];
+    all.into_iter().map(|backend| (backend.kind(), backend)).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -41,7 +49,7 @@ pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
         CliError::failed("there is no place for the state folder: HOME is not set")
             .hint("name one with `--state-dir DIR` or BOTTLE_STATE_DIR")
     })?;
-    absolute(&folder)
+    Ok(current()?.join(folder))
 }
 
 /// The tree that was named on the command line.
@@ -61,12 +69,22 @@ pub(super) fn named_tree<'a>(
     }
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, CliError> {
-    std::path::absolute(path).map_err(|error| {
-        CliError::new(
-            super::error::Kind::Failed,
-            anyhow::Error::from(error).context(format!("resolving {}", path.display())),
-        )
+/// Which tree and which overlay are meant.
+fn locate(
+    global: &Global,
+    positional: Option<&Path>,
+    overlay: Option<&Path>,
+) -> Result<Location, CliError> {
+    let around = Surroundings {
+        path: named_tree(global, positional)?.map(Path::to_owned),
+        overlay: overlay.map(Path::to_owned),
+        bottle_tree: std::env::var_os("BOTTLE_TREE"),
+        home: home(),
+        current: current()?,
+    };
+    manifest::locate(&around).map_err(|error| {
+        let hint = error.hint();
+        CliError::new(Kind::Failed, error).hint(hint)
     })
 }
 
@@ -76,27 +94,40 @@ pub(super) fn load_options(
     positional: Option<&Path>,
     read: &ReadArgs,
 ) -> Result<LoadOptions, CliError> {
-    let home = home();
-    let named = named_tree(global, positional)?;
-    let tree = match named {
-        Some(path) => path.to_owned(),
-        None => variable("BOTTLE_TREE")
-            .or_else(|| Some(home.as_ref()?.join(".bottle")))
-            .ok_or_else(|| CliError::failed("no tree was named, and HOME is not set"))?,
-    };
+    let located = locate(global, positional, read.overlay.as_deref())?;
+    load_options_of(global, located)
+}
+
+/// How this tree is read.
+pub(super) fn load_options_of(global: &Global, from: Location) -> Result<LoadOptions, CliError> {
     Ok(LoadOptions {
-        tree: absolute(&tree)?,
-        overlay: read.overlay.clone(),
+        overlay: from.overlay,
         default_backend: global.backend.map(Into::into),
-        home,
-        state_dir: state_dir(global)?,
+        home: home(),
         skills_dir_override: std::env::var("BOTTLE_GUEST_SKILLS_DIR").ok(),
+        ..LoadOptions::new(from.tree, state_dir(global)?)
     })
+}
+
+/// The tree as it was named, whether or not it is there.
+pub(super) fn tree_path(global: &Global, positional: Option<&Path>) -> Result<PathBuf, CliError> {
+    let named = match named_tree(global, positional)? {
+        Some(path) => Some(path.to_owned()),
+        None => variable("BOTTLE_TREE").or_else(|| Some(home()?.join(".bottle"))),
+    };
+    let named = named.ok_or_else(|| {
+        CliError::failed("no tree was named, and HOME is not set").hint("name a folder")
+    })?;
+    Ok(current()?.join(named))
+}
+
+fn current() -> Result<PathBuf, CliError> {
+    let current = std::env::current_dir().context("finding out the current folder")?;
+    Ok(current)
 }
 
 /// What works on the tree.
 pub(super) fn reconciler(
-    global: &Global,
     load: LoadOptions,
     look: &LookArgs,
     jobs: Option<u16>,
@@ -111,7 +142,6 @@ pub(super) fn reconciler(
         jobs: jobs.map_or_else(|| cores.clamp(2, 16), usize::from),
         deadlines: Deadlines::default(),
     })
-    .inspect(|_| tracing::debug!(tree = ?global.tree, "reconciler set up"))
 }
 
 /// What the operator says beside the tree.
@@ -121,7 +151,7 @@ pub(super) fn options(select: &SelectArgs) -> Result<Options, CliError> {
         let id = SandboxId::new(name).map_err(|error| {
             let hint = "a tree stands before the options: `bottle plan TREE --only NAME…`";
             CliError::new(
-                super::error::Kind::Failed,
+                Kind::Failed,
                 anyhow::Error::from(error).context("in --only"),
             )
             .hint(hint)

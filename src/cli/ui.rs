@@ -48,7 +48,7 @@ pub(super) fn harmless(text: &str) -> String {
 pub(super) struct Ui {
     pub(super) format: Format,
     choice: ColorChoice,
-    /// -1: no talk but warnings and errors; -2: errors only.
+    /// Below zero: no talk but errors.
     verbosity: i8,
     reader_gone: AtomicBool,
 }
@@ -57,11 +57,7 @@ impl Ui {
     pub(super) fn new(global: &Global) -> Self {
         Self {
             format: global.output,
-            choice: match global.color {
-                Color::Auto => ColorChoice::Auto,
-                Color::Always => ColorChoice::AlwaysAnsi,
-                Color::Never => ColorChoice::Never,
-            },
+            choice: choice(global.color),
             verbosity: global.verbosity(),
             reader_gone: AtomicBool::new(false),
         }
@@ -136,17 +132,11 @@ impl Ui {
         let _ = err.write_all(frame.as_bytes()).and_then(|()| err.flush());
     }
 
-    pub(super) fn warn(&self, message: &str) {
-        if self.verbosity > -2 {
-            self.talk(&format!("{} {}\n", paint(style::WARNING, "warning:"), harmless(message)));
-        }
-    }
-
     /// Tells an error: what failed, its causes, what to do.
     pub(super) fn error(&self, error: &CliError) {
         let mut text = String::new();
         if !error.diagnostics.is_empty() {
-            text.push_str(&super::render::diagnostics(&error.diagnostics));
+            text.push_str(&super::render::diagnostics(&error.diagnostics, screen().0));
             text.push('\n');
         }
         let chain = error.chain();
@@ -160,6 +150,20 @@ impl Ui {
         }
         self.talk(&text);
     }
+}
+
+fn choice(color: Color) -> ColorChoice {
+    match color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::AlwaysAnsi,
+        Color::Never => ColorChoice::Never,
+    }
+}
+
+/// Whether stderr shows colour.
+pub(super) fn colours_stderr(color: Color) -> bool {
+    let stderr = AutoStream::new(io::stderr(), choice(color));
+    stderr.current_choice() != ColorChoice::Never
 }
 
 /// Columns and rows, where it is a terminal.

@@ -9,7 +9,7 @@ use super::host;
 use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
-use super::yaml::{Node, Value};
+use super::yaml::Value;
 use super::{cred_proxy, egress, git, image, limits, workspace};
 use crate::model::policy::Policy;
 use crate::model::{BackendKind, ImageRef, Resources, Workspace};

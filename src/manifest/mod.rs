@@ -11,11 +11,12 @@
 //! | `keys`, `field`, `host` | typed access, the tables of keys, the grammars |
 //! | `bottle`, `agent` and their sections | values → what the model calls them |
 //! | `resolve` | agents in their bottles, skills, overlays |
-//! | `diagnostic`, [`schema`] | for people, for editors |
+//! | [`diagnostic`], [`schema`] | for people, for editors |
 
 mod agent;
 mod bottle;
 mod cred_proxy;
+pub mod diagnostic;
 mod egress;
 mod field;
 mod frontmatter;
@@ -26,7 +27,9 @@ mod image;
 mod inputs;
 mod keys;
 mod limits;
+mod locate;
 mod resolve;
+pub mod schema;
 mod skill;
 mod source;
 mod suffix;
@@ -35,6 +38,8 @@ mod workspace;
 mod yaml;
 
 use std::path::{Path, PathBuf};
+
+pub use locate::{LocateError, Location, Surroundings, locate};
 
 use crate::model::{BackendKind, Desired, Diagnostic};
 

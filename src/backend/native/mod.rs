@@ -1,1 +1,474 @@
-//! backend/native
+//! Sandboxes of Linux namespaces, made by `bottle` itself: no daemon, no image to fetch, no program
+//! to install.
+//!
+//! One file a concern, in the order in which a sandbox comes to be: `create` writes its folder
+//! (`state`), `call` starts the helper (`helper`, `wire`), `start` makes its first process, `init`,
+//! which puts its view together (`namespaces`, `mounts`, `etc`, `image`), gives up every right
+//! (`caps`, `landlock`, `seccomp`; `limits` were set before) and stays. `enter`, `pump`, `program` and
+//! `copy` work in one that runs; `observe` and `log` read what is on the host. All that is unsafe is
+//! in `sys`.
+
+#![expect(clippy::disallowed_methods, reason = "a backend is effects")]
+
+mod call;
+mod caps;
+mod copy;
+mod create;
+mod doctor;
+mod enter;
+mod etc;
+mod events;
+mod exec;
+mod helper;
+mod image;
+mod init;
+mod inside;
+mod landlock;
+mod limits;
+mod log;
+mod mounts;
+mod namespaces;
+mod observe;
+mod program;
+mod pump;
+mod remove;
+mod seccomp;
+mod start;
+mod state;
+mod sys;
+mod wire;
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::io::AsyncWrite;
+use tokio::sync::OnceCell;
+
+use self::call::Helper;
+use self::observe::Found;
+use self::state::{Folder, Mode, Store};
+use self::wire::{Request, Target};
+use super::{
+    Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
+    LogOptions, MainState, Observation, Progress, Scope, Upload,
+};
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, SandboxId,
+};
+
+/// How long what should take milliseconds may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long files may take on their way in or out.
+const COPYING: Duration = Duration::from_secs(600);
+
+/// Does the helper's work and ends the process, if this process was started for that. A program that
+/// uses this backend calls it first thing, before it has a second thread.
+pub fn helper_main() {
+    helper::run_if_asked();
+}
+
+/// The native backend.
+#[derive(Debug)]
+pub struct Native {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    helper: Helper,
+    /// Whether namespaces can be made here; asked once.
+    works: OnceCell<Result<(), String>>,
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Native {
+    /// With this very program as its helper.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with(Helper::this_program())
+    }
+
+    /// With another build of the program as its helper: for tests, whose own program has another
+    /// `main`.
+    #[must_use]
+    pub fn with_helper(program: &Path) -> Self {
+        Self::with(Helper::at(program))
+    }
+
+    fn with(helper: Helper) -> Self {
+        Self { shared: Arc::new(Shared { helper, works: OnceCell::new() }) }
+    }
+
+    /// Does blocking work elsewhere.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        what: &str,
+        work: impl FnOnce(&Shared) -> Result<T, BackendError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or_else(|panic| Err(BackendError::failed(what, panic)))
+    }
+}
+
+/// Of an instance: its folder, and what is in it now.
+fn find(scope: &Scope, instance: &Instance) -> Result<(Folder, Found), BackendError> {
+    let gone = || BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() };
+    let folder = Store::of(scope).sandbox(&instance.sandbox);
+    if !folder.path().exists() {
+        return Err(gone());
+    }
+    let found = observe::look(&folder, &host_boot()?);
+    let now = observe::instance(scope, instance.sandbox.clone(), &found);
+    if now.id != instance.id {
+        return Err(gone());
+    }
+    if now.ownership != Ownership::Ours {
+        return Err(BackendError::Conflict { name: now.name });
+    }
+    Ok((folder, found))
+}
+
+fn host_boot() -> Result<String, BackendError> {
+    state::host_boot().map_err(|error| BackendError::failed("reading the host's boot id", error))
+}
+
+/// Of an instance that has to run: what to enter.
+fn running(scope: &Scope, instance: &Instance) -> Result<(Target, OwnedFd), BackendError> {
+    let stopped = |state: &str| BackendError::NotRunning {
+        name: instance.name.clone(),
+        state: state.to_owned(),
+    };
+    let (_, found) = find(scope, instance)?;
+    let (Some(record), Some(run)) = (found.record, found.run) else {
+        return Err(stopped("not started"));
+    };
+    let init = enter::init_of(&run)
+        .map_err(|error| BackendError::failed("looking for its init", error))?
+        .ok_or_else(|| stopped("stopped"))?;
+    Ok((Target { record, run }, init))
+}
+
+/// Removes a folder of ours with all that is in it, whatever a sandbox has made of it.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str()))
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    match File::open(parent) {
+        Ok(parent) => inside::remove_tree(parent.as_fd(), name),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// An anonymous file with these bytes, to be read from its beginning.
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("bottle", rustix::fs::MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+#[async_trait]
+impl Backend for Native {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Native
+    }
+
+    async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
+        let (what, scope) = ("observing native sandboxes", scope.clone());
+        self.blocking(what, move |_| {
+            observe::observe(&scope, depth).map_err(|error| BackendError::failed(what, error))
+        })
+        .await
+    }
+
+    async fn prepare(
+        &self,
+        scope: &Scope,
+        spec: &MachineSpec,
+        progress: &Progress,
+    ) -> Result<(), BackendError> {
+        let (scope, spec, progress) = (scope.clone(), spec.clone(), progress.clone());
+        let works = self
+            .shared
+            .works
+            .get_or_init(|| async {
+                let probed = self.blocking("trying to make namespaces", |shared| {
+                    shared
+                        .helper
+                        .call("trying", &Request::Probe, &[], Some(namespaces::mode(0)), Some(DEADLINE))
+                        .map(drop)
+                });
+                probed.await.map_err(|error| {
+                    std::error::Error::source(&error)
+                        .map_or_else(|| error.to_string(), ToString::to_string)
+                })
+            })
+            .await;
+        if let Err(why) = works {
+            return Err(BackendError::Unsupported(format!(
+                "native sandboxes cannot be made here: {why}"
+            )));
+        }
+        self.blocking("preparing", move |shared| {
+            create::check(&scope, &spec)?;
+            image::ensure(&shared.helper, &Store::of(&scope), &spec.image, &progress).map_err(
+                |error| BackendError::Image {
+                    image: spec.image.to_string(),
+                    reason: format!("{error:#}"),
+                },
+            )
+        })
+        .await
+    }
+
+    async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
+        let ResourceSpec::Machine(spec) = spec else {
+            return Err(BackendError::Unsupported(format!(
+                "the native backend makes no {}",
+                spec.kind()
+            )));
+        };
+        let (scope, spec) = (scope.clone(), spec.clone());
+        self.blocking("creating", move |_| {
+            let name = scope.object_name(&spec.sandbox);
+            let folder = Store::of(&scope).sandbox(&spec.sandbox);
+            let what = format!("creating {name}");
+            let look = |id: &SandboxId| -> Result<Instance, BackendError> {
+                Ok(observe::instance(&scope, id.clone(), &observe::look(&folder, &host_boot()?)))
+            };
+            if !folder.path().exists() {
+                create::create(&scope, &spec)
+                    .map_err(|error| BackendError::failed(&what, error))?;
+                return look(&spec.sandbox);
+            }
+            let there = look(&spec.sandbox)?;
+            if there.ownership != Ownership::Ours {
+                return Err(BackendError::Conflict { name });
+            }
+            if there.hash != Some(ResourceSpec::Machine(spec).hash()) {
+                let why = anyhow::anyhow!("it exists, made from another spec");
+                return Err(BackendError::failed(what, why));
+            }
+            Ok(there)
+        })
+        .await
+    }
+
+    async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("starting", move |shared| {
+            let what = format!("starting {}", instance.name);
+            let (folder, found) = find(&scope, &instance)?;
+            let mode = found.record.as_ref().map(|record| record.mode);
+            check_mode(mode).map_err(|why| BackendError::failed(&what, why))?;
+            let hidden = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let folder_path =
+                folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
+            let request = Request::Start { folder: folder_path, hidden };
+            shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
+            let found = observe::look(&folder, &host_boot()?);
+            Ok(observe::instance(&scope, instance.sandbox, &found))
+        })
+        .await
+    }
+
+    async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("tearing down", move |_| match find(&scope, &instance) {
+            Ok((folder, found)) => {
+                let what = format!("tearing {} down", instance.name);
+                remove::teardown(&Store::of(&scope), &folder, &found)
+                    .map_err(|error| BackendError::failed(what, error))
+            }
+            Err(BackendError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
+        let (scope, leftover) = (scope.clone(), leftover.clone());
+        self.blocking("pruning", move |_| {
+            remove::prune(&scope, &leftover)
+                .map_err(|error| BackendError::failed(format!("removing {}", leftover.name), error))
+        })
+        .await
+    }
+
+    async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("asking who its user is", move |_| {
+            let (_, found) = find(&scope, &instance)?;
+            let user = found.record.map(|record| record.user).ok_or_else(|| {
+                BackendError::NotRunning { name: instance.name.clone(), state: "broken".into() }
+            })?;
+            Ok(Identity { uid: user.uid, gid: user.gid, home: user.home })
+        })
+        .await
+    }
+
+    async fn exec(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        stdin: Bytes,
+    ) -> Result<ExecOutput, BackendError> {
+        let (scope, instance, spec) = (scope.clone(), instance.clone(), spec.clone());
+        let cancel = exec::Cancel::default();
+        let slot = cancel.slot();
+        self.blocking("running a command", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("running a command in {}", instance.name);
+            let helper = &shared.helper;
+            exec::Command { helper, what, target, init, spec, slot }.captured(&stdin)
+        })
+        .await
+    }
+
+    async fn attach(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        attach: Attach,
+    ) -> Result<i32, BackendError> {
+        let (scope, instance, spec) = (scope.clone(), instance.clone(), spec.clone());
+        let cancel = exec::Cancel::default();
+        let slot = cancel.slot();
+        self.blocking("running a command", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("running a command in {}", instance.name);
+            let helper = &shared.helper;
+            exec::Command { helper, what, target, init, spec, slot }.attached(attach)
+        })
+        .await
+    }
+
+    async fn copy_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        upload: Upload,
+    ) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("copying files in", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("copying files into {}", instance.name);
+            let tar = in_memory(&upload.tar).map_err(|error| BackendError::failed(&what, error))?;
+            let dirs =
+                upload.dirs.into_iter().map(|dir| (dir.path, dir.uid, dir.gid, dir.mode)).collect();
+            let request = Request::CopyIn { target, wipe: upload.wipe, dirs };
+            let fds = [init.as_fd(), tar.as_fd()];
+            shared.helper.call(&what, &request, &fds, None, Some(COPYING)).map(drop)
+        })
+        .await
+    }
+
+    async fn copy_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        limit: u64,
+    ) -> Result<Bytes, BackendError> {
+        let (scope, instance, path) = (scope.clone(), instance.clone(), path.to_owned());
+        self.blocking("copying files out", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("copying {path} out of {}", instance.name);
+            let failed = |error: io::Error| BackendError::failed(&what, error);
+            let mut tar = in_memory(&[]).map_err(failed)?;
+            let request = Request::CopyOut { target, path, limit };
+            let fds = [init.as_fd(), tar.as_fd()];
+            shared.helper.call(&what, &request, &fds, None, Some(COPYING))?;
+            let mut bytes = Vec::new();
+            tar.rewind().and_then(|()| tar.read_to_end(&mut bytes)).map_err(failed)?;
+            Ok(bytes.into())
+        })
+        .await
+    }
+
+    async fn logs(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        options: LogOptions,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), BackendError> {
+        let (folder, found) = find(scope, instance)?;
+        let init = match &found.run {
+            Some(run) => enter::init_of(run)
+                .map_err(|error| BackendError::failed("looking for its init", error))?,
+            None => None,
+        };
+        let alive = || init.as_ref().is_some_and(enter::alive);
+        match log::show(&folder, options, alive, out).await {
+            // Nobody reads on.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| {
+                BackendError::failed(format!("reading the log of {}", instance.name), error)
+            }),
+        }
+    }
+
+    async fn main_state(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<MainState>, BackendError> {
+        let (folder, found) = find(scope, instance)?;
+        if found.state != InstanceState::Running {
+            let state = "stopped".to_owned();
+            return Err(BackendError::NotRunning { name: instance.name.clone(), state });
+        }
+        // What init wrote through its descriptor: nothing inside can write there.
+        let line = std::fs::read_to_string(folder.join(state::MAIN)).unwrap_or_default();
+        Ok(MainState::parse(&line))
+    }
+
+    async fn events(
+        &self,
+        scope: &Scope,
+    ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError> {
+        events::events(scope)
+    }
+
+    async fn doctor(&self, boot: bool) -> Vec<Finding> {
+        let found = self.blocking("looking at this machine", move |shared| {
+            Ok(doctor::findings(&shared.helper))
+        });
+        let mut findings = found.await.unwrap_or_default();
+        if boot {
+            findings.push(doctor::boot(self).await);
+        }
+        findings
+    }
+}
+
+/// A sandbox that root made has files of many owners; one that a user made, of that user.
+fn check_mode(mode: Option<Mode>) -> anyhow::Result<()> {
+    let able = namespaces::mode(0);
+    match mode {
+        Some(Mode::Root { .. }) if able == Mode::Rootless => Err(anyhow::anyhow!(
+            "it was made by root, whose rights this process does not have: run bottle as root"
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,134 @@
+//! Starting the helper, and waiting for it: no longer than it may take.
+
+#![expect(clippy::disallowed_methods, reason = "the helper is a process")]
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::state::Mode;
+use super::wire::{self, Answer, Request};
+use crate::backend::BackendError;
+
+/// The first argument by which this program knows that it is the helper.
+pub(super) const WORD: &str = "__native";
+/// The second, by which it first enters a user namespace: then its memory belongs to that one, and
+/// may be looked into from outside by who made it, and not from inside.
+pub(super) const ROOTLESS: &str = "rootless";
+
+/// The program that is the helper: this one.
+#[derive(Debug, Clone)]
+pub(super) struct Helper(PathBuf);
+
+impl Helper {
+    /// The running program, also when its file was replaced since.
+    pub(super) fn this_program() -> Self {
+        Self(PathBuf::from("/proc/self/exe"))
+    }
+
+    /// Another build of it, for tests: the running program is theirs.
+    pub(super) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// Has a helper do something, and waits for its answer until `deadline` (none: for ever).
+    /// `within` is the mode whose user namespace it has to be in from its start.
+    pub(super) fn call(
+        &self,
+        what: &str,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        within: Option<Mode>,
+        deadline: Option<Duration>,
+    ) -> Result<Answer, BackendError> {
+        self.begin(what, request, fds, within, deadline)?.answer()
+    }
+
+    /// The same, without waiting yet.
+    pub(super) fn begin(
+        &self,
+        what: &str,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        within: Option<Mode>,
+        deadline: Option<Duration>,
+    ) -> Result<Call, BackendError> {
+        let failed = |error: io::Error| BackendError::failed(what, error);
+        let (mut socket, theirs) = UnixStream::pair().map_err(failed)?;
+        let child = Ended(self.spawn(theirs.into(), within).map_err(failed)?);
+        socket.set_read_timeout(deadline).map_err(failed)?;
+        socket.set_write_timeout(deadline).map_err(failed)?;
+        // One that could not even read it has its reason to say; then sending is what fails.
+        let _ = wire::send(&mut socket, request, fds);
+        Ok(Call { child, socket, what: what.to_owned(), deadline })
+    }
+
+    fn spawn(&self, stdin: OwnedFd, within: Option<Mode>) -> io::Result<Child> {
+        let mut command = Command::new(&self.0);
+        command.arg0("bottle").arg(WORD);
+        if within == Some(Mode::Rootless) {
+            command.arg(ROOTLESS);
+        }
+        command
+            .env_clear()
+            .current_dir("/")
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+    }
+}
+
+/// A helper at work.
+pub(super) struct Call {
+    child: Ended,
+    socket: UnixStream,
+    what: String,
+    deadline: Option<Duration>,
+}
+
+impl Call {
+    /// Becomes readable with the answer. Shutting it down ends the helper, and what it runs.
+    pub(super) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
+    /// Waits for the answer.
+    pub(super) fn answer(mut self) -> Result<Answer, BackendError> {
+        let failed = |error: io::Error| BackendError::failed(&self.what, error);
+        match wire::receive::<Answer>(&mut self.socket) {
+            Ok((Answer::Failed(text), _)) => {
+                Err(BackendError::failed(&self.what, anyhow::Error::msg(text)))
+            }
+            Ok((answer, _)) => {
+                // It ends by itself now; waiting for it leaves no zombie.
+                let _ = self.child.0.wait();
+                Ok(answer)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let seconds = self.deadline.unwrap_or_default().as_secs();
+                Err(BackendError::Deadline { what: self.what.clone(), seconds })
+            }
+            Err(error) => {
+                let _ = self.child.0.kill();
+                let status = self.child.0.wait().map_err(failed)?;
+                let text = format!("the helper ended without an answer ({status}): {error}");
+                Err(BackendError::failed(&self.what, anyhow::Error::msg(text)))
+            }
+        }
+    }
+}
+
+/// A child that does not outlive its caller's interest in it.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,226 @@
+//! Making a sandbox: a folder with a record, and nothing that runs.
+
+#![expect(clippy::disallowed_methods, reason = "the state folder is written, the clock read")]
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use super::state::{self, Mode, Mount, Record, RootFs, Store, User};
+use super::{etc, image, namespaces, remove_folder};
+use crate::backend::{BackendError, Scope};
+use crate::model::{ImageRef, MachineSpec, ResourceSpec};
+
+/// Makes the sandbox's folder under a temporary name and gives it its own once it is whole.
+pub(super) fn create(scope: &Scope, spec: &MachineSpec) -> anyhow::Result<()> {
+    let store = Store::of(scope);
+    store.make()?;
+    let id = state::random_id()?;
+    let random = u32::from_str_radix(&id[..8], 16)?;
+    let mode = namespaces::mode(random);
+    // Shared: what is shared between sandboxes does not go while one is made that needs it.
+    let _lock = store.lock(false)?;
+    let scratch = store.scratch("making")?;
+    let made = fill(scope, &store, spec, id, mode, &scratch).and_then(|()| {
+        let folder = store.sandbox(&spec.sandbox);
+        fs::rename(&scratch, folder.path())
+            .with_context(|| format!("giving it its name {}", folder.path().display()))
+    });
+    if made.is_err() {
+        let _ = remove_folder(&scratch);
+    }
+    made
+}
+
+fn fill(
+    scope: &Scope,
+    store: &Store,
+    spec: &MachineSpec,
+    id: String,
+    mode: Mode,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    for (name, bits) in [("stage", 0o700), ("upper", 0o755), ("work", 0o700), ("root", 0o755)] {
+        fs::DirBuilder::new().mode(bits).create(folder.join(name))?;
+    }
+    let owners = |path: &Path, id: u32| -> io::Result<()> {
+        mode.host_id(id).map_or(Ok(()), |id| lchown(path, Some(id), Some(id)))
+    };
+    let (rootfs, user, env, workdir, own_etc);
+    match &spec.image {
+        ImageRef::Host => {
+            user = host_user(spec.user.as_deref())?;
+            rootfs = RootFs::Host { etc: etc::shared(store)? };
+            env = Vec::new();
+            workdir = None;
+            etc::skeleton(&folder.join("root"), &user, &owners)?;
+            own_etc = folder.join("upper/etc");
+        }
+        reference => {
+            let digest = reference.digest().context("its image has no digest")?;
+            let image = image::read(store, digest)?;
+            user = image.user(spec.user.as_deref())?;
+            rootfs = RootFs::Image { digest };
+            env = image.env();
+            workdir = image.workdir();
+            let upper = folder.join("upper/root");
+            fs::create_dir(&upper)?;
+            owners(&upper, 0)?;
+            own_etc = upper.join("etc");
+        }
+    }
+    fs::create_dir(&own_etc)?;
+    owners(&own_etc, 0)?;
+    for (name, text) in etc::own(spec.sandbox.as_str(), &user, spec.image == ImageRef::Host) {
+        let path = own_etc.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        owners(&path, 0)?;
+    }
+    let resource = ResourceSpec::Machine(spec.clone());
+    let record = Record {
+        version: state::RECORD_VERSION,
+        id,
+        owner: scope.owner.to_string(),
+        state: scope.state.clone(),
+        sandbox: spec.sandbox.clone(),
+        name: scope.object_name(&spec.sandbox),
+        hash: resource.hash(),
+        fields: resource.fields(),
+        overlay: spec.overlay.clone(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        mode,
+        rootfs,
+        image: spec.image.digest(),
+        host_paths: spec.host_paths.clone(),
+        mount: spec
+            .mount
+            .as_ref()
+            .map(|w| Mount { path: w.path.clone(), target: w.target.clone() }),
+        env: env.into_iter().chain(spec.env.clone()).collect(),
+        workdir: spec.workdir.clone().or(workdir),
+        user,
+        command: spec.command.clone(),
+        restart: spec.restart,
+        waits_for_env: spec.waits_for_env,
+        resources: spec.resources,
+    };
+    Ok(state::write_json(&folder.join(state::MACHINE), &record)?)
+}
+
+/// The sandbox's user on the host's programs: `agent` (1000), unless the bottle says otherwise. The
+/// host's own users mean nothing inside.
+fn host_user(wanted: Option<&str>) -> anyhow::Result<User> {
+    let (name, group) = match wanted.unwrap_or("agent").split_once(':') {
+        Some((name, group)) => (name, Some(image::id(group)?)),
+        None => (wanted.unwrap_or("agent"), None),
+    };
+    let (uid, name, home) = match name {
+        "root" | "0" => (0, "root", "/root".to_owned()),
+        _ if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() => {
+            (image::id(name)?, "agent", "/home/agent".to_owned())
+        }
+        _ if is_user_name(name) => (1000, name, format!("/home/{name}")),
+        _ => anyhow::bail!("`{name}` is not a user name: expected [a-z_][a-z0-9_-]*"),
+    };
+    Ok(User { uid, gid: group.unwrap_or(uid), name: name.to_owned(), home })
+}
+
+fn is_user_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b == b'_';
+    text.len() <= 32
+        && text.bytes().next().is_some_and(plain)
+        && text.bytes().all(|b| plain(b) || b.is_ascii_digit() || b == b'-')
+}
+
+/// What can be said about a spec without making anything of it.
+pub(super) fn check(scope: &Scope, spec: &MachineSpec) -> Result<(), BackendError> {
+    match &spec.image {
+        ImageRef::Host | ImageRef::Tar { .. } | ImageRef::Folder { .. } => {}
+        other => {
+            return Err(BackendError::Image {
+                image: other.to_string(),
+                reason: "the native backend asks no registry: name `host`, an image tar (`docker \
+                         save`) or a root folder, or use the docker backend"
+                    .to_owned(),
+            });
+        }
+    }
+    if spec.image == ImageRef::Host {
+        host_user(spec.user.as_deref())
+            .map_err(|error| BackendError::Unsupported(format!("user: {error}")))?;
+    }
+    for path in &spec.host_paths {
+        check_host_path(path, &scope.data)?;
+    }
+    if let Some(mount) = &spec.mount
+        && !mount.path.is_dir()
+    {
+        return Err(BackendError::Unsupported(format!(
+            "workspace.path {} is not a folder",
+            mount.path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Folders that speak for the host itself, which nothing may be shown of.
+const NEVER: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
+
+fn check_host_path(path: &Path, data: &Path) -> Result<(), BackendError> {
+    let refuse = |why: String| {
+        Err(BackendError::Unsupported(format!("host_paths: {} {why}", path.display())))
+    };
+    let real = match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(error) => return refuse(format!("cannot be shown: {error}")),
+    };
+    if !real.is_dir() {
+        return refuse("is not a folder".to_owned());
+    }
+    if real == Path::new("/") || NEVER.iter().any(|never| real.starts_with(never)) {
+        return refuse("speaks for the host itself and is never shown".to_owned());
+    }
+    let data: PathBuf = fs::canonicalize(data).unwrap_or_else(|_| data.to_owned());
+    if data.starts_with(&real) || real.starts_with(&data) {
+        return refuse(format!("holds, or lies in, the state folder {}", data.display()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_is_what_the_bottle_says() {
+        let user = |wanted| host_user(wanted).map(|user| (user.uid, user.name, user.home));
+        assert_eq!(host_user(Some("4321:55")).unwrap().gid, 55);
+        let expected = |uid, name: &str, home: &str| (uid, name.to_owned(), home.to_owned());
+        assert_eq!(user(None).unwrap(), expected(1000, "agent", "/home/agent"));
+        assert_eq!(user(Some("root")).unwrap(), expected(0, "root", "/root"));
+        assert_eq!(user(Some("1234")).unwrap(), expected(1234, "agent", "/home/agent"));
+        assert_eq!(user(Some("node")).unwrap(), expected(1000, "node", "/home/node"));
+        for wrong in ["a:b", "a\nb", "70000", "../x", ""] {
+            assert!(user(Some(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_speaks_for_the_host_is_never_shown() {
+        let data = tempfile::tempdir().unwrap();
+        let inner = data.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        for path in ["/", "/proc/self", "/dev", "/etc/passwd", "/nowhere/at/all"] {
+            assert!(check_host_path(Path::new(path), data.path()).is_err(), "{path}");
+        }
+        assert!(check_host_path(data.path(), &inner).is_err());
+        assert!(check_host_path(&inner, data.path()).is_err());
+        assert!(check_host_path(Path::new("/usr/share"), data.path()).is_ok());
+    }
+}

@@ -1,0 +1,77 @@
+//! The helper: this program again, with one thread and nothing of tokio, doing one thing.
+//!
+//! Entering and making namespaces is refused to a process with threads, and a fork is sound only
+//! without them. The helper dies with the thread that started it.
+
+#![expect(clippy::disallowed_methods, reason = "it re-executes itself")]
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::Context;
+use rustix::process::Signal;
+
+use super::call::{ROOTLESS, WORD};
+use super::wire::{self, Answer, Request};
+use super::{caps, copy, enter, namespaces, start, sys};
+
+/// Does the helper's work and ends the process, if that is what it was started for.
+pub(super) fn run_if_asked() {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_none_or(|word| word != WORD) {
+        return;
+    }
+    let rootless = arguments.next().is_some_and(|word| word == ROOTLESS);
+    let mut socket = UnixStream::from(sys::take_stdin());
+    let answer =
+        work(&mut socket, rootless).unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
+    let sent = wire::send(&mut socket, &answer, &[]);
+    sys::exit_now(i32::from(sent.is_err()));
+}
+
+fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
+    if rootless {
+        namespaces::enter_single(0, 0)?;
+        sys::inherit(std::os::fd::AsFd::as_fd(socket))?;
+        return Err(Command::new("/proc/self/exe").arg0("bottle").arg(WORD).exec().into());
+    }
+    caps::undumpable()?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let (request, fds) = wire::receive::<Request>(socket).context("reading the request")?;
+    match request {
+        Request::Start { folder, hidden } => Ok(Answer::Started(start::start(&folder, &hidden)?)),
+        Request::Exec(exec) => {
+            let [init, stdin, stdout, stderr] = take(fds)?;
+            Ok(Answer::Exited(enter::exec(*exec, init, [stdin, stdout, stderr])?))
+        }
+        Request::CopyIn { target, wipe, dirs } => {
+            let [init, tar] = take(fds)?;
+            enter::enter(&target, &init, enter::As::User)?;
+            copy::put(&wipe, &dirs, tar)?;
+            Ok(Answer::Done)
+        }
+        Request::CopyOut { target, path, limit } => {
+            let [init, out] = take(fds)?;
+            enter::enter(&target, &init, enter::As::User)?;
+            copy::get(&path, limit, out)?;
+            Ok(Answer::Done)
+        }
+        Request::Unpack { folder } => {
+            let [tar] = take(fds)?;
+            copy::unpack_layer(&folder, tar)?;
+            Ok(Answer::Done)
+        }
+        Request::Probe => {
+            namespaces::probe()?;
+            Ok(Answer::Done)
+        }
+    }
+}
+
+fn take<const N: usize>(fds: Vec<OwnedFd>) -> anyhow::Result<[OwnedFd; N]> {
+    let found = fds.len();
+    fds.try_into().map_err(|_| anyhow::anyhow!("expected {N} descriptors, got {found}"))
+}

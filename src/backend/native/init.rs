@@ -1,0 +1,393 @@
+//! Pid 1 of a sandbox: sets it up, gives up every right, and stays.
+//!
+//! It reaps, forwards signals, runs the command once provisioning has ended, restarts it as asked,
+//! and writes its output to the log. It holds no capability and runs as the sandbox's user; nobody
+//! inside may look into it.
+
+#![expect(clippy::disallowed_methods, reason = "pid 1 is effects, clocks included")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use super::limits::{Cgroups, OomCounter};
+use super::log::Log;
+use super::mounts::{self, Sources};
+use super::program::{self, Program};
+use super::seccomp::Filters;
+use super::state::{Mode, Record};
+use super::sys::{self, Fork};
+use super::{caps, namespaces};
+use crate::backend::{MainState, guest_path};
+use crate::model::Restart;
+
+/// What init says when it is ready; anything else is an error.
+pub(super) const READY: &str = "ready";
+
+/// All that init takes with it.
+pub(super) struct Init {
+    pub(super) record: Record,
+    pub(super) userns: Option<OwnedFd>,
+    pub(super) workspace_userns: Option<OwnedFd>,
+    pub(super) hidden: PathBuf,
+    pub(super) gate: OwnedFd,
+    pub(super) result: OwnedFd,
+    pub(super) filters: Filters,
+    pub(super) log: Log,
+    pub(super) status: File,
+    pub(super) oom: Option<OomCounter>,
+    pub(super) cgroups: Cgroups,
+}
+
+/// Signals that are handed on to the command, and the one that says that a child ended.
+const SIGNALS: [Signal; 8] = [
+    Signal::CHILD,
+    Signal::TERM,
+    Signal::INT,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+];
+
+/// The life of pid 1, from the fork on.
+pub(super) fn main(init: Init) -> ! {
+    match init.set_up() {
+        Ok(()) => {}
+        Err(error) => {
+            let text = format!("{error:#}");
+            let _ = rustix::io::write(&init.result, text.as_bytes());
+            sys::exit_now(1);
+        }
+    }
+    let Init { record, log, status, oom, cgroups, result, userns, workspace_userns, gate, .. } =
+        init;
+    drop((userns, workspace_userns, gate));
+    let code = match Keeper::new(record, log, status, oom, cgroups) {
+        Ok(mut keeper) => {
+            keeper.show();
+            let _ = rustix::process::set_parent_process_death_signal(None);
+            let _ = rustix::io::write(&result, READY.as_bytes());
+            drop(result);
+            keeper.keep()
+        }
+        Err(error) => {
+            let _ = rustix::io::write(&result, format!("starting to keep it: {error}").as_bytes());
+            1
+        }
+    };
+    sys::exit_now(code)
+}
+
+impl Init {
+    fn set_up(&self) -> anyhow::Result<()> {
+        // Until it is ready it dies with the helper; one that is dead already never opens the gate.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        sys::close_all_but(&self.kept());
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        let mut go = [0];
+        anyhow::ensure!(rustix::io::read(&self.gate, &mut go)? == 1, "its helper died");
+        rustix::process::setsid()?;
+
+        sys::unshare(
+            UnshareFlags::NEWNS
+                | UnshareFlags::NEWNET
+                | UnshareFlags::NEWIPC
+                | UnshareFlags::NEWUTS
+                | UnshareFlags::NEWCGROUP,
+        )
+        .map_err(namespaces::doing("making its namespaces"))?;
+        rustix::system::sethostname(self.record.sandbox.as_str().as_bytes())?;
+        sys::loopback_up().map_err(namespaces::doing("bringing lo up"))?;
+        mounts::enter_root(&Sources {
+            record: &self.record,
+            userns: self.userns.as_ref().map(AsFd::as_fd),
+            workspace_userns: self.workspace_userns.as_ref().map(AsFd::as_fd),
+            hidden: &self.hidden,
+        })?;
+
+        let user = &self.record.user;
+        match (self.record.mode, &self.userns) {
+            // The mounts and the network stay in the hands of the host's root.
+            (Mode::Root { .. }, Some(userns)) => rustix::thread::move_into_link_name_space(
+                userns.as_fd(),
+                Some(LinkNameSpaceType::User),
+            )
+            .context("entering its user namespace")?,
+            // And here in those of the namespace around it, which nothing runs in but set-up.
+            _ => namespaces::enter_single(user.uid, user.gid)?,
+        }
+        caps::confine(user.uid, user.gid, &self.filters).context("giving up rights")?;
+        caps::undumpable()?;
+        // Both kinds of change of identity clear it.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        Ok(())
+    }
+}
+
+/// What the command is doing, as [`crate::backend::MainState`] reads it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Main {
+    Idle,
+    Waiting,
+    Running { pid: Pid, since: Instant },
+    Completed,
+    Failed { code: i32 },
+    BackingOff { code: i32, until: Instant },
+}
+
+/// Where the command stands when the sandbox starts: an end that was final outlives a stop.
+fn before(status: &File) -> Main {
+    let mut text = [0; 32];
+    let length = status.read_at(&mut text, 0).unwrap_or(0);
+    match std::str::from_utf8(&text[..length]).ok().and_then(MainState::parse) {
+        Some(MainState::Completed) => Main::Completed,
+        Some(MainState::Failed(code)) => Main::Failed { code },
+        _ => Main::Waiting,
+    }
+}
+
+/// How long a restart waits after so many failures in a row.
+fn backoff(times: u32) -> Duration {
+    Duration::from_secs(1u64 << times.saturating_sub(1).min(6)).min(Duration::from_secs(60))
+}
+
+/// A command that ran so long has not failed in a row with what comes next.
+const STEADY: Duration = Duration::from_secs(10);
+
+struct Keeper {
+    record: Record,
+    log: Log,
+    status: File,
+    oom: Option<OomCounter>,
+    oom_seen: u64,
+    cgroups: Cgroups,
+    signals: OwnedFd,
+    output: OwnedFd,
+    output_goes: OwnedFd,
+    main: Main,
+    /// Failures in a row.
+    times: u32,
+    waiting_since: Instant,
+    /// Someone outside asked it to end.
+    ending: bool,
+}
+
+impl Keeper {
+    fn new(
+        record: Record,
+        log: Log,
+        status: File,
+        oom: Option<OomCounter>,
+        cgroups: Cgroups,
+    ) -> io::Result<Self> {
+        sys::block_signals(&SIGNALS)?;
+        let (output, output_goes) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        // Only our end: what the command writes waits for us, not the other way round.
+        rustix::io::ioctl_fionbio(&output, true)?;
+        Ok(Self {
+            main: if record.command.is_empty() { Main::Idle } else { before(&status) },
+            oom_seen: oom.as_ref().map_or(0, OomCounter::read),
+            record,
+            log,
+            status,
+            oom,
+            cgroups,
+            signals: sys::signal_fd(&SIGNALS)?,
+            output,
+            output_goes,
+            times: 0,
+            waiting_since: Instant::now(),
+            ending: false,
+        })
+    }
+
+    /// Runs until someone outside ends it; returns the exit code.
+    fn keep(&mut self) -> i32 {
+        loop {
+            let timeout = self.timeout().and_then(|left| Timespec::try_from(left).ok());
+            let _ = rustix::event::poll(
+                &mut [
+                    PollFd::new(&self.signals, PollFlags::IN),
+                    PollFd::new(&self.output, PollFlags::IN),
+                ],
+                timeout.as_ref(),
+            );
+            self.drain_output();
+            while let Some(number) = sys::read_signal(&self.signals) {
+                match Signal::from_named_raw(number) {
+                    Some(Signal::CHILD) | None => {}
+                    Some(signal) => self.hand_on(signal),
+                }
+            }
+            self.reap();
+            if self.ending && !matches!(self.main, Main::Running { .. }) {
+                return 0;
+            }
+            self.step();
+        }
+    }
+
+    /// When to look again although nothing happens.
+    fn timeout(&self) -> Option<Duration> {
+        match self.main {
+            // What it waits for may come at once, or, where a value is missing, in days.
+            Main::Waiting if self.waiting_since.elapsed() < Duration::from_secs(10) => {
+                Some(Duration::from_millis(10))
+            }
+            Main::Waiting => Some(Duration::from_millis(500)),
+            Main::BackingOff { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self) {
+        match self.main {
+            Main::Waiting => {
+                let env_there = || Path::new(guest_path::ENV).exists();
+                if Path::new(guest_path::READY).exists()
+                    && (!self.record.waits_for_env || env_there())
+                {
+                    self.launch();
+                }
+            }
+            Main::BackingOff { until, .. } if until <= Instant::now() => self.launch(),
+            _ => {}
+        }
+    }
+
+    fn launch(&mut self) {
+        let program = Program {
+            argv: &self.record.command,
+            env: program::environment(&self.record, &self.record.user, &[], true),
+            workdir: self.record.workdir.as_deref(),
+            home: &self.record.user.home,
+        };
+        match sys::fork() {
+            Ok(Fork::Child) => {
+                let fds = [None, Some(self.output_goes.as_fd()), Some(self.output_goes.as_fd())];
+                program.run(fds, &self.record.resources, &self.cgroups)
+            }
+            Ok(Fork::Parent(pid)) => {
+                self.main = Main::Running { pid, since: Instant::now() };
+                self.show();
+            }
+            Err(error) => {
+                self.log.note(&format!("cannot start the command: {error}"));
+                self.ended(126, Duration::ZERO);
+            }
+        }
+    }
+
+    /// To the command and all that it started in its session; without one, init itself is meant.
+    fn hand_on(&mut self, signal: Signal) {
+        if matches!(signal, Signal::TERM | Signal::INT | Signal::QUIT | Signal::HUP) {
+            self.ending |= signal == Signal::TERM || !matches!(self.main, Main::Running { .. });
+        }
+        if let Main::Running { pid, .. } = self.main {
+            let _ = rustix::process::kill_process_group(pid, signal);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if let Main::Running { pid: main, since } = self.main
+                && pid == main
+            {
+                self.drain_output();
+                let code = exit_code(status);
+                self.explain(code);
+                self.ended(code, since.elapsed());
+            }
+        }
+    }
+
+    /// Says what nobody inside can know: that it was killed for memory.
+    fn explain(&mut self, code: i32) {
+        let Some(count) = self.oom.as_ref().map(OomCounter::read) else { return };
+        if count > self.oom_seen {
+            let limit = crate::model::spec::human_bytes(self.record.resources.memory);
+            self.log.note(&format!(
+                "killed for memory: the limit of {limit} was reached (the command ended with {code})"
+            ));
+        }
+        self.oom_seen = count;
+    }
+
+    fn ended(&mut self, code: i32, after: Duration) {
+        let restart = match self.record.restart {
+            Restart::Always => true,
+            Restart::OnFailure => code != 0,
+            Restart::Never => false,
+        };
+        self.times = if after >= STEADY { 1 } else { self.times.saturating_add(1) };
+        self.main = match (restart, code) {
+            (true, _) => Main::BackingOff { code, until: Instant::now() + backoff(self.times) },
+            (false, 0) => Main::Completed,
+            (false, _) => Main::Failed { code },
+        };
+        self.show();
+    }
+
+    /// Says what the command does: to the host, and inside.
+    fn show(&mut self) {
+        let line = match self.main {
+            Main::Idle => "idle".to_owned(),
+            Main::Waiting => "waiting".to_owned(),
+            Main::Running { .. } => "running".to_owned(),
+            Main::Completed => "completed".to_owned(),
+            Main::Failed { code } => format!("failed {code}"),
+            Main::BackingOff { code, .. } => format!("backoff {code} {}", self.times),
+        };
+        // One write, padded: a reader sees the old line or the new one.
+        let _ = self.status.write_at(format!("{line:<31}\n").as_bytes(), 0);
+        let new = format!("{}.new", guest_path::MAIN);
+        let _ = std::fs::write(&new, format!("{line}\n"))
+            .and_then(|()| std::fs::rename(&new, guest_path::MAIN));
+    }
+
+    fn drain_output(&mut self) {
+        let mut buffer = [0; 8192];
+        // Bounded, so that a command that never stops writing does not keep us from reaping.
+        for _ in 0..64 {
+            match rustix::io::read(&self.output, &mut buffer) {
+                Ok(length) if length > 0 => self.log.write(&buffer[..length]),
+                _ => break,
+            }
+        }
+    }
+}
+
+/// The code of an end as a shell counts: 128 + signal where one ended it.
+pub(super) fn exit_code(status: WaitStatus) -> i32 {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_wait_longer_and_longer_up_to_a_minute() {
+        let seconds: Vec<u64> = (1..=8).map(|times| backoff(times).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff(u32::MAX).as_secs(), 60);
+    }
+}

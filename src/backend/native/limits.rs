@@ -1,0 +1,373 @@
+//! Limits: by cgroup v2 or v1 where one can be made, by rlimits else.
+
+#![expect(clippy::disallowed_methods, reason = "cgroups are files")]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Resource, Rlimit};
+
+use crate::model::Resources;
+
+/// What a limit is put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Controller {
+    Memory,
+    Pids,
+    Cpu,
+}
+
+impl Controller {
+    const ALL: [Self; 3] = [Self::Memory, Self::Pids, Self::Cpu];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// One place where cgroups can be made, and what they limit there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    /// The folder that a sandbox's cgroup is made in.
+    parent: PathBuf,
+    unified: bool,
+    controllers: Vec<Controller>,
+}
+
+/// Where this machine lets us make cgroups.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cgroups {
+    hierarchies: Vec<Hierarchy>,
+}
+
+impl Cgroups {
+    /// Looks at what is mounted and may be written.
+    pub(super) fn discover() -> Self {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut hierarchies: Vec<Hierarchy> = Vec::new();
+        let taken = |hierarchies: &[Hierarchy], controller: Controller| {
+            hierarchies.iter().any(|h| h.controllers.contains(&controller))
+        };
+        for mount in mounts.lines().filter_map(CgroupMount::parse) {
+            let (parent, mut controllers) = if mount.unified {
+                let Some(found) = unified_parent(&mount, &own) else { continue };
+                found
+            } else {
+                (mount.point.clone(), mount.controllers.clone())
+            };
+            controllers.retain(|controller| !taken(&hierarchies, *controller));
+            if !controllers.is_empty() && writable(&parent) {
+                hierarchies.push(Hierarchy { parent, unified: mount.unified, controllers });
+            }
+        }
+        Self { hierarchies }
+    }
+
+    fn limits(&self, controller: Controller) -> bool {
+        self.hierarchies.iter().any(|h| h.controllers.contains(&controller))
+    }
+
+    /// The limits that cannot be enforced here, each as a sentence.
+    pub(super) fn unenforced(&self) -> Vec<String> {
+        let mut sentences = Vec::new();
+        if !self.limits(Controller::Memory) {
+            sentences.push(
+                "resources.memory holds for each process alone, not for the sandbox: no memory \
+                 cgroup can be made here"
+                    .to_owned(),
+            );
+        }
+        if !self.limits(Controller::Cpu) {
+            sentences
+                .push("resources.cpus is not enforced: no cpu cgroup can be made here".to_owned());
+        }
+        sentences.push(
+            "resources.disk holds for each file alone, not for the sandbox: its files lie in the \
+             state folder's file system"
+                .to_owned(),
+        );
+        sentences
+    }
+
+    /// The cgroups of the sandbox with this id, whether they exist or not.
+    pub(super) fn of(&self, id: &str) -> SandboxCgroups {
+        let name = format!("bottle-{id}");
+        SandboxCgroups(
+            self.hierarchies
+                .iter()
+                .map(|h| Hierarchy { parent: h.parent.join(&name), ..h.clone() })
+                .collect(),
+        )
+    }
+}
+
+/// The cgroups of one sandbox.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SandboxCgroups(Vec<Hierarchy>);
+
+impl SandboxCgroups {
+    /// Makes them, with these limits; those that exist get them too.
+    pub(super) fn make(&self, resources: &Resources) -> io::Result<()> {
+        for cgroup in &self.0 {
+            match fs::create_dir(&cgroup.parent) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at(&cgroup.parent, error));
+                }
+                _ => {}
+            }
+            for controller in &cgroup.controllers {
+                set(cgroup, *controller, resources)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that a process joins them by, opened now: after entering a sandbox they are out
+    /// of reach.
+    pub(super) fn doors(&self) -> io::Result<Vec<File>> {
+        let open = |cgroup: &Hierarchy| {
+            let path = cgroup.parent.join("cgroup.procs");
+            File::options().write(true).open(&path).map_err(|error| at(&path, error))
+        };
+        self.0.iter().map(open).collect()
+    }
+
+    /// The counter of processes that were killed for memory.
+    pub(super) fn oom_counter(&self) -> Option<OomCounter> {
+        let memory = self.0.iter().find(|c| c.controllers.contains(&Controller::Memory))?;
+        let name = if memory.unified { "memory.events" } else { "memory.oom_control" };
+        Some(OomCounter(File::open(memory.parent.join(name)).ok()?))
+    }
+
+    /// Removes them. Their processes are dead; the kernel may still be putting them away.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for cgroup in &self.0 {
+            let mut tries = 0;
+            loop {
+                match fs::remove_dir(&cgroup.parent) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 200 => {
+                        tries += 1;
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
+                    Err(error) => return Err(at(&cgroup.parent, error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is set now and differs from `resources`: field, found, wanted.
+    pub(super) fn drift(&self, resources: &Resources) -> Vec<(String, String, String)> {
+        let mut drift = Vec::new();
+        for cgroup in &self.0 {
+            for controller in &cgroup.controllers {
+                for (file, wanted) in settings(cgroup.unified, *controller, resources) {
+                    let Ok(found) = fs::read_to_string(cgroup.parent.join(file)) else { continue };
+                    if !same(found.trim(), &wanted) {
+                        let field = match controller {
+                            Controller::Memory => "resources.memory",
+                            Controller::Pids => "resources.pids",
+                            Controller::Cpu => "resources.cpus",
+                        };
+                        drift.push((field.to_owned(), found.trim().to_owned(), wanted));
+                    }
+                }
+            }
+        }
+        drift
+    }
+}
+
+/// How many processes of a sandbox were killed because its memory was used up.
+#[derive(Debug)]
+pub(super) struct OomCounter(File);
+
+impl OomCounter {
+    pub(super) fn read(&self) -> u64 {
+        let mut text = [0; 1024];
+        let length = self.0.read_at(&mut text, 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&text[..length]);
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill "))
+            .and_then(|count| count.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// The limits that a process carries itself, and gives to all that it starts.
+pub(super) fn set_rlimits(resources: &Resources, cgroups: &Cgroups) -> io::Result<()> {
+    let both = |limit: u64| Rlimit { current: Some(limit), maximum: Some(limit) };
+    let lower = |resource: Resource, limit: u64| {
+        let held = rustix::process::getrlimit(resource);
+        let maximum = held.maximum.map_or(limit, |held| held.min(limit));
+        rustix::process::setrlimit(resource, both(maximum))
+    };
+    lower(Resource::Core, 0)?;
+    lower(Resource::Nofile, 1 << 20)?;
+    if !cgroups.limits(Controller::Pids) {
+        lower(Resource::Nproc, u64::from(resources.pids))?;
+    }
+    if !cgroups.limits(Controller::Memory) {
+        lower(Resource::Data, resources.memory)?;
+    }
+    if let Some(disk) = resources.disk {
+        lower(Resource::Fsize, disk)?;
+    }
+    Ok(())
+}
+
+const CPU_PERIOD: u64 = 100_000;
+
+/// The files of a cgroup and what stands in them.
+fn settings(
+    unified: bool,
+    controller: Controller,
+    resources: &Resources,
+) -> Vec<(&'static str, String)> {
+    let memory = resources.memory.to_string();
+    let quota = (u64::from(resources.millicpus) * CPU_PERIOD / 1000).max(1000);
+    match (controller, unified) {
+        (Controller::Memory, true) => {
+            vec![("memory.max", memory), ("memory.swap.max", "0".to_owned())]
+        }
+        // In this order: the sum with swap may not be below the limit without.
+        (Controller::Memory, false) => {
+            vec![("memory.limit_in_bytes", memory.clone()), ("memory.memsw.limit_in_bytes", memory)]
+        }
+        (Controller::Pids, _) => vec![("pids.max", resources.pids.to_string())],
+        (Controller::Cpu, true) => vec![("cpu.max", format!("{quota} {CPU_PERIOD}"))],
+        (Controller::Cpu, false) => vec![
+            ("cpu.cfs_period_us", CPU_PERIOD.to_string()),
+            ("cpu.cfs_quota_us", quota.to_string()),
+        ],
+    }
+}
+
+fn set(cgroup: &Hierarchy, controller: Controller, resources: &Resources) -> io::Result<()> {
+    for (file, value) in settings(cgroup.unified, controller, resources) {
+        let path = cgroup.parent.join(file);
+        match fs::write(&path, &value) {
+            // Kernels without swap accounting have no file for it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("sw") => {}
+            // Already at the limit with swap: it is lowered after, and raised before.
+            Err(error) if file == "memory.limit_in_bytes" => {
+                fs::write(cgroup.parent.join("memory.memsw.limit_in_bytes"), &value)
+                    .and_then(|()| fs::write(&path, &value))
+                    .map_err(|_| at(&path, error))?;
+            }
+            result => result.map_err(|error| at(&path, error))?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a cgroup file holds what was written: memory is rounded down to pages.
+fn same(found: &str, wanted: &str) -> bool {
+    match (found.parse::<u64>(), wanted.parse::<u64>()) {
+        (Ok(found), Ok(wanted)) => found == wanted || found == wanted / 4096 * 4096,
+        _ => found == wanted,
+    }
+}
+
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn writable(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+struct CgroupMount {
+    /// Which part of the hierarchy is mounted.
+    root: String,
+    point: PathBuf,
+    unified: bool,
+    controllers: Vec<Controller>,
+}
+
+impl CgroupMount {
+    /// From a line of `mountinfo`.
+    fn parse(line: &str) -> Option<Self> {
+        let (mount, kind) = line.split_once(" - ")?;
+        let mut kind = kind.split(' ');
+        let unified = match kind.next()? {
+            "cgroup2" => true,
+            "cgroup" => false,
+            _ => return None,
+        };
+        let options = kind.nth(1)?;
+        let mut mount = mount.split(' ').skip(3);
+        let root = mount.next()?.to_owned();
+        let point = PathBuf::from(mount.next()?);
+        let controllers = Controller::ALL
+            .into_iter()
+            .filter(|c| !unified && options.split(',').any(|option| option == c.name()))
+            .collect();
+        Some(Self { root, point, unified, controllers })
+    }
+}
+
+/// On v2: the nearest cgroup above us that may be written and hands its controllers down. As root
+/// that is the top; an ordinary user has what was delegated to it.
+fn unified_parent(mount: &CgroupMount, own: &str) -> Option<(PathBuf, Vec<Controller>)> {
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let own = own.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or(own);
+    let own = mount.point.join(own.trim_start_matches('/'));
+    let handed_down = |path: &Path| -> Vec<Controller> {
+        let listed = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
+        let has = |c: &Controller| listed.split_ascii_whitespace().any(|name| name == c.name());
+        Controller::ALL.into_iter().filter(has).collect()
+    };
+    if writable(&mount.point) && rustix::process::geteuid().is_root() {
+        for controller in Controller::ALL {
+            // Refused where processes stand in this very cgroup, as in a container.
+            let _ = fs::write(
+                mount.point.join("cgroup.subtree_control"),
+                format!("+{}", controller.name()),
+            );
+        }
+        return Some((mount.point.clone(), handed_down(&mount.point)));
+    }
+    own.ancestors()
+        .take_while(|path| path.starts_with(&mount.point))
+        .filter(|path| writable(path) && writable(&path.join("cgroup.procs")))
+        .map(|path| (path.to_owned(), handed_down(path)))
+        .find(|(_, controllers)| !controllers.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_of_mount_are_read() {
+        let v1 =
+            "34 31 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct";
+        let mount = CgroupMount::parse(v1).unwrap();
+        assert_eq!(mount.controllers, [Controller::Cpu]);
+        assert_eq!(mount.point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        let v2 = "30 23 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        assert!(CgroupMount::parse(v2).unwrap().unified);
+        assert!(CgroupMount::parse("22 27 0:21 / /proc rw - proc proc rw").is_none());
+    }
+
+    #[test]
+    fn a_machine_without_cgroups_says_so() {
+        let sentences = Cgroups::default().unenforced();
+        assert!(sentences.iter().any(|s| s.starts_with("resources.memory")), "{sentences:?}");
+        assert!(sentences.iter().any(|s| s.starts_with("resources.cpus")), "{sentences:?}");
+    }
+}

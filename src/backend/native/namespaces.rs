@@ -1,0 +1,146 @@
+//! User namespaces and the maps that make ids in them mean something.
+
+#![expect(clippy::disallowed_methods, reason = "maps are files of /proc")]
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal};
+use rustix::thread::UnshareFlags;
+
+use super::state::Mode;
+use super::sys::{self, Fork};
+
+/// How this process can make sandboxes. Decided by what it may do, not by its number: uid 0 of a
+/// container may be as powerless as anyone.
+pub(super) fn mode(random: u32) -> Mode {
+    // What systemd sets aside for containers is 524288…1879048191; the upper part is rarely used.
+    const FIRST: u32 = 0x4000_0000;
+    const SLOTS: u32 = 12_288;
+    let base = FIRST + (random % SLOTS) * super::state::IDS;
+    if may_map_ids() { Mode::Root { base } } else { Mode::Rootless }
+}
+
+/// Root, with the capabilities that count, of a user namespace in which all ids exist.
+fn may_map_ids() -> bool {
+    use rustix::thread::CapabilitySet as Cap;
+    let needed = Cap::SYS_ADMIN
+        | Cap::SETUID
+        | Cap::SETGID
+        | Cap::CHOWN
+        | Cap::NET_ADMIN
+        | Cap::SETPCAP
+        | Cap::DAC_OVERRIDE
+        | Cap::FOWNER
+        | Cap::SYS_CHROOT
+        | Cap::KILL;
+    let all_ids = fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_ascii_whitespace().eq(["0", "0", "4294967295"]));
+    rustix::process::geteuid().is_root()
+        && all_ids
+        && rustix::thread::capabilities(None).is_ok_and(|held| held.effective.contains(needed))
+}
+
+/// A user namespace with these maps (lines of `uid_map` and `gid_map`), held by its descriptor.
+pub(super) fn mapped(uid_map: &str, gid_map: &str) -> anyhow::Result<OwnedFd> {
+    let (ready_read, ready_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match sys::fork().context("starting a process")? {
+        Fork::Child => {
+            drop(ready_read);
+            let done = sys::unshare(UnshareFlags::NEWUSER).is_ok();
+            let _ = rustix::io::write(&ready_write, &[u8::from(done)]);
+            // Until it is killed, which the parent's death does too.
+            loop {
+                std::thread::park();
+            }
+        }
+        Fork::Parent(pid) => {
+            drop(ready_write);
+            let namespace = hold(pid, &ready_read, uid_map, gid_map);
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            namespace
+        }
+    }
+}
+
+fn hold(pid: Pid, ready: &OwnedFd, uid_map: &str, gid_map: &str) -> anyhow::Result<OwnedFd> {
+    let mut done = [0];
+    rustix::io::read(ready, &mut done)?;
+    anyhow::ensure!(done == [1], "the kernel refuses a user namespace: {}", why_refused());
+    let folder = format!("/proc/{}", pid.as_raw_pid());
+    fs::write(format!("{folder}/gid_map"), gid_map).context("mapping groups")?;
+    fs::write(format!("{folder}/uid_map"), uid_map).context("mapping users")?;
+    Ok(fs::File::open(format!("{folder}/ns/user"))?.into())
+}
+
+/// Enters a new user namespace in which the one id that this process has is `uid` and `gid`.
+pub(super) fn enter_single(uid: u32, gid: u32) -> anyhow::Result<()> {
+    let (outer_uid, outer_gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    sys::unshare(UnshareFlags::NEWUSER)
+        .map_err(|error| anyhow::anyhow!("{error}: {}", why_refused()))
+        .context("making a user namespace")?;
+    fs::write("/proc/self/setgroups", "deny").context("giving up setgroups")?;
+    fs::write("/proc/self/gid_map", format!("{gid} {} 1", outer_gid.as_raw()))
+        .context("mapping groups")?;
+    fs::write("/proc/self/uid_map", format!("{uid} {} 1", outer_uid.as_raw()))
+        .context("mapping users")
+}
+
+/// Which setting of this machine forbids user namespaces, and how to change it.
+pub(super) fn why_refused() -> String {
+    let setting = |name: &str| {
+        fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
+    };
+    if setting("user/max_user_namespaces").as_deref() == Some("0") {
+        return "user.max_user_namespaces is 0; allow them with \
+                `sysctl user.max_user_namespaces=15000`"
+            .to_owned();
+    }
+    if setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+        return "kernel.unprivileged_userns_clone is 0; allow them with \
+                `sysctl kernel.unprivileged_userns_clone=1`"
+            .to_owned();
+    }
+    if setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        return "kernel.apparmor_restrict_unprivileged_userns is 1; allow them with \
+                `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give bottle an \
+                AppArmor profile with `userns,`"
+            .to_owned();
+    }
+    if in_chroot() {
+        return "this process is in a chroot, and the kernel makes no user namespace there"
+            .to_owned();
+    }
+    "no setting that is known to forbid them is set: a security module, a seccomp filter (as in a \
+     container) or a kernel without CONFIG_USER_NS does"
+        .to_owned()
+}
+
+/// Whether `/` is not the root of a mount.
+fn in_chroot() -> bool {
+    fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|mounts| !mounts.lines().any(|line| line.split(' ').nth(4) == Some("/")))
+}
+
+/// What a kernel must have for a sandbox; tried in a helper of its own, which is in a user namespace
+/// already where it has to be.
+pub(super) fn probe() -> anyhow::Result<()> {
+    let everything = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    sys::unshare(everything).map_err(|error| {
+        anyhow::anyhow!("making mount, pid, network, ipc, uts and cgroup namespaces: {error}")
+    })
+}
+
+/// The error of an `io` call with what was being done.
+pub(super) fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> anyhow::Error {
+    let what = what.into();
+    move |error| anyhow::Error::new(error).context(what)
+}

@@ -1,0 +1,94 @@
+//! Taking sandboxes away, and what was left behind.
+
+#![expect(clippy::disallowed_methods, reason = "folders of the state folder are removed")]
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::limits::Cgroups;
+use super::observe::Found;
+use super::state::{Folder, Store};
+use super::{enter, observe, remove_folder};
+use crate::backend::{Depth, Scope};
+use crate::model::{Leftover, LeftoverKind};
+
+/// How long the processes of a sandbox may take to die.
+const DYING: Duration = Duration::from_secs(20);
+
+/// Ends the sandbox and removes all that was its. Its mounts and namespaces end with its last
+/// process.
+pub(super) fn teardown(store: &Store, folder: &Folder, found: &Found) -> anyhow::Result<()> {
+    // A start under way ends first, one way or the other; one that comes now finds no folder.
+    let lock =
+        fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
+    let lock = match lock {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        lock => lock?,
+    };
+    lock.lock()?;
+    if let Some(run) = folder.run().unwrap_or_else(|_| found.run.clone())
+        && let Some(init) = enter::init_of(&run)?
+    {
+        enter::kill(&init, DYING)?;
+    }
+    if let Some(record) = &found.record {
+        Cgroups::discover().of(&record.id).remove().context("removing its cgroups")?;
+    }
+    // The name is free at once; what is left if this is interrupted is a leftover.
+    let scratch = store.scratch("removing")?;
+    match fs::rename(folder.path(), &scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        result => result.context("taking its name away")?,
+    }
+    remove_folder(&scratch).context("removing its files")?;
+    forget_shared(store)
+}
+
+/// Removes what sandboxes share once there are none. Unless one is being made: then it stays.
+fn forget_shared(store: &Store) -> anyhow::Result<()> {
+    let _lock = store.lock(true)?;
+    let used = fs::read_dir(store.path())?.flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        !name.starts_with('.') || name.starts_with(".making-")
+    });
+    if !used {
+        remove_folder(&store.etc())?;
+    }
+    Ok(())
+}
+
+/// Removes a leftover, unless something stands on it by now.
+pub(super) fn prune(scope: &Scope, leftover: &Leftover) -> anyhow::Result<()> {
+    let store = Store::of(scope);
+    // Names as they were observed, and nothing else.
+    let path = Path::new(&leftover.id.0);
+    let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let ours = [".making-", ".removing-", ".etc/", ".images/"];
+    anyhow::ensure!(
+        plain && ours.iter().any(|prefix| leftover.id.0.starts_with(prefix)),
+        "`{}` is no leftover",
+        leftover.id
+    );
+    if !store.path().exists() {
+        return Ok(());
+    }
+    // Nothing that needs it is made meanwhile.
+    let _lock = store.lock(true)?;
+    let now = observe::observe(scope, Depth::Listing)?;
+    let used = leftover.kind == LeftoverKind::Image
+        && now.instances.iter().any(|i| i.image.is_some() && i.image == leftover.digest);
+    let listed = now.leftovers.iter().any(|found| found.id == leftover.id);
+    if !used && listed {
+        remove_folder(&store.path().join(path))?;
+    }
+    if now.instances.is_empty() {
+        // The folder of images itself, once it is empty.
+        let _ = fs::remove_dir(store.images());
+    }
+    Ok(())
+}
