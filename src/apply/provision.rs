@@ -123,6 +123,11 @@ fn begun(work: &Provision<'_>) -> Receipt {
         .chain(guest.skills.keys())
         .cloned()
         .collect();
+    // Values of an earlier run of the machine went with it; those that are now under way may be
+    // inside or not: that is what an empty digest says.
+    let same_run = prior.filter(|p| p.boot == instance.boot);
+    let mut env = same_run.map(|p| p.env.clone()).unwrap_or_default();
+    env.extend(work.deliver.iter().map(|name| (name.clone(), String::new())));
     Receipt {
         instance: instance.id.clone(),
         backend: instance.backend,
@@ -131,8 +136,8 @@ fn begun(work: &Provision<'_>) -> Receipt {
         fields: prior.map(|p| p.fields.clone()).unwrap_or_default(),
         skills,
         skills_dir: guest.skills_dir.clone(),
-        env: prior.map(|p| p.env.clone()).unwrap_or_default(),
-        boot: prior.and_then(|p| p.boot.clone()),
+        env,
+        boot: instance.boot.clone(),
         workspace: prior.is_some_and(|p| p.workspace),
         files: prior.map(|p| p.files.clone()).unwrap_or_default(),
     }
@@ -254,10 +259,9 @@ async fn deliver(
 }
 
 fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow::Result<()> {
-    let Provision { instance, guest, prior, .. } = *work;
-    let same_run = prior.is_some_and(|p| p.boot == instance.boot);
+    let Provision { instance, guest, .. } = *work;
     let mut env: BTreeMap<String, String> = begun.env.clone();
-    env.retain(|name, _| same_run && guest.asked_env.contains(name));
+    env.retain(|name, _| guest.asked_env.contains(name));
     for name in work.deliver {
         if let Some(secret) = context.secrets.0.get(name) {
             env.insert(name.clone(), secret.digest.clone());

@@ -113,5 +113,4 @@ fn shape(shape: &Shape) -> Value {
 }
 
 #[cfg(test)]
-#[path = "schema_tests.rs"]
 mod tests;

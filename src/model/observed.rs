@@ -141,7 +141,8 @@ pub struct Receipt {
     pub skills: BTreeSet<String>,
     /// The folder that the skills are in, when not the default.
     pub skills_dir: Option<String>,
-    /// Keyed digests of the delivered asked-for values, by name.
+    /// Keyed digests of the delivered asked-for values, by name; empty while a delivery is under
+    /// way or was cut short.
     pub env: BTreeMap<String, String>,
     /// The run of the machine into which those values were delivered.
     pub boot: Option<String>,

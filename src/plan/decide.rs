@@ -471,7 +471,9 @@ fn decide_guest(
     let mut deliver = BTreeSet::new();
     let mut fields = Vec::new();
     for name in &guest.asked_env {
-        let inside = prior.and_then(|receipt| receipt.env.get(name)).filter(|_| same_run);
+        // An empty digest: its delivery was cut short, so it may be inside or not.
+        let inside = prior.and_then(|receipt| receipt.env.get(name));
+        let inside = inside.filter(|digest| same_run && !digest.is_empty());
         let at_hand = options.values.get(name);
         if inside.is_none() || at_hand.is_some_and(|value| Some(value) != inside) {
             deliver.insert(name.clone());
@@ -488,13 +490,13 @@ fn decide_guest(
     }
     let mut waits = missing(&deliver);
     deliver.retain(|name| options.values.contains_key(name));
-    if !waits.is_empty() && !same_run {
+    let known = prior.and_then(|receipt| receipt.guest);
+    if !waits.is_empty() && !(same_run && known.is_some()) {
         // Half of the values would let `command` start without the other half: they wait together.
         deliver.clear();
         waits = guest.asked_env.iter().cloned().collect();
         waits.retain(|name| !options.values.contains_key(name));
     }
-    let known = prior.and_then(|receipt| receipt.guest);
     let hash = guest.hash();
     let reason = if !runs {
         Some(Reason::NotRunning { state: "its machine does not run".to_owned() })

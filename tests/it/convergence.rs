@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bottle::apply::{Outcome, Stop};
-use bottle::backend::memory::{Node, Object};
+use bottle::backend::memory::{Node, Object, When};
 use bottle::backend::{Depth, MainState, guest_path};
 use bottle::model::{
     BackendChoice, Desired, InstanceState, LeftoverKind, ResourceKind, SandboxId, SandboxSpec,
@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 mod history;
 mod world;
 
-use history::{Happening, assert_orderly, history};
-use world::{ASKED, World};
+use history::{Happening, Pass, assert_orderly, history};
+use world::{ASKED, PLAIN, Wish, World};
 
 const SKILLS_DIR: &str = "/home/node/.claude/skills";
 
@@ -225,6 +225,26 @@ fn inside_as_declared(world: &World, spec: &SandboxSpec, machine: &Object) {
         Some(_) => MainState::Running,
     };
     assert_eq!(machine.main, main, "{}", spec.id);
+}
+
+#[test]
+fn a_value_whose_delivery_was_cut_short_goes_when_it_is_no_longer_asked_for() {
+    on_a_runtime(async {
+        let mut world = World::new(1).await;
+        let asks = Wish { asked: 1, ..PLAIN };
+        world.live(&Happening::Value(0, Some(0))).await;
+        world.live(&Happening::Write(0, asks)).await;
+        let faults = vec![("exec", When::After)];
+        world.live(&Happening::Pass(Pass { jobs: 1, rate: 0, faults, middle: None })).await;
+        let delivered = |world: &World| {
+            world.ours().iter().any(|(_, object)| object.files.exists(guest_path::ENV))
+        };
+        assert!(delivered(&world));
+        world.live(&Happening::Edit(0, PLAIN)).await;
+        calm(&mut world);
+        converges(&world).await;
+        assert!(!delivered(&world));
+    });
 }
 
 /// The histories do reach the states that they are about, or the property proves little.

@@ -56,7 +56,7 @@ const EFFECTS: &[&str] = &[
     "backend/native/",
     "backend/smolmachines/",
     "cli/",
-    "manifest/read.rs",
+    "manifest/inputs.rs",
     "manifest/tree.rs",
     "reconcile/daemon.rs",
     "reconcile/files.rs",

@@ -1,6 +1,6 @@
 //! The seeded in-memory backend of the tests: a small virtual engine behind the same trait.
 //!
-//! `engine` holds what exists and does each effect at once, `files` and `archive` are the machines'
+//! `engine` holds what exists (`object`) and does each effect at once, `files` and `archive` are the machines'
 //! file systems, `programs` the few programs they have, `faults` decides what goes wrong and who
 //! runs next, and `outside` is the world beyond the reconciler: what stops, removes and breaks
 //! things, and what tests read. On a single-threaded runtime, the same seed and the same calls give
@@ -27,17 +27,21 @@ mod archive;
 mod engine;
 mod faults;
 mod files;
+mod object;
 mod outside;
 mod programs;
 
-pub use engine::{Image, Labels, Left, Object};
 pub use faults::{Call, Fault, Strike, When};
 pub use files::{Entry, Files, FilesError, Node};
+pub use object::{Image, Labels, Left, Object};
 pub use outside::Drift;
+
+/// What is told of each call.
+type Tell = dyn Fn(&Call, When) + Send + Sync;
 
 /// Who is told of each call.
 #[derive(Clone)]
-struct Observer(Arc<dyn Fn(&Call, When) + Send + Sync>);
+struct Observer(Arc<Tell>);
 
 /// A backend that exists only in this process. Several of them are several engines.
 pub struct MemoryBackend {

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::engine::{Image, Labels, Left, Object, gone};
+use super::engine::gone;
 use super::faults::{Call, Fault, When};
 use super::files::{Entry, Files};
+use super::object::{Image, Labels, Left, Object};
 use super::{MemoryBackend, Observer};
 use crate::backend::{BackendError, Identity, MainState, Scope};
 use crate::model::{
