@@ -9,7 +9,7 @@ use super::error::{CliError, Exit};
 use super::progress::Progress;
 use super::saved::Saved;
 use super::ui::Ui;
-use super::{look, prompt, render, report, setup, signals};
+use super::{look, prompt, render, report, setup, signals, text};
 use crate::apply::{Report, Stop};
 use crate::model::{Desired, OwnerId};
 use crate::plan::Options;
@@ -129,7 +129,7 @@ async fn ask_for_values(
     let mut any = false;
     for (name, sandboxes) in askable {
         let names: Vec<&str> = sandboxes.iter().map(String::as_str).collect();
-        let question = format!("{name} for {}", render::some_of(&names));
+        let question = format!("{name} for {}", text::some_of(&names));
         if let Some(value) = prompt::hidden(ui, stop, &question).await? {
             reconciler.sources.typed.insert(name, value);
             any = true;

@@ -25,6 +25,7 @@ mod man;
 mod plan;
 mod progress;
 mod prompt;
+mod reasons;
 mod render;
 #[cfg(test)]
 mod render_tests;
@@ -37,6 +38,7 @@ mod signals;
 mod status;
 mod status_text;
 mod target;
+mod text;
 mod ui;
 
 pub use args::Cli;

@@ -1,4 +1,5 @@
 //! Commands that make, use and remove sandboxes, on the native backend.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use serde_json::{Value, json};
 
