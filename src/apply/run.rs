@@ -53,6 +53,7 @@ pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
             (context.tell)(Event::Started(id));
             running.push(run_step(&plan.steps[id], context, &made));
         }
+        // All is done, or what waits may not start any more.
         if running.is_empty() {
             break;
         }

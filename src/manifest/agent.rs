@@ -170,9 +170,7 @@ pub(super) fn settings(section: &Section<'_>, findings: &mut Findings<'_>) -> Se
                 Err("is not a private IPv4 range of at least a /24".to_owned())
             }
         });
-        checked
-            .map_err(|reason| findings.add(field.error(format!("`{}` {reason}", shorten(text)))))
-            .ok()
+        checked.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
     let backend = match backend {
         Some(AskedBackend::Fixed(kind)) => Some(kind),

@@ -143,13 +143,8 @@ fn upstream(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<(String, u
     let text = field.word(findings)?;
     match parse_upstream(text) {
         Ok(upstream) => Some(upstream),
-        // What stands before `@` is a credential more often than not.
-        Err(reason) if text.contains('@') => {
-            findings.add(field.error(format!("the upstream {reason}")).secret());
-            None
-        }
         Err(reason) => {
-            let problem = field.error(format!("`{}` {reason}", shorten(text)));
+            let problem = field.refused(text, &reason);
             findings.add(problem.hint("expected `https://host[:port][/path]`"));
             None
         }

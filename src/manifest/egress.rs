@@ -135,7 +135,7 @@ fn short(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry> {
             Some(AllowEntry { host, port, methods: Vec::new(), paths: Vec::new(), cidr: None })
         }
         Err(reason) => {
-            findings.add(field.error(format!("`{}` {reason}", shorten(text))));
+            findings.add(field.refused(text, &reason));
             None
         }
     }
@@ -210,8 +210,7 @@ fn detailed(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry
                 pattern(text)
             }
         });
-        fine.map_err(|reason| findings.add(field.error(format!("`{}` {reason}", shorten(text)))))
-            .ok()
+        fine.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
     let port = match section.get("port") {
         None => Some(HTTPS),
@@ -237,7 +236,7 @@ fn detailed(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry
                 Err("is no private range: loopback, link-local and public addresses are never an exception".to_owned())
             }
         });
-        checked.map_err(|reason| findings.add(field.error(format!("`{}` {reason}", shorten(text))))).ok()
+        checked.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
     Some(AllowEntry { host: host?, port: port?, methods, paths, cidr })
 }
@@ -257,7 +256,7 @@ fn some(
         let item = field.item(index, node);
         let Some(text) = item.word(findings) else { continue };
         match check(text) {
-            Err(reason) => findings.add(item.error(format!("`{}` {reason}", shorten(text)))),
+            Err(reason) => findings.add(item.refused(text, &reason)),
             Ok(()) if kept.iter().any(|known| known == text) => {
                 findings.add(item.warning(format!("`{}` stands here twice", shorten(text))));
             }
@@ -299,8 +298,7 @@ fn exception(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<DlpAllow>
     let host = section.get("host").and_then(|field| {
         let text = field.word(findings)?;
         let name = host::dns_name(text);
-        name.map_err(|reason| findings.add(field.error(format!("`{}` {reason}", shorten(text)))))
-            .ok()
+        name.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
     let reason = section.get("reason").and_then(|f| f.word(findings).map(str::to_owned));
     let expires = section.get("expires").and_then(|field| {

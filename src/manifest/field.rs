@@ -149,6 +149,21 @@ impl<'a> Field<'a> {
         Problem::error(self.node.span, message).field(&self.at)
     }
 
+    /// An error about a text that is not what it should be, which `reason` says as the end of a
+    /// sentence. A text that may hold a password is not repeated.
+    pub(super) fn refused(
+        &self,
+        text: &str,
+        reason: &(impl std::fmt::Display + ?Sized),
+    ) -> Problem {
+        let login =
+            text.rsplit_once('@').map(|(login, _)| login.rsplit("//").next().unwrap_or(login));
+        if login.is_some_and(|login| login.contains(':')) {
+            return self.error(format!("this {reason}")).secret();
+        }
+        self.error(format!("`{}` {reason}", shorten(text)))
+    }
+
     /// A warning about the value.
     pub(super) fn warning(&self, message: impl Into<String>) -> Problem {
         Problem::warning(self.node.span, message).field(&self.at)

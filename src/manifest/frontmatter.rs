@@ -70,30 +70,27 @@ pub(super) fn split(findings: &mut Findings<'_>) -> Option<Parts> {
         return None;
     };
     let parts = Parts { open, yaml: yaml_start..close.start, body: lines.at..text.len() };
-    refuse_controls(findings, &parts);
-    Some(parts)
-}
-
-/// In front matter nothing may look other than it is; in a body only NUL is refused.
-fn refuse_controls(findings: &mut Findings<'_>, parts: &Parts) {
-    let text = findings.source().text();
-    check_characters(findings, parts.yaml.clone());
+    // Such a file is not read further: what would be said of it could not be believed.
+    check_characters(findings, parts.yaml.clone())?;
     if let Some(at) = text[parts.body.clone()].find('\0') {
         let at = parts.body.start + at;
         findings.add(Problem::error(Span { start: at, end: at + 1 }, "there is a NUL byte here"));
     }
+    Some(parts)
 }
 
-/// Refuses control characters, and those that hide or reorder text.
-pub(super) fn check_characters(findings: &mut Findings<'_>, range: Range<usize>) {
+/// Refuses control characters, and those that hide or reorder text: in front matter nothing may
+/// look other than it is.
+pub(super) fn check_characters(findings: &mut Findings<'_>, range: Range<usize>) -> Option<()> {
     let bad = |c: &char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r')) || is_invisible(*c);
     let text = findings.source().text();
-    let found = text[range.clone()].char_indices().find(|(_, c)| bad(c));
-    if let Some((at, c)) = found {
-        let span = Span { start: range.start + at, end: range.start + at + c.len_utf8() };
-        let message = format!("there is an invisible character here (U+{:04X})", u32::from(c));
-        findings.add(Problem::error(span, message).hint("remove it"));
-    }
+    let Some((at, c)) = text[range.clone()].char_indices().find(|(_, c)| bad(c)) else {
+        return Some(());
+    };
+    let span = Span { start: range.start + at, end: range.start + at + c.len_utf8() };
+    let message = format!("there is an invisible character here (U+{:04X})", u32::from(c));
+    findings.add(Problem::error(span, message).hint("remove it"));
+    None
 }
 
 fn is_fence(line: &str) -> bool {

@@ -135,7 +135,7 @@ fn url(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<SshUrl> {
     match parse_url(text) {
         Ok(url) => Some(url),
         Err(reason) => {
-            let problem = field.error(format!("`{}` {reason}", shorten(text)));
+            let problem = field.refused(text, &reason);
             let hint = scp_form(text).map_or_else(
                 || "expected `ssh://user@host[:port]/path`".to_owned(),
                 |url| format!("write `{url}`"),

@@ -11,13 +11,12 @@ use super::source::{Findings, shorten_path};
 use super::tree::{self, Kind};
 
 /// Sockets that give whoever can write to them the whole host.
-const ENGINE_SOCKETS: [&str; 8] = [
+const ENGINE_SOCKETS: [&str; 7] = [
     "/var/run/docker.sock",
     "/run/docker.sock",
     "/run/containerd/containerd.sock",
     "/run/podman/podman.sock",
     "/run/crio/crio.sock",
-    "/run/user/docker.sock",
     "/var/lib/docker",
     "/var/lib/containerd",
 ];
@@ -75,6 +74,18 @@ impl Guard<'_> {
             return None;
         }
         Some(path)
+    }
+
+    /// Why a canonical folder may not be the image of a sandbox, which gets a copy of it: it may
+    /// lie in the tree, beside its bottle.
+    pub(super) fn refuses_image(&self, path: &Path) -> Option<String> {
+        if path == Path::new("/") {
+            return Some("is the whole host".to_owned());
+        }
+        let home = self.home.map(|home| (resolved(home), "your home folder"));
+        let (_, what) =
+            self.trees.iter().cloned().chain(home).find(|(kept, _)| kept.starts_with(path))?;
+        Some(format!("is or contains {what}: that is no root file system"))
     }
 
     /// Why a canonical folder may not be given to a sandbox.

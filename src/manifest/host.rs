@@ -193,7 +193,8 @@ pub(super) fn host_path(text: &str, base: &Path, home: Option<&Path>) -> Result<
     }
     let relative = [".", ".."].contains(&text) || text.starts_with("./") || text.starts_with("../");
     if text.starts_with('/') || relative {
-        return Ok(base.join(text));
+        // Rebuilt without its `.` parts.
+        return Ok(base.join(text).components().collect());
     }
     Err("expected a path that starts with `/`, `~/` or `./`".into())
 }
@@ -304,7 +305,7 @@ mod tests {
         let path = |text| host_path(text, base, Some(home)).map(|p| p.display().to_string());
         assert_eq!(path("/x"), Ok("/x".into()));
         assert_eq!(path("~/x"), Ok("/h/x".into()));
-        assert_eq!(path("./x"), Ok("/t/bottles/./x".into()));
+        assert_eq!(path("./x"), Ok("/t/bottles/x".into()));
         for bad in ["x", "", "~other/x", "a\n", "~~"] {
             assert!(path(bad).is_err(), "{bad}");
         }

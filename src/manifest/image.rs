@@ -24,13 +24,12 @@ pub(super) fn read(
         return local(field, guard, inputs, findings);
     }
     let (name, local) = match text.strip_prefix("docker:") {
-        // `docker:NAME` is an image of the engine; `docker:27` could be meant as a reference, and
-        // both would be the same image.
+        // The image that is itself called `docker` is written `library/docker:TAG`.
         Some(name) => (name, true),
         None => (text, false),
     };
     if let Err(reason) = check_reference(name) {
-        let problem = field.error(format!("`{}` {reason}", shorten(text)));
+        let problem = field.refused(text, &reason);
         let path = Path::new(text);
         let known = ["tar", "tgz", "gz", "smolmachine"];
         let file = path.extension().is_some_and(|end| known.iter().any(|known| end == *known));
@@ -73,7 +72,7 @@ fn local(
         }
     };
     if kind == Kind::Folder
-        && let Some(reason) = guard.refuses(&path)
+        && let Some(reason) = guard.refuses_image(&path)
     {
         findings.add(field.error(format!("`{}` {reason}", shorten_path(&path))));
         return None;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -35,12 +35,14 @@ pub(super) struct Inputs {
     /// Read when the first digest is asked for.
     known: Option<BTreeMap<PathBuf, Known>>,
     changed: bool,
+    /// Seconds since the epoch.
+    now: fn() -> i64,
 }
 
 impl Inputs {
     /// Digests that are kept in this file.
     pub(super) fn new(file: PathBuf) -> Self {
-        Self { file, known: None, changed: false }
+        Self { file, known: None, changed: false, now: tree::now }
     }
 
     /// The digest of a regular file's content.
@@ -80,7 +82,7 @@ impl Inputs {
         if let Some(known) = known.get(path).filter(|known| known.fingerprint == fingerprint) {
             return Ok(known.digest);
         }
-        let before = tree::now();
+        let before = (self.now)();
         let digest = compute()?;
         if newest < before - RACY_SECONDS {
             known.insert(path.to_owned(), Known { fingerprint, digest });
@@ -173,18 +175,84 @@ fn walk(
 ) -> Result<(), ReadError> {
     if depth > MAX_DEPTH {
         let message = format!("it is nested more than {MAX_DEPTH} folders deep");
-        return Err(std::io::Error::other(message).into());
+        return Err(io::Error::other(message).into());
     }
-    for name in dir.names()? {
+    for name in dir.names().map_err(|error| at(path, &error))? {
         let length = path.len();
         path.push(b'/');
         path.extend(name.as_bytes());
-        let stat = dir.stat_entry(&name)?;
-        visit(dir, &name, path, &stat)?;
+        let stat = dir.stat_entry(&name).map_err(|error| at(path, &error))?;
+        visit(dir, &name, path, &stat).map_err(|error| match error {
+            ReadError::Io(error) => at(path, &error),
+            other => other,
+        })?;
         if stat.kind == Kind::Folder {
-            walk(&dir.open_dir(&name)?, path, depth + 1, visit)?;
+            let folder = dir.open_dir(&name).map_err(|error| at(path, &error))?;
+            walk(&folder, path, depth + 1, visit)?;
         }
         path.truncate(length);
     }
     Ok(())
+}
+
+/// An error that says where below the folder it happened.
+fn at(path: &[u8], error: &io::Error) -> ReadError {
+    let path = String::from_utf8_lossy(path);
+    ReadError::Io(io::Error::other(format!(".{path}: {}", tree::describe(error))))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make the files that they need")]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A run that takes place long after the files were written.
+    fn later(folder: &Path) -> Inputs {
+        Inputs { now: || i64::MAX, ..Inputs::new(folder.join("cache/inputs.json")) }
+    }
+
+    #[test]
+    fn a_digest_is_kept_as_long_as_nothing_moved() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let path = scratch.path().join("image.tar");
+        let root = scratch.path().join("root");
+        fs::write(&path, "one").expect("a file");
+        fs::create_dir(&root).expect("a folder");
+        fs::write(root.join("file"), "one").expect("a file");
+        let mut inputs = later(scratch.path());
+        let digest = inputs.file(&path).expect("a digest");
+        assert_eq!(digest, SpecHash::of_bytes(b"one"));
+        let folder = inputs.folder(&root).expect("a digest");
+        inputs.save();
+
+        // What stands in the cache is what is returned: nothing was read again.
+        let cache = scratch.path().join("cache/inputs.json");
+        let kept = fs::read_to_string(&cache).expect("it was written");
+        let other = SpecHash::of_bytes(b"other");
+        let forged = kept.replace(&digest.to_string(), &other.to_string());
+        fs::write(&cache, forged.replace(&folder.to_string(), &other.to_string())).expect("a file");
+        let mut inputs = later(scratch.path());
+        assert_eq!(inputs.file(&path).expect("a digest"), other);
+        assert_eq!(inputs.folder(&root).expect("a digest"), other);
+
+        fs::write(&path, "two").expect("a file");
+        fs::write(root.join("file"), "two").expect("a file");
+        let mut inputs = later(scratch.path());
+        assert_eq!(inputs.file(&path).expect("a digest"), SpecHash::of_bytes(b"two"));
+        let changed = inputs.folder(&root).expect("a digest");
+        assert!(changed != other && changed != folder);
+    }
+
+    #[test]
+    fn a_digest_of_what_was_just_written_is_not_kept() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let path = scratch.path().join("image.tar");
+        fs::write(&path, "one").expect("a file");
+        // To a clock that stands before it, everything was written just now.
+        let mut inputs = Inputs { now: || 0, ..later(scratch.path()) };
+        inputs.file(&path).expect("a digest");
+        inputs.save();
+        assert!(!scratch.path().join("cache").exists());
+    }
 }

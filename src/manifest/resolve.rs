@@ -1,19 +1,23 @@
 //! A tree's files → its sandboxes: agents in their bottles, with their skills, and the overlay.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
-use std::io;
+mod files;
+mod overlay;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::files::{open_folder, open_part, parse, pointer, unreadable};
+use self::overlay::keep_bottle;
 use super::agent::{self, Agent, Named, Settings};
 use super::bottle::{self, AskedBackend, Bottle};
 use super::field::{Section, shorten};
 use super::guard::{Guard, resolved};
 use super::inputs::Inputs;
-use super::keys::{Table, nearest};
-use super::source::{At, Findings, Problem, Source, Span, printable};
-use super::tree::{self, Dir, Kind, Links, MAX_MANIFEST};
+use super::keys::nearest;
+use super::source::{At, Findings, Problem, Source, Span};
+use super::tree::{Dir, MAX_MANIFEST};
 use super::{LoadError, LoadOptions, frontmatter, skill, yaml};
 use crate::model::{
     AgentsFolder, BackendChoice, Desired, Diagnostic, OwnerId, SandboxId, SandboxSpec, Severity,
@@ -137,12 +141,7 @@ impl<'o> Loader<'o> {
         }
         let bytes = match self.dir.read(OsStr::new(SETTINGS_FILE), MAX_MANIFEST) {
             Ok((bytes, _)) => bytes,
-            Err(error)
-                if error.is_not_found()
-                    && self.dir.stat_entry(OsStr::new(SETTINGS_FILE)).is_err() =>
-            {
-                return true;
-            }
+            Err(error) if error.is_not_found() => return true,
             Err(error) => {
                 self.diagnostics.push(unreadable(SETTINGS_FILE, &error));
                 return false;
@@ -155,8 +154,8 @@ impl<'o> Loader<'o> {
             findings.add(frontmatter::not_utf8(span, source.text()));
         } else {
             let (start, end) = (frontmatter::start(&source), source.text().len());
-            frontmatter::check_characters(&mut findings, start..end);
-            if let Some(node) = yaml::parse(&mut findings, start, end)
+            let clean = frontmatter::check_characters(&mut findings, start..end);
+            if let Some(node) = clean.and_then(|()| yaml::parse(&mut findings, start, end))
                 && let Some(section) = Section::open(
                     &node,
                     &agent::SETTINGS,
@@ -206,10 +205,9 @@ impl<'o> Loader<'o> {
                     let home = self.options.home.as_deref();
                     let guard = Guard { base: &base, home, trees: &self.trees };
                     let inputs = &mut self.inputs;
-                    let bottle =
-                        parse(bad, &bottle::TABLE, &mut findings, |section, _, findings| {
-                            bottle::read(section, &guard, inputs, findings)
-                        });
+                    let bottle = parse(bad, &bottle::TABLE, &mut findings, |section, findings| {
+                        bottle::read(section, &guard, inputs, findings)
+                    });
                     if let Some((bottle, _)) = bottle.filter(|_| !findings.has_errors()) {
                         read = Ok(Arc::new(bottle));
                     }
@@ -256,122 +254,6 @@ impl<'o> Loader<'o> {
         AgentsFolder::Present
     }
 
-    /// Reads the overlay's agents over the tree's; returns the overlays that count as loaded.
-    fn read_overlay(&mut self) -> BTreeSet<String> {
-        let mut loaded = BTreeSet::new();
-        let Some(overlay) = self.overlay.clone() else { return loaded };
-        let shown = overlay.strip_prefix(&self.path).unwrap_or(&overlay).display().to_string();
-        // It was opened a moment ago; if it is gone by now, nothing of it counts.
-        let dir = Dir::open(&overlay, Links::Refuse).map_err(|error| tree::describe(&error));
-        let agents = dir.and_then(|dir| {
-            self.ignored_parts(&dir, &shown);
-            open_part(&dir, AGENTS)
-        });
-        let prefix = printable(&format!("{shown}/agents/"));
-        let names = match agents {
-            Ok(Some(dir)) => self.entities(&dir, &prefix, "an agent").map(|names| (dir, names)),
-            Ok(None) => {
-                self.diagnostics
-                    .push(Diagnostic::warning(shown, "this overlay has no folder `agents`"));
-                return loaded;
-            }
-            Err(reason) => {
-                let message = format!("this folder cannot be read: {reason}");
-                self.diagnostics.push(Diagnostic::error(format!("{shown}/agents"), message));
-                return loaded;
-            }
-        };
-        let Ok((dir, names)) = names else { return loaded };
-        if names.is_empty() {
-            // An empty folder never reads as "everything was deleted".
-            let warning =
-                Diagnostic::warning(format!("{shown}/agents"), "this overlay holds no agent");
-            self.diagnostics
-                .push(warning.with_hint("what it made is left alone; `bottle down` removes it"));
-            return loaded;
-        }
-        let label = overlay.display().to_string();
-        for (name, file_name) in names {
-            self.read_agent(
-                &dir,
-                &name,
-                &file_name,
-                Origin { overlay: Some(&label), prefix: &prefix },
-            );
-        }
-        loaded.insert(label);
-        loaded
-    }
-
-    /// Says which files of an overlay are not read.
-    fn ignored_parts(&mut self, dir: &Dir, shown: &str) {
-        for part in [BOTTLES, SKILLS, SETTINGS_FILE] {
-            let name = OsStr::new(part);
-            if dir.stat_entry(name).is_err() {
-                continue;
-            }
-            let inside = dir.open_dir(name).and_then(|dir| dir.names()).unwrap_or_default();
-            let files: Vec<String> = inside
-                .iter()
-                .take(10)
-                .map(|file| printable(&format!("{part}/{}", file.to_string_lossy())))
-                .collect();
-            let more = if inside.len() > files.len() { ", …" } else { "" };
-            let list = if files.is_empty() { part.to_owned() } else { files.join(", ") };
-            let message = format!("an overlay may bring agents only; ignored: {list}{more}");
-            let hint = "bottles, skills and settings come from your own tree";
-            self.diagnostics
-                .push(Diagnostic::warning(format!("{shown}/{part}"), message).with_hint(hint));
-        }
-    }
-
-    /// The files of a folder that name something, sorted; of the others it is said why not.
-    fn entities(
-        &mut self,
-        dir: &Dir,
-        prefix: &str,
-        what: &str,
-    ) -> Result<Vec<(String, OsString)>, String> {
-        let names = match dir.names() {
-            Ok(names) => names,
-            Err(error) => {
-                let reason = tree::describe(&error);
-                let message = format!("this folder cannot be read: {reason}");
-                self.diagnostics.push(Diagnostic::error(prefix.trim_end_matches('/'), message));
-                return Err(reason);
-            }
-        };
-        let mut entities = Vec::new();
-        for file_name in names {
-            let shown = printable(&file_name.to_string_lossy());
-            let Some(name) = shown.strip_suffix(".md") else {
-                let near = [".MD", ".Md", ".markdown", ".yaml", ".yml", ".mdx"];
-                if near.iter().any(|end| shown.ends_with(end)) {
-                    let warning =
-                        Diagnostic::warning(format!("{prefix}{shown}"), "this file is not read");
-                    self.diagnostics.push(
-                        warning.with_hint(format!("{what} is a file whose name ends with `.md`")),
-                    );
-                }
-                continue;
-            };
-            match SandboxId::new(name) {
-                Ok(_) if file_name.to_str().is_some() => {
-                    entities.push((name.to_owned(), file_name))
-                }
-                _ => {
-                    let message =
-                        format!("this file is skipped: `{}` cannot name {what}", shorten(name));
-                    let hint = "a name is `[a-z][a-z0-9-]*`, at most 63 characters";
-                    self.diagnostics.push(
-                        Diagnostic::warning(format!("{prefix}{shown}"), message).with_hint(hint),
-                    );
-                }
-            }
-        }
-        Ok(entities)
-    }
-
     fn read_agent(&mut self, dir: &Dir, name: &str, file_name: &OsStr, origin: Origin<'_>) {
         let Ok(id) = SandboxId::new(name) else { return };
         let file = format!("{}{name}.md", origin.prefix);
@@ -386,7 +268,7 @@ impl<'o> Loader<'o> {
                 let (text, bad) = frontmatter::decode(bytes);
                 let source = Source::new(&file, text);
                 let mut findings = Findings::new(&source);
-                let read = parse(bad, &agent::TABLE, &mut findings, |section, _, findings| {
+                let read = parse(bad, &agent::TABLE, &mut findings, |section, findings| {
                     agent::read(section, findings)
                 });
                 if let Some((agent, body)) = read {
@@ -559,86 +441,6 @@ impl<'o> Loader<'o> {
         }
         self.skills.insert(name.to_owned(), read.clone());
         read
-    }
-}
-
-/// An overlay's agent that stands over one of the tree's keeps that one's bottle.
-fn keep_bottle(
-    named: Option<Named>,
-    below: &Underlying,
-    id: &SandboxId,
-    findings: &mut Findings<'_>,
-) -> Option<Named> {
-    let named = named?;
-    let Some(kept) = &below.bottle else {
-        let message =
-            format!("agents/{id}.md of the tree does not say its bottle, which this agent keeps");
-        findings.add(Problem::error(named.span, message).field(&At::Key(&At::Root, "bottle")));
-        return None;
-    };
-    if *kept != named.name {
-        let message =
-            format!("this agent stands over agents/{id}.md and stays in its bottle `{kept}`");
-        let problem = Problem::warning(named.span, message).field(&At::Key(&At::Root, "bottle"));
-        findings.add(problem.label(format!("write `{kept}`")));
-    }
-    Some(Named { name: kept.clone(), span: named.span })
-}
-
-/// The front matter of a file, read by `read`, and the range of its body.
-fn parse<T>(
-    bad: Option<Span>,
-    table: &'static Table,
-    findings: &mut Findings<'_>,
-    read: impl FnOnce(&Section<'_>, Span, &mut Findings<'_>) -> T,
-) -> Option<(T, std::ops::Range<usize>)> {
-    if let Some(span) = bad {
-        let problem = frontmatter::not_utf8(span, findings.source().text());
-        findings.add(problem);
-        return None;
-    }
-    let parts = frontmatter::split(findings)?;
-    let node = yaml::parse(findings, parts.yaml.start, parts.yaml.end)?;
-    let section = Section::open(&node, table, &At::Root, parts.open, findings)?;
-    Some((read(&section, parts.open, findings), parts.body))
-}
-
-/// A folder by its canonical path.
-fn open_folder(named: &Path) -> Result<(PathBuf, Dir), String> {
-    let fail = |error: io::Error| tree::describe(&error);
-    let path = tree::canonical(named).map_err(fail)?;
-    let kind = tree::stat(&path).map_err(fail)?.kind;
-    if kind != Kind::Folder {
-        return Err(format!("it is {}, not a folder", kind.describe()));
-    }
-    let dir = Dir::open(&path, Links::Follow).map_err(fail)?;
-    Ok((path, dir))
-}
-
-/// A folder of the tree that may be missing. A link to nowhere is not a missing folder.
-fn open_part(dir: &Dir, name: &str) -> Result<Option<Dir>, String> {
-    let name = OsStr::new(name);
-    match dir.open_dir(name) {
-        Ok(part) => Ok(Some(part)),
-        Err(error) => match dir.stat_entry(name) {
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
-            Ok(stat) if !matches!(stat.kind, Kind::Folder | Kind::Symlink) => {
-                Err(format!("it is {}, not a folder", stat.kind.describe()))
-            }
-            _ => Err(tree::describe(&error)),
-        },
-    }
-}
-
-fn unreadable(file: &str, error: &tree::ReadError) -> Diagnostic {
-    Diagnostic::error(file, format!("this file cannot be read: {error}"))
-}
-
-/// Where a finding stands and what it says, in one line.
-fn pointer(found: &Diagnostic) -> String {
-    match found.line {
-        0 => format!("{}: {}", found.file, found.message),
-        line => format!("{}:{line}:{}: {}", found.file, found.column, found.message),
     }
 }
 

@@ -60,6 +60,18 @@ impl Source {
         (index, line.trim_end_matches(['\n', '\r']))
     }
 
+    /// Puts dots over what of a shown line may be a secret, one for each character.
+    fn hide(&self, secrets: &[Span], line: usize, shown: &mut String) {
+        let start = self.lines[line - 1];
+        for secret in secrets.iter().filter(|secret| self.line_number(secret.start) == line) {
+            let (_, text) = self.line_of(secret.start);
+            let from = chars(text, secret.start - start);
+            let to = chars(text, secret.end.max(secret.start) - start);
+            let dots = |(i, c)| if (from..to).contains(&i) { '•' } else { c };
+            *shown = shown.chars().enumerate().map(dots).collect();
+        }
+    }
+
     /// 1-based line of a byte.
     pub(super) fn line_number(&self, offset: usize) -> usize {
         self.line_of(offset).0 + 1
@@ -152,11 +164,13 @@ pub(super) struct Findings<'s> {
     list: Vec<Diagnostic>,
     errors: usize,
     untold: usize,
+    /// Where secrets may stand, for every finding of the same line.
+    secrets: Vec<Span>,
 }
 
 impl<'s> Findings<'s> {
     pub(super) fn new(source: &'s Source) -> Self {
-        Self { source, list: Vec::new(), errors: 0, untold: 0 }
+        Self { source, list: Vec::new(), errors: 0, untold: 0, secrets: Vec::new() }
     }
 
     pub(super) fn source(&self) -> &'s Source {
@@ -172,17 +186,19 @@ impl<'s> Findings<'s> {
         if problem.severity == Severity::Error {
             self.errors += 1;
         }
+        if problem.secret {
+            self.secrets.push(problem.span);
+        }
         if self.list.len() >= MAX_FINDINGS {
             self.untold += 1;
             return;
         }
-        let Problem { span, severity, message, label, hint, field, secret } = problem;
+        let Problem { span, severity, message, label, hint, field, secret: _ } = problem;
         let (index, line) = self.source.line_of(span.start);
         let from = (span.start - self.source.lines[index]).min(line.len());
         let to = (span.end.max(span.start) - self.source.lines[index]).min(line.len());
         let column = chars(line, from) + 1;
         let width = (chars(line, to) + 1).saturating_sub(column).max(1);
-        let shown = if secret { mask(line, from, to) } else { printable(line) };
         self.list.push(Diagnostic {
             file: self.source.name.clone(),
             line: index + 1,
@@ -192,7 +208,7 @@ impl<'s> Findings<'s> {
             hint: hint.map(|text| printable(&text)),
             field,
             label: label.map(|text| printable(&text)),
-            source_line: (line.len() <= MAX_SOURCE_LINE).then_some(shown),
+            source_line: (line.len() <= MAX_SOURCE_LINE).then(|| printable_line(line)),
             width,
         });
     }
@@ -200,6 +216,11 @@ impl<'s> Findings<'s> {
     /// The findings in the order of the file.
     pub(super) fn finish(mut self) -> Vec<Diagnostic> {
         self.list.sort_by_key(|d| (d.line, d.column));
+        for found in &mut self.list {
+            if let Some(shown) = &mut found.source_line {
+                self.source.hide(&self.secrets, found.line, shown);
+            }
+        }
         if self.untold > 0 {
             let message = format!("{} more findings in this file are not shown", self.untold);
             let error = Diagnostic::error(&self.source.name, message);
@@ -214,16 +235,16 @@ fn chars(line: &str, offset: usize) -> usize {
     line.char_indices().take_while(|(i, _)| *i < offset).count()
 }
 
-/// A line in which the characters of a range are dots, so that the caret still fits.
-fn mask(line: &str, from: usize, to: usize) -> String {
-    let hide = |(i, c)| if (from..to).contains(&i) { '•' } else { c };
-    printable(&line.char_indices().map(hide).collect::<String>())
-}
-
 /// Text of one line that a terminal shows as it is: what would move its cursor is replaced,
 /// one character for one.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if unprintable(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for a source line, in which tabs stay.
+fn printable_line(text: &str) -> String {
+    let keep = |c: char| c == '\t' || !unprintable(c);
+    text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
 }
 
 /// A path as messages show it.
@@ -233,7 +254,7 @@ pub(super) fn shorten_path(path: &Path) -> String {
 
 /// Control characters, and those that reorder or hide text.
 pub(super) fn unprintable(c: char) -> bool {
-    (c.is_control() && c != '\t') || is_invisible(c)
+    c.is_control() || is_invisible(c)
 }
 
 /// Characters that make text look other than it is: bidirectional controls, zero-width ones.
@@ -276,12 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_masked() {
+    fn a_secret_is_masked_in_every_finding_of_its_line() {
         let source = Source::new("a.md", "token_ref: ghp_secret # x");
         let mut findings = Findings::new(&source);
+        findings.add(Problem::error(Span { start: 0, end: 9 }, "x"));
         findings.add(Problem::error(Span { start: 11, end: 21 }, "x").secret());
-        let found = findings.finish().remove(0);
-        assert_eq!(found.source_line.as_deref(), Some("token_ref: •••••••••• # x"));
+        for found in findings.finish() {
+            assert_eq!(found.source_line.as_deref(), Some("token_ref: •••••••••• # x"));
+        }
     }
 
     #[test]

@@ -115,6 +115,8 @@ impl Stat {
 pub(super) enum ReadError {
     #[error("it is {}, not a regular file", .0.describe())]
     Kind(Kind),
+    #[error("it is a symbolic link to nothing")]
+    Dangling,
     #[error("it has {size} bytes, and {limit} are the most that is read")]
     TooLarge { size: u64, limit: u64 },
     #[error("{}", describe(.0))]
@@ -215,7 +217,12 @@ impl Dir {
         let at = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
         // Opening a device can do something already, so look first; the file is looked at again
         // once it is open.
-        let before = Stat::from(&rustix::fs::statat(&self.fd, name, at)?);
+        let before = rustix::fs::statat(&self.fd, name, at).map_err(|errno| {
+            let link = self.stat_entry(name).is_ok_and(|stat| stat.kind == Kind::Symlink);
+            let nothing = errno == rustix::io::Errno::NOENT;
+            if link && nothing { ReadError::Dangling } else { errno.into() }
+        })?;
+        let before = Stat::from(&before);
         if before.kind != Kind::File {
             return Err(ReadError::Kind(before.kind));
         }

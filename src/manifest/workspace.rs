@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::field::{Field, shorten};
+use super::field::Field;
 use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
@@ -83,7 +83,7 @@ pub(super) fn read(
 
 fn target(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
     let text = field.word(findings)?;
-    let fail = |reason: &str| field.error(format!("`{}` {reason}", shorten(text)));
+    let fail = |reason: &str| field.refused(text, &reason);
     if !host::is_canonical_guest_path(text) {
         findings.add(fail("is not an absolute path without `.`, `..`, `//` or a `/` at its end"));
         return None;

@@ -291,6 +291,7 @@ fn declared(
     let on_backend: Vec<&Instance> = seen.ours().filter(|i| i.backend == backend).collect();
     let mut replaced: BTreeSet<ResourceKind> = BTreeSet::new();
     let mut machine = None;
+    let kinds: BTreeSet<ResourceKind> = wanted.iter().map(ResourceSpec::kind).collect();
     for resource in wanted {
         let kind = resource.kind();
         let candidates: Vec<&Instance> =
@@ -303,8 +304,7 @@ fn declared(
     }
     // A network or sidecar that is no longer wanted.
     for instance in on_backend {
-        let known = decision.changes.iter().any(|c| c.resource == instance.resource);
-        if !known {
+        if !kinds.contains(&instance.resource) {
             let reason = Reason::NotDeclared { file: spec.source.clone() };
             decision.change(instance.resource, Some(backend), Verdict::Teardown, reason);
             decision.teardown.push(instance.clone());

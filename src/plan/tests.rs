@@ -333,6 +333,19 @@ fn rule_5_of_duplicates_the_one_that_fits_stays() {
 }
 
 #[test]
+fn rule_5_all_duplicates_go_of_what_is_no_longer_wanted() {
+    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default() };
+    let networked = crate::model::SandboxSpec { network: Some(network), ..spec("ada") };
+    let mut observed = converged(&[networked]);
+    let mut twin = observed.instances[0].clone();
+    twin.id = InstanceId("0-twin".to_owned());
+    observed.instances.push(twin);
+    let plan = run(&desired([spec("ada")]), &observed);
+    let gone = plan.steps.iter().filter(|step| matches!(step.action, Action::Teardown(_)));
+    assert_eq!(gone.count(), 2, "{}", text(&plan));
+}
+
+#[test]
 fn rule_6_removals_come_before_additions_and_prepare_before_removals() {
     let mut changed = spec("ada");
     changed.resources.memory = 1 << 30;

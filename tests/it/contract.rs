@@ -27,6 +27,7 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::support;
 
+pub(crate) mod docker;
 pub(crate) mod exec;
 pub(crate) mod files;
 pub(crate) mod images;
@@ -225,6 +226,17 @@ async fn exec(
     f.backend().exec(f.scope(), on, &spec, stdin.into()).await.expect("running a command")
 }
 
+/// A command that prints a variable of its environment. Not every busybox has `printenv`; the fake
+/// has nothing else.
+fn printenv(f: &dyn Fixture, name: &str) -> Vec<String> {
+    let argv: &[&str] = if is_real(f.backend().kind()) {
+        &["sh", "-c", "eval \"printf '%s\\n' \\\"\\$$1\\\"\"", "sh", name]
+    } else {
+        &["printenv", name]
+    };
+    argv.iter().map(|word| (*word).to_owned()).collect()
+}
+
 /// Waits until `probe` gives a value, as long as a slow machine may take.
 async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     for _ in 0..600 {
@@ -338,3 +350,4 @@ macro_rules! contract_suite {
 pub(crate) use contract_suite;
 
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
+contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);

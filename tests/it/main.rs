@@ -6,8 +6,11 @@
 
 mod cli;
 mod contract;
+mod convergence;
+mod docker;
 mod layering;
 mod manifest;
+mod manifest_hostile;
 mod manifest_locate;
 mod manifest_resolve;
 mod manifest_skill;

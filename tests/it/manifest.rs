@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use bottle::manifest::diagnostic::{Drawing, render_all};
 use bottle::manifest::{LoadOptions, load};
 use bottle::model::{AgentsFolder, BackendChoice, Desired, ImageRef, SandboxId, Severity};
 
@@ -79,4 +80,66 @@ fn a_small_tree_is_read() {
     assert_eq!(spec.backend, BackendChoice::Auto { default: None });
     assert_eq!(spec.run, ["claude"]);
     assert!(spec.network.is_none() && spec.sidecar.is_none());
+}
+
+fn drawn(scratch: &Scratch) -> String {
+    render_all(&scratch.load().diagnostics, Drawing::default())
+}
+
+#[test]
+fn findings_are_drawn_with_their_line_and_a_caret() {
+    let scratch = Scratch::with_good_agent();
+    scratch.write(
+        "tree/agents/dennis.md",
+        "---\nbottle: dve\nskils: [review]\nskills: review\ncommand: [sleep, 10]\n---\n",
+    );
+    let expected = "\
+error: there is no bottle `dve`
+  ┌─ agents/dennis.md:2:9
+2 │ bottle: dve
+  │         ^^^ did you mean `dev`?
+  = bottles: dev
+
+error: unknown key `skils`
+  ┌─ agents/dennis.md:3:1
+3 │ skils: [review]
+  │ ^^^^^ did you mean `skills`?
+  = allowed: bottle, skills, command, restart, run, suspend, name, description,
+    model, color, memory
+
+error: expected a list, found text
+  ┌─ agents/dennis.md:4:9
+4 │ skills: review
+  │         ^^^^^^
+  = write [review]
+
+error: expected text, found the number `10`
+  ┌─ agents/dennis.md:5:18
+5 │ command: [sleep, 10]
+  │                  ^^
+  = quote it: \"10\"
+";
+    assert_eq!(drawn(&scratch), expected);
+}
+
+#[test]
+fn a_token_in_the_wrong_place_is_shown_by_nobody() {
+    let scratch = Scratch::with_good_agent();
+    let routes =
+        "{path: gh, upstream: \"https://u:p4ss@x.com\", auth_scheme: basic, token_ref: ghp_S3cret}";
+    let yaml = format!(
+        "---
+cred_proxy: {{routes: [{routes}]}}
+git: [{{Name: a, Upstream: 'ssh://git:p4ss@h/a', IdentityFile: /nowhere}}]
+egress: {{allowlist: ['https://u:p4ss@h', {{host: 'u:p4ss@h'}}]}}
+---
+"
+    );
+    scratch.write("tree/bottles/x.md", yaml);
+    scratch.write("tree/agents/x.md", "---\nbottle: x\n---\n");
+    let desired = scratch.load();
+    assert_eq!(desired.diagnostics.len(), 9, "{:#?}", said(&desired));
+    let all = format!("{}{:?}", drawn(&scratch), desired);
+    assert!(!all.contains("S3cret") && !all.contains("p4ss"), "{all}");
+    assert!(all.contains("••••"));
 }

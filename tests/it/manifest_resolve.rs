@@ -379,6 +379,7 @@ fn a_workspace_keeps_away_from_what_the_operator_keeps() {
 #[test]
 fn backends_and_images_must_fit() {
     let scratch = Scratch::with_good_agent();
+    scratch.write("tree/bottles/rootfs/bin/sh", "shell");
     for (yaml, errors) in [
         ("backend: docker", 1),
         ("backend: docker\nimage: host", 1),
@@ -393,6 +394,8 @@ fn backends_and_images_must_fit() {
         ("image: /dev/null", 1),
         ("image: /", 1),
         ("image: ''", 1),
+        ("image: ./rootfs", 0),
+        ("image: ..", 1),
         ("image: x\nhost_paths: [/opt]", 1),
         ("user: root", 0),
         ("user: '0'", 0),

@@ -47,7 +47,11 @@ pub(super) async fn attach(
                 LogOutput::StdErr { message } => write(&mut stderr, &message).await,
                 other => {
                     refusal.see(other.as_ref());
-                    write(&mut stdout, other.as_ref()).await
+                    if refusal.is_one() {
+                        write(&mut stderr, other.as_ref()).await
+                    } else {
+                        write(&mut stdout, other.as_ref()).await
+                    }
                 }
             };
             // A closed pipe is no error, but there is nobody left to write to.
@@ -166,10 +170,14 @@ impl Refusal {
         self.0.extend_from_slice(&bytes[..room]);
     }
 
+    /// Engines put the words of the runtime where the command's output should be.
+    fn is_one(&self) -> bool {
+        self.0.starts_with(exec::RUNTIME_ERROR.as_bytes())
+    }
+
     fn code(&self, code: i32) -> i32 {
-        let text = String::from_utf8_lossy(&self.0);
-        if matches!(code, 126 | 127) && text.starts_with(exec::RUNTIME_ERROR) {
-            exec::code_of_refusal(&text)
+        if matches!(code, 126 | 127) && self.is_one() {
+            exec::code_of_refusal(&String::from_utf8_lossy(&self.0))
         } else {
             code
         }

@@ -5,18 +5,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::path::Component;
 
 use bollard::body_full;
 use bollard::query_parameters::{
-    DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    ContainerArchiveInfoOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::engine::Engine;
-use super::{error, exec};
-use crate::backend::{BackendError, ExecSpec, ExecUser, GuestDir, Upload, guest_path};
-use crate::model::Instance;
+use super::{error, exec, observe};
+use crate::backend::{BackendError, ExecSpec, ExecUser, GuestDir, Scope, Upload, guest_path};
+use crate::model::{Instance, InstanceState};
 
 /// Removes `$1…$wipes`, then says by number what is still there, and which of the folders that
 /// follow are missing. As the sandbox's user: without capabilities root may do less in its home.
@@ -39,16 +41,26 @@ for path do
   fi
 done"#;
 
+/// How Go marks a folder in a file's mode.
+const GO_MODE_DIR: u32 = 1 << 31;
+
 /// Puts a file where the archive cannot reach, because it lies on a tmpfs: whole or not at all.
 const PUT_SH: &str = r#"umask 077; cat >"$1.new" && chmod "$2" "$1.new" && mv -f "$1.new" "$1""#;
 
 /// Unpacks `upload`. `known` says of folders whether they are in the machine's image.
 pub(super) async fn copy_in(
     engine: &Engine,
+    scope: &Scope,
     instance: &Instance,
     known: Option<&BTreeMap<String, bool>>,
     upload: Upload,
 ) -> Result<(), BackendError> {
+    check(&upload).map_err(|e| BackendError::failed(copying(instance), e))?;
+    let asks = !upload.wipe.is_empty() || !upload.dirs.is_empty();
+    if !upload.fresh && !asks {
+        // Only a command tells otherwise: the engine unpacks into what does not run just as well.
+        must_run(engine, scope, instance).await?;
+    }
     let planned =
         if upload.fresh { known.and_then(|known| absent(&upload.dirs, known)) } else { None };
     let missing = match planned {
@@ -68,6 +80,37 @@ pub(super) async fn copy_in(
         put(engine, instance, file).await?;
     }
     Ok(())
+}
+
+/// Every name stays inside, read as text: what a symlink makes of it is the guest's own affair.
+fn check(upload: &Upload) -> anyhow::Result<()> {
+    let dirs = upload.dirs.iter().map(|dir| dir.path.as_str());
+    for path in upload.wipe.iter().map(String::as_str).chain(dirs) {
+        let names = path.strip_prefix('/').unwrap_or_default();
+        let plain = names.split('/').all(|name| !matches!(name, "" | "." | ".."));
+        anyhow::ensure!(plain, "`{path}` is no absolute path without `..` to something");
+    }
+    for entry in tar::Archive::new(upload.tar.as_ref()).entries()? {
+        let path = entry?.path()?.into_owned();
+        let inside = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        anyhow::ensure!(
+            path.components().all(inside),
+            "`{}` in the archive leads out of it",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+async fn must_run(engine: &Engine, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+    let now = observe::by_id(engine, scope, &instance.id).await?;
+    let state = match now.map(|(instance, _)| instance.state) {
+        Some(InstanceState::Running) => return Ok(()),
+        Some(InstanceState::Paused) => "paused",
+        Some(_) => "stopped",
+        None => "gone",
+    };
+    Err(BackendError::NotRunning { name: instance.name.clone(), state: state.to_owned() })
 }
 
 fn copying(instance: &Instance) -> String {
@@ -114,7 +157,7 @@ async fn wipe<'a>(
     let all: Vec<&str> = upload.wipe.iter().map(String::as_str).collect();
     let (left, missing) = wipe_as(engine, instance, ExecUser::Sandbox, &all, &upload.dirs).await?;
     if left.is_empty() {
-        return Ok(missing);
+        return really_missing(engine, instance, missing).await;
     }
     // What root put there, root removes.
     let (left, _) = wipe_as(engine, instance, ExecUser::Root, &left, &[]).await?;
@@ -125,7 +168,34 @@ async fn wipe<'a>(
         ));
     }
     // A folder may have stood in what is gone by now.
-    Ok(wipe_as(engine, instance, ExecUser::Sandbox, &[], &upload.dirs).await?.1)
+    let missing = wipe_as(engine, instance, ExecUser::Sandbox, &[], &upload.dirs).await?.1;
+    really_missing(engine, instance, missing).await
+}
+
+/// Of the folders that the sandbox's user does not see, those that are not there. The working
+/// directory is always among them: the engine made it, as root, where the image has none.
+async fn really_missing<'a>(
+    engine: &Engine,
+    instance: &Instance,
+    unseen: Vec<&'a GuestDir>,
+) -> Result<Vec<&'a GuestDir>, BackendError> {
+    let mut missing = Vec::new();
+    for dir in unseen {
+        let options = ContainerArchiveInfoOptionsBuilder::new().path(&dir.path).build();
+        let found = engine.client.get_container_archive_info(&instance.id.0, Some(options)).await;
+        match found {
+            Ok(found) if found.file_mode & GO_MODE_DIR != 0 && dir.path != workdir(instance) => {}
+            Ok(_) => missing.push(dir),
+            Err(e) if error::is_status(&e, 404) => missing.push(dir),
+            Err(e) => return Err(gone(engine, instance, e)),
+        }
+    }
+    Ok(missing)
+}
+
+/// The machine's working directory, where the bottle names one.
+fn workdir(instance: &Instance) -> &str {
+    instance.fields.0.get("workspace.target").map_or("", String::as_str)
 }
 
 async fn wipe_as<'a, 'b>(
@@ -135,10 +205,8 @@ async fn wipe_as<'a, 'b>(
     wipe: &[&'a str],
     dirs: &'b [GuestDir],
 ) -> Result<(Vec<&'a str>, Vec<&'b GuestDir>), BackendError> {
-    // The engine itself made the working directory, as root, where the image has none.
-    let workdir = instance.fields.0.get("workspace.target").map_or("", String::as_str);
     let wipes = wipe.len().to_string();
-    let head = ["/bin/sh", "-c", WIPE_SH, "bottle", &wipes, workdir];
+    let head = ["/bin/sh", "-c", WIPE_SH, "bottle", &wipes, workdir(instance)];
     let argv = head.into_iter().chain(wipe.iter().copied()).chain(dirs.iter().map(|d| &*d.path));
     let spec = ExecSpec { user, workdir: Some("/".to_owned()), ..ExecSpec::new(argv) };
     let output = exec::exec(engine, instance, &spec, Bytes::new()).await?;
@@ -228,7 +296,7 @@ fn split(tar: &Bytes, missing: &[&GuestDir]) -> anyhow::Result<(Option<Bytes>, V
             }
             let mut header = entry.header().clone();
             match entry.link_name()? {
-                Some(target) => folders.append_link(&mut header, &path, target.into_owned())?,
+                Some(target) => folders.append_link(&mut header, &path, &target)?,
                 None => folders.append_data(&mut header, &path, entry)?,
             }
         }

@@ -12,7 +12,7 @@ use bollard::query_parameters::CreateContainerOptionsBuilder;
 use super::engine::{Engine, GVISOR, Traits};
 use super::labels::{self, Set};
 use super::user::User;
-use super::{error, observe, parse, settings};
+use super::{NO_NETWORK, error, observe, parse, settings};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::{Instance, MachineSpec, Ownership};
 
@@ -107,7 +107,7 @@ fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
     let disk = spec.resources.disk.filter(|_| traits.disk);
     HostConfig {
         init: Some(true),
-        network_mode: Some("none".to_owned()),
+        network_mode: Some(NO_NETWORK.to_owned()),
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),

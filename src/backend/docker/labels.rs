@@ -82,11 +82,15 @@ impl<'a> Labels<'a> {
         if self.text(label::OWNER) != Some(scope.owner.as_str()) {
             return Ownership::Foreign;
         }
-        match self.text(label::STATE) {
+        match self.state() {
             Some(state) if state == scope.state || scope.adopted.contains(state) => Ownership::Ours,
             Some(state) => Ownership::OtherState(state.to_owned()),
             None => Ownership::OtherState("unknown".to_owned()),
         }
+    }
+
+    pub(super) fn state(&self) -> Option<&'a str> {
+        self.text(label::STATE)
     }
 
     pub(super) fn resource(&self) -> Option<&'a str> {

@@ -18,6 +18,7 @@ mod feed;
 mod image;
 mod labels;
 mod logs;
+mod mend;
 mod observe;
 mod parse;
 mod remove;
@@ -45,7 +46,9 @@ use super::{
     LogOptions, Observation, Progress, Scope, Upload,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec, Ownership, SpecHash};
+use crate::model::{
+    BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, SpecHash,
+};
 
 /// The engine's network that is none.
 const NO_NETWORK: &str = "none";
@@ -53,7 +56,12 @@ const NO_NETWORK: &str = "none";
 /// What is known of a machine and saves a call.
 #[derive(Debug, Clone)]
 struct Known {
-    identity: Identity,
+    /// Whose it is, by its labels.
+    owner: OwnerId,
+    /// The state folder that made it, by its labels.
+    state: Option<String>,
+    /// The sandbox's user, where its labels tell.
+    identity: Option<Identity>,
     /// Whether these folders are in its image; only of a machine that this process made.
     dirs: Option<BTreeMap<String, bool>>,
 }
@@ -69,6 +77,18 @@ pub struct Docker {
     /// Images that `prepare` saw to, for the `create` that follows.
     prepared: Mutex<HashMap<SpecHash, image::Ready>>,
     known: Mutex<HashMap<InstanceId, Known>>,
+}
+
+impl Known {
+    fn of(scope: &Scope, made: parse::Made) -> Self {
+        let identity = made.set.map(|set| set.identity());
+        Self { owner: scope.owner.clone(), state: made.state, identity, dirs: None }
+    }
+
+    fn is_of(&self, scope: &Scope) -> bool {
+        self.owner == scope.owner
+            && self.state.as_ref().is_some_and(|s| *s == scope.state || scope.adopted.contains(s))
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -120,23 +140,30 @@ impl Docker {
         work(caches.entry(scope.data.clone()).or_insert_with(|| Cache::load(scope)))
     }
 
-    fn remember(&self, sets: impl IntoIterator<Item = (InstanceId, labels::Set)>) {
-        let mut known = locked(&self.known);
-        for (id, set) in sets {
-            known.entry(id).or_insert_with(|| Known { identity: set.identity(), dirs: None });
+    /// The engine and what is known of a machine, which is certain to be this scope's own: nothing
+    /// else is ever acted on, whatever the caller believes.
+    async fn own(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<(Arc<Engine>, Known), BackendError> {
+        let engine = self.engine().await?;
+        let conflict = || BackendError::Conflict { name: instance.name.clone() };
+        let known = locked(&self.known).get(&instance.id).cloned();
+        if let Some(known) = known {
+            return if known.is_of(scope) { Ok((engine, known)) } else { Err(conflict()) };
         }
-    }
-
-    fn known(&self, id: &InstanceId) -> Option<Known> {
-        locked(&self.known).get(id).cloned()
-    }
-}
-
-/// An act on what is not ours is refused, whoever asks for it.
-fn ours(instance: &Instance) -> Result<(), BackendError> {
-    match instance.ownership {
-        Ownership::Ours => Ok(()),
-        _ => Err(BackendError::Conflict { name: instance.name.clone() }),
+        match observe::by_id(&engine, scope, &instance.id).await? {
+            Some((found, made)) if found.ownership == Ownership::Ours => {
+                let known = Known::of(scope, made);
+                locked(&self.known).insert(found.id, known.clone());
+                Ok((engine, known))
+            }
+            Some(_) => Err(conflict()),
+            None => {
+                Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
+            }
+        }
     }
 }
 
@@ -152,9 +179,12 @@ impl Backend for Docker {
         if depth == Depth::Deep {
             observe::deepen(&engine, &mut seen).await?;
         }
-        let root_images = self.with_cache(scope, |cache| cache.root_images());
-        seen.observation.facts.root_images = root_images;
-        self.remember(seen.sets);
+        seen.observation.facts.root_images = self.with_cache(scope, |cache| cache.root_images());
+        let mut known = locked(&self.known);
+        known.retain(|id, known| known.owner != scope.owner || seen.made.contains_key(id));
+        for (id, made) in seen.made {
+            known.entry(id).or_insert_with(|| Known::of(scope, made));
+        }
         Ok(seen.observation)
     }
 
@@ -190,26 +220,40 @@ impl Backend for Docker {
         let parts = create::Parts { image: &ready.name, user: &ready.user, traits: &traits };
         let body = create::body(scope, spec, &parts);
         let made = create::machine(&engine, scope, spec, body).await?;
-        let known = Known { identity: ready.user.identity, dirs: Some(ready.dirs) };
-        locked(&self.known).insert(made.id.clone(), known);
+        let known = Known {
+            owner: scope.owner.clone(),
+            state: Some(scope.state.clone()),
+            identity: Some(ready.user.identity),
+            dirs: Some(ready.dirs),
+        };
+        // What was there already keeps what is known of it.
+        locked(&self.known).entry(made.id.clone()).or_insert(known);
         Ok(made)
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
-        ours(instance)?;
-        run::start(&*self.engine().await?, scope, instance).await
+        let (engine, _) = self.own(scope, instance).await?;
+        run::start(&engine, scope, instance).await
     }
 
-    async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
-        ours(instance)?;
-        run::disconnect(&*self.engine().await?, instance).await
-    }
-
-    async fn teardown(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
-        ours(instance)?;
-        remove::machine(&*self.engine().await?, instance).await?;
+    async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        match self.own(scope, instance).await {
+            Ok((engine, _)) => remove::machine(&engine, instance).await?,
+            Err(BackendError::NotRunning { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
         locked(&self.known).remove(&instance.id);
         Ok(())
+    }
+
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        match observe::by_id(&engine, scope, &instance.id).await? {
+            Some((_, made)) => mend::machine(&engine, instance, &made).await,
+            None => {
+                Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
+            }
+        }
     }
 
     async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
@@ -217,63 +261,66 @@ impl Backend for Docker {
     }
 
     async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
-        if let Some(known) = self.known(&instance.id) {
-            return Ok(known.identity);
-        }
-        let set = observe::set_of(&*self.engine().await?, scope, instance).await?;
-        let identity = set.identity();
-        self.remember([(instance.id.clone(), set)]);
-        Ok(identity)
+        self.own(scope, instance).await?.1.identity.ok_or_else(|| {
+            BackendError::failed(
+                format!("looking up the user of {}", instance.name),
+                anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
+            )
+        })
     }
 
     async fn exec(
         &self,
-        _scope: &Scope,
+        scope: &Scope,
         instance: &Instance,
         spec: &ExecSpec,
         stdin: Bytes,
     ) -> Result<ExecOutput, BackendError> {
-        exec::exec(&*self.engine().await?, instance, spec, stdin).await
+        let (engine, _) = self.own(scope, instance).await?;
+        exec::exec(&engine, instance, spec, stdin).await
     }
 
     async fn attach(
         &self,
-        _scope: &Scope,
+        scope: &Scope,
         instance: &Instance,
         spec: &ExecSpec,
         attach: Attach,
     ) -> Result<i32, BackendError> {
-        attach::attach(&*self.engine().await?, instance, spec, attach).await
+        let (engine, _) = self.own(scope, instance).await?;
+        attach::attach(&engine, instance, spec, attach).await
     }
 
     async fn copy_in(
         &self,
-        _scope: &Scope,
+        scope: &Scope,
         instance: &Instance,
         upload: Upload,
     ) -> Result<(), BackendError> {
-        let known = self.known(&instance.id).and_then(|known| known.dirs);
-        copy::copy_in(&*self.engine().await?, instance, known.as_ref(), upload).await
+        let (engine, known) = self.own(scope, instance).await?;
+        copy::copy_in(&engine, scope, instance, known.dirs.as_ref(), upload).await
     }
 
     async fn copy_out(
         &self,
-        _scope: &Scope,
+        scope: &Scope,
         instance: &Instance,
         path: &str,
         limit: u64,
     ) -> Result<Bytes, BackendError> {
-        copy::copy_out(&*self.engine().await?, instance, path, limit).await
+        let (engine, _) = self.own(scope, instance).await?;
+        copy::copy_out(&engine, instance, path, limit).await
     }
 
     async fn logs(
         &self,
-        _scope: &Scope,
+        scope: &Scope,
         instance: &Instance,
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
-        logs::logs(&*self.engine().await?, instance, options, out).await
+        let (engine, _) = self.own(scope, instance).await?;
+        logs::logs(&engine, instance, options, out).await
     }
 
     async fn events(

@@ -9,21 +9,21 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 
 use super::engine::Engine;
-use super::labels::{self, Set};
-use super::parse::{self, Row};
+use super::labels;
+use super::parse::{self, Made, Row};
 use super::{error, settings};
 use crate::backend::{BackendError, Observation, Scope, label};
 use crate::model::{
-    BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, Ownership,
+    BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, Ownership, SpecHash,
 };
 
 /// How many objects are inspected at once.
 const INSPECTIONS: usize = 16;
 
-/// What was seen, and what was set on each machine that says so.
+/// What was seen, and how each object of ours was made.
 pub(super) struct Seen {
     pub observation: Observation,
-    pub sets: Vec<(InstanceId, Set)>,
+    pub made: HashMap<InstanceId, Made>,
 }
 
 pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, BackendError> {
@@ -38,12 +38,12 @@ pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, Back
         rows.entry(container.id.clone()).or_insert(container);
     }
     let mut observation = Observation { facts: traits.facts(), ..Observation::default() };
-    let mut sets = Vec::new();
+    let mut ours = HashMap::new();
     for container in rows.into_values() {
         match parse::row(scope, container) {
-            Some(Row::Instance(instance, set)) => {
+            Some(Row::Instance(instance, made)) => {
                 if instance.ownership == Ownership::Ours {
-                    sets.extend(set.map(|set| (instance.id.clone(), set)));
+                    ours.insert(instance.id.clone(), made);
                 }
                 observation.instances.push(*instance);
             }
@@ -63,7 +63,7 @@ pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, Back
             });
         }
     }
-    Ok(Seen { observation, sets })
+    Ok(Seen { observation, made: ours })
 }
 
 async fn containers(
@@ -71,7 +71,15 @@ async fn containers(
     filter: &str,
     value: String,
 ) -> Result<Vec<ContainerSummary>, BackendError> {
-    let filters = HashMap::from([(filter.to_owned(), vec![value])]);
+    filtered(engine, filter, vec![value]).await
+}
+
+async fn filtered(
+    engine: &Engine,
+    filter: &str,
+    values: Vec<String>,
+) -> Result<Vec<ContainerSummary>, BackendError> {
+    let filters = HashMap::from([(filter.to_owned(), values)]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let listed = engine.client.list_containers(Some(options)).await;
     listed.map_err(|e| engine.failed("listing containers", e))
@@ -92,41 +100,43 @@ pub(super) async fn by_name(
     Ok(containers(engine, "name", format!("^/?{name}$")).await?.pop())
 }
 
-/// A machine as it is now; `None` when it is gone.
+/// The row of the listing with this id.
+pub(super) async fn raw_by_id(
+    engine: &Engine,
+    id: &InstanceId,
+) -> Result<Option<ContainerSummary>, BackendError> {
+    Ok(containers(engine, "id", id.0.clone()).await?.pop())
+}
+
+/// A machine as it is now, and how it was made; `None` when it is gone or nothing to us.
 pub(super) async fn by_id(
     engine: &Engine,
     scope: &Scope,
     id: &InstanceId,
-) -> Result<Option<Instance>, BackendError> {
-    let found = containers(engine, "id", id.0.clone()).await?.pop();
-    Ok(found.and_then(|found| parse::own(scope, found)))
+) -> Result<Option<(Instance, Made)>, BackendError> {
+    let found = raw_by_id(engine, id).await?;
+    Ok(match found.and_then(|found| parse::row(scope, found)) {
+        Some(Row::Instance(instance, made)) => Some((*instance, made)),
+        _ => None,
+    })
 }
 
-/// What was set on a machine when it was made.
-pub(super) async fn set_of(
+/// Whether a machine of this owner stands on the imported image of this digest.
+pub(super) async fn in_use(
     engine: &Engine,
     scope: &Scope,
-    instance: &Instance,
-) -> Result<Set, BackendError> {
-    let found = containers(engine, "id", instance.id.0.clone()).await?.pop();
-    match found.and_then(|found| parse::row(scope, found)) {
-        Some(Row::Instance(_, Some(set))) => Ok(set),
-        Some(_) => Err(BackendError::failed(
-            format!("looking up the user of {}", instance.name),
-            anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
-        )),
-        None => {
-            Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".to_owned() })
-        }
-    }
+    digest: SpecHash,
+) -> Result<bool, BackendError> {
+    let filter =
+        vec![format!("{}={}", label::OWNER, scope.owner), format!("{}={digest}", label::IMAGE)];
+    Ok(!filtered(engine, "label", filter).await?.is_empty())
 }
 
 /// Inspects every machine of ours and adds what differs from what was set.
 pub(super) async fn deepen(engine: &Engine, seen: &mut Seen) -> Result<(), BackendError> {
-    let sets: HashMap<InstanceId, Set> = seen.sets.iter().cloned().collect();
     let instances = std::mem::take(&mut seen.observation.instances);
     let looks = instances.into_iter().map(|instance| {
-        let set = sets.get(&instance.id);
+        let set = seen.made.get(&instance.id).and_then(|made| made.set.as_ref());
         async move { look(engine, instance, set).await }
     });
     let mut looks = futures_util::stream::iter(looks).buffered(INSPECTIONS);
@@ -139,7 +149,7 @@ pub(super) async fn deepen(engine: &Engine, seen: &mut Seen) -> Result<(), Backe
 async fn look(
     engine: &Engine,
     mut instance: Instance,
-    set: Option<&Set>,
+    set: Option<&labels::Set>,
 ) -> Result<Option<Instance>, BackendError> {
     if instance.ownership != Ownership::Ours {
         return Ok(Some(instance));
@@ -148,7 +158,11 @@ async fn look(
         engine.client.inspect_container(&instance.id.0, None::<InspectContainerOptions>).await;
     match (inspected, set) {
         (Ok(found), Some(set)) => {
-            instance.drift.extend(settings::drift(&found, set, &instance.fields));
+            let changes = settings::drift(&found, set, &instance.fields).into_iter();
+            let (mendable, drift): (Vec<_>, Vec<_>) =
+                changes.partition(|change| settings::MENDABLE.contains(&change.path.as_str()));
+            instance.drift.extend(drift);
+            instance.mendable.extend(mendable);
             Ok(Some(instance))
         }
         // What it was made with cannot be read any more, so nothing vouches for it.

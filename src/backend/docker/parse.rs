@@ -15,10 +15,19 @@ use crate::model::{
 /// What a row is to us.
 #[derive(Debug, PartialEq)]
 pub(super) enum Row {
-    /// An object of a sandbox, or in the place of one; with what was set, where that is known.
-    Instance(Box<Instance>, Option<Set>),
+    /// An object of a sandbox, or in the place of one.
+    Instance(Box<Instance>, Made),
     /// What an interrupted run left behind.
     Leftover(Leftover),
+}
+
+/// What else the labels say of how an object was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Made {
+    /// The state folder that made it.
+    pub state: Option<String>,
+    /// What was set.
+    pub set: Option<Set>,
 }
 
 /// Reads a row; `None` where it is nothing to us.
@@ -30,15 +39,14 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let ownership = labels.ownership(scope);
     let standing = sandbox_of_name(scope, &name);
     if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {
-        return (ownership == Ownership::Ours).then(|| {
-            Row::Leftover(Leftover {
-                backend: BackendKind::Docker,
-                kind: LeftoverKind::Scratch,
-                id,
-                name,
-                digest: None,
-            })
-        });
+        let leftover = Leftover {
+            backend: BackendKind::Docker,
+            kind: LeftoverKind::Scratch,
+            id,
+            name,
+            digest: None,
+        };
+        return (ownership == Ownership::Ours).then_some(Row::Leftover(leftover));
     }
     let labelled = labels.sandbox().filter(|_| ownership != Ownership::Foreign);
     let fields = labels.fields();
@@ -58,7 +66,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
     let drift = if ours { drift(&found, &fields) } else { Vec::new() };
-    let mendable = if ours && running { networks(&found) } else { Vec::new() };
+    let mendable = if ours { networks(&found, running) } else { Vec::new() };
     let instance = Instance {
         id,
         backend: BackendKind::Docker,
@@ -76,7 +84,8 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         overlay: labels.overlay().filter(|_| ours),
         ownership,
     };
-    Some(Row::Instance(Box::new(instance), labels.set()))
+    let made = Made { state: labels.state().map(str::to_owned), set: labels.set() };
+    Some(Row::Instance(Box::new(instance), made))
 }
 
 /// The instance of a row that must be one.
@@ -148,38 +157,40 @@ fn exit_code(status: &str) -> Option<i32> {
 fn boot(found: &ContainerSummary) -> Option<String> {
     let networks = found.network_settings.as_ref()?.networks.as_ref()?;
     let id = |name: &str| networks.get(name)?.endpoint_id.clone().filter(|id| !id.is_empty());
-    id("none").or_else(|| {
+    id(NO_NETWORK).or_else(|| {
         let names: BTreeSet<&String> = networks.keys().collect();
         names.into_iter().find_map(|name| id(name))
     })
 }
 
-/// Networks that were attached by hand: they can be taken off again in place. Engines differ in what
-/// they list of a container that does not run, so only a running one is asked about.
-fn networks(found: &ContainerSummary) -> Vec<FieldChange> {
-    let attached: BTreeSet<&str> = found
-        .network_settings
-        .iter()
-        .filter_map(|settings| settings.networks.as_ref())
-        .flat_map(|networks| networks.keys().map(String::as_str))
-        .collect();
-    if attached == BTreeSet::from([NO_NETWORK]) {
-        return Vec::new();
+/// The names of the networks that it is attached to.
+pub(super) fn attached(found: &ContainerSummary) -> BTreeSet<&str> {
+    let settings = found.network_settings.iter();
+    let networks = settings.filter_map(|settings| settings.networks.as_ref());
+    networks.flat_map(|networks| networks.keys().map(String::as_str)).collect()
+}
+
+fn change(path: &str, from: &str, to: &str) -> FieldChange {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    FieldChange { path: path.to_owned(), from: some(from), to: some(to) }
+}
+
+/// Networks that were attached by hand. Engines differ in whether they list `none` of a container
+/// that does not run.
+fn networks(found: &ContainerSummary, running: bool) -> Vec<FieldChange> {
+    let names = attached(found);
+    if names.iter().any(|name| *name != NO_NETWORK) || (running && names.is_empty()) {
+        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), NO_NETWORK)]
+    } else {
+        Vec::new()
     }
-    let attached = attached.into_iter().collect::<Vec<_>>().join(" ");
-    vec![FieldChange {
-        path: "networks".to_owned(),
-        from: Some(attached).filter(|text| !text.is_empty()),
-        to: Some(NO_NETWORK.to_owned()),
-    }]
 }
 
 fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     let mut compare = |path: &str, from: &str, to: &str| {
         if from != to {
-            let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-            changes.push(FieldChange { path: path.to_owned(), from: some(from), to: some(to) });
+            changes.push(change(path, from, to));
         }
     };
     compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
@@ -254,5 +265,4 @@ fn mounts_found(found: &ContainerSummary, fields: &Fields) -> String {
 }
 
 #[cfg(test)]
-#[path = "parse_tests.rs"]
 mod tests;

@@ -8,7 +8,7 @@ use bollard::query_parameters::{
 };
 
 use super::engine::Engine;
-use super::{error, labels};
+use super::{error, labels, observe};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, Leftover, LeftoverKind};
 
@@ -74,10 +74,13 @@ pub(super) async fn leftover(
     match leftover.kind {
         LeftoverKind::Scratch => container(engine, name, &leftover.name).await,
         LeftoverKind::Image => {
-            if labels::digest_of(scope, name).is_none() {
+            let Some(digest) = labels::digest_of(scope, name) else {
                 return Err(BackendError::Conflict { name: name.to_owned() });
+            };
+            // The engine minds machines on an image only while that name is its last.
+            if observe::in_use(engine, scope, digest).await? {
+                return Ok(());
             }
-            // Not by force: the engine itself knows best whether something stands on it.
             let options = RemoveImageOptionsBuilder::new().force(false).build();
             match engine.client.remove_image(name, Some(options), None).await {
                 Ok(_) => Ok(()),

@@ -4,9 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
-use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerInspectResponse, HostConfig};
+use bollard::models::{
+    ContainerConfig, ContainerCreateBody, ContainerInspectResponse, ContainerUpdateBody,
+    HostConfig, RestartPolicy, RestartPolicyNameEnum,
+};
 
 use super::labels::{Set, Settings};
+use crate::model::spec::human_bytes;
 use crate::model::{FieldChange, Fields, SpecHash};
 
 /// Names that the engine gives to what was left out, so that they say nothing.
@@ -109,9 +113,8 @@ fn flatten(config: &ContainerConfig, host: &HostConfig) -> Settings {
 
 /// What `docker update` can change while a container runs.
 fn limits(flat: &mut Flat, host: &HostConfig) {
-    let bytes = |bytes: Option<i64>| {
-        bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(crate::model::spec::human_bytes)
-    };
+    let bytes =
+        |bytes: Option<i64>| bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(human_bytes);
     flat.put("resources.memory", bytes(host.memory));
     flat.put("memory_swap", host.memory_swap);
     flat.put("memory_reservation", host.memory_reservation);
@@ -125,6 +128,41 @@ fn limits(flat: &mut Flat, host: &HostConfig) {
     flat.put("resources.pids", host.pids_limit);
     flat.put("blkio_weight", host.blkio_weight);
     flat.put("oom_kill_disable", host.oom_kill_disable);
+}
+
+/// What can be set again while a container runs.
+pub(super) const MENDABLE: [&str; 5] =
+    ["resources.memory", "memory_swap", "resources.cpus", "resources.pids", "restart_policy"];
+
+/// The limits as they were set.
+pub(super) fn update(set: &Settings) -> ContainerUpdateBody {
+    let number = |name: &str| set.get(name)?.parse().ok();
+    let cpus: Option<f64> = set.get("resources.cpus").and_then(|cpus| cpus.parse().ok());
+    #[expect(clippy::cast_possible_truncation, reason = "a few thousand CPUs at most")]
+    let nano_cpus = cpus.map(|cpus| (cpus * 1e9).round() as i64);
+    ContainerUpdateBody {
+        memory: set.get("resources.memory").and_then(|text| parse_bytes(text)),
+        memory_swap: number("memory_swap"),
+        nano_cpus,
+        pids_limit: number("resources.pids"),
+        restart_policy: set.contains_key("restart_policy").then_some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::ALWAYS),
+            maximum_retry_count: None,
+        }),
+        ..ContainerUpdateBody::default()
+    }
+}
+
+/// What [`human_bytes`] wrote.
+fn parse_bytes(text: &str) -> Option<i64> {
+    let shift = match text.bytes().last()? {
+        b'K' => 10,
+        b'M' => 20,
+        b'G' => 30,
+        b'T' => 40,
+        _ => return text.parse().ok(),
+    };
+    text[..text.len() - 1].parse::<i64>().ok()?.checked_shl(shift)
 }
 
 /// What the engine chooses where nothing was sent: no drift, whatever it is.
@@ -169,8 +207,6 @@ pub(super) fn drift(
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{RestartPolicy, RestartPolicyNameEnum};
-
     use super::*;
 
     fn host() -> HostConfig {
@@ -224,6 +260,29 @@ mod tests {
                 ("resources.memory", Some("2G"), Some("1G")),
             ]
         );
+    }
+
+    #[test]
+    fn limits_are_set_again_as_they_were() {
+        let limits = HostConfig {
+            memory: Some(256 << 20),
+            memory_swap: Some(256 << 20),
+            nano_cpus: Some(1_250_000_000),
+            pids_limit: Some(64),
+            ..host()
+        };
+        let body =
+            ContainerCreateBody { host_config: Some(limits), ..ContainerCreateBody::default() };
+        let update = update(&of_body(&body));
+        assert_eq!((update.memory, update.memory_swap), (Some(256 << 20), Some(256 << 20)));
+        assert_eq!((update.nano_cpus, update.pids_limit), (Some(1_250_000_000), Some(64)));
+        assert!(update.restart_policy.is_some());
+        assert_eq!(update_of_nothing().memory, None);
+        assert_eq!(parse_bytes("1000"), Some(1000));
+    }
+
+    fn update_of_nothing() -> ContainerUpdateBody {
+        update(&Settings::new())
     }
 
     #[test]

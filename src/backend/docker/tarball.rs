@@ -264,5 +264,4 @@ fn clean(path: &Path) -> String {
 }
 
 #[cfg(test)]
-#[path = "tarball_tests.rs"]
 mod tests;

@@ -140,7 +140,8 @@ impl Engine {
     pub(super) fn new(kind: BackendKind, seed: u64) -> Self {
         Self {
             kind,
-            rng: Rng::new(seed ^ 0x0062_6f74_746c_6500),
+            // Two engines of one seed give their objects different ids, as real ones do.
+            rng: Rng::new(seed ^ 0x0062_6f74_746c_6500 ^ (kind as u64) << 56),
             ticks: 1_700_000_000,
             objects: BTreeMap::new(),
             left: Vec::new(),
@@ -384,8 +385,12 @@ impl Engine {
     }
 
     pub(super) fn prune(&mut self, scope: &Scope, leftover: &Leftover) {
+        // An import is its owner's own: what other owners made from the same source has theirs.
         let used = leftover.digest.is_some()
-            && self.objects.values().any(|object| object.image == leftover.digest);
+            && self.objects.values().any(|object| {
+                object.image == leftover.digest
+                    && object.labels.as_ref().is_some_and(|l| l.owner == scope.owner)
+            });
         if used {
             return;
         }

@@ -180,20 +180,28 @@ impl MemoryBackend {
         leftover
     }
 
-    /// Stops a machine from outside.
+    /// Stops a machine from outside; one that does not run stays as it is.
     ///
     /// # Errors
     /// When there is no such object.
     pub fn stop(&self, id: &InstanceId, code: i32) -> Result<(), BackendError> {
-        self.change(id, "die", |object| object.stop(Some(code)))
+        self.change(id, "die", |object| {
+            if matches!(object.state, InstanceState::Running | InstanceState::Paused) {
+                object.stop(Some(code));
+            }
+        })
     }
 
-    /// Freezes a machine from outside.
+    /// Freezes a machine from outside; one that does not run stays as it is.
     ///
     /// # Errors
     /// When there is no such object.
     pub fn pause(&self, id: &InstanceId) -> Result<(), BackendError> {
-        self.change(id, "pause", |object| object.state = InstanceState::Paused)
+        self.change(id, "pause", |object| {
+            if object.state == InstanceState::Running {
+                object.state = InstanceState::Paused;
+            }
+        })
     }
 
     /// Removes an object from outside.
@@ -206,13 +214,17 @@ impl MemoryBackend {
         Ok(())
     }
 
-    /// Stops and starts a machine from outside.
+    /// Stops and starts a machine from outside; a broken one stays as it is.
     ///
     /// # Errors
     /// When there is no such object.
     pub fn restart(&self, id: &InstanceId) -> Result<(), BackendError> {
         let boot = format!("boot-{}", self.engine().tick());
-        self.change(id, "restart", |object| object.start(boot))
+        self.change(id, "restart", |object| {
+            if !matches!(object.state, InstanceState::Broken(_)) {
+                object.start(boot);
+            }
+        })
     }
 
     /// Makes an object unusable from outside.

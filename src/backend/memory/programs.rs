@@ -189,10 +189,7 @@ impl Process<'_> {
             } else if let Some((name, value)) =
                 line.strip_prefix("export ").and_then(|line| line.split_once('='))
             {
-                // Single quotes, and `'\''` for one inside them.
-                let value = value.split(r"\'").map(|part| part.replace('\'', ""));
-                let value = value.collect::<Vec<_>>().join("'");
-                self.env.push((name.to_owned(), value));
+                self.env.push((name.to_owned(), unquoted(value)));
             }
         }
     }
@@ -219,6 +216,23 @@ impl Process<'_> {
         self.files.put(&place, entry)?;
         Ok(Vec::new())
     }
+}
+
+/// A word of shell: single quotes, and backslashes outside them.
+fn unquoted(word: &str) -> String {
+    let (mut text, mut quoted, mut escaped) = (String::new(), false, false);
+    for c in word.chars() {
+        match c {
+            c if escaped => {
+                text.push(c);
+                escaped = false;
+            }
+            '\'' => quoted = !quoted,
+            '\\' if !quoted => escaped = true,
+            c => text.push(c),
+        }
+    }
+    text
 }
 
 /// The user that `name` (a name, a uid, or either with `:gid`) means in this machine. A number need

@@ -5,7 +5,7 @@ use bottle::backend::{Attach, BackendError, ExecSpec, ExecUser, guest_path};
 use bottle::model::{Instance, MachineSpec};
 use bytes::Bytes;
 
-use super::{Fixture, ada, create, exec, is_real, machine, only, running, start};
+use super::{Fixture, ada, create, exec, is_real, machine, only, printenv, running, start};
 
 /// More than any pipe or frame holds.
 fn three_mebibytes() -> Bytes {
@@ -73,7 +73,7 @@ pub(crate) async fn environment_user_and_folder(f: &dyn Fixture) {
         let said = said.expect("running a command");
         String::from_utf8(said.stdout).expect("it is UTF-8").trim_end().to_owned()
     };
-    assert_eq!(say(&ExecSpec::new(["printenv", "GREETING"])).await, "hello 'there'");
+    assert_eq!(say(&ExecSpec::new(printenv(f, "GREETING"))).await, "hello 'there'");
     assert_eq!(say(&ExecSpec::new(["pwd"])).await, "/workspace");
     assert_eq!(say(&ExecSpec::new(["id", "-u"])).await, "1000");
     assert_eq!(say(&ExecSpec::new(["id", "-g"])).await, "1000");
@@ -84,12 +84,9 @@ pub(crate) async fn environment_user_and_folder(f: &dyn Fixture) {
         ..ExecSpec::new(["id", "-u"])
     };
     assert_eq!(say(&root).await, "0");
-    let with = |argv: &[&str]| ExecSpec {
-        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        ..root.clone()
-    };
-    assert_eq!(say(&with(&["pwd"])).await, "/etc");
-    assert_eq!(say(&with(&["printenv", "GREETING"])).await, "a=b c");
+    let with = |argv: Vec<String>| ExecSpec { argv, ..root.clone() };
+    assert_eq!(say(&with(vec!["pwd".to_owned()])).await, "/etc");
+    assert_eq!(say(&with(printenv(f, "GREETING"))).await, "a=b c");
 }
 
 pub(crate) async fn the_sandboxs_user(f: &dyn Fixture) {
@@ -97,7 +94,9 @@ pub(crate) async fn the_sandboxs_user(f: &dyn Fixture) {
     let identity = f.backend().identity(f.scope(), &machine_node).await.expect("it runs");
     assert_eq!((identity.uid, identity.gid), (1000, 1000));
     assert!(identity.home.starts_with('/'), "{identity:?}");
-    let home = exec(f, &machine_node, &["printenv", "HOME"], "").await;
+    let spec = ExecSpec::new(printenv(f, "HOME"));
+    let home = f.backend().exec(f.scope(), &machine_node, &spec, Bytes::new()).await;
+    let home = home.expect("running a command");
     assert_eq!(String::from_utf8_lossy(&home.stdout).trim_end(), identity.home);
     f.backend().teardown(f.scope(), &machine_node).await.expect("tearing down");
 
@@ -164,7 +163,7 @@ pub(crate) async fn the_volatile_folder_is_private_and_forgets(f: &dyn Fixture) 
 pub(crate) async fn delivered_values_are_loaded_before_a_command(f: &dyn Fixture) {
     let machine = running(f).await;
     let say = async |name: &str| {
-        let argv = with_asked_env(&["printenv".to_owned(), name.to_owned()]);
+        let argv = with_asked_env(&printenv(f, name));
         let said = f.backend().exec(f.scope(), &machine, &ExecSpec::new(argv), Bytes::new()).await;
         let said = said.expect("running a command");
         String::from_utf8(said.stdout).expect("it is UTF-8").trim_end().to_owned()

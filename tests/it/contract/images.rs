@@ -6,7 +6,8 @@ use bottle::model::{LeftoverKind, MachineSpec, ResourceSpec};
 use super::{Fixture, ada, create, exec, machine, named, observe, only, start};
 
 pub(crate) async fn an_absent_image_touches_nothing(f: &dyn Fixture) {
-    let there = create(f, &machine(f, ada())).await;
+    create(f, &machine(f, ada())).await;
+    let there = only(f).await;
     let spec = MachineSpec { image: f.absent_image(), ..machine(f, ada()) };
     let prepared = f.backend().prepare(f.scope(), &spec, &Progress::silent()).await;
     let Err(BackendError::Image { image, reason }) = prepared else { panic!("{prepared:?}") };

@@ -1,11 +1,11 @@
 //! Created, started, stopped, removed: by us and by others.
 
-use bottle::backend::{BackendError, Depth};
+use bottle::backend::{BackendError, Depth, ExecSpec};
 use bottle::model::{Fields, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec};
 use bytes::Bytes;
 
 use super::{
-    Fixture, ada, create, eventually, exec, machine, named, observe, only, running, start,
+    Fixture, ada, create, eventually, exec, machine, named, observe, only, printenv, running, start,
 };
 
 pub(crate) async fn nothing_is_observed_as_nothing(f: &dyn Fixture) {
@@ -50,7 +50,8 @@ pub(crate) async fn creating_twice_makes_one(f: &dyn Fixture) {
 }
 
 pub(crate) async fn creating_over_another_hash_fails_and_leaves_it(f: &dyn Fixture) {
-    let first = create(f, &machine(f, ada())).await;
+    create(f, &machine(f, ada())).await;
+    let first = only(f).await;
     let other = MachineSpec { command: vec!["true".to_owned()], ..machine(f, ada()) };
     assert_ne!(Some(other.hash()), first.hash);
     let created = f.backend().create(f.scope(), &ResourceSpec::Machine(other)).await;
@@ -175,7 +176,9 @@ pub(crate) async fn several_machines_are_kept_apart(f: &dyn Fixture) {
     for (machine, name) in made.iter().zip(names) {
         let said = exec(f, machine, &["cat", "/tmp/who"], "").await;
         assert_eq!(String::from_utf8_lossy(&said.stdout), name);
-        let said = exec(f, machine, &["printenv", "WHO"], "").await;
+        let spec = ExecSpec::new(printenv(f, "WHO"));
+        let said = f.backend().exec(f.scope(), machine, &spec, Bytes::new()).await;
+        let said = said.expect("running a command");
         assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{name}\n"));
     }
     f.backend().teardown(f.scope(), &made[0]).await.expect("tearing down");

@@ -1,7 +1,7 @@
 use bollard::models::{ContainerSummaryNetworkSettings, EndpointSettings, MountPoint};
 
-use super::super::labels::tests::{machine, scope, set};
 use super::*;
+use crate::backend::docker::labels::tests::{machine, scope, set};
 use crate::backend::label;
 use crate::model::{ImageRef, SpecHash, Workspace, WorkspaceMode};
 
@@ -117,21 +117,30 @@ fn drifts(found: ContainerSummary) -> Vec<(String, Option<String>, Option<String
 }
 
 #[test]
-fn a_network_attached_by_hand_can_be_taken_off_while_it_runs() {
-    let mut found = ada();
-    let networks = found.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
-    networks.clear();
-    networks.insert("bridge".into(), EndpointSettings::default());
-    let seen = instance(found.clone()).unwrap();
-    let [change] = seen.mendable.as_slice() else { panic!("{:?}", seen.mendable) };
-    assert_eq!(
-        (change.path.as_str(), change.from.as_deref(), change.to.as_deref()),
-        ("networks", Some("bridge"), Some("none"))
-    );
-    assert_eq!(drifts(found.clone()), []);
-    found.state = Some(ContainerSummaryStateEnum::EXITED);
-    assert_eq!(instance(found).unwrap().mendable, []);
-    assert_eq!(instance(ada()).unwrap().mendable, []);
+fn a_network_attached_by_hand_can_be_mended() {
+    let with = |names: &[&str], state| {
+        let mut found = ada();
+        found.state = Some(state);
+        let networks = found.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
+        networks.clear();
+        for name in names {
+            networks.insert((*name).to_owned(), EndpointSettings::default());
+        }
+        let found = instance(found).unwrap();
+        assert_eq!(found.drift, []);
+        found.mendable
+    };
+    use ContainerSummaryStateEnum as State;
+    let change = |from: Option<&str>| FieldChange {
+        path: "networks".into(),
+        from: from.map(str::to_owned),
+        to: Some("none".into()),
+    };
+    assert_eq!(with(&["none"], State::RUNNING), []);
+    assert_eq!(with(&["web", "bridge"], State::RUNNING), [change(Some("bridge web"))]);
+    assert_eq!(with(&[], State::RUNNING), [change(None)]);
+    assert_eq!(with(&[], State::EXITED), []);
+    assert_eq!(with(&["bridge"], State::EXITED), [change(Some("bridge"))]);
 }
 
 #[test]

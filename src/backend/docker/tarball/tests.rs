@@ -37,7 +37,7 @@ fn refused(file: &(tempfile::NamedTempFile, SpecHash)) -> String {
     format!("{:#}", rewritten(file).unwrap_err())
 }
 
-fn pairs<'a>(entries: &'a [(String, String)]) -> Vec<(&'a str, &'a str)> {
+fn pairs(entries: &[(String, String)]) -> Vec<(&str, &str)> {
     entries.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect()
 }
 
