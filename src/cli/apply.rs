@@ -32,7 +32,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
 
     let desired = reconciler.desired().await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
-    let (_lock, desired) = lock(ui, &stop, &reconciler, desired, patience).await?;
+    let (_lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
     let adopt = args.lock.adopt;
     reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
 
@@ -53,18 +53,19 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
 }
 
 /// Takes the tree's lock. A tree that was waited for is read again.
-async fn lock(
+pub(super) async fn lock(
     ui: &Ui,
     stop: &Stop,
     reconciler: &Reconciler,
     desired: Desired,
+    command: &str,
     patience: Duration,
 ) -> Result<(Lock, Desired), CliError> {
     let memory = reconciler.state.tree(&desired.tree.owner)?;
-    if let Some(lock) = try_lock(&memory, "apply").await? {
+    if let Some(lock) = try_lock(&memory, command).await? {
         return Ok((lock, desired));
     }
-    let lock = wait_for_lock(ui, stop, &memory, "apply", patience).await?;
+    let lock = wait_for_lock(ui, stop, &memory, command, patience).await?;
     let again = reconciler.desired().await?;
     same_owner(&desired.tree.owner, &again)?;
     Ok((lock, again))
@@ -116,7 +117,7 @@ pub(super) async fn look_at(
 }
 
 /// Asks a person for the values that are missing. Returns whether any was given.
-async fn ask_for_values(
+pub(super) async fn ask_for_values(
     ui: &Ui,
     stop: &Stop,
     reconciler: &mut Reconciler,
