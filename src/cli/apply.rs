@@ -9,7 +9,7 @@ use super::error::{CliError, Exit};
 use super::progress::Progress;
 use super::saved::Saved;
 use super::ui::Ui;
-use super::{look, prompt, render, report, setup, signals};
+use super::{look, prompt, render, report, setup, signals, text};
 use crate::apply::{Report, Stop};
 use crate::model::{Desired, OwnerId};
 use crate::plan::Options;
@@ -32,7 +32,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
 
     let desired = reconciler.desired().await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
-    let (_lock, desired) = lock(ui, &stop, &reconciler, desired, patience).await?;
+    let (_lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
     let adopt = args.lock.adopt;
     reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
 
@@ -53,18 +53,19 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
 }
 
 /// Takes the tree's lock. A tree that was waited for is read again.
-async fn lock(
+pub(super) async fn lock(
     ui: &Ui,
     stop: &Stop,
     reconciler: &Reconciler,
     desired: Desired,
+    command: &str,
     patience: Duration,
 ) -> Result<(Lock, Desired), CliError> {
     let memory = reconciler.state.tree(&desired.tree.owner)?;
-    if let Some(lock) = try_lock(&memory, "apply").await? {
+    if let Some(lock) = try_lock(&memory, command).await? {
         return Ok((lock, desired));
     }
-    let lock = wait_for_lock(ui, stop, &memory, "apply", patience).await?;
+    let lock = wait_for_lock(ui, stop, &memory, command, patience).await?;
     let again = reconciler.desired().await?;
     same_owner(&desired.tree.owner, &again)?;
     Ok((lock, again))
@@ -116,7 +117,7 @@ pub(super) async fn look_at(
 }
 
 /// Asks a person for the values that are missing. Returns whether any was given.
-async fn ask_for_values(
+pub(super) async fn ask_for_values(
     ui: &Ui,
     stop: &Stop,
     reconciler: &mut Reconciler,
@@ -129,7 +130,7 @@ async fn ask_for_values(
     let mut any = false;
     for (name, sandboxes) in askable {
         let names: Vec<&str> = sandboxes.iter().map(String::as_str).collect();
-        let question = format!("{name} for {}", render::some_of(&names));
+        let question = format!("{name} for {}", text::some_of(&names));
         if let Some(value) = prompt::hidden(ui, stop, &question).await? {
             reconciler.sources.typed.insert(name, value);
             any = true;

@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -111,6 +112,8 @@ pub(super) enum Command {
     Plan(PlanArgs),
     /// Make the sandboxes what the tree says
     Apply(ApplyArgs),
+    /// Reconcile until stopped
+    Watch(WatchArgs),
     /// Show every sandbox: backend, state, drift, age, last outcome
     Status(StatusArgs),
     /// Run a command in a sandbox
@@ -228,6 +231,41 @@ pub(super) struct ApplyArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WatchArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) look: LookArgs,
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
+    /// Look at everything after this time, whatever was or was not heard
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(super) resync: Duration,
+    /// Take what changes within this time as one change
+    #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
+    pub(super) debounce: Duration,
+}
+
+/// `200ms`, `30s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("expected a number with `ms`, `s`, `m` or `h`: 30s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number before the unit".to_owned())?;
+    match number.checked_mul(millis).filter(|millis| *millis > 0) {
+        Some(millis) => Ok(Duration::from_millis(millis)),
+        None => Err("expected more than nothing, and no more than can be counted".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -397,6 +435,15 @@ mod tests {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.global.output, Format::Json);
             assert_eq!(cli.global.tree.as_deref(), Some(std::path::Path::new("t")));
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "30", "s", "0s", "-1s", "1.5s", "99999999999999999999s", "1d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -4,8 +4,9 @@ use serde_json::json;
 
 use super::args::{CheckArgs, Global};
 use super::error::{CliError, Exit};
-use super::render::{self, plural};
+use super::render;
 use super::setup;
+use super::text::plural;
 use super::ui::{Ui, paint, style};
 use crate::manifest;
 use crate::model::{AgentsFolder, Desired, Severity};

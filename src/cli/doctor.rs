@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::args::{DoctorArgs, Global};
 use super::error::{CliError, Exit};
-use super::render::wrap;
 use super::setup;
+use super::text::wrap;
 use super::ui::{Ui, harmless, paint, style};
 use crate::backend::{Finding, Health};
 use crate::reconcile::State;

@@ -55,23 +55,39 @@ struct FailureDocument<'a> {
 
 /// The document of a command that failed.
 pub(super) fn failure(error: &CliError) -> serde_json::Result<String> {
-    let mut chain = error.chain().into_iter();
-    let told = ErrorDocument {
-        kind: error.kind.as_str(),
-        message: chain.next().unwrap_or_default(),
-        causes: chain.collect(),
-        hints: error.hints.clone(),
-    };
     match &error.document {
         Some(document) => {
-            let document = ReportDocument { error: Some(told), ..document.as_ref().clone() };
-            serde_json::to_string_pretty(&document)
+            let error = Some(ErrorDocument::of(error));
+            serde_json::to_string_pretty(&ReportDocument { error, ..document.as_ref().clone() })
         }
-        None => serde_json::to_string_pretty(&FailureDocument {
+        None => serde_json::to_string_pretty(&FailureDocument::of(error)),
+    }
+}
+
+/// The same on one line, without a plan.
+pub(super) fn failure_line(error: &CliError) -> serde_json::Result<String> {
+    serde_json::to_string(&FailureDocument::of(error))
+}
+
+impl ErrorDocument {
+    fn of(error: &CliError) -> Self {
+        let mut chain = error.chain().into_iter();
+        Self {
+            kind: error.kind.as_str(),
+            message: chain.next().unwrap_or_default(),
+            causes: chain.collect(),
+            hints: error.hints.clone(),
+        }
+    }
+}
+
+impl<'a> FailureDocument<'a> {
+    fn of(error: &'a CliError) -> Self {
+        Self {
             version: VERSION,
             diagnostics: &error.diagnostics,
-            error: told,
-        }),
+            error: ErrorDocument::of(error),
+        }
     }
 }
 

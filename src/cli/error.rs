@@ -95,6 +95,17 @@ impl CliError {
         }
     }
 
+    /// What kept a pass of `watch` from having a plan.
+    pub(super) fn from_watch(error: &anyhow::Error) -> Self {
+        let diagnostics = diagnostics(error);
+        let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let mut copy = anyhow::Error::msg(chain.last().cloned().unwrap_or_default());
+        for context in chain.into_iter().rev().skip(1) {
+            copy = copy.context(context);
+        }
+        Self { diagnostics, ..Self::new(Kind::Failed, copy) }
+    }
+
     /// A failure in these words.
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, anyhow::Error::msg(message.into()))
@@ -159,11 +170,16 @@ impl From<anyhow::Error> for CliError {
                 .hint("give this tree another `name:` in bottle.yaml")
                 .hint("or say `--adopt` if the tree has moved here");
         }
-        let diagnostics = match error.downcast_ref::<LoadError>() {
-            Some(LoadError::Settings { diagnostics }) => diagnostics.clone(),
-            _ => Vec::new(),
-        };
+        let diagnostics = diagnostics(&error);
         Self { diagnostics, ..Self::new(Kind::Failed, error) }
+    }
+}
+
+/// What is wrong with a tree that could not be loaded.
+fn diagnostics(error: &anyhow::Error) -> Vec<Diagnostic> {
+    match error.downcast_ref::<LoadError>() {
+        Some(LoadError::Settings { diagnostics }) => diagnostics.clone(),
+        _ => Vec::new(),
     }
 }
 

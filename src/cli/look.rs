@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::reasons;
 use super::render::{self, Around};
 use super::ui::Ui;
 use crate::model::{BackendKind, ImageRef, SandboxSpec};
@@ -16,7 +17,7 @@ pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
 
 /// Why sandboxes are not as they should be, by name.
 pub(super) fn drifts(view: &View) -> BTreeMap<String, Vec<String>> {
-    render::drifts(&view.document(), &Around { about: BTreeMap::new(), ..around(view) })
+    reasons::drifts(&view.document(), &Around { about: BTreeMap::new(), ..around(view) })
 }
 
 fn around(view: &View) -> Around {

@@ -14,11 +14,10 @@ pub(super) fn run(ui: &Ui, args: &ManArgs) -> Result<Exit, CliError> {
         Some(name) => {
             let known: Vec<String> =
                 whole.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-            let found = whole.find_subcommand(name).cloned().ok_or_else(|| {
+            whole.find_subcommand(name).cloned().ok_or_else(|| {
                 CliError::failed(format!("there is no command {name}"))
                     .hint(format!("there are: {}", known.join(", ")))
-            })?;
-            found
+            })?
         }
     };
     let mut text = Vec::new();

@@ -25,6 +25,7 @@ mod man;
 mod plan;
 mod progress;
 mod prompt;
+mod reasons;
 mod render;
 #[cfg(test)]
 mod render_tests;
@@ -37,7 +38,9 @@ mod signals;
 mod status;
 mod status_text;
 mod target;
+mod text;
 mod ui;
+mod watch;
 
 pub use args::Cli;
 pub use completions::complete;
@@ -83,6 +86,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Plan(args) => plan::run(ui, global, args).await,
         Command::Apply(args) => apply::run(ui, global, args).await,
         Command::Exec(args) => exec::run(global, args).await.map_err(CliError::in_sandbox),
+        Command::Watch(args) => watch::run(ui, global, args).await,
         Command::Status(args) => status::run(ui, global, args).await,
         Command::Run(args) => run::run(global, args).await.map_err(CliError::in_sandbox),
         Command::Logs(args) => logs::run(global, args).await,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::report::seconds;
 use super::ui::{Ui, harmless, screen};
-use crate::apply::{Event, Outcome};
-use crate::plan::{Plan, StepId};
+use crate::apply::{Event, Outcome, StepOutcome};
+use crate::plan::{Plan, Step, StepId};
 
 /// How often live lines are drawn.
 const FRAME: Duration = Duration::from_millis(100);
@@ -42,14 +42,7 @@ struct Running {
 
 impl Progress {
     pub(super) fn new(ui: &Arc<Ui>, plan: &Plan) -> Self {
-        let labels = plan
-            .steps
-            .iter()
-            .map(|step| {
-                let whose = step.sandbox.as_ref().map_or("leftovers", |id| id.as_str());
-                format!("{whose}: {} {}", step.action.name(), step.resource)
-            })
-            .collect();
+        let labels = plan.steps.iter().map(label).collect();
         let state =
             State { labels, running: BTreeMap::new(), ended: 0, live: ui.can_draw(), drawn: 0 };
         let live = state.live;
@@ -102,6 +95,23 @@ impl Drop for Progress {
     }
 }
 
+/// What a step does, for people: `ada: create machine`.
+pub(super) fn label(step: &Step) -> String {
+    let whose = step.sandbox.as_ref().map_or("leftovers", |id| id.as_str());
+    format!("{whose}: {} {}", step.action.name(), step.resource)
+}
+
+/// The plain line of a step that ended.
+pub(super) fn ended(label: &str, ended: &StepOutcome) -> String {
+    let elapsed = seconds(ended.elapsed);
+    match &ended.outcome {
+        Outcome::Done => format!("{label}: done in {elapsed}"),
+        Outcome::Failed(error) => format!("{label}: failed after {elapsed}: {}", harmless(error)),
+        Outcome::Skipped { .. } => format!("{label}: skipped"),
+        Outcome::Cancelled => format!("{label}: cancelled"),
+    }
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -131,15 +141,7 @@ impl State {
                     return None;
                 }
                 let label = self.labels.get(ended.step)?;
-                let elapsed = seconds(ended.elapsed);
-                match &ended.outcome {
-                    Outcome::Done => Some(format!("{label}: done in {elapsed}")),
-                    Outcome::Failed(error) => {
-                        Some(format!("{label}: failed after {elapsed}: {}", harmless(error)))
-                    }
-                    Outcome::Skipped { .. } => Some(format!("{label}: skipped")),
-                    Outcome::Cancelled => Some(format!("{label}: cancelled")),
-                }
+                Some(self::ended(label, ended))
             }
         }
     }

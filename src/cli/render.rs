@@ -4,19 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::ui::style;
-use super::ui::{harmless, paint};
+use super::reasons::reasons;
+use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
+use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
-use crate::model::{Diagnostic, FieldChange, ResourceKind};
+use crate::model::Diagnostic;
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
 
 /// Longest name for which the column is made wider; a longer one has a line of its own.
 pub(super) const MAX_NAME: usize = 18;
-
-/// How a change of a field reads: `resources.memory 1G → 2G`.
-use crate::reconcile::pass::field_text;
 
 /// What the text says beside the document.
 #[derive(Debug, Default)]
@@ -99,13 +97,6 @@ fn header(document: &PlanDocument, around: &Around) -> String {
     beside(&tree_line(&document.tree), &harmless(&what), around.width)
 }
 
-/// Two parts of a line, or two lines where one does not hold them.
-pub(super) fn beside(left: &str, right: &str, width: usize) -> String {
-    let plain = anstream::adapter::strip_str(left).to_string();
-    let fits = plain.chars().count() + 3 + right.chars().count() <= width;
-    if fits { format!("{left} · {right}\n") } else { format!("{left}\n  {right}\n") }
-}
-
 struct Row {
     verdict: Verdict,
     name: String,
@@ -159,114 +150,6 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
     })
 }
 
-/// Why sandboxes are not as they should be, by name: for `status`.
-pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
-    let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for change in &document.changes {
-        let parts = drifts.entry(change.sandbox.to_string()).or_default();
-        for part in reasons(change, document, around) {
-            if !parts.contains(&part) {
-                parts.push(part);
-            }
-        }
-    }
-    drifts
-}
-
-/// Why one resource changes, in a few words each.
-fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<String> {
-    let resource = change.resource;
-    let one = |text: &str| vec![text.to_owned()];
-    match &change.reason {
-        Reason::NotFound if resource == ResourceKind::Machine => {
-            around.about.get(change.sandbox.as_str()).cloned().into_iter().collect()
-        }
-        Reason::NotFound | Reason::UpToDate | Reason::StandsOnReplaced { .. } => Vec::new(),
-        Reason::SpecChanged => fields(change, around),
-        Reason::NotRunning { .. } if resource == ResourceKind::Guest => fields(change, around),
-        Reason::NotRunning { state } => {
-            let mut parts = match change.verdict {
-                Verdict::Replace => vec![format!("the {resource} is {state}")],
-                _ => vec![format!("{state}: is started again")],
-            };
-            parts.extend(fields(change, around));
-            parts
-        }
-        Reason::Duplicate { keeps } => {
-            let short = keeps.get(..12).unwrap_or(keeps);
-            vec![format!("a duplicate {resource} goes; {short} stays")]
-        }
-        Reason::NotDeclared { .. } if around.down => Vec::new(),
-        Reason::NotDeclared { file } if resource == ResourceKind::Machine => {
-            vec![format!("{file} is gone")]
-        }
-        Reason::NotDeclared { .. } => Vec::new(),
-        Reason::ManifestInvalid { message } => {
-            let shown = document
-                .diagnostics
-                .iter()
-                .find(|d| *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message));
-            vec![shown.map_or_else(|| message.clone(), |d| format!("{} (below)", position(d)))]
-        }
-        Reason::BackendUnreachable { backend, .. } => {
-            vec![format!("{backend} cannot be reached (below)")]
-        }
-        Reason::HashMissing if resource == ResourceKind::Guest => {
-            one("what is inside is not known: is put in again")
-        }
-        Reason::HashMissing => vec![format!("what the {resource} was made from is not known")],
-        Reason::NeedsInput { names } => vec![format!("waits for a value of {}", names.join(", "))],
-        Reason::Suspended => one("suspended"),
-        Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
-    }
-}
-
-/// What changes, field by field; of files how many lines.
-fn fields(change: &Change, around: &Around) -> Vec<String> {
-    let files = |prefix: &str| {
-        let mut found = around
-            .diffs
-            .iter()
-            .filter(|d| d.sandbox == change.sandbox && d.path.starts_with(prefix))
-            .peekable();
-        found.peek()?;
-        let (mut added, mut removed) = (0, 0);
-        for file in found {
-            file.unified.as_ref()?;
-            added += file.added;
-            removed += file.removed;
-        }
-        (added + removed > 0).then(|| format!(" +{added} −{removed} lines"))
-    };
-    let guest = change.resource == ResourceKind::Guest;
-    let one = |field: &FieldChange| match field.path.as_str() {
-        "prompt" if guest => {
-            format!("prompt{}", files("prompt.md").unwrap_or_else(|| " changed".to_owned()))
-        }
-        path if guest && path.starts_with("skills.") => {
-            let name = &path["skills.".len()..];
-            match (&field.from, &field.to) {
-                (None, _) => format!("skill {name} added"),
-                (_, None) => format!("skill {name} removed"),
-                _ => {
-                    let lines = files(&format!("skills/{name}/"));
-                    format!("skill {name}{}", lines.unwrap_or_else(|| " changed".to_owned()))
-                }
-            }
-        }
-        path if guest && path.starts_with("env.") => {
-            let name = &path["env.".len()..];
-            match (&field.from, &field.to) {
-                (None, _) => format!("{name} is asked for"),
-                (_, None) => format!("{name} is no longer asked for"),
-                _ => format!("the value of {name} changed"),
-            }
-        }
-        _ => field_text(field),
-    };
-    change.fields.iter().map(one).collect()
-}
-
 pub(super) fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
     match verdict {
         Verdict::Keep => (" ", "keep", style::DIM),
@@ -306,36 +189,6 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
         text.push_str(line.trim_end());
         text.push('\n');
     }
-}
-
-/// Parts in one line where they fit, else each on a line of its own, broken where it must be.
-pub(super) fn columns(parts: &[String], width: usize) -> Vec<String> {
-    let one = parts.join("; ");
-    if one.chars().count() <= width {
-        return if one.is_empty() { Vec::new() } else { vec![one] };
-    }
-    parts.iter().flat_map(|part| wrap(part, width, 0)).collect()
-}
-
-/// Breaks a text at spaces; the first line is shorter by `taken`.
-pub(super) fn wrap(text: &str, width: usize, taken: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut room = width.saturating_sub(taken);
-    for word in text.split(' ') {
-        let length = word.chars().count();
-        let line_length = lines.last().map_or(0, |line| line.chars().count());
-        if line_length > 0 && line_length + 1 + length > room {
-            lines.push(String::new());
-            room = width;
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
 }
 
 /// What stands below the table: notes, diffs, what is wrong, why it is refused.
@@ -398,30 +251,6 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     }
 }
 
-pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
-    let line = harmless(line).replace(['\n', '\t'], " ");
-    let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
-    for (index, part) in parts.iter().enumerate() {
-        let _ = match index {
-            0 => writeln!(text, "{} {part}", paint(colour, label)),
-            _ => writeln!(text, "  {part}"),
-        };
-    }
-}
-
-/// Notes that several sandboxes share, with their names.
-pub(super) fn by_note<'d>(
-    all: impl Iterator<Item = (&'d str, &'d [String])>,
-) -> BTreeMap<&'d str, Vec<&'d str>> {
-    let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (sandbox, words) in all {
-        for words in words {
-            notes.entry(words).or_default().push(sandbox);
-        }
-    }
-    notes
-}
-
 fn unreachable(document: &PlanDocument) -> BTreeMap<&'static str, (&str, Vec<&str>)> {
     let mut found: BTreeMap<&'static str, (&str, Vec<&str>)> = BTreeMap::new();
     for change in &document.changes {
@@ -444,18 +273,6 @@ fn waiting(document: &PlanDocument) -> BTreeSet<&str> {
 fn suspended(document: &PlanDocument) -> Vec<&str> {
     let is = |change: &&Change| change.reason == Reason::Suspended;
     document.changes.iter().filter(is).map(|change| change.sandbox.as_str()).collect()
-}
-
-/// `ada, grace, linus and 17 more`.
-pub(super) fn some_of(names: &[&str]) -> String {
-    match names.len() {
-        0..=6 => names.join(", "),
-        more => format!("{} and {} more", names[..5].join(", "), more - 5),
-    }
-}
-
-pub(super) fn plural(count: usize, one: &str, many: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn summary(counts: &Summary, pruned: usize) -> String {
@@ -518,13 +335,6 @@ fn diffs(text: &mut String, diffs: &[FileDiff]) {
             let _ = writeln!(text, "{}", paint(colour, &line));
         }
         text.push('\n');
-    }
-}
-
-fn position(diagnostic: &Diagnostic) -> String {
-    match diagnostic.line {
-        0 => diagnostic.file.clone(),
-        line => format!("{}:{line}:{}", diagnostic.file, diagnostic.column),
     }
 }
 

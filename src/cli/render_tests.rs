@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::render::{Around, plan, wrap};
+use super::render::{Around, plan};
 use crate::model::{BackendKind, Diagnostic, FieldChange, ResourceKind, SandboxId, SpecHash};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, StepDocument, TreeDocument, VERSION};
@@ -316,12 +316,4 @@ tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
 plan: 2 reprovision, 2 replace, 1 teardown, 1 hold
 ";
     reads(&document(changes, summary), &around(), expected);
-}
-
-#[test]
-fn text_is_broken_at_spaces() {
-    assert_eq!(wrap("one two three", 7, 0), ["one two", "three"]);
-    assert_eq!(wrap("one two three", 7, 4), ["one", "two", "three"]);
-    assert_eq!(wrap("a-word-that-is-long x", 5, 0), ["a-word-that-is-long", "x"]);
-    assert_eq!(wrap("", 5, 0), [""]);
 }

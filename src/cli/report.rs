@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::error::Exit;
-use super::render::{MAX_NAME, plural, wrap};
+use super::render::MAX_NAME;
+use super::text::{plural, wrap};
 use super::ui::{harmless, paint, style};
 use crate::apply::{Outcome, Report};
 use crate::plan::{Action, Plan, Verdict};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::render;
+use super::{render, text};
 use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
 use crate::plan::Verdict;
@@ -10,8 +10,8 @@ use crate::plan::Verdict;
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 
 pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
-    let count = render::plural(document.sandboxes.len(), "sandbox", "sandboxes");
-    let mut text = render::beside(&render::tree_line(&document.tree), &count, width);
+    let count = text::plural(document.sandboxes.len(), "sandbox", "sandboxes");
+    let mut text = text::beside(&render::tree_line(&document.tree), &count, width);
     if let Some(commit) = document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref()) {
         let _ = writeln!(text, "last applied from {}", commit.get(..7).unwrap_or(commit));
     }
@@ -22,15 +22,15 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
         table(&mut text, document, now, width);
     }
     failures(&mut text, document, now, width);
-    let notes = render::by_note(
+    let notes = text::by_note(
         document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())),
     );
     if !notes.is_empty() {
         text.push('\n');
     }
     for (words, names) in notes {
-        let line = format!("{}: {words}", render::some_of(&names));
-        render::note(&mut text, "note:", style::HINT, &line, width);
+        let line = format!("{}: {words}", text::some_of(&names));
+        text::note(&mut text, "note:", style::HINT, &line, width);
     }
     let told = render::diagnostics(&document.diagnostics, width);
     if !told.is_empty() {
@@ -70,7 +70,7 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
         let _ = writeln!(text, "{}", drift(status.verdict));
         let why: Vec<String> =
             status.drift.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect();
-        for part in render::columns(&why, width.saturating_sub(4)) {
+        for part in text::columns(&why, width.saturating_sub(4)) {
             let _ = writeln!(text, "    {part}");
         }
     }
@@ -127,7 +127,7 @@ fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize
             text.push('\n');
             let ago = age(now.saturating_sub(at));
             let line = format!("{}, {ago} ago: {error}", status.sandbox);
-            render::note(text, "failed:", style::BAD, &line, width);
+            text::note(text, "failed:", style::BAD, &line, width);
         }
         if !status.output.is_empty() {
             let _ = writeln!(text, "\nlast output of {}:", status.sandbox);

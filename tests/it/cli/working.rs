@@ -1,4 +1,8 @@
 //! Commands that make, use and remove sandboxes, on the native backend.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -55,6 +59,18 @@ impl Drop for Rig {
     fn drop(&mut self) {
         // Also after a failure, and of a tree that the test broke; it must not hide the test's own.
         self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+    }
+}
+
+/// A child that ends with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.0.kill().expect("our own child can be killed");
+            self.0.wait().expect("our own child can be waited for");
+        }
     }
 }
 
@@ -322,4 +338,49 @@ fn logs_of_a_command() {
     assert_eq!(rig.run(&["logs", "ada", "--tail", "1"]).exits(0).stdout, "two\n");
     let sidecar = rig.run(&["logs", "ada", "--sidecar"]).exits(1);
     assert!(sidecar.stderr.contains("ada has no sidecar"), "{}", sidecar.stderr);
+}
+
+#[test]
+fn watch_tells_of_every_pass_and_holds_the_lock() {
+    let rig = Rig::new();
+    rig.tree.agent("ada", "dev", "", "You are ada.");
+    let out = rig.cli.home().join("passes.jsonl");
+    let watch = rig
+        .cli
+        .command(["--tree", rig.path(), "-o", "json", "watch", "--debounce", "50ms"])
+        .stdout(std::fs::File::create(&out).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut watch = Running(watch);
+    let passes = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&out).unwrap();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let wait = |what: &str, there: &dyn Fn(&[Value]) -> bool| {
+        for _ in 0..400 {
+            if there(&passes()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        panic!("no {what}: {:?}", passes());
+    };
+    wait("first pass", &|passes| !passes.is_empty());
+    let first = &passes()[0];
+    assert_eq!(first["causes"], json!(["start"]));
+    assert_eq!(first["summary"]["create"], 1);
+    assert_eq!(first["outcomes"][0]["outcome"], "done");
+    let locked = rig.run(&["apply", "--yes", "--lock-timeout", "0"]).exits(75);
+    assert!(locked.stderr.contains(&format!("process {}", watch.0.id())), "{}", locked.stderr);
+    rig.tree.write("bottle.yaml", "nam: [\n");
+    wait("broken tree", &|passes| passes.iter().any(|pass| pass["error"].is_object()));
+    rig.tree.write("bottle.yaml", &format!("name: {}\n", rig.tree.owner));
+    rig.tree.agent("ada", "dev", "", "You are somebody else.");
+    wait("edit", &|passes| passes.iter().any(|pass| pass["summary"]["reprovision"] == 1));
+    let pid = watch.0.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(watch.0.wait().unwrap().code(), Some(0));
+    rig.run(&["plan"]).exits(0);
 }

@@ -1,0 +1,124 @@
+//! Why resources change, in a few words each. Pure.
+
+use std::collections::BTreeMap;
+
+use super::render::Around;
+use crate::model::{Diagnostic, FieldChange, ResourceKind};
+use crate::plan::document::PlanDocument;
+use crate::plan::{Change, Reason, Verdict};
+use crate::reconcile::pass::field_text;
+
+/// Why sandboxes are not as they should be, by name: for `status`.
+pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
+    let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for change in &document.changes {
+        let parts = drifts.entry(change.sandbox.to_string()).or_default();
+        for part in reasons(change, document, around) {
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+    drifts
+}
+
+/// Why one resource changes, in a few words each.
+pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<String> {
+    let resource = change.resource;
+    let one = |text: &str| vec![text.to_owned()];
+    match &change.reason {
+        Reason::NotFound if resource == ResourceKind::Machine => {
+            around.about.get(change.sandbox.as_str()).cloned().into_iter().collect()
+        }
+        Reason::NotFound | Reason::UpToDate | Reason::StandsOnReplaced { .. } => Vec::new(),
+        Reason::SpecChanged => fields(change, around),
+        Reason::NotRunning { .. } if resource == ResourceKind::Guest => fields(change, around),
+        Reason::NotRunning { state } => {
+            let mut parts = match change.verdict {
+                Verdict::Replace => vec![format!("the {resource} is {state}")],
+                _ => vec![format!("{state}: is started again")],
+            };
+            parts.extend(fields(change, around));
+            parts
+        }
+        Reason::Duplicate { keeps } => {
+            let short = keeps.get(..12).unwrap_or(keeps);
+            vec![format!("a duplicate {resource} goes; {short} stays")]
+        }
+        Reason::NotDeclared { .. } if around.down => Vec::new(),
+        Reason::NotDeclared { file } if resource == ResourceKind::Machine => {
+            vec![format!("{file} is gone")]
+        }
+        Reason::NotDeclared { .. } => Vec::new(),
+        Reason::ManifestInvalid { message } => {
+            let shown = document
+                .diagnostics
+                .iter()
+                .find(|d| *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message));
+            vec![shown.map_or_else(|| message.clone(), |d| format!("{} (below)", position(d)))]
+        }
+        Reason::BackendUnreachable { backend, .. } => {
+            vec![format!("{backend} cannot be reached (below)")]
+        }
+        Reason::HashMissing if resource == ResourceKind::Guest => {
+            one("what is inside is not known: is put in again")
+        }
+        Reason::HashMissing => vec![format!("what the {resource} was made from is not known")],
+        Reason::NeedsInput { names } => vec![format!("waits for a value of {}", names.join(", "))],
+        Reason::Suspended => one("suspended"),
+        Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
+    }
+}
+
+/// What changes, field by field; of files how many lines.
+fn fields(change: &Change, around: &Around) -> Vec<String> {
+    let files = |prefix: &str| {
+        let mut found = around
+            .diffs
+            .iter()
+            .filter(|d| d.sandbox == change.sandbox && d.path.starts_with(prefix))
+            .peekable();
+        found.peek()?;
+        let (mut added, mut removed) = (0, 0);
+        for file in found {
+            file.unified.as_ref()?;
+            added += file.added;
+            removed += file.removed;
+        }
+        (added + removed > 0).then(|| format!(" +{added} −{removed} lines"))
+    };
+    let guest = change.resource == ResourceKind::Guest;
+    let one = |field: &FieldChange| match field.path.as_str() {
+        "prompt" if guest => {
+            format!("prompt{}", files("prompt.md").unwrap_or_else(|| " changed".to_owned()))
+        }
+        path if guest && path.starts_with("skills.") => {
+            let name = &path["skills.".len()..];
+            match (&field.from, &field.to) {
+                (None, _) => format!("skill {name} added"),
+                (_, None) => format!("skill {name} removed"),
+                _ => {
+                    let lines = files(&format!("skills/{name}/"));
+                    format!("skill {name}{}", lines.unwrap_or_else(|| " changed".to_owned()))
+                }
+            }
+        }
+        path if guest && path.starts_with("env.") => {
+            let name = &path["env.".len()..];
+            match (&field.from, &field.to) {
+                (None, _) => format!("{name} is asked for"),
+                (_, None) => format!("{name} is no longer asked for"),
+                _ => format!("the value of {name} changed"),
+            }
+        }
+        _ => field_text(field),
+    };
+    change.fields.iter().map(one).collect()
+}
+
+fn position(diagnostic: &Diagnostic) -> String {
+    match diagnostic.line {
+        0 => diagnostic.file.clone(),
+        line => format!("{}:{line}:{}", diagnostic.file, diagnostic.column),
+    }
+}
