@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use super::args::{ApplyArgs, Global};
+use super::documents::ReportDocument;
 use super::error::{CliError, Exit};
 use super::progress::Progress;
 use super::saved::Saved;
@@ -32,7 +31,6 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     let mut reconciler = setup::reconciler(&global, load, &look_args, select.jobs)?;
 
     let desired = reconciler.desired().await?;
-    look::refuse_broken_tree(&desired)?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
     let (_lock, desired) = lock(ui, &stop, &reconciler, desired, patience).await?;
     let adopt = args.lock.adopt;
@@ -69,7 +67,6 @@ async fn lock(
     let lock = wait_for_lock(ui, stop, &memory, "apply", patience).await?;
     let again = reconciler.desired().await?;
     same_owner(&desired.tree.owner, &again)?;
-    look::refuse_broken_tree(&again)?;
     Ok((lock, again))
 }
 
@@ -150,7 +147,11 @@ pub(super) async fn carry_out(
     yes: bool,
     command: &str,
 ) -> Result<Exit, CliError> {
-    let document = look::json(view)?;
+    let document = |report: &Report| ReportDocument {
+        outcomes: Some(report.document()),
+        ..view.document().into()
+    };
+    let nothing = Report::default();
     let text = look::text(ui, view, false);
     if !ui.json() {
         ui.data(&text)?;
@@ -158,16 +159,16 @@ pub(super) async fn carry_out(
     if let Some(refusal) = &view.plan.refused {
         let (message, hint) = render::refusal_text(refusal);
         let error = CliError::refused(format!("{message}; nothing was changed")).hint(hint);
-        return Err(error.document(with_outcomes(document, &Report::default())));
+        return Err(error.document(document(&nothing)));
     }
     if view.plan.is_empty() {
         if ui.json() {
-            ui.document(&with_outcomes(document, &Report::default()))?;
+            ui.document(&document(&nothing))?;
         }
-        return Ok(report::exit(&view.plan, &Report::default()));
+        return Ok(report::exit(&view.plan, &nothing));
     }
     if !yes {
-        let declined = |error: CliError| error.document(with_outcomes(document.clone(), &Report::default()));
+        let declined = |error: CliError| error.document(document(&nothing));
         if !ui.can_ask() {
             let error = CliError::refused("there is no terminal to ask on; nothing was changed");
             return Err(declined(error.hint(format!("`bottle {command} --yes` does not ask"))));
@@ -187,25 +188,9 @@ pub(super) async fn carry_out(
     progress.finish();
     let done = done?;
     if ui.json() {
-        ui.document(&with_outcomes(document, &done))?;
+        ui.document(&document(&done))?;
     } else {
         ui.data(&report::render(&view.plan, &done, ui.width(), command))?;
     }
     Ok(report::exit(&view.plan, &done))
-}
-
-fn with_outcomes(mut document: Value, report: &Report) -> Value {
-    document["outcomes"] = json!(report.document());
-    document
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_document_is_a_plan_with_outcomes() {
-        let document = with_outcomes(json!({ "version": 1 }), &Report::default());
-        assert_eq!(document, json!({ "version": 1, "outcomes": [] }));
-    }
 }

@@ -10,8 +10,10 @@ use crate::plan::AllowTeardown;
 /// Keep a tree of agent manifests and the sandboxes they describe the same
 #[derive(Debug, Parser)]
 #[command(name = "bottle", version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed or refused, 2 plan has changes or wrong usage, \
-    3 partly done or held,\n75 locked by another bottle, 125 to 127 exec and run, 130 interrupted")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 plan has changes or wrong usage, \
+    3 partly done or held,\n75 locked by another bottle, 125 to 127 exec and run, 130 interrupted"
+)]
 pub struct Cli {
     #[command(flatten)]
     pub(super) global: Global,
@@ -82,6 +84,13 @@ pub(super) enum Backend {
     Smolmachines,
 }
 
+impl Backend {
+    /// The one that can be named so.
+    pub(super) fn of(kind: BackendKind) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|backend| BackendKind::from(*backend) == kind)
+    }
+}
+
 impl From<Backend> for BackendKind {
     fn from(backend: Backend) -> Self {
         match backend {
@@ -142,7 +151,7 @@ pub(super) struct SelectArgs {
     pub(super) allow_teardown: Option<AllowTeardown>,
 }
 
-fn allow_teardown(text: &str) -> Result<AllowTeardown, String> {
+pub(super) fn allow_teardown(text: &str) -> Result<AllowTeardown, String> {
     match text {
         "all" => Ok(AllowTeardown::All),
         number => number

@@ -3,8 +3,7 @@
 
 use std::process::ExitCode;
 
-use serde::Serialize;
-
+use super::documents::ReportDocument;
 use crate::manifest::LoadError;
 use crate::model::Diagnostic;
 use crate::reconcile::{Locked, OwnerTaken};
@@ -47,8 +46,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// What kind of failure it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The operator can set it right: the tree, an option, the machine.
     Failed,
@@ -62,6 +60,18 @@ pub(super) enum Kind {
     Interrupted,
 }
 
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Locked => "locked",
+            Self::Sandbox => "sandbox",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// An error at the edge.
 #[derive(Debug)]
 pub(super) struct CliError {
@@ -71,7 +81,7 @@ pub(super) struct CliError {
     /// What is wrong with the tree, when that is why.
     pub(super) diagnostics: Vec<Diagnostic>,
     /// The document that `-o json` prints beside the error, as far as there is one.
-    pub(super) document: Option<serde_json::Value>,
+    pub(super) document: Option<Box<ReportDocument>>,
 }
 
 impl CliError {
@@ -103,8 +113,8 @@ impl CliError {
         self
     }
 
-    pub(super) fn document(mut self, document: serde_json::Value) -> Self {
-        self.document = Some(document);
+    pub(super) fn document(mut self, document: ReportDocument) -> Self {
+        self.document = Some(Box::new(document));
         self
     }
 
@@ -136,23 +146,6 @@ impl CliError {
         }
         parts
     }
-
-    /// The document of a command that failed.
-    pub(super) fn json(&self) -> serde_json::Value {
-        let mut chain = self.chain().into_iter();
-        let message = chain.next().unwrap_or_default();
-        let error = serde_json::json!({
-            "kind": self.kind,
-            "message": message,
-            "causes": chain.collect::<Vec<_>>(),
-            "hints": self.hints,
-        });
-        let mut document = self.document.clone().unwrap_or_else(
-            || serde_json::json!({ "version": 1, "diagnostics": self.diagnostics }),
-        );
-        document["error"] = error;
-        document
-    }
 }
 
 impl From<anyhow::Error> for CliError {
@@ -166,16 +159,12 @@ impl From<anyhow::Error> for CliError {
                 .hint("give this tree another `name:` in bottle.yaml")
                 .hint("or say `--adopt` if the tree has moved here");
         }
-        let diagnostics = error.downcast_ref::<LoadError>().map(load_diagnostics);
-        Self {
-            diagnostics: diagnostics.unwrap_or_default(),
-            ..Self::new(Kind::Failed, error)
-        }
+        let diagnostics = match error.downcast_ref::<LoadError>() {
+            Some(LoadError::Settings { diagnostics }) => diagnostics.clone(),
+            _ => Vec::new(),
+        };
+        Self { diagnostics, ..Self::new(Kind::Failed, error) }
     }
-}
-
-fn load_diagnostics(_error: &LoadError) -> Vec<Diagnostic> {
-    Vec::new()
 }
 
 impl From<std::io::Error> for CliError {
@@ -196,10 +185,7 @@ mod tests {
             .context("reading a: no such file")
             .context("loading the tree")
             .unwrap_err();
-        assert_eq!(
-            CliError::from(error).chain(),
-            ["loading the tree", "reading a: no such file"]
-        );
+        assert_eq!(CliError::from(error).chain(), ["loading the tree", "reading a: no such file"]);
     }
 
     #[test]
@@ -207,18 +193,5 @@ mod tests {
         let error = CliError::from(anyhow::Error::from(Locked { holder: None }));
         assert_eq!((error.kind, error.exit()), (Kind::Locked, Exit::Locked));
         assert_eq!(error.in_sandbox().exit(), Exit::Locked);
-    }
-
-    #[test]
-    fn the_document_of_a_failure_is_whole() {
-        let json = CliError::failed("no").hint("yes").json();
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "version": 1,
-                "diagnostics": [],
-                "error": { "kind": "failed", "message": "no", "causes": [], "hints": ["yes"] },
-            })
-        );
     }
 }

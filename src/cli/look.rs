@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::error::CliError;
 use super::render::{self, Around};
 use super::ui::Ui;
-use crate::model::{BackendKind, Desired, ImageRef, SandboxSpec};
+use crate::model::{BackendKind, ImageRef, SandboxSpec};
 use crate::plan::diff;
 use crate::reconcile::View;
 
 /// The plan of this view as text.
 pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
     let around = Around {
-        about: view.desired.sandboxes.iter().map(|(id, spec)| (id.to_string(), about(spec))).collect(),
+        about: view
+            .desired
+            .sandboxes
+            .iter()
+            .map(|(id, spec)| (id.to_string(), about(spec)))
+            .collect(),
         backends: backends(view),
         diffs: diff::diffs(&view.plan, &view.old_texts()),
         show_diffs,
@@ -22,18 +26,16 @@ pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
     render::plan(&view.document(), &around)
 }
 
-/// The plan of this view as JSON.
-pub(super) fn json(view: &View) -> Result<serde_json::Value, CliError> {
-    serde_json::to_value(view.document())
-        .map_err(|error| anyhow::Error::from(error).context("writing the plan as JSON").into())
-}
-
 /// What a new sandbox is: `bottle dev, image node:22-slim`.
 fn about(spec: &SandboxSpec) -> String {
     let mut text = format!("bottle {}", spec.bottle);
     match &spec.image {
         None => {}
-        Some(ImageRef::Tar { path, .. } | ImageRef::Folder { path, .. } | ImageRef::Pack { path, .. }) => {
+        Some(
+            ImageRef::Tar { path, .. }
+            | ImageRef::Folder { path, .. }
+            | ImageRef::Pack { path, .. },
+        ) => {
             text.push_str(&format!(", image {}", path.display()));
         }
         Some(image) => text.push_str(&format!(", image {image}")),
@@ -62,17 +64,4 @@ pub(super) fn askable(view: &View) -> BTreeMap<String, Vec<String>> {
         }
     }
     askable
-}
-
-/// A tree whose own file is wrong says nothing that can be relied on.
-pub(super) fn refuse_broken_tree(desired: &Desired) -> Result<(), CliError> {
-    let broken = desired.diagnostics.iter().any(|diagnostic| {
-        diagnostic.severity == crate::model::Severity::Error && diagnostic.file == "bottle.yaml"
-    });
-    if !broken {
-        return Ok(());
-    }
-    let mut error = CliError::failed("the tree's own bottle.yaml does not hold; nothing was changed");
-    error.diagnostics.clone_from(&desired.diagnostics);
-    Err(error)
 }

@@ -11,6 +11,7 @@ mod apply;
 mod args;
 mod check;
 mod completions;
+mod documents;
 mod down;
 mod error;
 mod exec;
@@ -39,8 +40,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     match dispatch(&ui, &cli).await {
         Ok(exit) => exit.into(),
         Err(error) => {
-            if json && let Err(failed) = ui.document(&error.json()) {
-                ui.error(&failed.into());
+            if json {
+                let written = documents::failure(&error).map_err(std::io::Error::from);
+                if let Err(failed) = written.and_then(|text| ui.data(&format!("{text}\n"))) {
+                    ui.error(&failed.into());
+                }
             }
             ui.error(&error);
             error.exit().into()

@@ -2,22 +2,20 @@
 
 use super::args::{Global, PlanArgs};
 use super::error::{CliError, Exit};
-use super::saved::Saved;
 use super::ui::Ui;
-use super::{look, report, setup};
+use super::{look, report, saved, setup};
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &PlanArgs) -> Result<Exit, CliError> {
     let load = setup::load_options(global, args.path.as_deref(), &args.look.read)?;
     let options = setup::options(&args.select)?;
     let reconciler = setup::reconciler(global, load, &args.look, args.select.jobs)?;
     let view = reconciler.look(options).await?;
-    look::refuse_broken_tree(&view.desired)?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
     if let Some(file) = &args.out {
-        Saved::new(global, &reconciler, &view)?.write(file)?;
+        saved::write(file, global, &reconciler, &view)?;
     }
     if ui.json() {
-        ui.document(&look::json(&view)?)?;
+        ui.document(&view.document())?;
     } else {
         ui.data(&look::text(ui, &view, args.diff))?;
     }

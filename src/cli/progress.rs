@@ -50,13 +50,8 @@ impl Progress {
                 format!("{whose}: {} {}", step.action.name(), step.resource)
             })
             .collect();
-        let state = State {
-            labels,
-            running: BTreeMap::new(),
-            ended: 0,
-            live: ui.can_draw(),
-            drawn: 0,
-        };
+        let state =
+            State { labels, running: BTreeMap::new(), ended: 0, live: ui.can_draw(), drawn: 0 };
         let live = state.live;
         let shared = Arc::new(Mutex::new(state));
         let ticker = live.then(|| {
@@ -117,8 +112,7 @@ impl State {
         match event {
             Event::Started(step) => {
                 let now = Instant::now();
-                self.running
-                    .insert(*step, Running { since: now, line: String::new(), said: now });
+                self.running.insert(*step, Running { since: now, line: String::new(), said: now });
                 None
             }
             Event::Progress(step, line) => {

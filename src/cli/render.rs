@@ -129,12 +129,7 @@ fn rows(document: &PlanDocument, around: &Around) -> Vec<Row> {
     rows
 }
 
-fn row(
-    name: &str,
-    changes: &[&Change],
-    document: &PlanDocument,
-    around: &Around,
-) -> Option<Row> {
+fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around) -> Option<Row> {
     let verdict = changes.iter().map(|c| c.verdict).max().filter(|v| *v != Verdict::Keep)?;
     let heaviest: Vec<&&Change> = changes.iter().filter(|c| c.verdict != Verdict::Keep).collect();
     let backends: BTreeSet<&str> =
@@ -191,9 +186,10 @@ fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<Str
         }
         Reason::NotDeclared { .. } => Vec::new(),
         Reason::ManifestInvalid { message } => {
-            let shown = document.diagnostics.iter().find(|d| {
-                *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message)
-            });
+            let shown = document
+                .diagnostics
+                .iter()
+                .find(|d| *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message));
             vec![shown.map_or_else(|| message.clone(), |d| format!("{} (below)", position(d)))]
         }
         Reason::BackendUnreachable { backend, .. } => {
@@ -288,7 +284,9 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
         let over = row.name.chars().count().saturating_sub(name);
         let mut first = true;
         for detail in &row.details {
-            for part in wrap(detail, width.saturating_sub(indent).max(24), if first { over } else { 0 }) {
+            for part in
+                wrap(detail, width.saturating_sub(indent).max(24), if first { over } else { 0 })
+            {
                 if first {
                     let _ = write!(line, "  {part}");
                     first = false;
@@ -335,7 +333,8 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
     }
     for (backend, (error, names)) in unreachable(document) {
-        let line = format!("{backend} cannot be reached, and {} is left alone: {error}", some_of(&names));
+        let line =
+            format!("{backend} cannot be reached, and {} is left alone: {error}", some_of(&names));
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);
@@ -352,7 +351,7 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     if around.show_diffs {
         diffs(text, &around.diffs);
     }
-    let told = diagnostics(&document.diagnostics);
+    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics) };
     if !told.is_empty() {
         text.push_str(&told);
         text.push('\n');
@@ -368,7 +367,9 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
 pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     match refusal {
         Refusal::MassTeardown { removed, existing } => (
-            format!("this would remove or replace {removed} of the {existing} sandboxes that exist"),
+            format!(
+                "this would remove or replace {removed} of the {existing} sandboxes that exist"
+            ),
             format!("`--allow-teardown {removed}` permits it"),
         ),
         Refusal::NoAgents { found, removed } => (
@@ -459,24 +460,30 @@ fn summary(counts: &Summary, pruned: usize) -> String {
 fn no_changes(counts: &Summary, suspended: usize) -> String {
     let mut text = paint(style::GOOD, "no changes:");
     let kept = counts.keep.saturating_sub(suspended);
-    let _ = match (kept, counts.hold + suspended) {
-        (0, 0) => write!(text, " there is nothing to do"),
-        (1, _) => write!(text, " 1 sandbox is as it should be"),
-        (kept, _) => write!(text, " {kept} sandboxes are as they should be"),
+    let mut parts = match (kept, counts.hold + suspended) {
+        (0, 0) => vec!["there is nothing to do".to_owned()],
+        (0, _) => vec![],
+        (1, _) => vec!["1 sandbox is as it should be".to_owned()],
+        (kept, _) => vec![format!("{kept} sandboxes are as they should be")],
     };
-    if counts.hold > 0 {
-        let _ = write!(text, ", {} held", counts.hold);
+    for (count, word) in [(counts.hold, "held"), (suspended, "suspended")] {
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
     }
-    if suspended > 0 {
-        let _ = write!(text, ", {suspended} suspended");
-    }
+    let _ = write!(text, " {}", parts.join(", "));
     text
 }
 
 fn diffs(text: &mut String, diffs: &[FileDiff]) {
     for file in diffs {
         let Some(unified) = &file.unified else {
-            let _ = writeln!(text, "{}/{} changes (no text, or too long to compare)\n", file.sandbox, harmless(&file.path));
+            let _ = writeln!(
+                text,
+                "{}/{} changes (no text, or too long to compare)\n",
+                file.sandbox,
+                harmless(&file.path)
+            );
             continue;
         };
         for line in unified.lines() {
@@ -513,7 +520,8 @@ fn diagnostic(found: &Diagnostic) -> String {
     };
     let mut text = format!("{} {}\n", paint(colour, word), harmless(&found.message));
     let gutter = found.line.to_string().len();
-    let _ = writeln!(text, "{:gutter$} {} {}", "", paint(style::DIM, "┌─"), harmless(&position(found)));
+    let _ =
+        writeln!(text, "{:gutter$} {} {}", "", paint(style::DIM, "┌─"), harmless(&position(found)));
     if let Some(source) = &found.source_line {
         let bar = paint(style::DIM, "│");
         let source = harmless(source).replace('\t', " ");
@@ -521,7 +529,13 @@ fn diagnostic(found: &Diagnostic) -> String {
         let caret = "^".repeat(found.width.max(1));
         let label = found.label.as_deref().map(harmless).unwrap_or_default();
         let marked = paint(colour, format!("{caret} {label}").trim_end());
-        let _ = writeln!(text, "{:gutter$} {bar} {:indent$}{marked}", "", "", indent = found.column.saturating_sub(1));
+        let _ = writeln!(
+            text,
+            "{:gutter$} {bar} {:indent$}{marked}",
+            "",
+            "",
+            indent = found.column.saturating_sub(1)
+        );
     }
     if let Some(hint) = &found.hint {
         let _ = writeln!(text, "{:gutter$} {} {}", "", paint(style::HINT, "="), harmless(hint));

@@ -42,8 +42,7 @@ pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) 
     let (rows, pruned) = rows(plan, report);
     let mut text = String::new();
     let name_width = rows.keys().map(|name| name.len()).max().unwrap_or(0).min(24);
-    let word_width =
-        rows.values().map(|row| words(row).chars().count()).max().unwrap_or(0);
+    let word_width = rows.values().map(|row| words(row).chars().count()).max().unwrap_or(0);
     for (name, row) in &rows {
         let (symbol, colour) = match row {
             Row { error: Some(_), .. } => ("✗", style::BAD),
@@ -62,7 +61,9 @@ pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) 
             if row.verdict == Verdict::Replace && !row.touched {
                 error.push_str("; the old one was left as it is");
             }
-            for (index, part) in wrap(&error, width.saturating_sub(indent).max(30), 0).iter().enumerate() {
+            for (index, part) in
+                wrap(&error, width.saturating_sub(indent).max(30), 0).iter().enumerate()
+            {
                 let _ = match index {
                     0 => write!(line, "  {part}"),
                     _ => write!(line, "\n{:indent$}{part}", ""),
@@ -73,11 +74,13 @@ pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) 
         text.push('\n');
     }
     for error in pruned.iter().flatten() {
-        let _ = writeln!(text, "  {} a leftover stays: {}", paint(style::BAD, "✗"), harmless(error));
+        let _ =
+            writeln!(text, "  {} a leftover stays: {}", paint(style::BAD, "✗"), harmless(error));
     }
     let gone = pruned.iter().filter(|error| error.is_none()).count();
     if gone > 0 {
-        let what = plural(gone, "leftover of earlier runs removed", "leftovers of earlier runs removed");
+        let what =
+            plural(gone, "leftover of earlier runs removed", "leftovers of earlier runs removed");
         let _ = writeln!(text, "  {} {what}", paint(style::GOOD, "✓"));
     }
     text.push_str(&last_line(plan, &rows, command));

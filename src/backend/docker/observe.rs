@@ -1,0 +1,162 @@
+//! What exists of an owner: four listing calls side by side, however many machines there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bollard::models::{ContainerSummary, ImageSummary};
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+};
+use futures_util::StreamExt;
+
+use super::engine::Engine;
+use super::labels::{self, Set};
+use super::parse::{self, Row};
+use super::{error, settings};
+use crate::backend::{BackendError, Observation, Scope, label};
+use crate::model::{
+    BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, Ownership,
+};
+
+/// How many objects are inspected at once.
+const INSPECTIONS: usize = 16;
+
+/// What was seen, and what was set on each machine that says so.
+pub(super) struct Seen {
+    pub observation: Observation,
+    pub sets: Vec<(InstanceId, Set)>,
+}
+
+pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, BackendError> {
+    let (labelled, named, images, traits) = tokio::try_join!(
+        containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
+        containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
+        images(engine, scope),
+        engine.refresh(),
+    )?;
+    let mut rows = BTreeMap::new();
+    for container in labelled.into_iter().chain(named) {
+        rows.entry(container.id.clone()).or_insert(container);
+    }
+    let mut observation = Observation { facts: traits.facts(), ..Observation::default() };
+    let mut sets = Vec::new();
+    for container in rows.into_values() {
+        match parse::row(scope, container) {
+            Some(Row::Instance(instance, set)) => {
+                if instance.ownership == Ownership::Ours {
+                    sets.extend(set.map(|set| (instance.id.clone(), set)));
+                }
+                observation.instances.push(*instance);
+            }
+            Some(Row::Leftover(leftover)) => observation.leftovers.push(leftover),
+            None => {}
+        }
+    }
+    let tags = images.into_iter().flat_map(|image| image.repo_tags);
+    for name in tags.collect::<BTreeSet<String>>() {
+        if let Some(digest) = labels::digest_of(scope, &name) {
+            observation.leftovers.push(Leftover {
+                backend: BackendKind::Docker,
+                kind: LeftoverKind::Image,
+                id: InstanceId(name.clone()),
+                name,
+                digest: Some(digest),
+            });
+        }
+    }
+    Ok(Seen { observation, sets })
+}
+
+async fn containers(
+    engine: &Engine,
+    filter: &str,
+    value: String,
+) -> Result<Vec<ContainerSummary>, BackendError> {
+    let filters = HashMap::from([(filter.to_owned(), vec![value])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let listed = engine.client.list_containers(Some(options)).await;
+    listed.map_err(|e| engine.failed("listing containers", e))
+}
+
+async fn images(engine: &Engine, scope: &Scope) -> Result<Vec<ImageSummary>, BackendError> {
+    let filters = HashMap::from([("reference".to_owned(), vec![labels::repository(scope)])]);
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    let listed = engine.client.list_images(Some(options)).await;
+    listed.map_err(|e| engine.failed("listing images", e))
+}
+
+/// What stands under exactly this name.
+pub(super) async fn by_name(
+    engine: &Engine,
+    name: &str,
+) -> Result<Option<ContainerSummary>, BackendError> {
+    Ok(containers(engine, "name", format!("^/?{name}$")).await?.pop())
+}
+
+/// A machine as it is now; `None` when it is gone.
+pub(super) async fn by_id(
+    engine: &Engine,
+    scope: &Scope,
+    id: &InstanceId,
+) -> Result<Option<Instance>, BackendError> {
+    let found = containers(engine, "id", id.0.clone()).await?.pop();
+    Ok(found.and_then(|found| parse::own(scope, found)))
+}
+
+/// What was set on a machine when it was made.
+pub(super) async fn set_of(
+    engine: &Engine,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<Set, BackendError> {
+    let found = containers(engine, "id", instance.id.0.clone()).await?.pop();
+    match found.and_then(|found| parse::row(scope, found)) {
+        Some(Row::Instance(_, Some(set))) => Ok(set),
+        Some(_) => Err(BackendError::failed(
+            format!("looking up the user of {}", instance.name),
+            anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
+        )),
+        None => {
+            Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".to_owned() })
+        }
+    }
+}
+
+/// Inspects every machine of ours and adds what differs from what was set.
+pub(super) async fn deepen(engine: &Engine, seen: &mut Seen) -> Result<(), BackendError> {
+    let sets: HashMap<InstanceId, Set> = seen.sets.iter().cloned().collect();
+    let instances = std::mem::take(&mut seen.observation.instances);
+    let looks = instances.into_iter().map(|instance| {
+        let set = sets.get(&instance.id);
+        async move { look(engine, instance, set).await }
+    });
+    let mut looks = futures_util::stream::iter(looks).buffered(INSPECTIONS);
+    while let Some(instance) = looks.next().await {
+        seen.observation.instances.extend(instance?);
+    }
+    Ok(())
+}
+
+async fn look(
+    engine: &Engine,
+    mut instance: Instance,
+    set: Option<&Set>,
+) -> Result<Option<Instance>, BackendError> {
+    if instance.ownership != Ownership::Ours {
+        return Ok(Some(instance));
+    }
+    let inspected =
+        engine.client.inspect_container(&instance.id.0, None::<InspectContainerOptions>).await;
+    match (inspected, set) {
+        (Ok(found), Some(set)) => {
+            instance.drift.extend(settings::drift(&found, set, &instance.fields));
+            Ok(Some(instance))
+        }
+        // What it was made with cannot be read any more, so nothing vouches for it.
+        (Ok(_), None) => {
+            instance.state = InstanceState::Broken(format!("its label {} is gone", labels::SET));
+            Ok(Some(instance))
+        }
+        (Err(e), _) if error::is_status(&e, 404) => Ok(None),
+        (Err(e), _) => Err(engine.failed(format!("inspecting {}", instance.name), e)),
+    }
+}
