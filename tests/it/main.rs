@@ -5,6 +5,8 @@
 #![expect(clippy::disallowed_methods, reason = "tests make files, run programs and read clocks")]
 
 mod contract;
+mod docs;
+mod examples;
 mod layering;
 mod manifest;
 // Not every test file uses all of it yet, and each new one should find it ready.
