@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::args::{Global, LookArgs, ReadArgs, SelectArgs};
 use super::error::CliError;
 use crate::apply::Deadlines;
-use crate::backend::{Backends, Depth};
+use crate::backend::docker::Docker;
+use crate::backend::{Backend, Backends, Depth};
 use crate::manifest::LoadOptions;
 use crate::model::{Desired, Observed, SandboxId};
 use crate::plan::Options;
@@ -17,7 +19,8 @@ use crate::reconcile::{Reconciler, Sources, State};
 
 /// The backends of this run.
 pub(super) fn backends() -> Backends {
-    Backends::new()
+    let docker: Arc<dyn Backend> = Arc::new(Docker::from_env());
+    [docker].into_iter().map(|backend| (backend.kind(), backend)).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -9,6 +9,7 @@ mod docs;
 mod examples;
 mod layering;
 mod manifest;
+mod reconcile;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
 mod support;

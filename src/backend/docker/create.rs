@@ -132,8 +132,9 @@ fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
                 ..Mount::default()
             }]
         }),
+        // After a reboot, and after an engine that was killed: `unless-stopped` misses the second.
         restart_policy: Some(RestartPolicy {
-            name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+            name: Some(RestartPolicyNameEnum::ALWAYS),
             maximum_retry_count: None,
         }),
         // Other drivers have bounds, or a place, that the operator chose.

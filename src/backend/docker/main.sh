@@ -3,6 +3,8 @@
 restart=$1 waits=$2
 shift 2
 child=
+# runc gives the tmpfs another mode on every start but the first. Without chmod its files still have theirs.
+chmod 0700 /run/bottle 2>/dev/null
 # TERM and not the signal itself: sh starts background jobs with INT ignored.
 stop() {
 	trap '' TERM INT HUP QUIT

@@ -47,6 +47,9 @@ use super::{
 use crate::model::spec::ResourceSpec;
 use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec, Ownership, SpecHash};
 
+/// The engine's network that is none.
+const NO_NETWORK: &str = "none";
+
 /// What is known of a machine and saves a call.
 #[derive(Debug, Clone)]
 struct Known {
@@ -195,6 +198,11 @@ impl Backend for Docker {
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
         ours(instance)?;
         run::start(&*self.engine().await?, scope, instance).await
+    }
+
+    async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        ours(instance)?;
+        run::disconnect(&*self.engine().await?, instance).await
     }
 
     async fn teardown(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

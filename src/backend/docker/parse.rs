@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 
+use super::NO_NETWORK;
 use super::labels::{self, Labels, Set};
 use crate::backend::Scope;
 use crate::model::{
@@ -56,7 +57,8 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let state = state(&found);
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
-    let drift = if ours { drift(&found, &fields, running) } else { Vec::new() };
+    let drift = if ours { drift(&found, &fields) } else { Vec::new() };
+    let mendable = if ours && running { networks(&found) } else { Vec::new() };
     let instance = Instance {
         id,
         backend: BackendKind::Docker,
@@ -68,6 +70,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         boot: running.then(|| boot(&found)).flatten(),
         state,
         drift,
+        mendable,
         image: labels.image().filter(|_| ours),
         created: found.created.and_then(|at| u64::try_from(at).ok()),
         overlay: labels.overlay().filter(|_| ours),
@@ -151,7 +154,27 @@ fn boot(found: &ContainerSummary) -> Option<String> {
     })
 }
 
-fn drift(found: &ContainerSummary, fields: &Fields, running: bool) -> Vec<FieldChange> {
+/// Networks that were attached by hand: they can be taken off again in place. Engines differ in what
+/// they list of a container that does not run, so only a running one is asked about.
+fn networks(found: &ContainerSummary) -> Vec<FieldChange> {
+    let attached: BTreeSet<&str> = found
+        .network_settings
+        .iter()
+        .filter_map(|settings| settings.networks.as_ref())
+        .flat_map(|networks| networks.keys().map(String::as_str))
+        .collect();
+    if attached == BTreeSet::from([NO_NETWORK]) {
+        return Vec::new();
+    }
+    let attached = attached.into_iter().collect::<Vec<_>>().join(" ");
+    vec![FieldChange {
+        path: "networks".to_owned(),
+        from: Some(attached).filter(|text| !text.is_empty()),
+        to: Some(NO_NETWORK.to_owned()),
+    }]
+}
+
+fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     let mut compare = |path: &str, from: &str, to: &str| {
         if from != to {
@@ -159,16 +182,6 @@ fn drift(found: &ContainerSummary, fields: &Fields, running: bool) -> Vec<FieldC
             changes.push(FieldChange { path: path.to_owned(), from: some(from), to: some(to) });
         }
     };
-    let networks: BTreeSet<&str> = found
-        .network_settings
-        .iter()
-        .filter_map(|settings| settings.networks.as_ref())
-        .flat_map(|networks| networks.keys().map(String::as_str))
-        .collect();
-    // Engines differ in what they list of a container that does not run.
-    if running {
-        compare("networks", &networks.into_iter().collect::<Vec<_>>().join(" "), "none");
-    }
     compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
     let set = fields.0.get("image").map(|image| image.strip_prefix("docker:").unwrap_or(image));
     if let (Some(set), Some(image)) = (set, found.image.as_deref())

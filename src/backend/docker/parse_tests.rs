@@ -117,17 +117,21 @@ fn drifts(found: ContainerSummary) -> Vec<(String, Option<String>, Option<String
 }
 
 #[test]
-fn a_network_attached_by_hand_is_drift_while_it_runs() {
+fn a_network_attached_by_hand_can_be_taken_off_while_it_runs() {
     let mut found = ada();
     let networks = found.network_settings.as_mut().unwrap().networks.as_mut().unwrap();
     networks.clear();
     networks.insert("bridge".into(), EndpointSettings::default());
+    let seen = instance(found.clone()).unwrap();
+    let [change] = seen.mendable.as_slice() else { panic!("{:?}", seen.mendable) };
     assert_eq!(
-        drifts(found.clone()),
-        [("networks".into(), Some("bridge".into()), Some("none".into()))]
+        (change.path.as_str(), change.from.as_deref(), change.to.as_deref()),
+        ("networks", Some("bridge"), Some("none"))
     );
+    assert_eq!(drifts(found.clone()), []);
     found.state = Some(ContainerSummaryStateEnum::EXITED);
-    assert_eq!(drifts(found), []);
+    assert_eq!(instance(found).unwrap().mendable, []);
+    assert_eq!(instance(ada()).unwrap().mendable, []);
 }
 
 #[test]

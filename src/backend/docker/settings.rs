@@ -179,7 +179,7 @@ mod tests {
             cap_drop: Some(vec!["ALL".into()]),
             privileged: Some(false),
             restart_policy: Some(RestartPolicy {
-                name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
+                name: Some(RestartPolicyNameEnum::ALWAYS),
                 maximum_retry_count: None,
             }),
             ..HostConfig::default()

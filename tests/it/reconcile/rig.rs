@@ -45,7 +45,9 @@ impl Rig {
         let (backend, image) = (self.backend, self.image());
         self.tree.bottle(
             "dev",
-            &format!("backend: {backend}\nimage: {image}\nresources:\n  pids: 64\n  {limits}\n{more}"),
+            &format!(
+                "backend: {backend}\nimage: {image}\nresources:\n  pids: 64\n  {limits}\n{more}"
+            ),
         );
     }
 

@@ -14,8 +14,7 @@ pub(super) fn an_asked_for_value_is_found_nowhere(rig: &Rig) {
     let file = rig.cli.cwd().join("values.env");
     std::fs::write(&file, format!("SECRET={canary}\n")).unwrap();
     let file = file.to_str().unwrap();
-    let done =
-        rig.cli.run(["-vvv", "apply", tree, "--yes", "--env-file", file]).exits(0);
+    let done = rig.cli.run(["-vvv", "apply", tree, "--yes", "--env-file", file]).exits(0);
     assert_eq!(rig.inside("a0", "printf %s \"$SECRET $PLAIN\""), format!("{canary} visible"));
     rig.converged();
     // A part of it that no encoding of JSON or shell would change.

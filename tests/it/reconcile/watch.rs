@@ -24,9 +24,7 @@ impl Watch {
             .spawn()
             .unwrap();
         let watch = Self { child };
-        wait_for("the first pass", || {
-            std::fs::read_to_string(&passes).unwrap().contains('\n')
-        });
+        wait_for("the first pass", || std::fs::read_to_string(&passes).unwrap().contains('\n'));
         watch
     }
 
@@ -70,7 +68,9 @@ pub(super) fn a_saved_prompt_is_live(rig: &Rig) {
     // A folder that is made and filled at once.
     rig.tree.skill("fresh", "deep/SKILL.md", "x\n");
     rig.tree.agent("new", "dev", "skills: [fresh]", "You are new.");
-    wait_for("the new agent", || rig.exec("new", "ls $HOME/.claude/skills/fresh/deep").code == Some(0));
+    wait_for("the new agent", || {
+        rig.exec("new", "ls $HOME/.claude/skills/fresh/deep").code == Some(0)
+    });
     assert_eq!(watch.stop(), Some(0));
 }
 
