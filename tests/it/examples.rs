@@ -17,7 +17,38 @@ use crate::support::{self, Cli, Ended};
 /// such a spec is replaced by the next version, a guest's that it is provisioned again. Where the
 /// example itself was edited, or that is meant, write the new hash and say so in the changelog.
 /// Where neither is so, the encoding of specs was changed by accident.
-const HASHES: &[(&str, &str, &str)] = &[];
+const HASHES: &[(&str, &str, &str)] = &[
+    (
+        "minimal/ada",
+        "5fbc9ed891834717f1ed884d1f22543a2f72b6e02a24a058e184cd21b7fc8a95",
+        "2d5f98887ad2aaeb41c668965c907f52b48e805e3e369dc0765c2ae8e57ee5f5",
+    ),
+    (
+        "quickstart/ada",
+        "2314edaa9435878bccaef61c49511e0ea9340862fabc58dc04782b3fc9684b2e",
+        "f80fe1f40291f40aae009eddcb49863c9024f004524a9792f62c77cff0f8f4dc",
+    ),
+    (
+        "quickstart/tick",
+        "b3232ab38cc9974b75113be9a42eaced6898fdebae9d7a78c1ab8b1dffce78a9",
+        "36f04b52778ac1cce427b0b03b7475b48a6c7591e938ae2743389cc6d7c21ea2",
+    ),
+    (
+        "team/ada",
+        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
+        "6d89ab4556a478544027c84e1c5a3500e3a837845bb24ec3b35c555f2e9c24c5",
+    ),
+    (
+        "team/grace",
+        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
+        "ee7b7645e47562c1ad6386d37058cd998f292bfe82c3d9a357de6aaac59e08d6",
+    ),
+    (
+        "team/linus",
+        "3195d3126c5a7aa3b2f4694d2102c60442f24ad082db945c1f40f3a6de9c4bc4",
+        "ed698aa95742ecc2387030f6e280d9218d9df86966dd9e1a873c8661c70bbd6d",
+    ),
+];
 
 /// A copy of an example, and an environment of its own to use it in.
 struct Example {
@@ -150,7 +181,11 @@ fn the_hashes_of_every_example_are_what_they_were() {
                 BackendChoice::Auto { .. } => BackendKind::Native,
             };
             let machine = spec.machine(backend).expect("the backend suits").hash();
-            are.push((format!("{name}/{id}"), machine.to_string(), spec.guest().hash().to_string()));
+            are.push((
+                format!("{name}/{id}"),
+                machine.to_string(),
+                spec.guest().hash().to_string(),
+            ));
         }
     }
     let were: BTreeMap<_, _> =
@@ -160,7 +195,9 @@ fn the_hashes_of_every_example_are_what_they_were() {
             were.get(sandbox.as_str()) == Some(&(machine.as_str(), guest.as_str()))
         });
     let line = |(sandbox, machine, guest): &(String, String, String)| {
-        format!("    (\n        \"{sandbox}\",\n        \"{machine}\",\n        \"{guest}\",\n    ),")
+        format!(
+            "    (\n        \"{sandbox}\",\n        \"{machine}\",\n        \"{guest}\",\n    ),"
+        )
     };
     let table: Vec<String> = are.iter().map(line).collect();
     assert!(same, "the hashes are now\n{}", table.join("\n"));

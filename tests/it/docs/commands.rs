@@ -126,19 +126,18 @@ fn invocations(line: &str) -> Vec<Vec<&str>> {
 }
 
 fn check_invocation(binary: &Binary, words: &[&str]) -> Vec<String> {
-    let flags: Vec<String> =
-        words.iter().filter(|word| word.starts_with("--")).filter_map(|w| long_flag(w)).collect();
     let pairs = words.windows(2).map(|pair| pair.join(" "));
     let names = pairs.chain(words.iter().map(|word| (*word).to_owned()));
     let own = names.filter_map(|name| binary.commands.get(&name)).next();
-    let known = |flag: &String| {
-        binary.global.contains(flag) || own.is_some_and(|own| own.contains(flag))
-    };
-    if own.is_none() && !flags.iter().all(known) || own.is_none() && flags.is_empty() {
-        return vec![format!("`bottle {}` names no command", words.join(" "))];
+    let options = words.iter().filter(|word| word.starts_with("--"));
+    let unknown = options
+        .filter_map(|word| long_flag(word))
+        .filter(|flag| !binary.global.contains(flag) && !own.is_some_and(|own| own.contains(flag)));
+    let mut wrong: Vec<String> = unknown.map(|flag| format!("there is no {flag}")).collect();
+    if own.is_none() && words.iter().any(|word| !word.starts_with('-')) {
+        wrong.push("this names no command".to_owned());
     }
-    let unknown = flags.into_iter().filter(|flag| !known(flag));
-    unknown.map(|flag| format!("`bottle {}`: there is no {flag}", words.join(" "))).collect()
+    wrong.iter().map(|wrong| format!("`bottle {}`: {wrong}", words.join(" "))).collect()
 }
 
 #[test]

@@ -46,8 +46,7 @@ fn every_relative_link_leads_somewhere() {
             }
             let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
             let folder = page.path.parent().unwrap_or(Path::new(""));
-            let path =
-                if file.is_empty() { page.path.clone() } else { normal(&folder.join(file)) };
+            let path = if file.is_empty() { page.path.clone() } else { normal(&folder.join(file)) };
             let at = format!("{}:{line}: {target}", page.path.display());
             if !root().join(&path).exists() {
                 wrong.push(format!("{at}: there is no such file"));
