@@ -517,27 +517,22 @@ fn decide_guest(
         all.append(&mut fields);
         fields = all;
     }
-    match reason {
-        Some(reason) => {
-            decision.change(ResourceKind::Guest, at, Verdict::Reprovision, reason);
-            decision.fields(fields);
-            if !waits.is_empty()
-                && let Some(change) = decision.changes.last_mut()
-            {
-                change.notes.push(format!("still waits for a value of {}", waits.join(", ")));
-            }
-            decision.provision = Some(Provisioning {
-                guest,
-                machine: Some(machine.clone()),
-                prior: prior.cloned(),
-                deliver,
-            });
-        }
-        None if !waits.is_empty() => {
-            let reason = Reason::NeedsInput { names: waits };
-            decision.change(ResourceKind::Guest, at, Verdict::Hold, reason);
-        }
-        None => decision.change(ResourceKind::Guest, at, Verdict::Keep, Reason::UpToDate),
+    if !waits.is_empty() {
+        // Only the delivery waits: whatever else there is to do is done.
+        let reason = Reason::NeedsInput { names: waits };
+        decision.change(ResourceKind::Guest, at, Verdict::Hold, reason);
+    } else if reason.is_none() {
+        decision.change(ResourceKind::Guest, at, Verdict::Keep, Reason::UpToDate);
+    }
+    if let Some(reason) = reason {
+        decision.change(ResourceKind::Guest, at, Verdict::Reprovision, reason);
+        decision.fields(fields);
+        decision.provision = Some(Provisioning {
+            guest,
+            machine: Some(machine.clone()),
+            prior: prior.cloned(),
+            deliver,
+        });
     }
     decision
 }

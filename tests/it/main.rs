@@ -8,6 +8,8 @@ mod cli;
 mod contract;
 mod convergence;
 mod docker;
+mod docs;
+mod examples;
 mod layering;
 mod manifest;
 mod manifest_hostile;

@@ -1,0 +1,238 @@
+//! The examples: what a newcomer copies has to be right, and to stay what it was.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bottle::manifest::{LoadOptions, load};
+use bottle::model::{BackendChoice, BackendKind, Desired};
+use serde_json::Value;
+
+use crate::support::{self, Cli, Ended};
+
+/// What each example's sandboxes are made from.
+///
+/// A hash that moves here moves for everyone: a machine's means that every existing machine with
+/// such a spec is replaced by the next version, a guest's that it is provisioned again. Where the
+/// example itself was edited, or that is meant, write the new hash and say so in the changelog.
+/// Where neither is so, the encoding of specs was changed by accident.
+const HASHES: &[(&str, &str, &str)] = &[
+    (
+        "minimal/ada",
+        "5fbc9ed891834717f1ed884d1f22543a2f72b6e02a24a058e184cd21b7fc8a95",
+        "2d5f98887ad2aaeb41c668965c907f52b48e805e3e369dc0765c2ae8e57ee5f5",
+    ),
+    (
+        "quickstart/ada",
+        "2314edaa9435878bccaef61c49511e0ea9340862fabc58dc04782b3fc9684b2e",
+        "f80fe1f40291f40aae009eddcb49863c9024f004524a9792f62c77cff0f8f4dc",
+    ),
+    (
+        "quickstart/tick",
+        "b3232ab38cc9974b75113be9a42eaced6898fdebae9d7a78c1ab8b1dffce78a9",
+        "36f04b52778ac1cce427b0b03b7475b48a6c7591e938ae2743389cc6d7c21ea2",
+    ),
+    (
+        "team/ada",
+        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
+        "6d89ab4556a478544027c84e1c5a3500e3a837845bb24ec3b35c555f2e9c24c5",
+    ),
+    (
+        "team/grace",
+        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
+        "ee7b7645e47562c1ad6386d37058cd998f292bfe82c3d9a357de6aaac59e08d6",
+    ),
+    (
+        "team/linus",
+        "3195d3126c5a7aa3b2f4694d2102c60442f24ad082db945c1f40f3a6de9c4bc4",
+        "ed698aa95742ecc2387030f6e280d9218d9df86966dd9e1a873c8661c70bbd6d",
+    ),
+];
+
+/// A copy of an example, and an environment of its own to use it in.
+struct Example {
+    cli: Cli,
+    dir: tempfile::TempDir,
+}
+
+impl Example {
+    /// Copied with the permissions that a checkout has under the usual umask: they are part of a
+    /// skill's hash.
+    fn new(name: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        copy(&examples().join(name), &dir.path().join("tree"));
+        Self { cli: Cli::new(), dir }
+    }
+
+    /// The same under a name of this test's own, to be applied.
+    fn named(name: &str) -> Self {
+        let example = Self::new(name);
+        let owner = support::unique(name);
+        example.write("bottle.yaml", &format!("name: {owner}\n"));
+        example
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    fn write(&self, path: &str, content: &str) {
+        fs::write(self.tree().join(path), content).expect("a file of the copy can be written");
+    }
+
+    fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.tree().join(path)).expect("a file of the copy");
+        assert!(text.contains(from), "{path} does not hold `{from}`");
+        self.write(path, &text.replace(from, to));
+    }
+
+    fn load(&self) -> Desired {
+        let state = self.dir.path().join("state");
+        load(&LoadOptions::new(self.tree(), state)).expect("an example can be read")
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        let tree = self.tree();
+        self.cli.run([&["--tree", tree.to_str().expect("a plain path")], args].concat())
+    }
+
+    /// Applies, looks, applies again, tears down; `look` sees the sandboxes.
+    fn lives(&self, agents: usize, look: impl FnOnce(&Self)) {
+        let applied = Applied(self);
+        let first = self.run(&["-o", "json", "apply", "--yes"]).exits(0).json();
+        assert_eq!(first["summary"]["create"], agents, "{first}");
+        look(self);
+        let second = self.run(&["-o", "json", "apply", "--yes"]).exits(0).json();
+        assert_eq!(second["summary"]["keep"], agents, "{second}");
+        assert_eq!(second["steps"].as_array().map(Vec::len), Some(0), "{second}");
+        drop(applied);
+        let after = self.run(&["-o", "json", "plan"]).exits(2).json();
+        assert_eq!(after["summary"]["create"], agents, "{after}");
+        let kept = |change: &&Value| change["reason"]["kind"] != "not_found";
+        let left: Vec<_> = after["changes"].as_array().into_iter().flatten().filter(kept).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(after["steps"].to_string().matches("prune").count(), 0, "{after}");
+    }
+}
+
+/// Tears down at the end of a test, also of one that fails.
+struct Applied<'e>(&'e Example);
+
+impl Drop for Applied<'_> {
+    fn drop(&mut self) {
+        let down = self.0.run(&["down", "--yes", "--allow-teardown", "all"]);
+        if !std::thread::panicking() {
+            down.exits(0);
+        }
+    }
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
+}
+
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(examples()).expect("examples/ can be listed");
+    let names = entries.map(|entry| entry.expect("examples/ can be listed").file_name());
+    let mut names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder of the copy can be made");
+    for entry in fs::read_dir(from).expect("an example can be listed") {
+        let entry = entry.expect("an example can be listed");
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+            continue;
+        }
+        fs::copy(&from, &to).expect("a file of an example can be copied");
+        let mode = fs::metadata(&from).expect("a file of an example").permissions().mode();
+        let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
+        fs::set_permissions(&to, fs::Permissions::from_mode(mode)).expect("a file of the copy");
+    }
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).expect("a folder of the copy");
+}
+
+#[test]
+fn every_example_is_right_as_it_stands() {
+    let names = names();
+    assert!(names.len() >= 3, "{names:?}");
+    for name in names {
+        // The folder itself, by the command that a reader would run.
+        let path = examples().join(&name);
+        let checked = Cli::new().run(["-o", "json", "check", path.to_str().expect("a plain path")]);
+        let checked = checked.exits(0).json();
+        assert_eq!(checked["diagnostics"], Value::Array(Vec::new()), "{name}");
+        assert_ne!(checked["agents"], Value::Array(Vec::new()), "{name}");
+    }
+}
+
+#[test]
+fn the_hashes_of_every_example_are_what_they_were() {
+    let mut are = Vec::new();
+    for name in names() {
+        for (id, spec) in Example::new(&name).load().sandboxes {
+            let backend = match spec.backend {
+                BackendChoice::Fixed(kind) => kind,
+                BackendChoice::Auto { .. } => BackendKind::Native,
+            };
+            let machine = spec.machine(backend).expect("the backend suits").hash();
+            are.push((
+                format!("{name}/{id}"),
+                machine.to_string(),
+                spec.guest().hash().to_string(),
+            ));
+        }
+    }
+    let were: BTreeMap<_, _> =
+        HASHES.iter().map(|(sandbox, machine, guest)| (*sandbox, (*machine, *guest))).collect();
+    let same = are.len() == were.len()
+        && are.iter().all(|(sandbox, machine, guest)| {
+            were.get(sandbox.as_str()) == Some(&(machine.as_str(), guest.as_str()))
+        });
+    let line = |(sandbox, machine, guest): &(String, String, String)| {
+        format!(
+            "    (\n        \"{sandbox}\",\n        \"{machine}\",\n        \"{guest}\",\n    ),"
+        )
+    };
+    let table: Vec<String> = are.iter().map(line).collect();
+    assert!(same, "the hashes are now\n{}", table.join("\n"));
+}
+
+#[test]
+fn minimal_lives_on_this_machine() {
+    let example = Example::named("minimal");
+    example.lives(1, |example| {
+        let said = example.run(&["exec", "ada", "--", "cat", "/etc/bottle/prompt.md"]).exits(0);
+        assert_eq!(said.stdout, "You are Ada. You work in /home/agent and nowhere else.");
+    });
+}
+
+#[test]
+fn quickstart_lives_on_this_machine() {
+    let example = Example::named("quickstart");
+    example.lives(2, |example| {
+        let greet = ["exec", "ada", "--", "sh", "-c", "$HOME/.claude/skills/greet/greet.sh"];
+        assert_eq!(example.run(&greet).exits(0).stdout, "hello from ada\n");
+    });
+}
+
+#[test]
+fn team_lives_on_an_engine_and_this_machine() {
+    if !support::docker("examples::team_lives_on_an_engine_and_this_machine") {
+        return;
+    }
+    let example = Example::named("team");
+    example.edit("bottles/dev.md", "node:22-slim", "bottle-test-busybox:1");
+    example.lives(3, |example| {
+        for (agent, skill) in [("ada", "release-notes"), ("grace", "review"), ("linus", "review")] {
+            let script = format!("cat $HOME/.claude/skills/{skill}/SKILL.md");
+            let said = example.run(&["exec", agent, "--", "sh", "-c", &script]).exits(0).stdout;
+            assert!(said.contains(&format!("name: {skill}")), "{agent}: {said}");
+        }
+    });
+}
