@@ -393,6 +393,12 @@ pub trait Backend: Send + Sync {
     /// Returns it as it is now, with its new `boot`.
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError>;
 
+    /// Sets right in place what `observe` reported as [`Instance::mendable`]; nothing left to
+    /// mend ⇒ `Ok`. A backend that never reports any has nothing to implement.
+    async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported(format!("{} cannot be mended in place", instance.name)))
+    }
+
     /// Stops and removes an instance and all that is only its; already gone ⇒ `Ok`.
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
 

@@ -1,1 +1,117 @@
-//! cli
+//! The command line: one file per command, and what they share.
+//!
+//! `args` is what can be said, `setup` makes a reconciler of it, `ui` is the terminal, `render` the
+//! plan's one textual form, `report` what became of it, `progress` what is happening meanwhile,
+//! `error` how the program ends when it fails.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+mod apply;
+mod args;
+mod check;
+mod completions;
+mod convert;
+mod doctor;
+mod documents;
+mod down;
+mod error;
+mod exec;
+mod init;
+mod logs;
+mod look;
+mod man;
+mod plan;
+mod progress;
+mod prompt;
+mod render;
+#[cfg(test)]
+mod render_tests;
+mod report;
+mod run;
+mod saved;
+mod schema;
+mod setup;
+mod signals;
+mod status;
+mod status_text;
+mod target;
+mod ui;
+
+pub use args::Cli;
+pub use completions::complete;
+use args::Command;
+use error::{CliError, Exit};
+use ui::Ui;
+
+/// Runs one command and says how the program ends.
+pub async fn run(cli: Cli) -> ExitCode {
+    let ui = Arc::new(Ui::new(&cli.global));
+    log(&cli.global);
+    // Their stdout belongs to the command that they run.
+    let theirs = matches!(cli.command, Command::Exec(_) | Command::Run(_) | Command::Logs(_));
+    let json = ui.json() && !theirs;
+    match dispatch(&ui, &cli).await {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            if json {
+                let written = documents::failure(&error).map_err(std::io::Error::from);
+                if let Err(failed) = written.and_then(|text| ui.data(&format!("{text}\n"))) {
+                    ui.error(&failed.into());
+                }
+            }
+            ui.error(&error);
+            error.exit().into()
+        }
+    }
+}
+
+/// Says that the program could not even begin.
+#[must_use]
+pub fn cannot_start(error: &std::io::Error) -> ExitCode {
+    // Nobody is left to be told when this fails too.
+    let _ = writeln!(std::io::stderr(), "error: starting: {error}");
+    Exit::Failed.into()
+}
+
+async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Init(args) => init::run(ui, global, args),
+        Command::Check(args) => check::run(ui, global, args).await,
+        Command::Plan(args) => plan::run(ui, global, args).await,
+        Command::Apply(args) => apply::run(ui, global, args).await,
+        Command::Exec(args) => exec::run(global, args).await.map_err(CliError::in_sandbox),
+        Command::Status(args) => status::run(ui, global, args).await,
+        Command::Run(args) => run::run(global, args).await.map_err(CliError::in_sandbox),
+        Command::Logs(args) => logs::run(global, args).await,
+        Command::Down(args) => down::run(ui, global, args).await,
+        Command::Doctor(args) => doctor::run(ui, global, args).await,
+        Command::Schema(args) => schema::run(ui, args),
+        Command::Completions(args) => completions::run(ui, args),
+        Command::Man(args) => man::run(ui, args),
+    }
+}
+
+/// Structured logs go to stderr, for those who ask for them. Levels of libraries stay below ours:
+/// what they would trace may hold what must not be shown.
+fn log(global: &args::Global) {
+    let filter = match global.verbosity() {
+        i8::MIN..=-2 => "off",
+        -1 => "off",
+        0 => "bottle=warn",
+        1 => "bottle=info",
+        2 => "bottle=debug,warn",
+        _ => "bottle=trace,warn",
+    };
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(ui::colours_stderr(global.color))
+        .with_target(false)
+        .without_time()
+        .finish();
+    // A test may have set one already.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

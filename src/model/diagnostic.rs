@@ -1,9 +1,12 @@
 //! What is said about a manifest that is wrong: where, what was found, what was expected, what to do.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Holds the sandboxes that it concerns.
@@ -13,7 +16,7 @@ pub enum Severity {
 }
 
 /// One finding in one file of a tree.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Diagnostic {
     /// The file, relative to the tree where it lies inside (`agents/ada.md`), with `/` separators.
     pub file: String,

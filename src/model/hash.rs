@@ -101,17 +101,17 @@ impl Fields {
     /// little-endian `u64`, in the order of the names.
     #[must_use]
     pub fn hash(&self, domain: &str) -> SpecHash {
-        let mut hasher = Sha256::new();
+        let mut encoded = Vec::with_capacity(1024);
         let mut part = |bytes: &[u8]| {
-            hasher.update((bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
+            encoded.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            encoded.extend_from_slice(bytes);
         };
         part(domain.as_bytes());
         for (path, value) in &self.0 {
             part(path.as_bytes());
             part(value.as_bytes());
         }
-        SpecHash(hasher.finalize().into())
+        SpecHash::of_bytes(&encoded)
     }
 }
 

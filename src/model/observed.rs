@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hash::{Fields, SpecHash};
@@ -37,7 +38,7 @@ pub enum InstanceState {
 }
 
 /// One field that differs, old → new, for people; of secrets only a digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FieldChange {
     /// By the manifest's name: `resources.memory`.
     pub path: String,
@@ -70,8 +71,11 @@ pub struct Instance {
     pub state: InstanceState,
     /// Identifies the current run of the machine: changes on every start, whoever started it.
     pub boot: Option<String>,
-    /// What was changed from outside since it was made; `from` is as found, `to` as it was set.
+    /// What was changed from outside since it was made, and only a replace sets right; `from` is
+    /// as found, `to` as it was set.
     pub drift: Vec<FieldChange>,
+    /// What was changed from outside and can be set right in place: a network attached by hand.
+    pub mendable: Vec<FieldChange>,
     /// The digest of the imported image that it stands on.
     pub image: Option<SpecHash>,
     /// When it was made, in seconds since the epoch.

@@ -322,6 +322,7 @@ impl SidecarSpec {
 
 /// A resource that a backend makes. (The guest is none: provisioning puts it in.)
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are machines")]
 pub enum ResourceSpec {
     /// A network.
     Network(NetworkSpec),

@@ -8,14 +8,26 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use schemars::JsonSchema;
+
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Receipt, ResourceKind,
-    SandboxId,
+    BackendKind, Desired, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Observed,
+    Receipt, ResourceKind, SandboxId,
 };
 
+mod decide;
+pub mod diff;
+pub mod document;
+mod guard;
+mod order;
+#[cfg(test)]
+mod tests;
+
 /// What is to become of a resource, lightest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It is as it should be.
@@ -33,7 +45,7 @@ pub enum Verdict {
 }
 
 /// Why a verdict was given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Reason {
     /// It does not exist.
@@ -93,9 +105,10 @@ pub enum Reason {
 }
 
 /// What a person reads: one resource, its verdict, why, and field by field what changes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Change {
     /// The sandbox.
+    #[schemars(with = "String")]
     pub sandbox: SandboxId,
     /// Which part of it.
     pub resource: ResourceKind,
@@ -133,6 +146,8 @@ pub enum Action {
     Create(Arc<ResourceSpec>),
     /// Start a machine.
     Start(Target),
+    /// Set right in place what was changed from outside.
+    Mend(Box<Instance>),
     /// Put the guest's content in.
     Provision {
         /// Into which machine.
@@ -158,6 +173,7 @@ impl Action {
             Self::Prepare(_) => "prepare",
             Self::Create(_) => "create",
             Self::Start(_) => "start",
+            Self::Mend(_) => "mend",
             Self::Provision { .. } => "provision",
             Self::Teardown(_) => "teardown",
             Self::Prune(_) => "prune",
@@ -183,7 +199,7 @@ pub struct Step {
 }
 
 /// Why a plan may not be carried out as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Refusal {
     /// It removes or replaces too much.
@@ -213,15 +229,69 @@ pub struct Plan {
     pub refused: Option<Refusal>,
 }
 
+impl Plan {
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Each sandbox's heaviest verdict.
+    #[must_use]
+    pub fn verdicts(&self) -> BTreeMap<&SandboxId, Verdict> {
+        let mut verdicts = BTreeMap::new();
+        for change in &self.changes {
+            let verdict = verdicts.entry(&change.sandbox).or_insert(change.verdict);
+            *verdict = change.verdict.max(*verdict);
+        }
+        verdicts
+    }
+
+    /// How many sandboxes end up under which verdict.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for verdict in self.verdicts().into_values() {
+            *match verdict {
+                Verdict::Keep => &mut summary.keep,
+                Verdict::Hold => &mut summary.hold,
+                Verdict::Reprovision => &mut summary.reprovision,
+                Verdict::Create => &mut summary.create,
+                Verdict::Replace => &mut summary.replace,
+                Verdict::Teardown => &mut summary.teardown,
+            } += 1;
+        }
+        summary
+    }
+
+    /// Names of values that held sandboxes wait for.
+    #[must_use]
+    pub fn missing_input(&self) -> BTreeSet<&str> {
+        self.changes
+            .iter()
+            .filter_map(|change| match &change.reason {
+                Reason::NeedsInput { names } => Some(names.iter().map(String::as_str)),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+}
+
 /// How many sandboxes end up under which verdict: each under its heaviest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Summary {
+    /// Made.
     pub create: usize,
+    /// Brought up to date in place.
     pub reprovision: usize,
+    /// Removed and made anew.
     pub replace: usize,
+    /// Removed.
     pub teardown: usize,
+    /// Left alone, for a reason that somebody must look at.
     pub hold: usize,
+    /// As they should be.
     pub keep: usize,
 }
 
@@ -258,8 +328,25 @@ pub struct Options {
     pub on_mass_teardown: OnMassTeardown,
     /// `down`: everything goes, whatever the tree says.
     pub remove_all: bool,
+    /// Sandboxes that back off: decided as ever, but nothing is done for them this time.
+    pub deferred: BTreeSet<SandboxId>,
     /// Keyed digests of the asked-for values that are at hand, by name.
     pub values: BTreeMap<String, String>,
     /// Names of the host's environment variables that are set, of those that routes refer to.
     pub tokens: BTreeSet<String>,
+}
+
+/// Compares what is desired with what exists. Equal inputs, in any order, give the same plan.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed, options: &Options) -> Plan {
+    let mut decisions = decide::decide(desired, observed, options);
+    let refused = guard::guard(desired, observed, options, &mut decisions);
+    for decision in &mut decisions {
+        if options.deferred.contains(&decision.sandbox) {
+            decision.defer();
+        }
+    }
+    let steps = order::order(desired, observed, &decisions);
+    let changes = decisions.into_iter().flat_map(|decision| decision.changes).collect();
+    Plan { changes, steps, refused }
 }

@@ -1,1 +1,23 @@
-//! reconcile
+//! Keeps the tree and what exists the same: one pass, and the loop around it.
+//!
+//! `pass` is load → observe → plan → apply. `daemon` runs passes: files, backend events, a periodic
+//! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce;
+//! the cause is logged and never given to the planner. `state` is the state folder, `lock` its
+//! lock, `git` tells the tree's commit, `values` finds asked-for values.
+
+pub mod backoff;
+pub mod daemon;
+mod files;
+pub mod git;
+pub mod lock;
+pub mod pass;
+pub mod state;
+pub mod trigger;
+pub mod values;
+
+pub use daemon::{Failing, Published, WatchConfig, watch};
+pub use lock::{Holder, Lock, Locked};
+pub use pass::{Last, LastOutcome, Reconciler, View};
+pub use state::{OwnerTaken, State, TreeState};
+pub use trigger::Trigger;
+pub use values::Sources;

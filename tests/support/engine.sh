@@ -9,6 +9,14 @@ ENGINE_UNIT=    # or the systemd unit
 
 engine_answers() { docker version >/dev/null 2>&1; }
 
+# The dockerd of this network namespace: two in one take each other's bridge away.
+engine_pid() {
+    local pid
+    { grep -lsx dockerd /proc/[0-9]*/comm || true; } | cut -d/ -f3 | while read -r pid; do
+        [ ! "/proc/$pid/ns/net" -ef /proc/self/ns/net ] || echo "$pid"
+    done
+}
+
 engine_up() {
     local log=$1 why="the Docker tests cannot run: no engine answers"
     if have docker && engine_answers; then return; fi
@@ -16,23 +24,29 @@ engine_up() {
     [ -z "${DOCKER_HOST:-}" ] || die "$why at DOCKER_HOST=$DOCKER_HOST"
     [ "$(id -u)" -eq 0 ] || die "$why, and only root can start one. What needs no engine: cargo test"
 
+    local fresh=''
+    have dockerd || fresh=1
     packages_need dockerd:docker.io || die "$why, and there is none to start. What needs no engine: cargo test"
     # Newer Debians have the client in a package of its own.
-    packages_need docker:docker-cli || die "$why that this machine has a client for"
-    if engine_answers; then return; fi # the package's own service may have come up by now
-    # Two engines in one network namespace take each other's bridge away.
-    if pgrep -x dockerd >/dev/null; then die "$why, although a dockerd is running: stop or repair it first"; fi
+    packages_need docker:docker-cli || die "the Docker tests cannot run: there is no docker client"
+    if [ -z "$fresh" ]; then
+        if engine_answers; then return; fi # it was only the client that was missing
+        [ -z "$(engine_pid)" ] || die "$why, although dockerd runs as process $(engine_pid): stop or repair it first"
+    fi
 
     say "starting a Docker engine, log in $log"
     if [ -d /run/systemd/system ]; then
         ENGINE_UNIT=docker
         systemctl start docker >"$log" 2>&1 || true # judged below, by whether it answers
     else
-        # A machine without systemd may have no control groups mounted.
+        # Without systemd there may be no control groups yet, or installing the package has started it already.
         mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
-        # Its own session, so that Ctrl-C leaves it to engine_down.
-        setsid dockerd >"$log" 2>&1 </dev/null &
-        ENGINE_PID=$!
+        ENGINE_PID=$(engine_pid)
+        if [ -z "$ENGINE_PID" ]; then
+            # Its own session, so that Ctrl-C leaves it to engine_down.
+            setsid dockerd >"$log" 2>&1 </dev/null &
+            ENGINE_PID=$!
+        fi
     fi
 
     local deadline=$((SECONDS + 60))

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What the test scripts need on the machine, from Debian's own packages. Sourced.
 
-say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+ME=${ME:-${0##*/}} # who speaks
+say() { printf '%s: %s\n' "$ME" "$*" >&2; }
 die() {
     say "$*"
     exit 1
@@ -48,6 +49,6 @@ packages_need() {
 # Rust is the one thing expected of the machine; the linker that it needs is not.
 packages_rust() {
     have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
-    have cargo || die "cargo is missing: install Rust with rustup (https://rustup.rs), then run this again"
+    have cargo || die "cargo is missing: install Rust with rustup (rust-lang.org tells how), then run this again"
     have cc || packages_add gcc libc6-dev || die "Rust needs a C compiler to link with"
 }

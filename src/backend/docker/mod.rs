@@ -1,1 +1,336 @@
-//! backend/docker
+//! Containers of a Docker engine, over its HTTP API.
+//!
+//! A machine is one container: hardened, without a network, with a small main process of our own
+//! (`main.sh`) that starts and restarts the bottle's command. The labels on it are the truth about
+//! what exists; nothing is remembered about containers but what saves a call.
+
+mod attach;
+mod auth;
+mod connect;
+mod copy;
+mod create;
+mod doctor;
+mod engine;
+mod error;
+mod exec;
+mod facts;
+mod feed;
+mod image;
+mod labels;
+mod logs;
+mod mend;
+mod observe;
+mod parse;
+mod remove;
+mod rootfs;
+mod run;
+mod settings;
+mod tarball;
+mod user;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::io::AsyncWrite;
+
+pub use connect::Settings;
+use engine::Engine;
+use facts::Cache;
+
+use super::{
+    Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
+    LogOptions, Observation, Progress, Scope, Upload,
+};
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, SpecHash,
+};
+
+/// The engine's network that is none.
+const NO_NETWORK: &str = "none";
+
+/// What is known of a machine and saves a call.
+#[derive(Debug, Clone)]
+struct Known {
+    /// Whose it is, by its labels.
+    owner: OwnerId,
+    /// The state folder that made it, by its labels.
+    state: Option<String>,
+    /// The sandbox's user, where its labels tell.
+    identity: Option<Identity>,
+    /// Whether these folders are in its image; only of a machine that this process made.
+    dirs: Option<BTreeMap<String, bool>>,
+}
+
+/// The Docker backend. Making one connects to nothing.
+pub struct Docker {
+    settings: Settings,
+    engine: tokio::sync::Mutex<Option<Arc<Engine>>>,
+    /// What is known of images, by the folder that it is kept in.
+    caches: Mutex<HashMap<PathBuf, Cache>>,
+    /// One fetch of an image at a time.
+    image_locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Images that `prepare` saw to, for the `create` that follows.
+    prepared: Mutex<HashMap<SpecHash, image::Ready>>,
+    known: Mutex<HashMap<InstanceId, Known>>,
+}
+
+impl Known {
+    fn of(scope: &Scope, made: parse::Made) -> Self {
+        let identity = made.set.map(|set| set.identity());
+        Self { owner: scope.owner.clone(), state: made.state, identity, dirs: None }
+    }
+
+    fn is_of(&self, scope: &Scope) -> bool {
+        self.owner == scope.owner
+            && self.state.as_ref().is_some_and(|s| *s == scope.state || scope.adopted.contains(s))
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is behind these locks is never half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Docker {
+    /// The engine that the environment names.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::new(Settings::from_env())
+    }
+
+    /// The engine that `settings` name.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            engine: tokio::sync::Mutex::default(),
+            caches: Mutex::default(),
+            image_locks: Mutex::default(),
+            prepared: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The engine, connected. One that does not answer is asked anew at the next call.
+    async fn engine(&self) -> Result<Arc<Engine>, BackendError> {
+        let mut engine = self.engine.lock().await;
+        if let Some(engine) = &*engine {
+            return Ok(engine.clone());
+        }
+        let endpoint = self
+            .settings
+            .endpoint()
+            .map_err(|reason| BackendError::Unreachable { backend: BackendKind::Docker, reason })?;
+        let connected = Arc::new(Engine::connect(endpoint).await?);
+        *engine = Some(connected.clone());
+        Ok(connected)
+    }
+
+    fn image_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        locked(&self.image_locks).entry(name.to_owned()).or_default().clone()
+    }
+
+    fn with_cache<T>(&self, scope: &Scope, work: impl FnOnce(&mut Cache) -> T) -> T {
+        let mut caches = locked(&self.caches);
+        work(caches.entry(scope.data.clone()).or_insert_with(|| Cache::load(scope)))
+    }
+
+    /// The engine and what is known of a machine, which is certain to be this scope's own: nothing
+    /// else is ever acted on, whatever the caller believes.
+    async fn own(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<(Arc<Engine>, Known), BackendError> {
+        let engine = self.engine().await?;
+        let conflict = || BackendError::Conflict { name: instance.name.clone() };
+        let known = locked(&self.known).get(&instance.id).cloned();
+        if let Some(known) = known {
+            return if known.is_of(scope) { Ok((engine, known)) } else { Err(conflict()) };
+        }
+        match observe::by_id(&engine, scope, &instance.id).await? {
+            Some((found, made)) if found.ownership == Ownership::Ours => {
+                let known = Known::of(scope, made);
+                locked(&self.known).insert(found.id, known.clone());
+                Ok((engine, known))
+            }
+            Some(_) => Err(conflict()),
+            None => {
+                Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Docker {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Docker
+    }
+
+    async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
+        let engine = self.engine().await?;
+        let mut seen = observe::listing(&engine, scope).await?;
+        if depth == Depth::Deep {
+            observe::deepen(&engine, &mut seen).await?;
+        }
+        seen.observation.facts.root_images = self.with_cache(scope, |cache| cache.root_images());
+        let mut known = locked(&self.known);
+        known.retain(|id, known| known.owner != scope.owner || seen.made.contains_key(id));
+        for (id, made) in seen.made {
+            known.entry(id).or_insert_with(|| Known::of(scope, made));
+        }
+        Ok(seen.observation)
+    }
+
+    async fn prepare(
+        &self,
+        scope: &Scope,
+        spec: &MachineSpec,
+        progress: &Progress,
+    ) -> Result<(), BackendError> {
+        let engine = self.engine().await?;
+        create::check_mount(&engine, spec)?;
+        let ready = image::ready(self, &engine, scope, spec, progress).await?;
+        locked(&self.prepared).insert(spec.hash(), ready);
+        Ok(())
+    }
+
+    async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
+        let ResourceSpec::Machine(spec) = spec else {
+            return Err(BackendError::Unsupported(format!(
+                "the docker backend makes machines only, and {} of {} is none",
+                spec.kind(),
+                spec.sandbox()
+            )));
+        };
+        let engine = self.engine().await?;
+        create::check_mount(&engine, spec)?;
+        let prepared = locked(&self.prepared).remove(&spec.hash());
+        let ready = match prepared {
+            Some(ready) => ready,
+            None => image::ready(self, &engine, scope, spec, &Progress::silent()).await?,
+        };
+        let traits = engine.traits();
+        let parts = create::Parts { image: &ready.name, user: &ready.user, traits: &traits };
+        let body = create::body(scope, spec, &parts);
+        let made = create::machine(&engine, scope, spec, body).await?;
+        let known = Known {
+            owner: scope.owner.clone(),
+            state: Some(scope.state.clone()),
+            identity: Some(ready.user.identity),
+            dirs: Some(ready.dirs),
+        };
+        // What was there already keeps what is known of it.
+        locked(&self.known).entry(made.id.clone()).or_insert(known);
+        Ok(made)
+    }
+
+    async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        run::start(&engine, scope, instance).await
+    }
+
+    async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        match self.own(scope, instance).await {
+            Ok((engine, _)) => remove::machine(&engine, instance).await?,
+            Err(BackendError::NotRunning { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        locked(&self.known).remove(&instance.id);
+        Ok(())
+    }
+
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        match observe::by_id(&engine, scope, &instance.id).await? {
+            Some((_, made)) => mend::machine(&engine, instance, &made).await,
+            None => {
+                Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
+            }
+        }
+    }
+
+    async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
+        remove::leftover(&*self.engine().await?, scope, leftover).await
+    }
+
+    async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
+        self.own(scope, instance).await?.1.identity.ok_or_else(|| {
+            BackendError::failed(
+                format!("looking up the user of {}", instance.name),
+                anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
+            )
+        })
+    }
+
+    async fn exec(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        stdin: Bytes,
+    ) -> Result<ExecOutput, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        exec::exec(&engine, instance, spec, stdin).await
+    }
+
+    async fn attach(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        attach: Attach,
+    ) -> Result<i32, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        attach::attach(&engine, instance, spec, attach).await
+    }
+
+    async fn copy_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        upload: Upload,
+    ) -> Result<(), BackendError> {
+        let (engine, known) = self.own(scope, instance).await?;
+        copy::copy_in(&engine, scope, instance, known.dirs.as_ref(), upload).await
+    }
+
+    async fn copy_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        limit: u64,
+    ) -> Result<Bytes, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        copy::copy_out(&engine, instance, path, limit).await
+    }
+
+    async fn logs(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        options: LogOptions,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        logs::logs(&engine, instance, options, out).await
+    }
+
+    async fn events(
+        &self,
+        scope: &Scope,
+    ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError> {
+        logs::events(&*self.engine().await?, scope).await
+    }
+
+    async fn doctor(&self, boot: bool) -> Vec<Finding> {
+        doctor::findings(self.engine().await, boot).await
+    }
+}

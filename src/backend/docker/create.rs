@@ -1,0 +1,315 @@
+//! From a machine's spec to the container that the engine is asked for, and the asking.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HealthConfig, HostConfig,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+
+use super::engine::{Engine, GVISOR, Traits};
+use super::labels::{self, Set};
+use super::user::User;
+use super::{NO_NETWORK, error, observe, parse, settings};
+use crate::backend::{BackendError, Scope, guest_path};
+use crate::model::{Instance, MachineSpec, Ownership};
+
+/// How often a name is tried again that was taken a moment ago and is free by now.
+const NAME_TRIES: usize = 5;
+
+/// The main process, as a person may read it.
+const MAIN_SH: &str = include_str!("main.sh");
+
+/// The main process, as it is sent. The engine repeats it in every listing, so it is kept short.
+fn main_script() -> String {
+    let lines = MAIN_SH.lines().map(str::trim_start);
+    lines.filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+}
+
+/// What a container is made of, beside its spec.
+pub(super) struct Parts<'a> {
+    /// The image, by the name that the engine knows it by.
+    pub image: &'a str,
+    pub user: &'a User,
+    pub traits: &'a Traits,
+}
+
+/// Whether the workspace can be mounted, as far as that shows from here.
+pub(super) fn check_mount(engine: &Engine, spec: &MachineSpec) -> Result<(), BackendError> {
+    let (Some(workspace), Some(socket)) = (&spec.mount, engine.endpoint.socket()) else {
+        // The folder of a remote engine is not to be seen from here: the engine will tell.
+        return Ok(());
+    };
+    let path = &workspace.path;
+    if !path.is_dir() {
+        return Err(BackendError::Unsupported(format!(
+            "the workspace {} is not a folder: make it, or change `workspace.path`",
+            path.display()
+        )));
+    }
+    // `/var/run` is a symlink on most machines.
+    let places = [socket.to_owned(), socket.canonicalize().unwrap_or_default()];
+    if places.iter().any(|socket| socket.starts_with(path)) {
+        return Err(BackendError::Unsupported(format!(
+            "the workspace {} holds the engine's socket, which no sandbox may have",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The container of `spec`.
+pub(super) fn body(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> ContainerCreateBody {
+    let mut entrypoint = vec!["/bin/sh".to_owned(), "-c".to_owned(), main_script()];
+    let waits = if spec.waits_for_env { "1" } else { "0" };
+    entrypoint.extend(["bottle", spec.restart.as_str(), waits].map(str::to_owned));
+    let mut body = ContainerCreateBody {
+        image: Some(parts.image.to_owned()),
+        hostname: Some(spec.sandbox.to_string()),
+        user: Some(parts.user.spec()),
+        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        entrypoint: Some(entrypoint),
+        // Empty and not absent: the image's own command would be appended.
+        cmd: Some(spec.command.clone()),
+        working_dir: spec.workdir.clone(),
+        // Of the image these speak of another main process.
+        stop_signal: Some("SIGTERM".to_owned()),
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
+        host_config: Some(host_config(spec, parts)),
+        ..ContainerCreateBody::default()
+    };
+    let set = Set {
+        uid: parts.user.identity.uid,
+        gid: parts.user.identity.gid,
+        home: parts.user.identity.home.clone(),
+        settings: settings::of_body(&body),
+    };
+    body.labels = Some(labels::of_machine(scope, spec, &set));
+    body
+}
+
+fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
+    let Parts { user, traits, .. } = parts;
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    // The engine refuses more CPUs than there are; without a limit it would give just those.
+    let most = traits.cpus.map_or(i64::MAX, |cpus| cpus.saturating_mul(1_000_000_000));
+    let nano_cpus = (i64::from(spec.resources.millicpus) * 1_000_000).min(most);
+    let memory = bytes(spec.resources.memory);
+    let tmpfs = format!(
+        "rw,noexec,nosuid,nodev,size=16m,mode=0700,uid={},gid={}",
+        user.identity.uid, user.identity.gid
+    );
+    let disk = spec.resources.disk.filter(|_| traits.disk);
+    HostConfig {
+        init: Some(true),
+        network_mode: Some(NO_NETWORK.to_owned()),
+        ipc_mode: Some("private".to_owned()),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        // The engine's own seccomp and AppArmor profiles stay: naming any here would replace them.
+        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        privileged: Some(false),
+        runtime: traits.gvisor.then(|| GVISOR.to_owned()),
+        group_add: (!user.groups.is_empty())
+            .then(|| user.groups.iter().map(u32::to_string).collect()),
+        memory: traits.memory.then_some(memory),
+        memory_swap: (traits.memory && traits.swap).then_some(memory),
+        nano_cpus: traits.cpu.then_some(nano_cpus),
+        pids_limit: traits.pids.then_some(i64::from(spec.resources.pids)),
+        storage_opt: disk.map(|disk| HashMap::from([("size".to_owned(), disk.to_string())])),
+        tmpfs: Some(HashMap::from([(guest_path::RUN.to_owned(), tmpfs)])),
+        mounts: spec.mount.as_ref().map(|workspace| {
+            vec![Mount {
+                typ: Some(MountType::BIND),
+                source: Some(workspace.path.display().to_string()),
+                target: Some(workspace.target.clone()),
+                read_only: Some(false),
+                ..Mount::default()
+            }]
+        }),
+        // After a reboot, and after an engine that was killed: `unless-stopped` misses the second.
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::ALWAYS),
+            maximum_retry_count: None,
+        }),
+        // Other drivers have bounds, or a place, that the operator chose.
+        log_config: traits.json_logs.then(|| HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(HashMap::from([
+                ("max-size".to_owned(), "10m".to_owned()),
+                ("max-file".to_owned(), "3".to_owned()),
+            ])),
+        }),
+        ..HostConfig::default()
+    }
+}
+
+/// Makes the container, or finds the one that is there already.
+pub(super) async fn machine(
+    engine: &Engine,
+    scope: &Scope,
+    spec: &MachineSpec,
+    body: ContainerCreateBody,
+) -> Result<Instance, BackendError> {
+    let name = scope.object_name(&spec.sandbox);
+    let labels = body.labels.clone();
+    for _ in 0..NAME_TRIES {
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let made = match engine.client.create_container(Some(options), body.clone()).await {
+            Ok(made) => made,
+            Err(e) if error::is_status(&e, 409) => match observe::by_name(engine, &name).await? {
+                Some(found) => return existing(scope, spec, &name, found),
+                None => continue,
+            },
+            Err(e) if error::is_status(&e, 404) => {
+                return Err(BackendError::Image {
+                    image: spec.image.to_string(),
+                    reason: error::words(&e),
+                });
+            }
+            Err(e) => return Err(engine.failed(format!("creating {name}"), e)),
+        };
+        for warning in &made.warnings {
+            tracing::warn!(container = %name, warning, "the engine warns");
+        }
+        let summary = ContainerSummary {
+            id: Some(made.id),
+            names: Some(vec![format!("/{name}")]),
+            image: body.image,
+            labels,
+            state: Some(ContainerSummaryStateEnum::CREATED),
+            ..ContainerSummary::default()
+        };
+        return parse::own(scope, summary).ok_or_else(|| {
+            BackendError::failed(format!("creating {name}"), anyhow::anyhow!("lost its labels"))
+        });
+    }
+    Err(BackendError::failed(
+        format!("creating {name}"),
+        anyhow::anyhow!("its name is taken again and again by something that is gone right after"),
+    ))
+}
+
+/// What stands under our name already: the very thing that was asked for, or an error.
+fn existing(
+    scope: &Scope,
+    spec: &MachineSpec,
+    name: &str,
+    found: ContainerSummary,
+) -> Result<Instance, BackendError> {
+    match parse::own(scope, found) {
+        Some(found) if found.ownership == Ownership::Ours => {
+            if found.hash == Some(spec.hash()) {
+                Ok(found)
+            } else {
+                Err(BackendError::failed(
+                    format!("creating {name}"),
+                    anyhow::anyhow!("it is there already, made from another spec: remove it first"),
+                ))
+            }
+        }
+        _ => Err(BackendError::Conflict { name: name.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::tests::traits;
+    use super::super::labels::Labels;
+    use super::super::labels::tests::{machine, scope};
+    use super::super::user::Accounts;
+    use super::*;
+    use crate::model::{Workspace, WorkspaceMode};
+
+    fn made(spec: &MachineSpec, traits: &Traits) -> ContainerCreateBody {
+        let user = Accounts::default().resolve(Some("1000"), None).unwrap();
+        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits })
+    }
+
+    #[test]
+    fn a_machine_is_hardened() {
+        let body = made(&machine("ada"), &traits());
+        let host = body.host_config.unwrap();
+        assert_eq!(body.user.as_deref(), Some("1000:1000"));
+        assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+        assert_eq!(host.cap_add, None);
+        assert_eq!(host.security_opt, Some(vec!["no-new-privileges".to_owned()]));
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!((host.privileged, host.init), (Some(false), Some(true)));
+        assert_eq!((host.memory, host.memory_swap), (Some(2 << 30), Some(2 << 30)));
+        assert_eq!((host.nano_cpus, host.pids_limit), (Some(2_000_000_000), Some(512)));
+        assert_eq!((host.pid_mode, host.uts_mode, host.userns_mode), (None, None, None));
+        assert_eq!((host.binds, host.mounts, host.devices), (None, None, None));
+        assert_eq!(host.runtime, None);
+        assert!(host.tmpfs.unwrap()["/run/bottle"].contains("mode=0700,uid=1000,gid=1000"));
+    }
+
+    #[test]
+    fn what_the_engine_has_decides_what_it_is_asked_for() {
+        let mut spec = machine("ada");
+        spec.resources.disk = Some(1 << 30);
+        let mut traits = traits();
+        assert_eq!(made(&spec, &traits).host_config.unwrap().storage_opt, None);
+        traits = Traits {
+            gvisor: true,
+            disk: true,
+            swap: false,
+            cpus: Some(1),
+            json_logs: false,
+            ..traits
+        };
+        let host = made(&spec, &traits).host_config.unwrap();
+        assert_eq!(host.runtime.as_deref(), Some("runsc"));
+        assert_eq!(host.storage_opt.unwrap()["size"], "1073741824");
+        assert_eq!((host.memory, host.memory_swap), (Some(2 << 30), None));
+        assert_eq!((host.nano_cpus, host.log_config), (Some(1_000_000_000), None));
+    }
+
+    #[test]
+    fn the_workspace_is_the_only_mount() {
+        let mut spec = machine("ada");
+        spec.workdir = Some("/work".into());
+        spec.mount = Some(Workspace {
+            path: "/srv/project".into(),
+            mode: WorkspaceMode::Mount,
+            target: "/work".into(),
+        });
+        let body = made(&spec, &traits());
+        assert_eq!(body.working_dir.as_deref(), Some("/work"));
+        let mounts = body.host_config.unwrap().mounts.unwrap();
+        let [mount] = mounts.as_slice() else { panic!("{mounts:?}") };
+        assert_eq!(mount.source.as_deref(), Some("/srv/project"));
+        // A source that is missing must be an error, not a folder that the engine makes as root.
+        assert_eq!((mount.typ, mount.read_only), (Some(MountType::BIND), Some(false)));
+    }
+
+    #[test]
+    fn the_main_process_is_sent_without_comments_and_with_its_arguments() {
+        let mut spec = machine("ada");
+        spec.command = vec!["serve".into(), "a b".into()];
+        spec.waits_for_env = true;
+        let body = made(&spec, &traits());
+        let entrypoint = body.entrypoint.unwrap();
+        assert_eq!(entrypoint[..2], ["/bin/sh", "-c"]);
+        assert_eq!(entrypoint[3..], ["bottle", "on-failure", "1"]);
+        assert_eq!(body.cmd.unwrap(), spec.command);
+        assert!(!entrypoint[2].lines().any(|line| line.trim().starts_with('#')));
+        assert!(entrypoint[2].len() < 2400, "{}", entrypoint[2].len());
+    }
+
+    #[test]
+    fn labels_tell_what_was_set_and_no_value_twice() {
+        let body = made(&machine("ada"), &traits());
+        let labels = body.labels.unwrap();
+        let set = Labels(&labels).set().unwrap();
+        assert_eq!(set.identity().uid, 1000);
+        assert_eq!(set.settings["cap_drop"], "ALL");
+        assert!(!set.settings.keys().any(|name| name.starts_with("env")));
+        assert!(labels[labels::SET].len() < 1500, "{}", labels[labels::SET].len());
+    }
+}

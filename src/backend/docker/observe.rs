@@ -1,0 +1,176 @@
+//! What exists of an owner: four listing calls side by side, however many machines there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use bollard::models::{ContainerSummary, ImageSummary};
+use bollard::query_parameters::{
+    InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+};
+use futures_util::StreamExt;
+
+use super::engine::Engine;
+use super::labels;
+use super::parse::{self, Made, Row};
+use super::{error, settings};
+use crate::backend::{BackendError, Observation, Scope, label};
+use crate::model::{
+    BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, Ownership, SpecHash,
+};
+
+/// How many objects are inspected at once.
+const INSPECTIONS: usize = 16;
+
+/// What was seen, and how each object of ours was made.
+pub(super) struct Seen {
+    pub observation: Observation,
+    pub made: HashMap<InstanceId, Made>,
+}
+
+pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, BackendError> {
+    let (labelled, named, images, traits) = tokio::try_join!(
+        containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
+        containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
+        images(engine, scope),
+        engine.refresh(),
+    )?;
+    let mut rows = BTreeMap::new();
+    for container in labelled.into_iter().chain(named) {
+        rows.entry(container.id.clone()).or_insert(container);
+    }
+    let mut observation = Observation { facts: traits.facts(), ..Observation::default() };
+    let mut ours = HashMap::new();
+    for container in rows.into_values() {
+        match parse::row(scope, container) {
+            Some(Row::Instance(instance, made)) => {
+                if instance.ownership == Ownership::Ours {
+                    ours.insert(instance.id.clone(), made);
+                }
+                observation.instances.push(*instance);
+            }
+            Some(Row::Leftover(leftover)) => observation.leftovers.push(leftover),
+            None => {}
+        }
+    }
+    let tags = images.into_iter().flat_map(|image| image.repo_tags);
+    for name in tags.collect::<BTreeSet<String>>() {
+        if let Some(digest) = labels::digest_of(scope, &name) {
+            observation.leftovers.push(Leftover {
+                backend: BackendKind::Docker,
+                kind: LeftoverKind::Image,
+                id: InstanceId(name.clone()),
+                name,
+                digest: Some(digest),
+            });
+        }
+    }
+    Ok(Seen { observation, made: ours })
+}
+
+async fn containers(
+    engine: &Engine,
+    filter: &str,
+    value: String,
+) -> Result<Vec<ContainerSummary>, BackendError> {
+    filtered(engine, filter, vec![value]).await
+}
+
+async fn filtered(
+    engine: &Engine,
+    filter: &str,
+    values: Vec<String>,
+) -> Result<Vec<ContainerSummary>, BackendError> {
+    let filters = HashMap::from([(filter.to_owned(), values)]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let listed = engine.client.list_containers(Some(options)).await;
+    listed.map_err(|e| engine.failed("listing containers", e))
+}
+
+async fn images(engine: &Engine, scope: &Scope) -> Result<Vec<ImageSummary>, BackendError> {
+    let filters = HashMap::from([("reference".to_owned(), vec![labels::repository(scope)])]);
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    let listed = engine.client.list_images(Some(options)).await;
+    listed.map_err(|e| engine.failed("listing images", e))
+}
+
+/// What stands under exactly this name.
+pub(super) async fn by_name(
+    engine: &Engine,
+    name: &str,
+) -> Result<Option<ContainerSummary>, BackendError> {
+    Ok(containers(engine, "name", format!("^/?{name}$")).await?.pop())
+}
+
+/// The row of the listing with this id.
+pub(super) async fn raw_by_id(
+    engine: &Engine,
+    id: &InstanceId,
+) -> Result<Option<ContainerSummary>, BackendError> {
+    Ok(containers(engine, "id", id.0.clone()).await?.pop())
+}
+
+/// A machine as it is now, and how it was made; `None` when it is gone or nothing to us.
+pub(super) async fn by_id(
+    engine: &Engine,
+    scope: &Scope,
+    id: &InstanceId,
+) -> Result<Option<(Instance, Made)>, BackendError> {
+    let found = raw_by_id(engine, id).await?;
+    Ok(match found.and_then(|found| parse::row(scope, found)) {
+        Some(Row::Instance(instance, made)) => Some((*instance, made)),
+        _ => None,
+    })
+}
+
+/// Whether a machine of this owner stands on the imported image of this digest.
+pub(super) async fn in_use(
+    engine: &Engine,
+    scope: &Scope,
+    digest: SpecHash,
+) -> Result<bool, BackendError> {
+    let filter =
+        vec![format!("{}={}", label::OWNER, scope.owner), format!("{}={digest}", label::IMAGE)];
+    Ok(!filtered(engine, "label", filter).await?.is_empty())
+}
+
+/// Inspects every machine of ours and adds what differs from what was set.
+pub(super) async fn deepen(engine: &Engine, seen: &mut Seen) -> Result<(), BackendError> {
+    let instances = std::mem::take(&mut seen.observation.instances);
+    let looks = instances.into_iter().map(|instance| {
+        let set = seen.made.get(&instance.id).and_then(|made| made.set.as_ref());
+        async move { look(engine, instance, set).await }
+    });
+    let mut looks = futures_util::stream::iter(looks).buffered(INSPECTIONS);
+    while let Some(instance) = looks.next().await {
+        seen.observation.instances.extend(instance?);
+    }
+    Ok(())
+}
+
+async fn look(
+    engine: &Engine,
+    mut instance: Instance,
+    set: Option<&labels::Set>,
+) -> Result<Option<Instance>, BackendError> {
+    if instance.ownership != Ownership::Ours {
+        return Ok(Some(instance));
+    }
+    let inspected =
+        engine.client.inspect_container(&instance.id.0, None::<InspectContainerOptions>).await;
+    match (inspected, set) {
+        (Ok(found), Some(set)) => {
+            let changes = settings::drift(&found, set, &instance.fields).into_iter();
+            let (mendable, drift): (Vec<_>, Vec<_>) =
+                changes.partition(|change| settings::MENDABLE.contains(&change.path.as_str()));
+            instance.drift.extend(drift);
+            instance.mendable.extend(mendable);
+            Ok(Some(instance))
+        }
+        // What it was made with cannot be read any more, so nothing vouches for it.
+        (Ok(_), None) => {
+            instance.state = InstanceState::Broken(format!("its label {} is gone", labels::SET));
+            Ok(Some(instance))
+        }
+        (Err(e), _) if error::is_status(&e, 404) => Ok(None),
+        (Err(e), _) => Err(engine.failed(format!("inspecting {}", instance.name), e)),
+    }
+}

@@ -1,0 +1,268 @@
+//! A row of the engine's listing, read: an instance, a leftover, or none of our business. Pure.
+
+use std::collections::BTreeSet;
+
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+
+use super::NO_NETWORK;
+use super::labels::{self, Labels, Set};
+use crate::backend::Scope;
+use crate::model::{
+    BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Leftover, LeftoverKind,
+    Ownership, ResourceKind, SandboxId,
+};
+
+/// What a row is to us.
+#[derive(Debug, PartialEq)]
+pub(super) enum Row {
+    /// An object of a sandbox, or in the place of one.
+    Instance(Box<Instance>, Made),
+    /// What an interrupted run left behind.
+    Leftover(Leftover),
+}
+
+/// What else the labels say of how an object was made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Made {
+    /// The state folder that made it.
+    pub state: Option<String>,
+    /// What was set.
+    pub set: Option<Set>,
+}
+
+/// Reads a row; `None` where it is nothing to us.
+pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
+    let id = InstanceId(found.id.clone()?);
+    let name = name(&found);
+    let empty = std::collections::HashMap::new();
+    let labels = Labels(found.labels.as_ref().unwrap_or(&empty));
+    let ownership = labels.ownership(scope);
+    let standing = sandbox_of_name(scope, &name);
+    if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {
+        let leftover = Leftover {
+            backend: BackendKind::Docker,
+            kind: LeftoverKind::Scratch,
+            id,
+            name,
+            digest: None,
+        };
+        return (ownership == Ownership::Ours).then_some(Row::Leftover(leftover));
+    }
+    let labelled = labels.sandbox().filter(|_| ownership != Ownership::Foreign);
+    let fields = labels.fields();
+    // An image that somebody committed from a machine carries the machine's labels, and so does all
+    // that is made from it. What stands under another name is ours only if it stands on the very
+    // image that its labels speak of.
+    if standing.is_none() && !stands_on_own_image(scope, &found, &labels, &fields) {
+        return None;
+    }
+    let sandbox = labelled.or(standing)?;
+    let resource = match labels.resource() {
+        Some(text) if ownership != Ownership::Foreign => text.parse().ok(),
+        _ => None,
+    };
+    let resource = resource.unwrap_or(ResourceKind::Machine);
+    let state = state(&found);
+    let running = matches!(state, InstanceState::Running | InstanceState::Paused);
+    let ours = ownership != Ownership::Foreign;
+    let drift = if ours { drift(&found, &fields) } else { Vec::new() };
+    let mendable = if ours { networks(&found, running) } else { Vec::new() };
+    let instance = Instance {
+        id,
+        backend: BackendKind::Docker,
+        resource,
+        sandbox,
+        name,
+        hash: labels.hash().filter(|_| ours),
+        fields: if ours { fields } else { Fields::default() },
+        boot: running.then(|| boot(&found)).flatten(),
+        state,
+        drift,
+        mendable,
+        image: labels.image().filter(|_| ours),
+        created: found.created.and_then(|at| u64::try_from(at).ok()),
+        overlay: labels.overlay().filter(|_| ours),
+        ownership,
+    };
+    let made = Made { state: labels.state().map(str::to_owned), set: labels.set() };
+    Some(Row::Instance(Box::new(instance), made))
+}
+
+/// The instance of a row that must be one.
+pub(super) fn own(scope: &Scope, found: ContainerSummary) -> Option<Instance> {
+    match row(scope, found)? {
+        Row::Instance(instance, _) => Some(*instance),
+        Row::Leftover(_) => None,
+    }
+}
+
+/// Its own name; the others are names of links to it.
+fn name(found: &ContainerSummary) -> String {
+    let names = found.names.iter().flatten().map(|name| name.trim_start_matches('/'));
+    names.clone().find(|name| !name.contains('/')).unwrap_or_default().to_owned()
+}
+
+/// The sandbox that this name belongs to, if it is a name that we would give.
+fn sandbox_of_name(scope: &Scope, name: &str) -> Option<SandboxId> {
+    let sandbox: SandboxId =
+        name.strip_prefix(&format!("bottle-{}-", scope.owner))?.parse().ok()?;
+    (scope.object_name(&sandbox) == name).then_some(sandbox)
+}
+
+/// Its image is the one that its labels speak of.
+fn stands_on_own_image(
+    scope: &Scope,
+    found: &ContainerSummary,
+    labels: &Labels<'_>,
+    fields: &Fields,
+) -> bool {
+    image_as_set(scope, labels, fields).is_some_and(|set| found.image.as_deref() == Some(&set))
+}
+
+/// The name of the image that it was made from.
+fn image_as_set(scope: &Scope, labels: &Labels<'_>, fields: &Fields) -> Option<String> {
+    match labels.image() {
+        Some(digest) => Some(labels::imported(scope, digest)),
+        None => {
+            let image = fields.0.get("image")?;
+            Some(image.strip_prefix("docker:").unwrap_or(image).to_owned())
+        }
+    }
+}
+
+fn state(found: &ContainerSummary) -> InstanceState {
+    use ContainerSummaryStateEnum as State;
+    match found.state {
+        Some(State::RUNNING) => InstanceState::Running,
+        Some(State::PAUSED) => InstanceState::Paused,
+        Some(State::CREATED) => InstanceState::Created,
+        Some(State::EXITED | State::RESTARTING) => {
+            InstanceState::Stopped { code: found.status.as_deref().and_then(exit_code) }
+        }
+        Some(State::REMOVING) => InstanceState::Broken("half removed".to_owned()),
+        Some(State::DEAD) => InstanceState::Broken("dead: its removal failed".to_owned()),
+        Some(_) | None => InstanceState::Broken(format!(
+            "in a state that is not known: {}",
+            found.status.as_deref().unwrap_or("none")
+        )),
+    }
+}
+
+/// `Exited (143) 5 seconds ago`, `Restarting (1) 2 seconds ago`.
+fn exit_code(status: &str) -> Option<i32> {
+    status.split_once('(')?.1.split_once(')')?.0.parse().ok()
+}
+
+/// The engine makes a new endpoint, with a new random id, at each start; of the network `none` too.
+fn boot(found: &ContainerSummary) -> Option<String> {
+    let networks = found.network_settings.as_ref()?.networks.as_ref()?;
+    let id = |name: &str| networks.get(name)?.endpoint_id.clone().filter(|id| !id.is_empty());
+    id(NO_NETWORK).or_else(|| {
+        let names: BTreeSet<&String> = networks.keys().collect();
+        names.into_iter().find_map(|name| id(name))
+    })
+}
+
+/// The names of the networks that it is attached to.
+pub(super) fn attached(found: &ContainerSummary) -> BTreeSet<&str> {
+    let settings = found.network_settings.iter();
+    let networks = settings.filter_map(|settings| settings.networks.as_ref());
+    networks.flat_map(|networks| networks.keys().map(String::as_str)).collect()
+}
+
+fn change(path: &str, from: &str, to: &str) -> FieldChange {
+    let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    FieldChange { path: path.to_owned(), from: some(from), to: some(to) }
+}
+
+/// Networks that were attached by hand. Engines differ in whether they list `none` of a container
+/// that does not run.
+fn networks(found: &ContainerSummary, running: bool) -> Vec<FieldChange> {
+    let names = attached(found);
+    if names.iter().any(|name| *name != NO_NETWORK) || (running && names.is_empty()) {
+        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), NO_NETWORK)]
+    } else {
+        Vec::new()
+    }
+}
+
+fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    let mut compare = |path: &str, from: &str, to: &str| {
+        if from != to {
+            changes.push(change(path, from, to));
+        }
+    };
+    compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
+    let set = fields.0.get("image").map(|image| image.strip_prefix("docker:").unwrap_or(image));
+    if let (Some(set), Some(image)) = (set, found.image.as_deref())
+        && names_another_image(image, set)
+    {
+        compare("image", image, set);
+    }
+    changes
+}
+
+/// A listing shows the name that a container was made from, or the image's id once that name means
+/// another image: a tag that moved is no drift.
+fn names_another_image(found: &str, set: &str) -> bool {
+    let by_id = |text: &str| {
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        hex.len() >= 12 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let imported = set.starts_with("tar sha256:") || set.starts_with("folder sha256:");
+    let digest = set.rsplit_once(':').map_or("", |(_, digest)| digest);
+    match imported {
+        _ if by_id(found) => false,
+        true => !found.ends_with(&format!(":{digest}")),
+        false => familiar(found) != familiar(set),
+    }
+}
+
+/// A reference without what engines add or leave out as they like: the default registry, the
+/// default tag, a digest.
+fn familiar(reference: &str) -> &str {
+    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    name.strip_suffix(":latest").unwrap_or(name)
+}
+
+fn mounts_set(fields: &Fields) -> String {
+    match (fields.0.get("workspace.mount"), fields.0.get("workspace.target")) {
+        (Some(source), Some(target)) => format!("{source}:{target}:rw"),
+        _ => String::new(),
+    }
+}
+
+/// The host's folders in it. Volumes without a name are the image's own.
+fn mounts_found(found: &ContainerSummary, fields: &Fields) -> String {
+    let source_set = fields.0.get("workspace.mount").map(String::as_str);
+    let anonymous =
+        |name: &str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut mounts: Vec<String> = found
+        .mounts
+        .iter()
+        .flatten()
+        .filter(|mount| match mount.typ.as_deref() {
+            Some("tmpfs") => false,
+            Some("volume") => !mount.name.as_deref().is_some_and(anonymous),
+            _ => true,
+        })
+        .map(|mount| {
+            let source = mount.source.as_deref().unwrap_or_default();
+            // An engine in a virtual machine sees the host's folders below one of its own.
+            let source = match source_set {
+                Some(set) if source.ends_with(set) => set,
+                _ => source,
+            };
+            let target = mount.destination.as_deref().unwrap_or_default();
+            format!("{source}:{target}:{}", if mount.rw == Some(false) { "ro" } else { "rw" })
+        })
+        .collect();
+    mounts.sort_unstable();
+    mounts.join(" ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::BackendKind;
+use crate::plan::AllowTeardown;
+
+/// Keep a tree of agent manifests and the sandboxes they describe the same
+#[derive(Debug, Parser)]
+#[command(name = "bottle", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 plan has changes or wrong usage, \
+    3 partly done or held,\n75 locked by another bottle, 125 to 127 exec and run, 130 interrupted"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(super) struct Global {
+    /// The operator's tree [default: $BOTTLE_TREE, else ~/.bottle]
+    #[arg(long, global = true, value_name = "PATH", value_hint = clap::ValueHint::DirPath)]
+    pub(super) tree: Option<PathBuf>,
+    /// Where to remember what engines cannot tell [default: $BOTTLE_STATE_DIR, else
+    /// $XDG_STATE_HOME/bottle, else ~/.local/state/bottle]
+    #[arg(long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(super) state_dir: Option<PathBuf>,
+    /// The backend of new sandboxes whose bottle does not name one
+    #[arg(long, global = true, value_name = "KIND")]
+    pub(super) backend: Option<Backend>,
+    /// What to print on stdout
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub(super) output: Format,
+    /// When to use colour
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(super) color: Color,
+    /// Log what is done on stderr; repeat for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub(super) verbose: u8,
+    /// Say less on stderr; twice: errors only
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) quiet: u8,
+}
+
+impl Global {
+    pub(super) fn verbosity(&self) -> i8 {
+        let level = |count: u8| i8::try_from(count).unwrap_or(i8::MAX);
+        level(self.verbose).saturating_sub(level(self.quiet))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Backend {
+    /// Linux namespaces, made by bottle itself
+    Native,
+    /// Containers of a Docker engine
+    Docker,
+    /// MicroVMs of smolvm
+    Smolmachines,
+}
+
+impl Backend {
+    /// The one that can be named so.
+    pub(super) fn of(kind: BackendKind) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|backend| BackendKind::from(*backend) == kind)
+    }
+}
+
+impl From<Backend> for BackendKind {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Native => Self::Native,
+            Backend::Docker => Self::Docker,
+            Backend::Smolmachines => Self::Smolmachines,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Write a small commented tree to start from
+    Init(InitArgs),
+    /// Parse and validate a tree, and tell everything that is wrong with it at once
+    Check(CheckArgs),
+    /// Show what apply would do
+    Plan(PlanArgs),
+    /// Make the sandboxes what the tree says
+    Apply(ApplyArgs),
+    /// Show every sandbox: backend, state, drift, age, last outcome
+    Status(StatusArgs),
+    /// Run a command in a sandbox
+    Exec(ExecArgs),
+    /// Start the agent's program in its sandbox
+    Run(RunArgs),
+    /// Show the output of a sandbox's main process
+    Logs(LogsArgs),
+    /// Tear down everything that the tree owns
+    Down(DownArgs),
+    /// Tell what works on this machine, what does not, and what to do about it
+    Doctor(DoctorArgs),
+    /// Print JSON Schema
+    Schema(SchemaArgs),
+    /// Print a script that makes a shell complete commands and agents' names
+    Completions(CompletionsArgs),
+    /// Print the manual page of bottle, or of one of its commands
+    Man(ManArgs),
+}
+
+/// Options of what reads the tree.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ReadArgs {
+    /// Merge the agents of this project folder over the tree's
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(super) overlay: Option<PathBuf>,
+}
+
+/// Options of what compares the tree with what exists.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct LookArgs {
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
+    /// Take asked-for values from lines of NAME=value
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(super) env_file: Option<PathBuf>,
+    /// Inspect every object instead of trusting the listing
+    #[arg(long)]
+    pub(super) deep: bool,
+}
+
+/// Options of what plans for some of the sandboxes.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct SelectArgs {
+    /// Look at these sandboxes only
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) only: Vec<String>,
+    /// How many steps run at once [default: the number of cores, 2 to 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(super) jobs: Option<u16>,
+    /// Permit the removal or replacement of so many sandboxes at once
+    #[arg(long, value_name = "N|all", value_parser = allow_teardown)]
+    pub(super) allow_teardown: Option<AllowTeardown>,
+}
+
+pub(super) fn allow_teardown(text: &str) -> Result<AllowTeardown, String> {
+    match text {
+        "all" => Ok(AllowTeardown::All),
+        number => number
+            .parse()
+            .map(AllowTeardown::Upto)
+            .map_err(|_| "expected a number or `all`".to_owned()),
+    }
+}
+
+/// Options of what takes the tree's lock.
+#[derive(Debug, Clone, Args)]
+pub(super) struct LockArgs {
+    /// Wait so many seconds for another bottle that works on the tree
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(super) lock_timeout: u64,
+    /// Take over what another state folder made for this tree, or a name whose tree has moved
+    #[arg(long)]
+    pub(super) adopt: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) look: LookArgs,
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    /// Add unified diffs of prompts and skill files
+    #[arg(long)]
+    pub(super) diff: bool,
+    /// Save the plan, for `bottle apply FILE`
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    /// The tree, or a plan that `bottle plan --out` saved
+    #[arg(value_name = "TREE|PLANFILE", value_hint = clap::ValueHint::AnyPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) look: LookArgs,
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DownArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) select: SelectArgs,
+    /// Wait so many seconds for another bottle that works on the tree
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(super) lock_timeout: u64,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Pass stdin on to the command
+    #[arg(short, long)]
+    pub(super) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(super) tty: bool,
+    /// Where to start in the sandbox
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) workdir: Option<String>,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", last = true, required = true)]
+    pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// Where to write it [default: the tree that the other commands use]
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(super) dir: Option<PathBuf>,
+    /// Convert an older layout: a claude-bottle.json, or a .claude-bottle folder
+    #[arg(long, value_name = "OLD", value_hint = clap::ValueHint::AnyPath)]
+    pub(super) from: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
+    pub(super) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Arguments to add to the agent's program
+    #[arg(value_name = "ARG", last = true)]
+    pub(super) args: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Go on as more is written
+    #[arg(short, long)]
+    pub(super) follow: bool,
+    /// Show the last so many lines only
+    #[arg(long, value_name = "N")]
+    pub(super) tail: Option<u64>,
+    /// Show the sidecar's record instead
+    #[arg(long)]
+    pub(super) sidecar: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Also make a machine on every backend, and remove it again
+    #[arg(long)]
+    pub(super) boot: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaOf {
+    /// The front matter of bottles/NAME.md
+    Bottle,
+    /// The front matter of agents/NAME.md
+    Agent,
+    /// What `plan -o json` prints
+    Plan,
+    /// What `apply -o json` prints
+    Report,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SchemaArgs {
+    /// Of what
+    #[arg(value_name = "WHAT")]
+    pub(super) of: SchemaOf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    /// Bash
+    Bash,
+    /// Elvish
+    Elvish,
+    /// Fish
+    Fish,
+    /// PowerShell
+    Powershell,
+    /// Zsh
+    Zsh,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub(super) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ManArgs {
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    pub(super) command: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_imperative_and_has_no_full_stop() {
+        fn check(command: &clap::Command) {
+            let told = command.get_about().into_iter().chain(command.get_long_about());
+            let options = command.get_arguments().filter_map(clap::Arg::get_help);
+            for text in told.chain(options).map(ToString::to_string) {
+                assert!(!text.ends_with('.'), "{}: {text}", command.get_name());
+                assert!(!text.is_empty(), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn global_options_stand_before_and_after_the_command() {
+        for line in [
+            &["bottle", "-o", "json", "--tree", "t", "plan"][..],
+            &["bottle", "plan", "-o", "json", "--tree", "t"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.global.output, Format::Json);
+            assert_eq!(cli.global.tree.as_deref(), Some(std::path::Path::new("t")));
+        }
+    }
+
+    #[test]
+    fn a_command_stands_behind_two_dashes() {
+        let cli = Cli::try_parse_from(["bottle", "exec", "-i", "ada", "--", "ls", "-l"]).unwrap();
+        let Command::Exec(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.argv, ["ls", "-l"]);
+        assert!(Cli::try_parse_from(["bottle", "exec", "ada", "ls"]).is_err());
+        assert!(Cli::try_parse_from(["bottle", "plan", "--allow-teardown", "some"]).is_err());
+    }
+}

@@ -1,0 +1,30 @@
+//! `bottle logs`: the main process's output.
+
+use std::io;
+
+use super::args::{Global, LogsArgs};
+use super::error::{CliError, Exit};
+use super::target::{self, Target};
+use crate::backend::{BackendError, LogOptions};
+
+pub(super) async fn run(global: &Global, args: &LogsArgs) -> Result<Exit, CliError> {
+    let target = Target::find(global, &args.name).await?;
+    if args.sidecar {
+        return Err(CliError::failed(format!("{} has no sidecar, so there is no record of one", target.sandbox))
+            .hint("its machine has no network at all"));
+    }
+    let options = LogOptions { follow: args.follow, tail: args.tail };
+    let mut out = tokio::io::stdout();
+    match target.backend.logs(&target.scope, &target.machine, options, &mut out).await {
+        Err(error) if !reader_is_gone(&error) => Err(target::explain(error)),
+        _ => Ok(Exit::Done),
+    }
+}
+
+/// Whoever read has seen enough.
+fn reader_is_gone(error: &BackendError) -> bool {
+    let BackendError::Failed { source, .. } = error else { return false };
+    source.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| {
+        cause.kind() == io::ErrorKind::BrokenPipe
+    })
+}

@@ -1,0 +1,32 @@
+//! `bottle plan`: what `apply` would do.
+
+use super::args::{Global, PlanArgs};
+use super::error::{CliError, Exit};
+use super::ui::Ui;
+use super::{look, report, saved, setup};
+
+pub(super) async fn run(ui: &Ui, global: &Global, args: &PlanArgs) -> Result<Exit, CliError> {
+    let load = setup::load_options(global, args.path.as_deref(), &args.look.read)?;
+    let options = setup::options(&args.select)?;
+    let reconciler = setup::reconciler(load, &args.look, args.select.jobs)?;
+    let view = reconciler.look(options).await?;
+    setup::check_only(&view.options, &view.desired, &view.observed)?;
+    if let Some(file) = &args.out {
+        saved::write(file, global, &reconciler, &view)?;
+    }
+    if ui.json() {
+        ui.document(&view.document())?;
+    } else {
+        ui.data(&look::text(ui, &view, args.diff))?;
+    }
+    if let Some(file) = args.out.as_ref().filter(|_| !view.plan.is_empty()) {
+        ui.say(&format!("saved; `bottle apply {}` carries it out", file.display()));
+    }
+    Ok(if !view.plan.is_empty() || view.plan.refused.is_some() {
+        Exit::Changes
+    } else if report::holds(&view.plan) > 0 {
+        Exit::Partly
+    } else {
+        Exit::Done
+    })
+}

@@ -1,0 +1,535 @@
+//! The plan's one textual form: a `String` from the plan's document and what is known beside it.
+//! Pure, so that it can be compared with exact text.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use super::ui::style;
+use super::ui::{harmless, paint};
+use crate::manifest::diagnostic;
+use crate::model::{Diagnostic, FieldChange, ResourceKind};
+use crate::plan::diff::FileDiff;
+use crate::plan::document::{PlanDocument, TreeDocument};
+use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
+
+/// Longest name for which the column is made wider; a longer one has a line of its own.
+pub(super) const MAX_NAME: usize = 18;
+
+/// How a change of a field reads: `resources.memory 1G → 2G`.
+use crate::reconcile::pass::field_text;
+
+/// What the text says beside the document.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    /// What a sandbox is, by name: `bottle dev, image node:22-slim`.
+    pub(super) about: BTreeMap<String, String>,
+    /// The backends that the sandboxes are on, with their versions.
+    pub(super) backends: Vec<String>,
+    /// How files of guests change.
+    pub(super) diffs: Vec<FileDiff>,
+    /// The unified diffs are shown too.
+    pub(super) show_diffs: bool,
+    /// Everything goes, whatever the tree says.
+    pub(super) down: bool,
+    /// So many columns.
+    pub(super) width: usize,
+}
+
+/// The plan as people read it.
+pub(super) fn plan(document: &PlanDocument, around: &Around) -> String {
+    let mut text = header(document, around);
+    let rows = rows(document, around);
+    if rows.is_empty() && document.steps.is_empty() {
+        end_block(&mut text);
+        below(&mut text, document, around);
+        text.push_str(&no_changes(&document.summary, suspended(document).len()));
+        text.push('\n');
+        return text;
+    }
+    text.push('\n');
+    table(&mut text, &rows, around.width);
+    let pruned = document.steps.iter().filter(|step| step.action == "prune").count();
+    if pruned > 0 {
+        let what = plural(pruned, "leftover of earlier runs goes", "leftovers of earlier runs go");
+        let _ = writeln!(text, "  {} {what}", paint(style::BAD, "-"));
+    }
+    let suspended = suspended(document);
+    if document.summary.keep > suspended.len() {
+        let _ = writeln!(text, "  {} as it should be", document.summary.keep - suspended.len());
+    }
+    text.push('\n');
+    below(&mut text, document, around);
+    if document.steps.is_empty() {
+        text.push_str(&no_changes(&document.summary, suspended.len()));
+    } else {
+        let command = if around.down { "down" } else { "plan" };
+        let _ = write!(text, "{}", paint(style::BOLD, &format!("{command}:")));
+        let _ = write!(text, " {}", summary(&document.summary, pruned));
+    }
+    text.push('\n');
+    text
+}
+
+/// An empty line, unless one is there already.
+fn end_block(text: &mut String) {
+    if !text.ends_with("\n\n") {
+        text.push('\n');
+    }
+}
+
+pub(super) fn tree_line(tree: &TreeDocument) -> String {
+    let mut line = format!("tree {}", paint(style::BOLD, &harmless(&tree.name)));
+    if let Some(commit) = &tree.commit {
+        let branch = tree.branch.as_ref().map_or_else(String::new, |branch| format!("{branch}@"));
+        let short = commit.get(..7).unwrap_or(commit);
+        let _ = write!(line, " · {}{short}", harmless(&branch));
+        if tree.dirty {
+            line.push_str(" with changes");
+        }
+    }
+    line
+}
+
+fn header(document: &PlanDocument, around: &Around) -> String {
+    let names: BTreeSet<&str> = document.changes.iter().map(|c| c.sandbox.as_str()).collect();
+    let mut what = plural(names.len(), "sandbox", "sandboxes");
+    if !around.backends.is_empty() {
+        let _ = write!(what, " on {}", around.backends.join(", "));
+    }
+    beside(&tree_line(&document.tree), &harmless(&what), around.width)
+}
+
+/// Two parts of a line, or two lines where one does not hold them.
+pub(super) fn beside(left: &str, right: &str, width: usize) -> String {
+    let plain = anstream::adapter::strip_str(left).to_string();
+    let fits = plain.chars().count() + 3 + right.chars().count() <= width;
+    if fits { format!("{left} · {right}\n") } else { format!("{left}\n  {right}\n") }
+}
+
+struct Row {
+    verdict: Verdict,
+    name: String,
+    backend: String,
+    /// Why, in parts that share a line where they fit in one.
+    parts: Vec<String>,
+    /// What is lost; a line of its own.
+    loss: Option<&'static str>,
+}
+
+/// One row a sandbox that does not simply stay, by verdict, then by name.
+fn rows(document: &PlanDocument, around: &Around) -> Vec<Row> {
+    let mut by_sandbox: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+    for change in &document.changes {
+        by_sandbox.entry(change.sandbox.as_str()).or_default().push(change);
+    }
+    let mut rows: Vec<Row> = by_sandbox
+        .into_iter()
+        .filter_map(|(name, changes)| row(name, &changes, document, around))
+        .collect();
+    rows.sort_by_key(|row| match row.verdict {
+        Verdict::Create => 0,
+        Verdict::Reprovision => 1,
+        Verdict::Replace => 2,
+        Verdict::Teardown => 3,
+        Verdict::Hold => 4,
+        Verdict::Keep => 5,
+    });
+    rows
+}
+
+fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around) -> Option<Row> {
+    let verdict = changes.iter().map(|c| c.verdict).max().filter(|v| *v != Verdict::Keep)?;
+    let heaviest: Vec<&&Change> = changes.iter().filter(|c| c.verdict != Verdict::Keep).collect();
+    let backends: BTreeSet<&str> =
+        heaviest.iter().filter_map(|c| c.backend.map(|kind| kind.as_str())).collect();
+    let mut parts: Vec<String> = Vec::new();
+    for change in &heaviest {
+        for part in reasons(change, document, around) {
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+    Some(Row {
+        verdict,
+        name: name.to_owned(),
+        backend: backends.into_iter().collect::<Vec<_>>().join(", "),
+        parts: parts.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect(),
+        loss: (verdict == Verdict::Replace).then_some("loses what was written inside the sandbox"),
+    })
+}
+
+/// Why sandboxes are not as they should be, by name: for `status`.
+pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
+    let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for change in &document.changes {
+        let parts = drifts.entry(change.sandbox.to_string()).or_default();
+        for part in reasons(change, document, around) {
+            if !parts.contains(&part) {
+                parts.push(part);
+            }
+        }
+    }
+    drifts
+}
+
+/// Why one resource changes, in a few words each.
+fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<String> {
+    let resource = change.resource;
+    let one = |text: &str| vec![text.to_owned()];
+    match &change.reason {
+        Reason::NotFound if resource == ResourceKind::Machine => {
+            around.about.get(change.sandbox.as_str()).cloned().into_iter().collect()
+        }
+        Reason::NotFound | Reason::UpToDate | Reason::StandsOnReplaced { .. } => Vec::new(),
+        Reason::SpecChanged => fields(change, around),
+        Reason::NotRunning { .. } if resource == ResourceKind::Guest => fields(change, around),
+        Reason::NotRunning { state } => {
+            let mut parts = match change.verdict {
+                Verdict::Replace => vec![format!("the {resource} is {state}")],
+                _ => vec![format!("{state}: is started again")],
+            };
+            parts.extend(fields(change, around));
+            parts
+        }
+        Reason::Duplicate { keeps } => {
+            let short = keeps.get(..12).unwrap_or(keeps);
+            vec![format!("a duplicate {resource} goes; {short} stays")]
+        }
+        Reason::NotDeclared { .. } if around.down => Vec::new(),
+        Reason::NotDeclared { file } if resource == ResourceKind::Machine => {
+            vec![format!("{file} is gone")]
+        }
+        Reason::NotDeclared { .. } => Vec::new(),
+        Reason::ManifestInvalid { message } => {
+            let shown = document
+                .diagnostics
+                .iter()
+                .find(|d| *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message));
+            vec![shown.map_or_else(|| message.clone(), |d| format!("{} (below)", position(d)))]
+        }
+        Reason::BackendUnreachable { backend, .. } => {
+            vec![format!("{backend} cannot be reached (below)")]
+        }
+        Reason::HashMissing if resource == ResourceKind::Guest => {
+            one("what is inside is not known: is put in again")
+        }
+        Reason::HashMissing => vec![format!("what the {resource} was made from is not known")],
+        Reason::NeedsInput { names } => vec![format!("waits for a value of {}", names.join(", "))],
+        Reason::Suspended => one("suspended"),
+        Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
+    }
+}
+
+/// What changes, field by field; of files how many lines.
+fn fields(change: &Change, around: &Around) -> Vec<String> {
+    let files = |prefix: &str| {
+        let mut found = around
+            .diffs
+            .iter()
+            .filter(|d| d.sandbox == change.sandbox && d.path.starts_with(prefix))
+            .peekable();
+        found.peek()?;
+        let (mut added, mut removed) = (0, 0);
+        for file in found {
+            file.unified.as_ref()?;
+            added += file.added;
+            removed += file.removed;
+        }
+        (added + removed > 0).then(|| format!(" +{added} −{removed} lines"))
+    };
+    let guest = change.resource == ResourceKind::Guest;
+    let one = |field: &FieldChange| match field.path.as_str() {
+        "prompt" if guest => {
+            format!("prompt{}", files("prompt.md").unwrap_or_else(|| " changed".to_owned()))
+        }
+        path if guest && path.starts_with("skills.") => {
+            let name = &path["skills.".len()..];
+            match (&field.from, &field.to) {
+                (None, _) => format!("skill {name} added"),
+                (_, None) => format!("skill {name} removed"),
+                _ => {
+                    let lines = files(&format!("skills/{name}/"));
+                    format!("skill {name}{}", lines.unwrap_or_else(|| " changed".to_owned()))
+                }
+            }
+        }
+        path if guest && path.starts_with("env.") => {
+            let name = &path["env.".len()..];
+            match (&field.from, &field.to) {
+                (None, _) => format!("{name} is asked for"),
+                (_, None) => format!("{name} is no longer asked for"),
+                _ => format!("the value of {name} changed"),
+            }
+        }
+        _ => field_text(field),
+    };
+    change.fields.iter().map(one).collect()
+}
+
+pub(super) fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
+    match verdict {
+        Verdict::Keep => (" ", "keep", style::DIM),
+        Verdict::Hold => ("!", "hold", style::WARNING),
+        Verdict::Reprovision => ("~", "reprovision", style::CHANGE),
+        Verdict::Create => ("+", "create", style::GOOD),
+        Verdict::Replace => ("±", "replace", style::CHANGE),
+        Verdict::Teardown => ("-", "teardown", style::BAD),
+    }
+}
+
+fn table(text: &mut String, rows: &[Row], width: usize) {
+    let longest = |of: fn(&Row) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let name = longest(|row| row.name.chars().count()).min(MAX_NAME);
+    let verdict = longest(|row| look_of(row.verdict).1.len());
+    let backend = longest(|row| row.backend.len());
+    let indent = 4 + name + 2 + verdict + 2 + if backend == 0 { 0 } else { backend + 2 };
+    for row in rows {
+        let (symbol, word, colour) = look_of(row.verdict);
+        let mut line = format!("  {} {:name$}", paint(colour, symbol), row.name);
+        if row.name.chars().count() > name {
+            let _ = write!(line, "\n{:pad$}", "", pad = 4 + name);
+        }
+        let _ = write!(line, "  {}{:pad$}", paint(colour, word), "", pad = verdict - word.len());
+        if backend > 0 {
+            let _ = write!(line, "  {:backend$}", row.backend);
+        }
+        let room = width.saturating_sub(indent).max(24);
+        let mut details = columns(&row.parts, room);
+        details.extend(row.loss.iter().flat_map(|loss| wrap(loss, room, 0)));
+        for (index, part) in details.iter().enumerate() {
+            let _ = match index {
+                0 => write!(line, "  {part}"),
+                _ => write!(line, "\n{:indent$}{part}", ""),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Parts in one line where they fit, else each on a line of its own, broken where it must be.
+pub(super) fn columns(parts: &[String], width: usize) -> Vec<String> {
+    let one = parts.join("; ");
+    if one.chars().count() <= width {
+        return if one.is_empty() { Vec::new() } else { vec![one] };
+    }
+    parts.iter().flat_map(|part| wrap(part, width, 0)).collect()
+}
+
+/// Breaks a text at spaces; the first line is shorter by `taken`.
+pub(super) fn wrap(text: &str, width: usize, taken: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut room = width.saturating_sub(taken);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        let line_length = lines.last().map_or(0, |line| line.chars().count());
+        if line_length > 0 && line_length + 1 + length > room {
+            lines.push(String::new());
+            room = width;
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+/// What stands below the table: notes, diffs, what is wrong, why it is refused.
+fn below(text: &mut String, document: &PlanDocument, around: &Around) {
+    let before = text.len();
+    let suspended = suspended(document);
+    if !suspended.is_empty() {
+        let line = format!("suspended, left as it is: {}", some_of(&suspended));
+        note(text, "note:", style::HINT, &line, around.width);
+    }
+    let notes =
+        by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
+    for (words, names) in notes {
+        note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
+    }
+    for (backend, (error, names)) in unreachable(document) {
+        let line =
+            format!("{backend} cannot be reached, so nothing is done for {}: {error}", some_of(&names));
+        note(text, "warning:", style::WARNING, &line, around.width);
+    }
+    let waiting = waiting(document);
+    if !waiting.is_empty() {
+        let line = format!(
+            "values come from lines of NAME=value in `--env-file FILE`, else from BOTTLE_ENV_{}",
+            waiting.first().copied().unwrap_or("NAME"),
+        );
+        note(text, "hint:", style::HINT, &line, around.width);
+    }
+    if text.len() > before {
+        text.push('\n');
+    }
+    if around.show_diffs {
+        diffs(text, &around.diffs);
+    }
+    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
+    if !told.is_empty() {
+        text.push_str(&told);
+        text.push('\n');
+    }
+    if let Some(refusal) = &document.refused {
+        let (message, hint) = refusal_text(refusal);
+        let _ = writeln!(text, "{} {message}", paint(style::ERROR, "refused:"));
+        let _ = writeln!(text, "  {} {hint}\n", paint(style::HINT, "hint:"));
+    }
+}
+
+/// Why a plan may not be carried out, and what permits it.
+pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
+    match refusal {
+        Refusal::MassTeardown { removed, existing } => (
+            format!(
+                "this would remove or replace {removed} of the {existing} sandboxes that exist"
+            ),
+            format!("`--allow-teardown {removed}` permits it"),
+        ),
+        Refusal::NoAgents { found, removed } => (
+            format!("{}, and {removed} would be removed", harmless(found)),
+            format!("if that is meant, `--allow-teardown {removed}` permits it, or `bottle down`"),
+        ),
+    }
+}
+
+pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
+    let line = harmless(line).replace(['\n', '\t'], " ");
+    let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
+    for (index, part) in parts.iter().enumerate() {
+        let _ = match index {
+            0 => writeln!(text, "{} {part}", paint(colour, label)),
+            _ => writeln!(text, "  {part}"),
+        };
+    }
+}
+
+/// Notes that several sandboxes share, with their names.
+pub(super) fn by_note<'d>(
+    all: impl Iterator<Item = (&'d str, &'d [String])>,
+) -> BTreeMap<&'d str, Vec<&'d str>> {
+    let mut notes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (sandbox, words) in all {
+        for words in words {
+            notes.entry(words).or_default().push(sandbox);
+        }
+    }
+    notes
+}
+
+fn unreachable(document: &PlanDocument) -> BTreeMap<&'static str, (&str, Vec<&str>)> {
+    let mut found: BTreeMap<&'static str, (&str, Vec<&str>)> = BTreeMap::new();
+    for change in &document.changes {
+        if let Reason::BackendUnreachable { backend, error } = &change.reason {
+            let entry = found.entry(backend.as_str()).or_insert((error, Vec::new()));
+            entry.1.push(change.sandbox.as_str());
+        }
+    }
+    found
+}
+
+fn waiting(document: &PlanDocument) -> BTreeSet<&str> {
+    let names = document.changes.iter().filter_map(|change| match &change.reason {
+        Reason::NeedsInput { names } => Some(names.iter().map(String::as_str)),
+        _ => None,
+    });
+    names.flatten().collect()
+}
+
+fn suspended(document: &PlanDocument) -> Vec<&str> {
+    let is = |change: &&Change| change.reason == Reason::Suspended;
+    document.changes.iter().filter(is).map(|change| change.sandbox.as_str()).collect()
+}
+
+/// `ada, grace, linus and 17 more`.
+pub(super) fn some_of(names: &[&str]) -> String {
+    match names.len() {
+        0..=6 => names.join(", "),
+        more => format!("{} and {} more", names[..5].join(", "), more - 5),
+    }
+}
+
+pub(super) fn plural(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+fn summary(counts: &Summary, pruned: usize) -> String {
+    let Summary { create, reprovision, replace, teardown, hold, keep } = *counts;
+    let mut parts: Vec<String> = [
+        (create, "create"),
+        (reprovision, "reprovision"),
+        (replace, "replace"),
+        (teardown, "teardown"),
+        (hold, "hold"),
+        (keep, "keep"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, word)| format!("{count} {word}"))
+    .collect();
+    if pruned > 0 {
+        parts.push(plural(pruned, "leftover", "leftovers"));
+    }
+    parts.join(", ")
+}
+
+fn no_changes(counts: &Summary, suspended: usize) -> String {
+    let mut text = paint(style::GOOD, "no changes:");
+    let kept = counts.keep.saturating_sub(suspended);
+    let mut parts = match (kept, counts.hold + suspended) {
+        (0, 0) => vec!["there is nothing to do".to_owned()],
+        (0, _) => vec![],
+        (1, _) => vec!["1 sandbox is as it should be".to_owned()],
+        (kept, _) => vec![format!("{kept} sandboxes are as they should be")],
+    };
+    for (count, word) in [(counts.hold, "held"), (suspended, "suspended")] {
+        if count > 0 {
+            parts.push(format!("{count} {word}"));
+        }
+    }
+    let _ = write!(text, " {}", parts.join(", "));
+    text
+}
+
+fn diffs(text: &mut String, diffs: &[FileDiff]) {
+    for file in diffs {
+        let Some(unified) = &file.unified else {
+            let _ = writeln!(
+                text,
+                "{}/{} changes (no text, or too long to compare)\n",
+                file.sandbox,
+                harmless(&file.path)
+            );
+            continue;
+        };
+        for line in unified.lines() {
+            let line = harmless(line);
+            let colour = match line.as_bytes().first() {
+                Some(b'+') if !line.starts_with("+++") => style::GOOD,
+                Some(b'-') if !line.starts_with("---") => style::BAD,
+                Some(b'@') => style::HINT,
+                _ => anstyle::Style::new(),
+            };
+            let _ = writeln!(text, "{}", paint(colour, &line));
+        }
+        text.push('\n');
+    }
+}
+
+fn position(diagnostic: &Diagnostic) -> String {
+    match diagnostic.line {
+        0 => diagnostic.file.clone(),
+        line => format!("{}:{line}:{}", diagnostic.file, diagnostic.column),
+    }
+}
+
+/// Diagnostics with their source lines and carets, an empty line between them.
+pub(super) fn diagnostics(all: &[Diagnostic], width: usize) -> String {
+    // Colour is taken out at the end, with everything else's.
+    diagnostic::render_all(all, diagnostic::Drawing { width, colour: true })
+}

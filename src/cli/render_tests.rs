@@ -1,0 +1,327 @@
+//! The plan's text, compared with exact text at 80 columns and without colour.
+
+use std::collections::BTreeMap;
+
+use super::render::{Around, plan, wrap};
+use crate::model::{BackendKind, Diagnostic, FieldChange, ResourceKind, SandboxId, SpecHash};
+use crate::plan::diff::FileDiff;
+use crate::plan::document::{PlanDocument, StepDocument, TreeDocument, VERSION};
+use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
+
+fn id(name: &str) -> SandboxId {
+    SandboxId::new(name).unwrap()
+}
+
+fn change(name: &str, resource: ResourceKind, verdict: Verdict, reason: Reason) -> Change {
+    Change {
+        sandbox: id(name),
+        resource,
+        backend: Some(BackendKind::Docker),
+        verdict,
+        reason,
+        fields: Vec::new(),
+        notes: Vec::new(),
+    }
+}
+
+fn machine(name: &str, verdict: Verdict, reason: Reason) -> Change {
+    change(name, ResourceKind::Machine, verdict, reason)
+}
+
+fn guest(name: &str, verdict: Verdict, reason: Reason) -> Change {
+    change(name, ResourceKind::Guest, verdict, reason)
+}
+
+fn keep(name: &str) -> [Change; 2] {
+    [machine, guest].map(|of| of(name, Verdict::Keep, Reason::UpToDate))
+}
+
+fn field(path: &str, from: &str, to: &str) -> FieldChange {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    FieldChange { path: path.to_owned(), from: some(from), to: some(to) }
+}
+
+fn step(action: &'static str) -> StepDocument {
+    StepDocument {
+        id: 0,
+        action,
+        sandbox: None,
+        resource: ResourceKind::Machine,
+        after: Vec::new(),
+    }
+}
+
+fn document(changes: Vec<Change>, summary: Summary) -> PlanDocument {
+    let any = summary.create + summary.reprovision + summary.replace + summary.teardown > 0;
+    PlanDocument {
+        version: VERSION,
+        tree: TreeDocument {
+            name: "team".to_owned(),
+            path: "/trees/team".to_owned(),
+            commit: Some("3f2c1a9d".to_owned()),
+            branch: Some("main".to_owned()),
+            dirty: false,
+        },
+        changes,
+        steps: if any { vec![step("create")] } else { Vec::new() },
+        diagnostics: Vec::new(),
+        summary,
+        refused: None,
+        fingerprint: SpecHash::of_bytes(b""),
+    }
+}
+
+fn around() -> Around {
+    Around {
+        about: BTreeMap::from([("ada".to_owned(), "bottle dev, image node:22-slim".to_owned())]),
+        backends: vec!["docker 28.5".to_owned(), "native".to_owned()],
+        width: 80,
+        ..Around::default()
+    }
+}
+
+#[track_caller]
+fn reads(document: &PlanDocument, around: &Around, expected: &str) {
+    let text = plan(document, around);
+    let text = anstream::adapter::strip_str(&text).to_string();
+    assert_eq!(text, expected, "\n{text}");
+}
+
+#[test]
+fn the_look() {
+    let mut grace = guest("grace", Verdict::Reprovision, Reason::SpecChanged);
+    grace.fields = vec![
+        field("prompt", "sha256:1", "sha256:2"),
+        field("skills.review", "sha256:1", "sha256:2"),
+        field("skills.notes", "sha256:1", ""),
+        field("env.TOKEN", "hmac:1", "hmac:2"),
+    ];
+    let mut linus = machine("linus", Verdict::Replace, Reason::SpecChanged);
+    linus.fields = vec![field("resources.memory", "1G", "2G")];
+    let on_machine = Reason::StandsOnReplaced { on: ResourceKind::Machine };
+    let mut ken =
+        machine("ken", Verdict::Teardown, Reason::NotDeclared { file: "agents/ken.md".to_owned() });
+    ken.backend = Some(BackendKind::Native);
+    let message = "agents/dennis.md:4:1: unknown key `skils`".to_owned();
+    let mut dennis = machine("dennis", Verdict::Hold, Reason::ManifestInvalid { message });
+    dennis.backend = None;
+    let mut changes = vec![
+        machine("ada", Verdict::Create, Reason::NotFound),
+        guest("ada", Verdict::Create, Reason::NotFound),
+        dennis,
+        machine("grace", Verdict::Keep, Reason::UpToDate),
+        grace,
+        ken,
+        linus,
+        guest("linus", Verdict::Replace, on_machine),
+    ];
+    changes.extend(keep("rob"));
+    let summary =
+        Summary { create: 1, reprovision: 1, replace: 1, teardown: 1, hold: 1, keep: 1 };
+    let mut document = document(changes, summary);
+    let found = Diagnostic::error("agents/dennis.md", "unknown key `skils`");
+    document.diagnostics = vec![Diagnostic {
+        line: 4,
+        column: 1,
+        width: 5,
+        source_line: Some("skils: [review]".to_owned()),
+        label: Some("did you mean `skills`?".to_owned()),
+        ..found.with_hint("allowed: bottle, skills")
+    }];
+    let diffs = vec![FileDiff {
+        sandbox: id("grace"),
+        path: "prompt.md".to_owned(),
+        added: 3,
+        removed: 1,
+        unified: Some("--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new \u{1b}[31m\n".to_owned()),
+    }];
+    let mut around = Around { diffs, ..around() };
+    let head = "\
+tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
+
+  + ada     create       docker  bottle dev, image node:22-slim
+  ~ grace   reprovision  docker  prompt +3 −1 lines
+                                 skill review changed
+                                 skill notes removed
+                                 the value of TOKEN changed
+  ± linus   replace      docker  resources.memory 1G → 2G
+                                 loses what was written inside the sandbox
+  - ken     teardown     native  agents/ken.md is gone
+  ! dennis  hold                 agents/dennis.md:4:1 (below)
+  1 as it should be
+";
+    let found = "
+error: unknown key `skils`
+  ┌─ agents/dennis.md:4:1
+4 │ skils: [review]
+  │ ^^^^^ did you mean `skills`?
+  = allowed: bottle, skills
+";
+    let last = "
+plan: 1 create, 1 reprovision, 1 replace, 1 teardown, 1 hold, 1 keep
+";
+    reads(&document, &around, &format!("{head}{found}{last}"));
+    around.show_diffs = true;
+    // What would move a terminal's cursor is taken out.
+    let diff = "\n--- a\n+++ b\n@@ -1 +1 @@\n-old\n+new \u{fffd}[31m\n";
+    reads(&document, &around, &format!("{head}{diff}{found}{last}"));
+}
+
+#[test]
+fn with_nothing_to_do_it_says_so() {
+    let summary = Summary { keep: 2, ..Summary::default() };
+    let changes = keep("ada").into_iter().chain(keep("bob")).collect();
+    let expected = "\
+tree team · main@3f2c1a9 · 2 sandboxes on docker 28.5, native
+
+no changes: 2 sandboxes are as they should be
+";
+    reads(&document(changes, summary), &around(), expected);
+    let expected = "\
+tree team · main@3f2c1a9 · 0 sandboxes
+
+no changes: there is nothing to do
+";
+    let around = Around { backends: Vec::new(), ..around() };
+    reads(&document(Vec::new(), Summary::default()), &around, expected);
+}
+
+#[test]
+fn suspended_is_not_held() {
+    let changes = vec![machine("ada", Verdict::Keep, Reason::Suspended)];
+    let expected = "\
+tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
+
+note: suspended, left as it is: ada
+
+no changes: 1 suspended
+";
+    let summary = Summary { keep: 1, ..Summary::default() };
+    reads(&document(changes, summary), &around(), expected);
+}
+
+#[test]
+fn what_many_share_is_said_once() {
+    let unreachable = || Reason::BackendUnreachable {
+        backend: BackendKind::Docker,
+        error: "no answer at unix:///var/run/docker.sock".to_owned(),
+    };
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let mut changes: Vec<Change> =
+        names.iter().map(|name| machine(name, Verdict::Hold, unreachable())).collect();
+    for change in &mut changes {
+        change.notes = vec!["no network: egress is not enforced yet".to_owned()];
+    }
+    changes.truncate(2);
+    let mut waits =
+        machine("z", Verdict::Hold, Reason::NeedsInput { names: vec!["API_KEY".to_owned()] });
+    waits.notes = vec!["no network: egress is not enforced yet".to_owned()];
+    changes.push(waits);
+    let expected = "\
+tree team · main@3f2c1a9 · 3 sandboxes on docker 28.5, native
+
+  ! a  hold  docker  docker cannot be reached (below)
+  ! b  hold  docker  docker cannot be reached (below)
+  ! z  hold  docker  waits for a value of API_KEY
+
+note: a, b, z: no network: egress is not enforced yet
+warning: docker cannot be reached, so nothing is done for a, b: no answer at
+  unix:///var/run/docker.sock
+hint: values come from lines of NAME=value in `--env-file FILE`, else from
+  BOTTLE_ENV_API_KEY
+
+no changes: 3 held
+";
+    let summary = Summary { hold: 3, ..Summary::default() };
+    reads(&document(changes, summary), &around(), expected);
+}
+
+#[test]
+fn a_refused_plan_says_what_permits_it() {
+    let gone = |name: &str| {
+        machine(name, Verdict::Teardown, Reason::NotDeclared { file: format!("agents/{name}.md") })
+    };
+    let summary = Summary { teardown: 1, ..Summary::default() };
+    let mut document = document(vec![gone("ada")], summary);
+    document.refused =
+        Some(Refusal::NoAgents { found: "agents/ holds no agent".to_owned(), removed: 1 });
+    let expected = "\
+tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
+
+  - ada  teardown  docker  agents/ada.md is gone
+
+refused: agents/ holds no agent, and 1 would be removed
+  hint: if that is meant, `--allow-teardown 1` permits it, or `bottle down`
+
+plan: 1 teardown
+";
+    reads(&document, &around(), expected);
+}
+
+#[test]
+fn down_speaks_of_itself() {
+    let gone =
+        machine("ada", Verdict::Teardown, Reason::NotDeclared { file: "agents/ada.md".to_owned() });
+    let mut document = document(vec![gone], Summary { teardown: 1, ..Summary::default() });
+    document.steps.push(step("prune"));
+    let expected = "\
+tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
+
+  - ada  teardown  docker
+  - 1 leftover of earlier runs goes
+
+down: 1 teardown, 1 leftover
+";
+    reads(&document, &Around { down: true, ..around() }, expected);
+}
+
+#[test]
+fn the_rest_of_the_reasons() {
+    let stopped = Reason::NotRunning { state: "stopped (137)".to_owned() };
+    let broken = Reason::NotRunning { state: "broken: half made".to_owned() };
+    let taken = Reason::Conflict {
+        name: "bottle-team-d".to_owned(),
+        holder: "something that bottle did not make".to_owned(),
+    };
+    let changes = vec![
+        machine("a", Verdict::Reprovision, stopped.clone()),
+        guest("a", Verdict::Reprovision, Reason::NotRunning { state: "its machine".to_owned() }),
+        machine("b", Verdict::Replace, broken),
+        machine("c", Verdict::Teardown, Reason::Duplicate { keeps: "0123456789abcdef".to_owned() }),
+        machine("c", Verdict::Keep, Reason::UpToDate),
+        machine("d", Verdict::Hold, taken),
+        guest("e", Verdict::Reprovision, Reason::HashMissing),
+        machine("f-with-a-name-that-is-far-too-long", Verdict::Replace, Reason::HashMissing),
+    ];
+    let summary = Summary { reprovision: 2, replace: 2, teardown: 1, hold: 1, ..Summary::default() };
+    let expected = "\
+tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
+
+  ~ a                   reprovision  docker  stopped (137): is started again
+  ~ e                   reprovision  docker  what is inside is not known: is put
+                                             in again
+  ± b                   replace      docker  the machine is broken: half made
+                                             loses what was written inside the
+                                             sandbox
+  ± f-with-a-name-that-is-far-too-long
+                        replace      docker  what the machine was made from is
+                                             not known
+                                             loses what was written inside the
+                                             sandbox
+  - c                   teardown     docker  a duplicate machine goes;
+                                             0123456789ab stays
+  ! d                   hold         docker  bottle-team-d is taken by something
+                                             that bottle did not make
+
+plan: 2 reprovision, 2 replace, 1 teardown, 1 hold
+";
+    reads(&document(changes, summary), &around(), expected);
+}
+
+#[test]
+fn text_is_broken_at_spaces() {
+    assert_eq!(wrap("one two three", 7, 0), ["one two", "three"]);
+    assert_eq!(wrap("one two three", 7, 4), ["one", "two", "three"]);
+    assert_eq!(wrap("a-word-that-is-long x", 5, 0), ["a-word-that-is-long", "x"]);
+    assert_eq!(wrap("", 5, 0), [""]);
+}

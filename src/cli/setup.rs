@@ -1,0 +1,194 @@
+//! From arguments and the environment to a reconciler: the one place of this layer that reads the
+//! environment.
+#![expect(clippy::disallowed_methods, reason = "reads the environment")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::args::{Global, LookArgs, ReadArgs, SelectArgs};
+use super::error::{CliError, Kind};
+use crate::apply::Deadlines;
+use crate::backend::docker::Docker;
+#[cfg(target_os = "linux")]
+use crate::backend::native::Native;
+use crate::backend::{Backend, Backends, Depth};
+use crate::manifest::{self, LoadOptions, Location, Surroundings};
+use crate::model::{Desired, Observed, SandboxId};
+use crate::plan::Options;
+use crate::reconcile::pass::canonical;
+use crate::reconcile::{Reconciler, Sources, State};
+
+/// The backends of this run. Making one asks nothing of anyone.
+pub(super) fn backends() -> Backends {
+    let all: [Arc<dyn Backend>; _] = [
+        Arc::new(Docker::from_env()),
+        #[cfg(target_os = "linux")]
+        Arc::new(Native::new()),
+    ];
+    all.into_iter().map(|backend| (backend.kind(), backend)).collect()
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+pub(super) fn home() -> Option<PathBuf> {
+    variable("HOME")
+}
+
+/// Where the state folder is.
+pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
+    let named = global.state_dir.clone().or_else(|| variable("BOTTLE_STATE_DIR"));
+    let folder = named
+        .or_else(|| Some(variable("XDG_STATE_HOME")?.join("bottle")))
+        .or_else(|| Some(home()?.join(".local/state/bottle")));
+    let folder = folder.ok_or_else(|| {
+        CliError::failed("there is no place for the state folder: HOME is not set")
+            .hint("name one with `--state-dir DIR` or BOTTLE_STATE_DIR")
+    })?;
+    Ok(current()?.join(folder))
+}
+
+/// The tree that was named on the command line.
+pub(super) fn named_tree<'a>(
+    global: &'a Global,
+    positional: Option<&'a Path>,
+) -> Result<Option<&'a Path>, CliError> {
+    match (positional, global.tree.as_deref()) {
+        (Some(path), Some(tree)) if canonical(path) != canonical(tree) => {
+            Err(CliError::failed(format!(
+                "two trees were named: {} and, with --tree, {}",
+                path.display(),
+                tree.display()
+            )))
+        }
+        (path, tree) => Ok(path.or(tree)),
+    }
+}
+
+/// Which tree and which overlay are meant.
+fn locate(
+    global: &Global,
+    positional: Option<&Path>,
+    overlay: Option<&Path>,
+) -> Result<Location, CliError> {
+    let around = Surroundings {
+        path: named_tree(global, positional)?.map(Path::to_owned),
+        overlay: overlay.map(Path::to_owned),
+        bottle_tree: std::env::var_os("BOTTLE_TREE"),
+        home: home(),
+        current: current()?,
+    };
+    manifest::locate(&around).map_err(|error| {
+        let hint = error.hint();
+        CliError::new(Kind::Failed, error).hint(hint)
+    })
+}
+
+/// How the tree is read.
+pub(super) fn load_options(
+    global: &Global,
+    positional: Option<&Path>,
+    read: &ReadArgs,
+) -> Result<LoadOptions, CliError> {
+    let located = locate(global, positional, read.overlay.as_deref())?;
+    load_options_of(global, located)
+}
+
+/// How this tree is read.
+pub(super) fn load_options_of(global: &Global, from: Location) -> Result<LoadOptions, CliError> {
+    Ok(LoadOptions {
+        overlay: from.overlay,
+        default_backend: global.backend.map(Into::into),
+        home: home(),
+        skills_dir_override: std::env::var("BOTTLE_GUEST_SKILLS_DIR").ok(),
+        ..LoadOptions::new(from.tree, state_dir(global)?)
+    })
+}
+
+/// The tree as it was named, whether or not it is there.
+pub(super) fn tree_path(global: &Global, positional: Option<&Path>) -> Result<PathBuf, CliError> {
+    let named = match named_tree(global, positional)? {
+        Some(path) => Some(path.to_owned()),
+        None => variable("BOTTLE_TREE").or_else(|| Some(home()?.join(".bottle"))),
+    };
+    let named = named.ok_or_else(|| {
+        CliError::failed("no tree was named, and HOME is not set").hint("name a folder")
+    })?;
+    Ok(current()?.join(named))
+}
+
+fn current() -> Result<PathBuf, CliError> {
+    let current = std::env::current_dir().context("finding out the current folder")?;
+    Ok(current)
+}
+
+/// What works on the tree.
+pub(super) fn reconciler(
+    load: LoadOptions,
+    look: &LookArgs,
+    jobs: Option<u16>,
+) -> Result<Reconciler, CliError> {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    Ok(Reconciler {
+        state: State::open(&load.state_dir)?,
+        load,
+        backends: backends(),
+        sources: Sources { env_file: look.env_file.clone(), typed: BTreeMap::new() },
+        depth: if look.deep { Depth::Deep } else { Depth::Listing },
+        jobs: jobs.map_or_else(|| cores.clamp(2, 16), usize::from),
+        deadlines: Deadlines::default(),
+    })
+}
+
+/// What the operator says beside the tree.
+pub(super) fn options(select: &SelectArgs) -> Result<Options, CliError> {
+    let mut only = BTreeSet::new();
+    for name in &select.only {
+        let id = SandboxId::new(name).map_err(|error| {
+            let hint = "a tree stands before the options: `bottle plan TREE --only NAME…`";
+            CliError::new(
+                Kind::Failed,
+                anyhow::Error::from(error).context("in --only"),
+            )
+            .hint(hint)
+        })?;
+        only.insert(id);
+    }
+    Ok(Options {
+        only: (!only.is_empty()).then_some(only),
+        allow_teardown: select.allow_teardown.unwrap_or_default(),
+        ..Options::default()
+    })
+}
+
+/// Names of `--only` that neither the tree nor a backend knows are a mistake.
+pub(super) fn check_only(
+    options: &Options,
+    desired: &Desired,
+    observed: &Observed,
+) -> Result<(), CliError> {
+    let Some(only) = &options.only else { return Ok(()) };
+    let known: BTreeSet<&SandboxId> = desired
+        .sandboxes
+        .keys()
+        .chain(desired.held.keys())
+        .chain(observed.instances.iter().map(|instance| &instance.sandbox))
+        .chain(observed.receipts.values().map(|receipt| &receipt.sandbox))
+        .collect();
+    let unknown: Vec<&str> =
+        only.iter().filter(|id| !known.contains(id)).map(SandboxId::as_str).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let error = CliError::failed(format!("there is no sandbox {}", unknown.join(", ")));
+    let known: Vec<&str> = known.into_iter().map(SandboxId::as_str).collect();
+    Err(match known.len() {
+        0 => error.hint("the tree declares none, and none exists"),
+        1..=30 => error.hint(format!("there are: {}", known.join(", "))),
+        more => error.hint(format!("there are {more}, from {} on", known[..30].join(", "))),
+    })
+}

@@ -1,0 +1,203 @@
+//! `bottle status`: every sandbox, declared or existing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde::Serialize;
+
+use super::args::{Global, LookArgs, StatusArgs};
+use super::error::{CliError, Exit};
+use super::status_text;
+use super::ui::Ui;
+use super::{look, setup};
+use crate::backend::{Backend, LogOptions, MainState};
+use crate::model::{
+    BackendKind, Diagnostic, Instance, InstanceState, Ownership, ResourceKind, SandboxId,
+};
+use crate::plan::document::{TreeDocument, VERSION};
+use crate::plan::{Change, Options, Verdict};
+use crate::reconcile::state::now;
+use crate::reconcile::{Last, LastOutcome, Reconciler, View};
+
+/// So many machines are asked at once what they do, each no longer than this.
+const ASKED_AT_ONCE: usize = 16;
+const ASK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// So many lines of output of what fails are shown.
+const OUTPUT_LINES: u64 = 5;
+
+/// Every sandbox, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+pub(super) struct StatusDocument {
+    version: u32,
+    pub(super) tree: TreeDocument,
+    /// The commit from which the last pass worked.
+    pub(super) last_commit: Option<String>,
+    pub(super) sandboxes: Vec<SandboxStatus>,
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+/// One sandbox.
+#[derive(Debug, Serialize)]
+pub(super) struct SandboxStatus {
+    pub(super) sandbox: SandboxId,
+    pub(super) backend: Option<BackendKind>,
+    /// `running`, `completed`, `missing`, …
+    pub(super) state: String,
+    /// The machine's exit code, or its command's.
+    pub(super) code: Option<i32>,
+    /// What the next `apply` would do.
+    pub(super) verdict: Verdict,
+    /// Why, a line each.
+    pub(super) drift: Vec<String>,
+    /// Seconds since the machine was made.
+    pub(super) age: Option<u64>,
+    pub(super) last: Option<LastOutcome>,
+    pub(super) notes: Vec<String>,
+    /// The last lines of output of what fails.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) output: Vec<String>,
+}
+
+impl SandboxStatus {
+    fn fails(&self) -> bool {
+        let failing = ["failing", "failed", "stopped", "broken"].contains(&self.state.as_str());
+        failing && self.code != Some(0)
+    }
+}
+
+pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<Exit, CliError> {
+    let load = setup::load_options(global, args.path.as_deref(), &args.read)?;
+    let reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
+    let view = reconciler.look(Options::default()).await?;
+    let last: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
+    let mains = mains(&reconciler, &view).await;
+    let mut sandboxes = sandboxes(&view, &last, &mains);
+    outputs(&reconciler, &view, &mut sandboxes).await;
+    let document = StatusDocument {
+        version: VERSION,
+        tree: view.tree(),
+        last_commit: last.commit,
+        sandboxes,
+        diagnostics: view.desired.diagnostics.clone(),
+    };
+    if ui.json() {
+        ui.document(&document)?;
+    } else {
+        ui.data(&status_text::render(&document, now(), ui.width()))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// The machines of this tree, by sandbox.
+fn machines(view: &View) -> BTreeMap<&SandboxId, &Instance> {
+    let ours = |i: &&Instance| {
+        i.resource == ResourceKind::Machine && i.ownership == Ownership::Ours
+    };
+    view.observed.instances.iter().filter(ours).map(|i| (&i.sandbox, i)).collect()
+}
+
+/// What the commands of running machines do, where there are any.
+async fn mains(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, MainState> {
+    let machines = machines(view);
+    let asked: Vec<(&SandboxId, &Instance, &Arc<dyn Backend>)> = machines
+        .into_iter()
+        .filter(|(id, machine)| {
+            let spec = view.desired.sandboxes.get(*id);
+            let command = spec.is_none_or(|spec| !spec.command.is_empty());
+            command && machine.state == InstanceState::Running
+        })
+        .filter_map(|(id, machine)| Some((id, machine, reconciler.backends.get(&machine.backend)?)))
+        .collect();
+    stream::iter(asked)
+        .map(async |(id, machine, backend)| {
+            let asked = backend.main_state(&view.scope, machine);
+            match tokio::time::timeout(ASK_DEADLINE, asked).await {
+                Ok(Ok(Some(main))) => Some((id.clone(), main)),
+                _ => None,
+            }
+        })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .filter_map(async |answer| answer)
+        .collect()
+        .await
+}
+
+fn sandboxes(
+    view: &View,
+    last: &Last,
+    mains: &BTreeMap<SandboxId, MainState>,
+) -> Vec<SandboxStatus> {
+    let machines = machines(view);
+    let mut changes: BTreeMap<&SandboxId, Vec<&Change>> = BTreeMap::new();
+    for change in &view.plan.changes {
+        changes.entry(&change.sandbox).or_default().push(change);
+    }
+    let all: BTreeSet<&SandboxId> = changes.keys().chain(machines.keys()).copied().collect();
+    let drifts = look::drifts(view);
+    all.into_iter()
+        .map(|id| {
+            let machine = machines.get(id).copied();
+            let of = changes.get(id).map_or(&[][..], Vec::as_slice);
+            let known = of.iter().find_map(|change| change.backend);
+            let (state, code) = state(machine, mains.get(id), known, view);
+            SandboxStatus {
+                sandbox: id.clone(),
+                backend: machine.map(|machine| machine.backend).or(known),
+                state,
+                code,
+                verdict: of.iter().map(|change| change.verdict).max().unwrap_or(Verdict::Keep),
+                drift: drifts.get(id.as_str()).cloned().unwrap_or_default(),
+                age: machine.and_then(|m| m.created).map(|created| now().saturating_sub(created)),
+                last: last.sandboxes.get(id).cloned(),
+                notes: of.iter().flat_map(|change| change.notes.iter().cloned()).collect(),
+                output: Vec::new(),
+            }
+        })
+        .collect()
+}
+
+fn state(
+    machine: Option<&Instance>,
+    main: Option<&MainState>,
+    backend: Option<BackendKind>,
+    view: &View,
+) -> (String, Option<i32>) {
+    let plain = |word: &str| (word.to_owned(), None);
+    let Some(machine) = machine else {
+        let unseen = backend.is_some_and(|kind| !view.observed.facts.contains_key(&kind));
+        return plain(if unseen { "unknown" } else { "missing" });
+    };
+    match (&machine.state, main) {
+        (InstanceState::Running, Some(MainState::Waiting)) => plain("waiting"),
+        (InstanceState::Running, Some(MainState::Completed)) => plain("completed"),
+        (InstanceState::Running, Some(MainState::Failed(code))) => ("failed".to_owned(), Some(*code)),
+        (InstanceState::Running, Some(MainState::BackingOff { code, .. })) => {
+            ("failing".to_owned(), Some(*code))
+        }
+        (InstanceState::Running, _) => plain("running"),
+        (InstanceState::Created, _) => plain("created"),
+        (InstanceState::Paused, _) => plain("paused"),
+        (InstanceState::Stopped { code }, _) => ("stopped".to_owned(), *code),
+        (InstanceState::Broken(_), _) => plain("broken"),
+    }
+}
+
+/// Fetches the last lines of output of what fails.
+async fn outputs(reconciler: &Reconciler, view: &View, sandboxes: &mut [SandboxStatus]) {
+    let machines = machines(view);
+    for status in sandboxes.iter_mut().filter(|status| status.fails()) {
+        let Some(machine) = machines.get(&status.sandbox) else { continue };
+        let Some(backend) = reconciler.backends.get(&machine.backend) else { continue };
+        let mut out: Vec<u8> = Vec::new();
+        let options = LogOptions { follow: false, tail: Some(OUTPUT_LINES) };
+        let asked = backend.logs(&view.scope, machine, options, &mut out);
+        // Whatever came before the deadline is shown: it is a comfort, not the answer.
+        let _ = tokio::time::timeout(ASK_DEADLINE, asked).await;
+        let text = String::from_utf8_lossy(&out);
+        status.output = text.lines().map(str::to_owned).collect();
+    }
+}

@@ -1,0 +1,149 @@
+//! The status as people read it: a table of at most the terminal's width. Pure.
+
+use std::fmt::Write as _;
+
+use super::render;
+use super::status::{SandboxStatus, StatusDocument};
+use super::ui::{harmless, paint, style};
+use crate::plan::Verdict;
+
+const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
+
+pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
+    let count = render::plural(document.sandboxes.len(), "sandbox", "sandboxes");
+    let mut text = render::beside(&render::tree_line(&document.tree), &count, width);
+    if let Some(commit) = document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref()) {
+        let _ = writeln!(text, "last applied from {}", commit.get(..7).unwrap_or(commit));
+    }
+    text.push('\n');
+    if document.sandboxes.is_empty() {
+        text.push_str("the tree declares no sandbox, and none exists\n");
+    } else {
+        table(&mut text, document, now, width);
+    }
+    failures(&mut text, document, now, width);
+    let notes = render::by_note(
+        document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())),
+    );
+    if !notes.is_empty() {
+        text.push('\n');
+    }
+    for (words, names) in notes {
+        let line = format!("{}: {words}", render::some_of(&names));
+        render::note(&mut text, "note:", style::HINT, &line, width);
+    }
+    let told = render::diagnostics(&document.diagnostics, width);
+    if !told.is_empty() {
+        text.push('\n');
+        text.push_str(&told);
+    }
+    text
+}
+
+fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+    let rows: Vec<[String; 5]> = document.sandboxes.iter().map(|s| cells(s, now)).collect();
+    let mut columns = [0; 5];
+    for (index, column) in columns.iter_mut().enumerate() {
+        let longest = rows.iter().map(|row| row[index].chars().count()).max().unwrap_or(0);
+        *column = longest.max(HEAD[index].len());
+    }
+    columns[0] = columns[0].min(render::MAX_NAME);
+    let mut line = String::new();
+    for (column, head) in columns.iter().zip(HEAD) {
+        let _ = write!(line, "{head:column$}  ");
+    }
+    line.push_str(HEAD[5]);
+    let _ = writeln!(text, "{}", paint(style::DIM, &line));
+    for (row, status) in rows.iter().zip(&document.sandboxes) {
+        for (index, (column, cell)) in columns.iter().zip(row).enumerate() {
+            let length = cell.chars().count();
+            let shown = if index == 2 { paint(colour(status), cell) } else { cell.clone() };
+            match column.checked_sub(length) {
+                Some(pad) => {
+                    let _ = write!(text, "{shown}{:pad$}", "", pad = pad + 2);
+                }
+                None => {
+                    let _ = write!(text, "{shown}\n{:pad$}", "", pad = column + 2);
+                }
+            }
+        }
+        let _ = writeln!(text, "{}", drift(status.verdict));
+        let why: Vec<String> =
+            status.drift.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect();
+        for part in render::columns(&why, width.saturating_sub(4)) {
+            let _ = writeln!(text, "    {part}");
+        }
+    }
+}
+
+fn drift(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Keep => "none",
+        other => render::look_of(other).1,
+    }
+}
+
+fn cells(status: &SandboxStatus, now: u64) -> [String; 5] {
+    let state = match status.code {
+        Some(code) => format!("{} ({code})", status.state),
+        None => status.state.clone(),
+    };
+    let last = status.last.as_ref().map(|last| {
+        let word = if last.error.is_some() { "failed" } else { done(last.verdict) };
+        format!("{word} {}", age(now.saturating_sub(last.at)))
+    });
+    [
+        status.sandbox.to_string(),
+        status.backend.map_or_else(|| "-".to_owned(), |kind| kind.to_string()),
+        state,
+        status.age.map_or_else(|| "-".to_owned(), age),
+        last.unwrap_or_else(|| "-".to_owned()),
+    ]
+}
+
+fn colour(status: &SandboxStatus) -> anstyle::Style {
+    match status.state.as_str() {
+        "running" | "completed" => style::GOOD,
+        "failed" | "failing" | "broken" => style::BAD,
+        _ => style::CHANGE,
+    }
+}
+
+fn done(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Create => "created",
+        Verdict::Reprovision => "reprovisioned",
+        Verdict::Replace => "replaced",
+        Verdict::Teardown => "torn down",
+        Verdict::Keep | Verdict::Hold => "done",
+    }
+}
+
+/// What fails: the error of the last pass, and the last lines of output.
+fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+    for status in &document.sandboxes {
+        let error = status.last.as_ref().and_then(|last| Some((last.at, last.error.as_ref()?)));
+        if let Some((at, error)) = error {
+            text.push('\n');
+            let ago = age(now.saturating_sub(at));
+            let line = format!("{}, {ago} ago: {error}", status.sandbox);
+            render::note(text, "failed:", style::BAD, &line, width);
+        }
+        if !status.output.is_empty() {
+            let _ = writeln!(text, "\nlast output of {}:", status.sandbox);
+            for line in &status.output {
+                let _ = writeln!(text, "  {}", harmless(line));
+            }
+        }
+    }
+}
+
+/// `42s`, `7m`, `3h`, `12d`.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

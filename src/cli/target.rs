@@ -1,0 +1,87 @@
+//! The machine that `exec`, `run` and `logs` are about.
+
+use std::sync::Arc;
+
+use super::args::{Global, LookArgs, ReadArgs};
+use super::error::{CliError, Exit, Kind};
+use super::setup;
+use crate::apply::with_asked_env;
+use crate::backend::{Attach, Backend, BackendError, Backends, ExecSpec, Scope};
+use crate::model::{Desired, Instance, Observed, Ownership, Receipt, ResourceKind, SandboxId};
+
+/// One sandbox's machine, and who made it.
+pub(super) struct Target {
+    pub(super) sandbox: SandboxId,
+    pub(super) desired: Desired,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) scope: Scope,
+    pub(super) machine: Instance,
+    receipt: Option<Receipt>,
+}
+
+impl Target {
+    /// Finds it, asking only the backend that holds it where a receipt says which.
+    pub(super) async fn find(global: &Global, name: &str) -> Result<Self, CliError> {
+        let sandbox = SandboxId::new(name).map_err(anyhow::Error::from)?;
+        let load = setup::load_options(global, None, &ReadArgs::default())?;
+        let mut reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
+        let desired = reconciler.desired().await?;
+        let memory = reconciler.state.tree(&desired.tree.owner)?;
+        let scope = reconciler.scope(&desired, &memory)?;
+        let receipts = memory.receipts()?;
+        let all = reconciler.backends.clone();
+        reconciler.backends = all
+            .iter()
+            .filter(|(kind, _)| {
+                receipts.values().any(|r| r.sandbox == sandbox && r.backend == **kind)
+            })
+            .map(|(kind, backend)| (*kind, backend.clone()))
+            .collect();
+        let mut found = machine(&reconciler.observe(&scope).await, &sandbox);
+        if found.is_none() {
+            // No receipt, or one of a machine that is gone. This also says why there is none.
+            reconciler.backends.clone_from(&all);
+            found = Some(reconciler.find(&sandbox).await?.1);
+        }
+        let machine = found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
+        let backend = backend(&all, &machine)?;
+        let receipt = receipts.get(&machine.id).cloned();
+        Ok(Self { sandbox, desired, backend, scope, machine, receipt })
+    }
+
+    /// A command line that has the asked-for values in its environment, where any were delivered.
+    pub(super) fn command(&self, argv: &[String]) -> Vec<String> {
+        match self.receipt.as_ref().is_some_and(|receipt| !receipt.env.is_empty()) {
+            true => with_asked_env(argv),
+            false => argv.to_vec(),
+        }
+    }
+
+    /// Runs a command on the caller's own stdio.
+    pub(super) async fn attach(&self, spec: &ExecSpec, attach: Attach) -> Result<Exit, CliError> {
+        let code = self.backend.attach(&self.scope, &self.machine, spec, attach).await;
+        code.map(Exit::Of).map_err(explain)
+    }
+}
+
+/// A backend's error, with what to do about it.
+pub(super) fn explain(error: BackendError) -> CliError {
+    let stopped = matches!(error, BackendError::NotRunning { .. });
+    let error = CliError::new(Kind::Failed, error);
+    if stopped { error.hint("`bottle apply` starts it again") } else { error }
+}
+
+fn machine(observed: &Observed, sandbox: &SandboxId) -> Option<Instance> {
+    let ours = |instance: &&Instance| {
+        instance.sandbox == *sandbox
+            && instance.resource == ResourceKind::Machine
+            && instance.ownership == Ownership::Ours
+    };
+    observed.instances.iter().find(ours).cloned()
+}
+
+fn backend(all: &Backends, machine: &Instance) -> Result<Arc<dyn Backend>, CliError> {
+    all.get(&machine.backend)
+        .cloned()
+        .ok_or_else(|| CliError::failed(format!("this bottle has no backend {}", machine.backend)))
+}

@@ -1,0 +1,178 @@
+//! stdout is data, stderr is talk. Colour only decorates: every message reads without it.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use super::args::{Color, Format, Global};
+use super::error::CliError;
+
+/// The colours that mean something.
+pub(super) mod style {
+    use super::{AnsiColor, Style};
+
+    pub(in crate::cli) const BOLD: Style = Style::new().bold();
+    pub(in crate::cli) const DIM: Style = Style::new().dimmed();
+    pub(in crate::cli) const GOOD: Style = AnsiColor::Green.on_default();
+    pub(in crate::cli) const CHANGE: Style = AnsiColor::Yellow.on_default();
+    pub(in crate::cli) const BAD: Style = AnsiColor::Red.on_default();
+    pub(in crate::cli) const ERROR: Style = AnsiColor::Red.on_default().bold();
+    pub(in crate::cli) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
+    pub(in crate::cli) const HINT: Style = AnsiColor::Cyan.on_default();
+}
+
+/// Text in a style.
+pub(super) fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Text of others' (a file, an engine, a guest) as a terminal shows it without being moved by it.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\t' => c,
+            c if c.is_control() => '\u{fffd}',
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => {
+                '\u{fffd}'
+            }
+            c => c,
+        })
+        .collect()
+}
+
+/// The terminal, or what stands in its place.
+#[derive(Debug)]
+pub(super) struct Ui {
+    pub(super) format: Format,
+    choice: ColorChoice,
+    /// Below zero: no talk but errors.
+    verbosity: i8,
+    reader_gone: AtomicBool,
+}
+
+impl Ui {
+    pub(super) fn new(global: &Global) -> Self {
+        Self {
+            format: global.output,
+            choice: choice(global.color),
+            verbosity: global.verbosity(),
+            reader_gone: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// A person can be asked: they see stderr and can answer on stdin.
+    pub(super) fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Live lines can be drawn on stderr, and nothing else writes between them.
+    pub(super) fn can_draw(&self) -> bool {
+        io::stderr().is_terminal() && self.verbosity == 0
+    }
+
+    pub(super) fn talks(&self) -> bool {
+        self.verbosity >= 0
+    }
+
+    /// How wide text on stdout may be.
+    pub(super) fn width(&self) -> usize {
+        width_of(io::stdout()).map_or(80, |(columns, _)| columns.clamp(60, 120))
+    }
+
+    /// Writes data to stdout. A reader that went away is no error, and no reason to stop work.
+    pub(super) fn data(&self, text: &str) -> io::Result<()> {
+        if self.reader_gone.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut out = AutoStream::new(io::stdout().lock(), self.choice);
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_gone.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Writes the one document of `-o json`.
+    pub(super) fn document<T: Serialize>(&self, document: &T) -> io::Result<()> {
+        let mut text = serde_json::to_string_pretty(document)?;
+        text.push('\n');
+        self.data(&text)
+    }
+
+    /// Writes to stderr; that nobody reads it is no error.
+    fn talk(&self, text: &str) {
+        let mut err = AutoStream::new(io::stderr().lock(), self.choice);
+        let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+    }
+
+    /// Says something that a person may want to know.
+    pub(super) fn say(&self, line: &str) {
+        if self.talks() {
+            self.talk(&format!("{line}\n"));
+        }
+    }
+
+    /// Puts a question, without a line break behind it.
+    pub(super) fn ask(&self, question: &str) {
+        self.talk(question);
+    }
+
+    /// Draws on the terminal that stderr is: moves of the cursor are no colour, and pass.
+    pub(super) fn draw(&self, frame: &str) {
+        let mut err = io::stderr().lock();
+        let _ = err.write_all(frame.as_bytes()).and_then(|()| err.flush());
+    }
+
+    /// Tells an error: what failed, its causes, what to do.
+    pub(super) fn error(&self, error: &CliError) {
+        let mut text = String::new();
+        if !error.diagnostics.is_empty() {
+            text.push_str(&super::render::diagnostics(&error.diagnostics, screen().0));
+            text.push('\n');
+        }
+        let chain = error.chain();
+        let message = chain.first().map(|message| harmless(message)).unwrap_or_default();
+        text.push_str(&format!("{} {message}\n", paint(style::ERROR, "error:")));
+        for cause in chain.iter().skip(1) {
+            text.push_str(&format!("  caused by: {}\n", harmless(cause)));
+        }
+        for hint in &error.hints {
+            text.push_str(&format!("  {} {}\n", paint(style::HINT, "hint:"), harmless(hint)));
+        }
+        self.talk(&text);
+    }
+}
+
+fn choice(color: Color) -> ColorChoice {
+    match color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::AlwaysAnsi,
+        Color::Never => ColorChoice::Never,
+    }
+}
+
+/// Whether stderr shows colour.
+pub(super) fn colours_stderr(color: Color) -> bool {
+    let stderr = AutoStream::new(io::stderr(), choice(color));
+    stderr.current_choice() != ColorChoice::Never
+}
+
+/// Columns and rows, where it is a terminal.
+fn width_of(stream: impl std::os::fd::AsFd) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
+    (size.ws_col > 0).then_some((size.ws_col.into(), size.ws_row.into()))
+}
+
+/// Columns and rows of stderr's terminal.
+pub(super) fn screen() -> (usize, usize) {
+    width_of(io::stderr()).unwrap_or((80, 24))
+}

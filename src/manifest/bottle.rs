@@ -1,0 +1,248 @@
+//! `bottles/<name>.md`: what a sandbox is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::field::{Field, Section, shorten};
+use super::guard::Guard;
+use super::host;
+use super::inputs::Inputs;
+use super::keys::{Key, Shape, Table};
+use super::source::{Findings, Problem};
+use super::yaml::Value;
+use super::{cred_proxy, egress, git, image, limits, workspace};
+use crate::model::policy::Policy;
+use crate::model::{BackendKind, ImageRef, Resources, Workspace};
+
+/// The keys of a bottle.
+pub(super) static TABLE: Table = Table {
+    what: "a bottle",
+    keys: &[
+        Key::new(
+            "backend",
+            Shape::Word(&["auto", "native", "docker", "smolmachines"]),
+            "what makes the machine; `auto` (default) decides once, at creation",
+        ),
+        Key::new(
+            "image",
+            Shape::Text(None),
+            "a registry reference, an absolute or `./` path of an image tar or root folder, or `host`",
+        ),
+        Key::new(
+            "host_paths",
+            Shape::List(&Shape::Text(None)),
+            "folders of the host that are shown read-only (native `host` image)",
+        ),
+        Key::new("overlay", Shape::Flag, "agents of a project's overlay may use this bottle"),
+        Key::new(
+            "env",
+            Shape::Names { key: host::ENV_NAME, value: &Shape::Text(None) },
+            "environment variables; the value \"?\" is asked for and never written down",
+        ),
+        Key::new("resources", Shape::Section(&limits::TABLE), "limits"),
+        Key::new("workspace", Shape::Section(&workspace::TABLE), "the host folder to work on"),
+        Key::new(
+            "user",
+            Shape::Either(&[Shape::Text(Some(USER)), Shape::Whole { min: 0, max: MAX_UID }]),
+            "the user that the agent runs as: a name or a uid",
+        ),
+        Key::new(
+            "git",
+            Shape::List(&Shape::Section(&git::TABLE)),
+            "git upstreams that the git gate may talk to",
+        ),
+        Key::new(
+            "cred_proxy",
+            Shape::Section(&cred_proxy::TABLE),
+            "credentials that the agent can use but never sees",
+        ),
+        Key::new("egress", Shape::Section(&egress::TABLE), "what the machine can reach"),
+        Key::new("supervise", Shape::Flag, "the agent may ask the operator for a change"),
+    ],
+    removed: &[
+        (
+            "runtime",
+            "gVisor is found by itself: `runsc` is used where the engine has it registered",
+        ),
+        ("ssh", "use `git`: the git gate holds the key, and the agent never sees it"),
+        (
+            "tokens",
+            "use `cred_proxy.routes`: the proxy adds the token, and the agent never sees it",
+        ),
+    ],
+};
+
+const USER: &str = "^[A-Za-z_][A-Za-z0-9_.-]{0,31}$";
+const MAX_UID: u64 = 65_534;
+
+/// What the bottle says of its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskedBackend {
+    Auto,
+    Fixed(BackendKind),
+}
+
+/// A bottle without its agent.
+#[derive(Debug, Clone)]
+pub(super) struct Bottle {
+    pub(super) backend: AskedBackend,
+    pub(super) image: Option<ImageRef>,
+    pub(super) host_paths: Vec<PathBuf>,
+    pub(super) overlay: bool,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) asked_env: BTreeSet<String>,
+    pub(super) resources: Resources,
+    pub(super) workspace: Option<Workspace>,
+    pub(super) user: Option<String>,
+    pub(super) policy: Policy,
+}
+
+/// Names of backends in manifests.
+pub(super) fn backends() -> Vec<(&'static str, AskedBackend)> {
+    let mut kinds = vec![BackendKind::Native, BackendKind::Docker, BackendKind::Smolmachines];
+    #[cfg(feature = "testing")]
+    kinds.push(BackendKind::Memory);
+    kinds.sort();
+    let fixed = kinds.into_iter().map(|kind| (kind.as_str(), AskedBackend::Fixed(kind)));
+    std::iter::once(("auto", AskedBackend::Auto)).chain(fixed).collect()
+}
+
+/// Reads a bottle's front matter. What it returns counts only if nothing was found wrong.
+pub(super) fn read(
+    section: &Section<'_>,
+    guard: &Guard<'_>,
+    inputs: &mut Inputs,
+    findings: &mut Findings<'_>,
+) -> Bottle {
+    let backend = section
+        .get("backend")
+        .and_then(|field| field.choice(&backends(), findings))
+        .unwrap_or(AskedBackend::Auto);
+    let image = section.get("image").and_then(|field| image::read(&field, guard, inputs, findings));
+    let (env, asked_env) =
+        section.get("env").map(|field| read_env(&field, findings)).unwrap_or_default();
+    let policy = Policy {
+        git: section.get("git").map(|f| git::read(&f, guard, findings)).unwrap_or_default(),
+        routes: section
+            .get("cred_proxy")
+            .map(|f| cred_proxy::read(&f, findings))
+            .unwrap_or_default(),
+        egress: section
+            .get("egress")
+            .map(|f| egress::read(&f, guard, findings))
+            .unwrap_or_default(),
+        supervise: section.get("supervise").and_then(|f| f.flag(findings)).unwrap_or(false),
+    };
+    let bottle = Bottle {
+        backend,
+        image,
+        host_paths: section
+            .get("host_paths")
+            .map(|field| workspace::host_paths(&field, guard, findings))
+            .unwrap_or_default(),
+        overlay: section.get("overlay").and_then(|f| f.flag(findings)).unwrap_or(false),
+        env,
+        asked_env,
+        resources: section
+            .get("resources")
+            .map(|field| limits::read(&field, findings))
+            .unwrap_or_default(),
+        workspace: section
+            .get("workspace")
+            .and_then(|field| workspace::read(&field, guard, findings)),
+        user: section.get("user").and_then(|field| read_user(&field, findings)),
+        policy,
+    };
+    check_backend(section, &bottle, findings);
+    bottle
+}
+
+/// What no backend of the bottle's choice could make.
+fn check_backend(section: &Section<'_>, bottle: &Bottle, findings: &mut Findings<'_>) {
+    let fixed = match bottle.backend {
+        AskedBackend::Fixed(kind) => Some(kind),
+        AskedBackend::Auto => None,
+    };
+    let elsewhere = fixed.filter(|kind| *kind != BackendKind::Native);
+    if let (Some(ImageRef::Host), Some(kind), Some(field)) =
+        (&bottle.image, elsewhere, section.get("image"))
+    {
+        let message = format!("`image: host` works on the native backend only, not on {kind}");
+        findings.add(field.error(message));
+    }
+    if fixed == Some(BackendKind::Docker)
+        && section.get("image").is_none()
+        && let Some(field) = section.get("backend")
+    {
+        findings.add(
+            field
+                .error("the docker backend needs the key `image`")
+                .hint("name a registry reference, or the path of an image tar or root folder"),
+        );
+    }
+    let host_image = matches!(bottle.image, None | Some(ImageRef::Host)) && elsewhere.is_none();
+    if let Some(field) = section.get("host_paths").filter(|_| !host_image) {
+        let message = "`host_paths` works with the `host` image of the native backend only";
+        findings.add(Problem::error(field.key_span, message).field(&field.at));
+    }
+}
+
+fn read_env(
+    field: &Field<'_>,
+    findings: &mut Findings<'_>,
+) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let (mut plain, mut asked) = (BTreeMap::new(), BTreeSet::new());
+    for entry in field.entries(findings).unwrap_or_default() {
+        let value = field.entry(entry);
+        if !host::is_env_name(&entry.key) {
+            let message = format!("`{}` cannot name an environment variable", shorten(&entry.key));
+            let problem = Problem::error(entry.key_span, message).field(&value.at);
+            findings.add(problem.hint("expected letters, digits and `_`, not a digit first"));
+            continue;
+        }
+        if entry.value.value == Value::Null {
+            let problem = Problem::error(entry.key_span, format!("`{}` has no value", entry.key));
+            let hint = "quote it (\"\" for an empty value), or write \"?\" to be asked for it";
+            findings.add(problem.field(&value.at).hint(hint));
+            continue;
+        }
+        match value.text(findings) {
+            Some("?") => {
+                asked.insert(entry.key.clone());
+            }
+            Some(text) => {
+                plain.insert(entry.key.clone(), text.to_owned());
+            }
+            None => {}
+        }
+    }
+    (plain, asked)
+}
+
+fn read_user(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
+    let uid =
+        |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u64>().ok())?;
+    let name = |text: &str| {
+        let mut bytes = text.bytes();
+        text.len() <= 32
+            && bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    };
+    let text = match &field.node.value {
+        Value::Text(text) | Value::Number(text) => text,
+        _ => {
+            findings.add(field.mismatch("a user name or a uid"));
+            return None;
+        }
+    };
+    match uid(text) {
+        Some(uid) if uid <= MAX_UID => return Some(uid.to_string()),
+        None if name(text) => return Some(text.clone()),
+        _ => {}
+    }
+    let problem = field.error(format!("`{}` is neither a user name nor a uid", shorten(text)));
+    findings.add(
+        problem.hint(format!("a uid is a number up to {MAX_UID}; the group follows the user")),
+    );
+    None
+}

@@ -1,0 +1,258 @@
+//! `cred_proxy`: credentials that the agent can use but never sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::field::{Field, shorten};
+use super::host;
+use super::keys::{Key, Shape, Table};
+use super::source::Findings;
+use super::yaml::Value;
+use crate::model::policy::{AuthScheme, CredentialRoute, RouteRole};
+
+/// The keys of `cred_proxy`.
+pub(super) static TABLE: Table = Table {
+    what: "`cred_proxy`",
+    keys: &[Key::required(
+        "routes",
+        Shape::List(&Shape::Section(&ROUTE)),
+        "a list of routes, each a path and where it leads",
+    )],
+    removed: &[("tokens", "use `routes`: the proxy adds the token, and the agent never sees it")],
+};
+
+/// The keys of one route.
+static ROUTE: Table = Table {
+    what: "a route",
+    keys: &[
+        Key::required(
+            "path",
+            Shape::Text(Some("^/(.*/)?$")),
+            "starts and ends with `/`, once in the bottle",
+        ),
+        Key::required("upstream", Shape::Text(Some("^https://")), "`https://host[:port][/path]`"),
+        Key::required(
+            "auth_scheme",
+            Shape::Word(&["Bearer", "token"]),
+            "what stands before the token in `Authorization`",
+        ),
+        Key::required(
+            "token_ref",
+            Shape::Text(Some(host::ENV_NAME)),
+            "the name of the host's environment variable that holds the token",
+        ),
+        Key::new(
+            "role",
+            Shape::Either(&[ROLE, Shape::List(&ROLE)]),
+            "what else the route sets up in the guest",
+        ),
+    ],
+    removed: &[(
+        "token",
+        "use `token_ref`: the name of the environment variable that holds the token",
+    )],
+};
+
+const ROLE: Shape =
+    Shape::Word(&["anthropic-base-url", "npm-registry", "git-insteadof", "tea-login"]);
+
+const ROLES: [(&str, RouteRole); 4] = [
+    ("anthropic-base-url", RouteRole::AnthropicBaseUrl),
+    ("npm-registry", RouteRole::NpmRegistry),
+    ("git-insteadof", RouteRole::GitInsteadof),
+    ("tea-login", RouteRole::TeaLogin),
+];
+
+/// How tokens begin: what begins so is no name of a variable.
+const TOKEN_PREFIXES: [&str; 14] = [
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat",
+    "npm_",
+    "sk_",
+    "xox",
+    "hf_",
+    "pypi",
+    "AKIA",
+    "eyJ",
+];
+
+/// What was seen in the routes before this one.
+#[derive(Default)]
+struct Seen {
+    paths: BTreeSet<String>,
+    /// Roles that one route may have, by the path that has them.
+    roles: BTreeMap<RouteRole, String>,
+}
+
+/// Reads the routes.
+pub(super) fn read(field: &Field<'_>, findings: &mut Findings<'_>) -> Vec<CredentialRoute> {
+    let Some(section) = field.section(&TABLE, findings) else { return Vec::new() };
+    let Some(list) = section.get("routes") else { return Vec::new() };
+    let mut seen = Seen::default();
+    let mut routes = Vec::new();
+    for (index, node) in list.list(findings).unwrap_or_default().iter().enumerate() {
+        routes.extend(route(&list.item(index, node), &mut seen, findings));
+    }
+    routes
+}
+
+fn route(
+    field: &Field<'_>,
+    seen: &mut Seen,
+    findings: &mut Findings<'_>,
+) -> Option<CredentialRoute> {
+    let section = field.section(&ROUTE, findings)?;
+    let path = section.get("path").and_then(|field| path(&field, seen, findings));
+    let upstream = section.get("upstream").and_then(|field| upstream(&field, findings));
+    let schemes = [("Bearer", AuthScheme::Bearer), ("token", AuthScheme::Token)];
+    let auth_scheme = section.get("auth_scheme").and_then(|field| field.choice(&schemes, findings));
+    let token_ref = section.get("token_ref").and_then(|field| token_ref(&field, findings));
+    let shown = path.as_deref().unwrap_or_default();
+    let roles =
+        section.get("role").map(|field| roles(&field, shown, seen, findings)).unwrap_or_default();
+    let (host, port, upstream_path) = upstream?;
+    let (auth_scheme, token_ref) = (auth_scheme?, token_ref?);
+    Some(CredentialRoute { path: path?, host, port, upstream_path, auth_scheme, token_ref, roles })
+}
+
+fn path(field: &Field<'_>, seen: &mut Seen, findings: &mut Findings<'_>) -> Option<String> {
+    let text = field.word(findings)?;
+    if !text.starts_with('/') || !text.ends_with('/') {
+        let problem = field.error(format!("`{}` does not start and end with `/`", shorten(text)));
+        let meant = format!("/{}/", text.trim_matches('/'));
+        findings.add(problem.label(format!("write `{}`", shorten(&meant))));
+        return None;
+    }
+    if !host::is_canonical_path(text) || text.contains('%') {
+        let problem = field.error(format!("`{}` is not a plain path", shorten(text)));
+        findings.add(problem.hint("no empty, `.` or `..` parts, no query, nothing encoded"));
+        return None;
+    }
+    if !seen.paths.insert(text.to_owned()) {
+        findings.add(field.error(format!("another route of this bottle has the path `{text}`")));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn upstream(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<(String, u16, String)> {
+    let text = field.word(findings)?;
+    match parse_upstream(text) {
+        Ok(upstream) => Some(upstream),
+        Err(reason) => {
+            let problem = field.refused(text, &reason);
+            findings.add(problem.hint("expected `https://host[:port][/path]`"));
+            None
+        }
+    }
+}
+
+fn parse_upstream(text: &str) -> Result<(String, u16, String), String> {
+    let rest = text.strip_prefix("https://").ok_or("is not an `https://` URL")?;
+    let url = host::split_url(rest);
+    if url.user.is_some() || rest.contains('@') {
+        return Err("holds user info: the token comes from `token_ref`".into());
+    }
+    if rest.contains(['?', '#']) {
+        return Err("holds a query or a fragment".into());
+    }
+    let name = host::dns_name(url.host).map_err(|reason| format!("has a host that {reason}"))?;
+    let port = match url.port {
+        None => 443,
+        Some(text) => host::port(text).ok_or("has a port that is not a number from 1 to 65535")?,
+    };
+    if !url.path.is_empty() && !host::is_canonical_path(url.path) {
+        return Err("has a path that is not canonical: empty, `.`, `..` or encoded parts".into());
+    }
+    Ok((name, port, url.path.trim_end_matches('/').to_owned()))
+}
+
+fn token_ref(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
+    let text = match field.node.value {
+        Value::Text(_) => field.word(findings)?,
+        _ => {
+            findings.add(field.mismatch("the name of an environment variable").secret());
+            return None;
+        }
+    };
+    let token = TOKEN_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
+    if token || !host::is_env_name(text) {
+        // It may be the token itself: it must not end up in a log.
+        let problem = field
+            .error("this cannot name an environment variable")
+            .hint("`token_ref` is the name of the host's variable, never the token itself")
+            .secret();
+        findings.add(problem);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn roles(
+    field: &Field<'_>,
+    path: &str,
+    seen: &mut Seen,
+    findings: &mut Findings<'_>,
+) -> Vec<RouteRole> {
+    let mut roles = Vec::new();
+    let mut add = |item: &Field<'_>, findings: &mut Findings<'_>| {
+        let Some(role) = item.choice(&ROLES, findings) else { return };
+        if roles.contains(&role) {
+            findings.add(item.warning("this role stands here twice"));
+            return;
+        }
+        if matches!(role, RouteRole::AnthropicBaseUrl | RouteRole::NpmRegistry)
+            && let Some(other) = seen.roles.insert(role, path.to_owned())
+        {
+            let message = "this role may stand on one route only";
+            findings
+                .add(item.error(message).label(format!("`{}` has it already", shorten(&other))));
+        }
+        roles.push(role);
+    };
+    if let Value::List(items) = &field.node.value {
+        for (index, node) in items.iter().enumerate() {
+            add(&field.item(index, node), findings);
+        }
+    } else {
+        add(field, findings);
+    }
+    roles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams() {
+        let url = |host: &str, port, path: &str| Ok((host.to_owned(), port, path.to_owned()));
+        assert_eq!(parse_upstream("https://api.github.com"), url("api.github.com", 443, ""));
+        assert_eq!(parse_upstream("https://API.x.com:8443/v1/"), url("api.x.com", 8443, "/v1"));
+        for bad in [
+            "http://x.com",
+            "https://",
+            "https:///a",
+            "https://u@x.com",
+            "https://u:p@x.com",
+            "https://x.com?a",
+            "https://x.com#a",
+            "https://x.com/a/../b",
+            "https://127.0.0.1",
+            "https://[::1]/",
+            "https://x.com:/",
+            "https://x.com:0",
+            "https://x.com//",
+            "https://x.com/%2e%2e/",
+            "HTTPS://x.com",
+            "https://x.com\\@y.com",
+            "https://x.com /",
+        ] {
+            assert!(parse_upstream(bad).is_err(), "{bad}");
+        }
+    }
+}

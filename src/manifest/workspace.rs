@@ -1,0 +1,123 @@
+//! `workspace` and `host_paths`: what of the host a sandbox is given.
+
+use std::path::{Path, PathBuf};
+
+use super::field::Field;
+use super::guard::Guard;
+use super::host;
+use super::keys::{Key, Shape, Table};
+use super::source::{Findings, Problem};
+use crate::model::{Workspace, WorkspaceMode};
+
+/// Where the workspace stands in the guest unless the bottle says otherwise.
+const DEFAULT_TARGET: &str = "/workspace";
+
+/// The keys of `workspace`.
+pub(super) static TABLE: Table = Table {
+    what: "`workspace`",
+    keys: &[
+        Key::new("path", Shape::Text(None), "the host folder; `~` is your home folder"),
+        Key::new(
+            "mode",
+            Shape::Word(&["copy", "mount", "none"]),
+            "`copy` (default) happens once, at creation; `mount` is writable",
+        ),
+        Key::new(
+            "target",
+            Shape::Text(Some("^/")),
+            "where it stands in the guest (default `/workspace`)",
+        ),
+    ],
+    removed: &[],
+};
+
+/// Nothing may stand on these, in them or over them.
+const RESERVED: [&str; 5] = ["/etc/bottle", "/run/bottle", "/proc", "/sys", "/dev"];
+
+/// Nothing may stand on these; folders in them are fine.
+const SYSTEM: [&str; 12] = [
+    "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr",
+    "/usr/bin", "/var",
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Some(WorkspaceMode),
+    None,
+}
+
+/// Reads `workspace`; `mode: none` is the absence of one.
+pub(super) fn read(
+    field: &Field<'_>,
+    guard: &Guard<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<Workspace> {
+    let section = field.section(&TABLE, findings)?;
+    let choices = [
+        ("copy", Mode::Some(WorkspaceMode::Copy)),
+        ("mount", Mode::Some(WorkspaceMode::Mount)),
+        ("none", Mode::None),
+    ];
+    let mode = section.get("mode");
+    let mode = match &mode {
+        Some(field) => field.choice(&choices, findings),
+        None => Some(Mode::Some(WorkspaceMode::default())),
+    };
+    let target = match section.get("target") {
+        Some(field) => target(&field, findings),
+        None => Some(DEFAULT_TARGET.to_owned()),
+    };
+    let path = section.get("path");
+    if mode == Some(Mode::None) {
+        return None;
+    }
+    let Some(path) = path else {
+        let problem = Problem::error(field.key_span, "`workspace` needs the key `path`");
+        findings.add(problem.field(&field.at).hint("name the host folder, or write `mode: none`"));
+        return None;
+    };
+    let path = guard.folder(&path, findings);
+    let Some(Mode::Some(mode)) = mode else { return None };
+    Some(Workspace { path: path?, mode, target: target? })
+}
+
+fn target(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
+    let text = field.word(findings)?;
+    let fail = |reason: &str| field.refused(text, &reason);
+    if !host::is_canonical_guest_path(text) {
+        findings.add(fail("is not an absolute path without `.`, `..`, `//` or a `/` at its end"));
+        return None;
+    }
+    let path = Path::new(text);
+    let reserved = RESERVED.iter().map(Path::new);
+    let hidden = reserved.clone().find(|taken| taken.starts_with(path) || path.starts_with(taken));
+    let system = SYSTEM.iter().map(Path::new).find(|taken| taken == &path);
+    if let Some(taken) = hidden.or(system) {
+        let problem = fail("would hide what the guest itself needs");
+        findings.add(problem.label(format!("`{}` is taken", taken.display())));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// Reads `host_paths`.
+pub(super) fn host_paths(
+    field: &Field<'_>,
+    guard: &Guard<'_>,
+    findings: &mut Findings<'_>,
+) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for (index, node) in field.list(findings).unwrap_or_default().iter().enumerate() {
+        let item = field.item(index, node);
+        if let Some(path) = guard.folder(&item, findings) {
+            if paths.contains(&path) {
+                findings.add(item.warning("this folder stands here twice"));
+            } else {
+                paths.push(path);
+            }
+        }
+    }
+    // Their order means nothing, so it must not count as a change.
+    paths.sort();
+    paths
+}

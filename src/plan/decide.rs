@@ -1,0 +1,596 @@
+//! Every sandbox's verdicts and reasons: what is desired against what exists.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Change, Options, Reason, Verdict};
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendChoice, BackendKind, Desired, FieldChange, Fields, GuestSpec, ImageRef, Instance,
+    InstanceState, MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec,
+    SpecHash,
+};
+
+/// What is to be done for one sandbox; `order` turns it into steps.
+#[derive(Debug, Clone)]
+pub(super) struct Decision {
+    pub(super) sandbox: SandboxId,
+    pub(super) changes: Vec<Change>,
+    /// What goes.
+    pub(super) teardown: Vec<Instance>,
+    /// What is made, in the order of creation.
+    pub(super) create: Vec<ResourceSpec>,
+    /// What exists and is started.
+    pub(super) start: Vec<Instance>,
+    /// What exists and is set right in place.
+    pub(super) mend: Vec<Instance>,
+    /// What is put in.
+    pub(super) provision: Option<Provisioning>,
+    /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
+    pub(super) loses_machine: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Provisioning {
+    pub(super) guest: GuestSpec,
+    /// The machine that stays; `None` when this plan makes it.
+    pub(super) machine: Option<Instance>,
+    pub(super) prior: Option<Receipt>,
+    pub(super) deliver: BTreeSet<String>,
+}
+
+impl Decision {
+    fn new(sandbox: &SandboxId) -> Self {
+        Self {
+            sandbox: sandbox.clone(),
+            changes: Vec::new(),
+            teardown: Vec::new(),
+            create: Vec::new(),
+            start: Vec::new(),
+            mend: Vec::new(),
+            provision: None,
+            loses_machine: false,
+        }
+    }
+
+    fn change(&mut self, resource: ResourceKind, at: Option<BackendKind>, v: Verdict, r: Reason) {
+        self.changes.push(Change {
+            sandbox: self.sandbox.clone(),
+            resource,
+            backend: at,
+            verdict: v,
+            reason: r,
+            fields: Vec::new(),
+            notes: Vec::new(),
+        });
+    }
+
+    fn fields(&mut self, fields: Vec<FieldChange>) {
+        if let Some(change) = self.changes.last_mut() {
+            change.fields = fields;
+        }
+    }
+
+    /// Nothing of this sandbox is touched.
+    fn hold(mut self, backend: Option<BackendKind>, reason: Reason) -> Self {
+        self.change(ResourceKind::Machine, backend, Verdict::Hold, reason);
+        self
+    }
+
+    /// Drops all work and holds what would have been removed.
+    pub(super) fn withhold(&mut self) {
+        for change in &mut self.changes {
+            if change.verdict != Verdict::Keep {
+                change.verdict = Verdict::Hold;
+            }
+        }
+        self.defer();
+    }
+
+    /// Drops all work.
+    pub(super) fn defer(&mut self) {
+        self.teardown.clear();
+        self.create.clear();
+        self.start.clear();
+        self.mend.clear();
+        self.provision = None;
+        self.loses_machine = false;
+    }
+}
+
+/// All decisions, by sandbox.
+pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) -> Vec<Decision> {
+    // Only looked up, never iterated: their order plays no part.
+    let mut existing: HashMap<&SandboxId, Vec<&Instance>> = HashMap::new();
+    for instance in &observed.instances {
+        existing.entry(&instance.sandbox).or_default().push(instance);
+    }
+    for instances in existing.values_mut() {
+        instances
+            .sort_by(|a, b| (a.backend, a.resource, &a.id).cmp(&(b.backend, b.resource, &b.id)));
+    }
+    let mut receipts: HashMap<&SandboxId, Vec<&Receipt>> = HashMap::new();
+    for receipt in observed.receipts.values() {
+        receipts.entry(&receipt.sandbox).or_default().push(receipt);
+    }
+    let mut all: Vec<&SandboxId> = desired
+        .sandboxes
+        .keys()
+        .chain(desired.held.keys())
+        .chain(existing.keys().copied())
+        .chain(receipts.keys().copied())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter()
+        .filter(|id| options.only.as_ref().is_none_or(|only| only.contains(id)))
+        .filter_map(|id| {
+            let seen = Seen {
+                instances: existing.get(id).map_or(&[][..], Vec::as_slice),
+                receipts: receipts.get(id).map_or(&[][..], Vec::as_slice),
+                observed,
+            };
+            decide_sandbox(id, desired, &seen, options)
+        })
+        .collect()
+}
+
+/// What exists of one sandbox.
+struct Seen<'a> {
+    instances: &'a [&'a Instance],
+    receipts: &'a [&'a Receipt],
+    observed: &'a Observed,
+}
+
+impl<'a> Seen<'a> {
+    fn ours(&self) -> impl Iterator<Item = &'a Instance> {
+        self.instances.iter().copied().filter(|i| i.ownership == Ownership::Ours)
+    }
+
+    /// The backend that the sandbox is on, as far as objects tell.
+    fn home(&self) -> Option<BackendKind> {
+        self.ours()
+            .find(|i| i.resource == ResourceKind::Machine)
+            .or_else(|| self.ours().next())
+            .map(|i| i.backend)
+    }
+
+    /// A backend that cannot be observed and that, as a receipt says, holds a part of it.
+    fn out_of_sight(&self) -> Option<(BackendKind, &'a str)> {
+        self.receipts.iter().find_map(|receipt| self.unreachable(receipt.backend))
+    }
+
+    fn unreachable(&self, backend: BackendKind) -> Option<(BackendKind, &'a str)> {
+        match self.observed.unreachable.get(&backend) {
+            Some(error) => Some((backend, error)),
+            None if !self.observed.facts.contains_key(&backend) => {
+                Some((backend, "this bottle does not have that backend"))
+            }
+            None => None,
+        }
+    }
+}
+
+fn unreachable_reason((backend, error): (BackendKind, &str)) -> Reason {
+    Reason::BackendUnreachable { backend, error: error.to_owned() }
+}
+
+fn decide_sandbox(
+    id: &SandboxId,
+    desired: &Desired,
+    seen: &Seen<'_>,
+    options: &Options,
+) -> Option<Decision> {
+    let decision = Decision::new(id);
+    let home = seen.home();
+    if options.remove_all {
+        return undeclared(decision, seen, desired, true);
+    }
+    if let Some(diagnostics) = desired.held.get(id) {
+        let message = diagnostics.first().map_or_else(String::new, |d| {
+            format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message)
+        });
+        return Some(decision.hold(home, Reason::ManifestInvalid { message }));
+    }
+    let Some(spec) = desired.sandboxes.get(id) else {
+        return undeclared(decision, seen, desired, false);
+    };
+    let mut decision = declared(decision, spec, seen, desired, options);
+    note(&mut decision, spec, seen);
+    Some(decision)
+}
+
+/// Nothing declares it: what is ours goes, unless an overlay that this run did not load made it.
+fn undeclared(
+    mut decision: Decision,
+    seen: &Seen<'_>,
+    desired: &Desired,
+    whatever: bool,
+) -> Option<Decision> {
+    if let Some(unseen) = seen.out_of_sight() {
+        return Some(decision.hold(Some(unseen.0), unreachable_reason(unseen)));
+    }
+    let file = format!("agents/{}.md", decision.sandbox);
+    for instance in seen.ours() {
+        if !whatever && made_elsewhere(instance, desired) {
+            continue;
+        }
+        let reason = Reason::NotDeclared { file: file.clone() };
+        decision.change(instance.resource, Some(instance.backend), Verdict::Teardown, reason);
+        decision.loses_machine |= instance.resource == ResourceKind::Machine;
+        decision.teardown.push(instance.clone());
+    }
+    (!decision.changes.is_empty()).then_some(decision)
+}
+
+fn made_elsewhere(instance: &Instance, desired: &Desired) -> bool {
+    instance.overlay.as_ref().is_some_and(|overlay| !desired.overlays.contains(overlay))
+}
+
+fn declared(
+    mut decision: Decision,
+    spec: &SandboxSpec,
+    seen: &Seen<'_>,
+    desired: &Desired,
+    options: &Options,
+) -> Decision {
+    let home = seen.home();
+    if spec.suspend {
+        decision.change(ResourceKind::Machine, home, Verdict::Keep, Reason::Suspended);
+        return decision;
+    }
+    if let Some(unseen) = seen.out_of_sight() {
+        return decision.hold(Some(unseen.0), unreachable_reason(unseen));
+    }
+    let backend = choose_backend(spec, seen);
+    if let Some(unseen) = seen.unreachable(backend) {
+        return decision.hold(Some(backend), unreachable_reason(unseen));
+    }
+    if let Some(elsewhere) = seen.ours().find(|i| made_elsewhere(i, desired)) {
+        decision.change(ResourceKind::Machine, home, Verdict::Keep, Reason::UpToDate);
+        let overlay = elsewhere.overlay.as_deref().unwrap_or_default();
+        decision.changes[0].notes = vec![format!(
+            "made by the overlay {overlay}, which this run does not load: left as it is"
+        )];
+        return decision;
+    }
+    let taken =
+        seen.instances.iter().find(|i| i.ownership != Ownership::Ours && i.backend == backend);
+    if let Some(other) = taken {
+        let holder = match &other.ownership {
+            Ownership::OtherState(state) => {
+                format!("the state folder {state} of the same owner (--adopt takes it over)")
+            }
+            _ => "something that bottle did not make".to_owned(),
+        };
+        let reason = Reason::Conflict { name: other.name.clone(), holder };
+        return decision.hold(Some(backend), reason);
+    }
+    let wanted = match spec.resources(backend) {
+        Ok(wanted) => wanted,
+        Err(unsuitable) => {
+            let reason = Reason::ManifestInvalid { message: unsuitable.to_string() };
+            return decision.hold(Some(backend), reason);
+        }
+    };
+    let unset: Vec<String> = spec
+        .policy
+        .routes
+        .iter()
+        .map(|route| route.token_ref.clone())
+        .filter(|name| !options.tokens.contains(name))
+        .collect();
+    if !unset.is_empty() {
+        return decision.hold(Some(backend), Reason::NeedsInput { names: unset });
+    }
+    // What stands on another backend goes: the sandbox moves.
+    for instance in seen.ours().filter(|i| i.backend != backend) {
+        decision.teardown.push(instance.clone());
+    }
+    let moves_from =
+        decision.teardown.iter().find(|i| i.resource == ResourceKind::Machine).cloned();
+    let on_backend: Vec<&Instance> = seen.ours().filter(|i| i.backend == backend).collect();
+    let mut replaced: BTreeSet<ResourceKind> = BTreeSet::new();
+    let mut machine = None;
+    let kinds: BTreeSet<ResourceKind> = wanted.iter().map(ResourceSpec::kind).collect();
+    for resource in wanted {
+        let kind = resource.kind();
+        let candidates: Vec<&Instance> =
+            on_backend.iter().copied().filter(|i| i.resource == kind).collect();
+        let moved = moves_from.as_ref().filter(|_| kind == ResourceKind::Machine);
+        let kept = decide_resource(&mut decision, &resource, &candidates, moved, &mut replaced);
+        if kind == ResourceKind::Machine {
+            machine = kept;
+        }
+    }
+    // A network or sidecar that is no longer wanted.
+    for instance in on_backend {
+        if !kinds.contains(&instance.resource) {
+            let reason = Reason::NotDeclared { file: spec.source.clone() };
+            decision.change(instance.resource, Some(backend), Verdict::Teardown, reason);
+            decision.teardown.push(instance.clone());
+        }
+    }
+    decide_guest(decision, spec, backend, machine, seen, options)
+}
+
+/// An existing sandbox stays where it is; a new one goes where its bottle says, or to the first
+/// backend that can make it.
+fn choose_backend(spec: &SandboxSpec, seen: &Seen<'_>) -> BackendKind {
+    match spec.backend {
+        BackendChoice::Fixed(kind) => kind,
+        BackendChoice::Auto { default } => seen
+            .home()
+            .or_else(|| seen.receipts.first().map(|receipt| receipt.backend))
+            .or(default)
+            .unwrap_or_else(|| {
+                let answers = |kind| seen.unreachable(kind).is_none();
+                match &spec.image {
+                    None | Some(ImageRef::Host) => BackendKind::Native,
+                    _ if answers(BackendKind::Docker) => BackendKind::Docker,
+                    _ if answers(BackendKind::Smolmachines) => BackendKind::Smolmachines,
+                    Some(ImageRef::Tar { .. } | ImageRef::Folder { .. }) => BackendKind::Native,
+                    Some(_) => BackendKind::Docker,
+                }
+            }),
+    }
+}
+
+/// Decides one resource. Returns the instance that stays, if one does.
+fn decide_resource<'a>(
+    decision: &mut Decision,
+    wanted: &ResourceSpec,
+    candidates: &[&'a Instance],
+    moves_from: Option<&Instance>,
+    replaced: &mut BTreeSet<ResourceKind>,
+) -> Option<&'a Instance> {
+    let (kind, hash) = (wanted.kind(), wanted.hash());
+    let backend = match wanted {
+        ResourceSpec::Machine(MachineSpec { backend, .. }) => Some(*backend),
+        _ => candidates.first().map(|i| i.backend),
+    };
+    // The one that fits, else one that runs, else the oldest; by id where all else is equal.
+    let best = candidates.iter().copied().min_by_key(|i| {
+        let fits = i.hash == Some(hash) && i.drift.is_empty();
+        (!fits, i.state != InstanceState::Running, i.created, i.id.clone())
+    });
+    let Some(best) = best else {
+        match moves_from {
+            Some(old) => {
+                decision.change(kind, backend, Verdict::Replace, Reason::SpecChanged);
+                decision.fields(differences(&old.fields, &wanted.fields()));
+                decision.loses_machine = true;
+                replaced.insert(kind);
+            }
+            None => decision.change(kind, backend, Verdict::Create, Reason::NotFound),
+        }
+        decision.create.push(wanted.clone());
+        return None;
+    };
+    let stands_on = kind.stands_on().iter().copied().find(|on| replaced.contains(on));
+    let (verdict, reason, fields) = judge(best, wanted, hash, stands_on);
+    let duplicate = Reason::Duplicate { keeps: best.id.0.clone() };
+    for other in candidates.iter().filter(|i| i.id != best.id) {
+        decision.change(kind, Some(other.backend), Verdict::Teardown, duplicate.clone());
+        decision.teardown.push((*other).clone());
+    }
+    decision.change(kind, backend, verdict, reason);
+    decision.fields(fields);
+    if verdict == Verdict::Replace {
+        replaced.insert(kind);
+        decision.loses_machine |= kind == ResourceKind::Machine;
+        decision.teardown.push(best.clone());
+        decision.create.push(wanted.clone());
+        return None;
+    }
+    if !best.mendable.is_empty() {
+        decision.mend.push(best.clone());
+    }
+    if best.state != InstanceState::Running {
+        decision.start.push(best.clone());
+    }
+    Some(best)
+}
+
+fn judge(
+    found: &Instance,
+    wanted: &ResourceSpec,
+    wanted_hash: SpecHash,
+    stands_on: Option<ResourceKind>,
+) -> (Verdict, Reason, Vec<FieldChange>) {
+    if let Some(on) = stands_on {
+        return (Verdict::Replace, Reason::StandsOnReplaced { on }, Vec::new());
+    }
+    match found.hash {
+        None => return (Verdict::Replace, Reason::HashMissing, Vec::new()),
+        Some(hash) if hash != wanted_hash => {
+            let fields = differences(&found.fields, &wanted.fields());
+            return (Verdict::Replace, Reason::SpecChanged, fields);
+        }
+        Some(_) => {}
+    }
+    if !found.drift.is_empty() {
+        return (Verdict::Replace, Reason::SpecChanged, found.drift.clone());
+    }
+    let not_running = |state: String| Reason::NotRunning { state };
+    let mend = found.mendable.clone();
+    match &found.state {
+        InstanceState::Running if mend.is_empty() => (Verdict::Keep, Reason::UpToDate, Vec::new()),
+        InstanceState::Running => (Verdict::Reprovision, Reason::SpecChanged, mend),
+        InstanceState::Created => {
+            (Verdict::Reprovision, not_running("created, never started".to_owned()), mend)
+        }
+        InstanceState::Paused => (Verdict::Reprovision, not_running("paused".to_owned()), mend),
+        InstanceState::Stopped { code } => {
+            let state = code.map_or_else(|| "stopped".to_owned(), |c| format!("stopped ({c})"));
+            (Verdict::Reprovision, not_running(state), mend)
+        }
+        InstanceState::Broken(what) => {
+            (Verdict::Replace, not_running(format!("broken: {what}")), mend)
+        }
+    }
+}
+
+/// Decides what is to be put in; `machine` is the one that stays.
+fn decide_guest(
+    mut decision: Decision,
+    spec: &SandboxSpec,
+    backend: BackendKind,
+    machine: Option<&Instance>,
+    seen: &Seen<'_>,
+    options: &Options,
+) -> Decision {
+    let guest = spec.guest();
+    let at = Some(backend);
+    let missing = |names: &BTreeSet<String>| -> Vec<String> {
+        names.iter().filter(|name| !options.values.contains_key(*name)).cloned().collect()
+    };
+    let Some(machine) = machine else {
+        let names = missing(&guest.asked_env);
+        if !names.is_empty() {
+            // Nothing is made, and nothing is removed for what cannot be made.
+            return Decision::new(&spec.id).hold(at, Reason::NeedsInput { names });
+        }
+        let replaces = decision
+            .changes
+            .iter()
+            .any(|c| c.resource == ResourceKind::Machine && c.verdict == Verdict::Replace);
+        if replaces {
+            let reason = Reason::StandsOnReplaced { on: ResourceKind::Machine };
+            decision.change(ResourceKind::Guest, at, Verdict::Replace, reason);
+        } else {
+            decision.change(ResourceKind::Guest, at, Verdict::Create, Reason::NotFound);
+        }
+        let deliver = guest.asked_env.clone();
+        decision.provision = Some(Provisioning { guest, machine: None, prior: None, deliver });
+        return decision;
+    };
+    let prior = seen.observed.receipts.get(&machine.id);
+    let runs = machine.state == InstanceState::Running;
+    let same_run = runs && prior.is_some_and(|receipt| receipt.boot == machine.boot);
+    // Values that are not inside: never delivered, lost with the run, or changed since.
+    let mut deliver = BTreeSet::new();
+    let mut fields = Vec::new();
+    for name in &guest.asked_env {
+        let inside = prior.and_then(|receipt| receipt.env.get(name)).filter(|_| same_run);
+        let at_hand = options.values.get(name);
+        if inside.is_none() || at_hand.is_some_and(|value| Some(value) != inside) {
+            deliver.insert(name.clone());
+        }
+        if let (Some(old), Some(new)) = (inside, at_hand)
+            && old != new
+        {
+            fields.push(FieldChange {
+                path: format!("env.{name}"),
+                from: Some(keyed(old)),
+                to: Some(keyed(new)),
+            });
+        }
+    }
+    let mut waits = missing(&deliver);
+    deliver.retain(|name| options.values.contains_key(name));
+    if !waits.is_empty() && !same_run {
+        // Half of the values would let `command` start without the other half: they wait together.
+        deliver.clear();
+        waits = guest.asked_env.iter().cloned().collect();
+        waits.retain(|name| !options.values.contains_key(name));
+    }
+    let known = prior.and_then(|receipt| receipt.guest);
+    let hash = guest.hash();
+    let reason = if !runs {
+        Some(Reason::NotRunning { state: "its machine does not run".to_owned() })
+    } else if known.is_none() {
+        Some(Reason::HashMissing)
+    } else if known != Some(hash) || !fields.is_empty() {
+        Some(Reason::SpecChanged)
+    } else if !deliver.is_empty() {
+        // The machine was started behind our back, and its tmpfs is empty.
+        Some(Reason::HashMissing)
+    } else {
+        None
+    };
+    if known.is_some_and(|known| known != hash)
+        && let Some(receipt) = prior
+    {
+        let mut all = differences(&receipt.fields, &guest.fields());
+        all.append(&mut fields);
+        fields = all;
+    }
+    match reason {
+        Some(reason) => {
+            decision.change(ResourceKind::Guest, at, Verdict::Reprovision, reason);
+            decision.fields(fields);
+            if !waits.is_empty()
+                && let Some(change) = decision.changes.last_mut()
+            {
+                change.notes.push(format!("still waits for a value of {}", waits.join(", ")));
+            }
+            decision.provision = Some(Provisioning {
+                guest,
+                machine: Some(machine.clone()),
+                prior: prior.cloned(),
+                deliver,
+            });
+        }
+        None if !waits.is_empty() => {
+            let reason = Reason::NeedsInput { names: waits };
+            decision.change(ResourceKind::Guest, at, Verdict::Hold, reason);
+        }
+        None => decision.change(ResourceKind::Guest, at, Verdict::Keep, Reason::UpToDate),
+    }
+    decision
+}
+
+fn keyed(digest: &str) -> String {
+    format!("hmac:{}", digest.get(..12).unwrap_or(digest))
+}
+
+/// Field by field, old → new, sorted by path.
+fn differences(from: &Fields, to: &Fields) -> Vec<FieldChange> {
+    let paths: BTreeSet<&String> = from.0.keys().chain(to.0.keys()).collect();
+    paths
+        .into_iter()
+        .filter_map(|path| {
+            let (old, new) = (from.0.get(path), to.0.get(path));
+            (old != new).then(|| FieldChange {
+                path: path.clone(),
+                from: old.cloned(),
+                to: new.cloned(),
+            })
+        })
+        .collect()
+}
+
+/// What a person should know beside the verdict. A section that is not enforced is never silent.
+fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
+    let Some(change) = decision.changes.iter_mut().find(|c| c.resource == ResourceKind::Machine)
+    else {
+        return;
+    };
+    let sections = spec.policy.sections();
+    if !sections.is_empty() && spec.sidecar.is_none() {
+        let (verb, list) = if sections.len() == 1 {
+            ("is", sections[0].to_owned())
+        } else {
+            ("are", sections.join(", "))
+        };
+        change.notes.push(format!("no network: {list} {verb} not enforced yet"));
+    }
+    if !matches!(change.verdict, Verdict::Create | Verdict::Replace) {
+        return;
+    }
+    let Some(facts) = change.backend.and_then(|kind| seen.observed.facts.get(&kind)) else {
+        return;
+    };
+    if facts.gvisor {
+        change.notes.push("runs under gVisor (runsc)".to_owned());
+    }
+    let image = spec.image.as_ref().map(ToString::to_string).unwrap_or_default();
+    if spec.user.is_none() && facts.root_images.contains(&image) {
+        change.notes.push("runs as root: the image names no user and has no uid 1000".to_owned());
+    }
+    for limit in &facts.unenforced {
+        if spec.resources.disk.is_some() || !limit.starts_with("resources.disk") {
+            change.notes.push(limit.clone());
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The plan as the JSON document that `-o json` prints and `--out` saves.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Change, Plan, Refusal, Summary};
+use crate::model::{Desired, InstanceState, Observed};
+use crate::model::{Diagnostic, Fields, ResourceKind, SpecHash};
+
+use super::Options;
+
+/// The version of the document's meaning.
+pub const VERSION: u32 = 1;
+
+/// Where a plan comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TreeDocument {
+    /// The owner of all that the tree makes.
+    pub name: String,
+    /// The tree's canonical path.
+    pub path: String,
+    /// The commit that is checked out, when the tree is tracked by git.
+    pub commit: Option<String>,
+    /// The branch that is checked out, when there is one.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// The tree differs from that commit.
+    pub dirty: bool,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct StepDocument {
+    /// Its number.
+    pub id: usize,
+    /// What is done.
+    pub action: &'static str,
+    /// For which sandbox; `null` for what belongs to none.
+    pub sandbox: Option<String>,
+    /// With which part.
+    pub resource: ResourceKind,
+    /// Steps that come first.
+    pub after: Vec<usize>,
+}
+
+/// The plan, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PlanDocument {
+    /// The version of this document's meaning.
+    pub version: u32,
+    /// Where it comes from.
+    pub tree: TreeDocument,
+    /// One entry a resource, also for those that stay.
+    pub changes: Vec<Change>,
+    /// What would be done.
+    pub steps: Vec<StepDocument>,
+    /// What is wrong with the tree.
+    pub diagnostics: Vec<Diagnostic>,
+    /// How many sandboxes, each under its heaviest verdict.
+    pub summary: Summary,
+    /// Why it may not be carried out, when it may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refusal>,
+    /// Over all that the plan was made from.
+    #[schemars(with = "String")]
+    pub fingerprint: SpecHash,
+}
+
+/// Puts the document together.
+#[must_use]
+pub fn document(
+    tree: TreeDocument,
+    plan: &Plan,
+    diagnostics: &[Diagnostic],
+    fingerprint: SpecHash,
+) -> PlanDocument {
+    let steps = plan
+        .steps
+        .iter()
+        .map(|step| StepDocument {
+            id: step.id,
+            action: step.action.name(),
+            sandbox: step.sandbox.as_ref().map(ToString::to_string),
+            resource: step.resource,
+            after: step.after.iter().copied().collect(),
+        })
+        .collect();
+    PlanDocument {
+        version: VERSION,
+        tree,
+        changes: plan.changes.clone(),
+        steps,
+        diagnostics: diagnostics.to_vec(),
+        summary: plan.summary(),
+        refused: plan.refused.clone(),
+        fingerprint,
+    }
+}
+
+/// A digest of all that a plan is made from: when it moves, a saved plan is void.
+///
+/// Asked-for values enter as the keyed digests that they already are.
+#[must_use]
+pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) -> SpecHash {
+    let mut all = Fields::default();
+    all.set("owner", desired.tree.owner.as_str());
+    all.set("agents", format!("{:?}", desired.agents));
+    for (id, spec) in &desired.sandboxes {
+        let key = |what: &str| format!("sandbox.{id}.{what}");
+        all.set(key("backend"), format!("{:?}", spec.backend));
+        for kind in observed.facts.keys() {
+            let hash = spec.machine(*kind).map(|machine| machine.hash().to_string());
+            all.set(key(kind.as_str()), hash.unwrap_or_else(|error| error.to_string()));
+        }
+        all.set(key("guest"), spec.guest().hash().to_string());
+        all.set(key("policy"), format!("{:?}", spec.policy));
+        all.set(key("suspend"), spec.suspend.to_string());
+        all.set_list(key("run"), &spec.run);
+        let workspace = spec.workspace.as_ref().map(|w| w.path.display().to_string());
+        all.set(key("workspace"), workspace.unwrap_or_default());
+    }
+    for (id, diagnostics) in &desired.held {
+        all.set(format!("held.{id}"), format!("{diagnostics:?}"));
+    }
+    for overlay in &desired.overlays {
+        all.set(format!("overlay.{overlay}"), "");
+    }
+    for instance in &observed.instances {
+        let key = |what: &str| format!("instance.{}.{}.{what}", instance.backend, instance.id);
+        all.set(key("name"), instance.name.clone());
+        all.set(key("hash"), format!("{:?}", instance.hash));
+        all.set(key("ownership"), format!("{:?}", instance.ownership));
+        let state = match &instance.state {
+            InstanceState::Stopped { .. } => "stopped".to_owned(),
+            other => format!("{other:?}"),
+        };
+        all.set(key("state"), state);
+        all.set(key("boot"), instance.boot.clone().unwrap_or_default());
+        all.set(key("drift"), format!("{:?}{:?}", instance.drift, instance.mendable));
+    }
+    for leftover in &observed.leftovers {
+        all.set(format!("leftover.{}.{}", leftover.backend, leftover.id), leftover.name.clone());
+    }
+    for (id, receipt) in &observed.receipts {
+        all.set(format!("receipt.{id}"), format!("{:?} {:?}", receipt.guest, receipt.env));
+    }
+    for (kind, error) in &observed.unreachable {
+        all.set(format!("unreachable.{kind}"), error.clone());
+    }
+    for (name, digest) in &options.values {
+        all.set(format!("value.{name}"), digest.clone());
+    }
+    for name in &options.tokens {
+        all.set(format!("token.{name}"), "set");
+    }
+    all.hash("bottle.fingerprint.v1")
+}

@@ -1,0 +1,179 @@
+//! Verdicts into steps: removals before additions, nothing new on top of what failed to stop, and
+//! whatever can fail without touching anything before the first removal.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::decide::Decision;
+use super::{Action, Step, StepId, Target};
+use crate::model::spec::ResourceSpec;
+use crate::model::{
+    BackendKind, Desired, Instance, InstanceId, LeftoverKind, Observed, ResourceKind, SandboxId,
+    SpecHash,
+};
+
+#[derive(Default)]
+struct Steps {
+    steps: Vec<Step>,
+}
+
+impl Steps {
+    fn push(
+        &mut self,
+        action: Action,
+        backend: BackendKind,
+        sandbox: Option<&SandboxId>,
+        resource: ResourceKind,
+        after: BTreeSet<StepId>,
+    ) -> StepId {
+        let id = self.steps.len();
+        self.steps.push(Step { id, action, backend, sandbox: sandbox.cloned(), resource, after });
+        id
+    }
+}
+
+/// All steps, in an order in which they could run one by one.
+pub(super) fn order(desired: &Desired, observed: &Observed, decisions: &[Decision]) -> Vec<Step> {
+    let mut steps = Steps::default();
+    for decision in decisions {
+        order_sandbox(&mut steps, decision);
+    }
+    prune(&mut steps, desired, observed, decisions);
+    steps.steps
+}
+
+fn order_sandbox(steps: &mut Steps, decision: &Decision) {
+    let sandbox = Some(&decision.sandbox);
+    let backend_of_new = decision.create.iter().find_map(|spec| match spec {
+        ResourceSpec::Machine(machine) => Some(machine.backend),
+        _ => None,
+    });
+    let mut prepared = BTreeSet::new();
+    for spec in &decision.create {
+        if let ResourceSpec::Machine(machine) = spec {
+            let action = Action::Prepare(Arc::new(machine.clone()));
+            prepared.insert(steps.push(
+                action,
+                machine.backend,
+                sandbox,
+                spec.kind(),
+                BTreeSet::new(),
+            ));
+        }
+    }
+    // What stands on another goes before it.
+    let mut leaving: Vec<&Instance> = decision.teardown.iter().collect();
+    leaving.sort_by(|a, b| (b.resource, &a.id).cmp(&(a.resource, &b.id)));
+    let mut gone: BTreeSet<StepId> = BTreeSet::new();
+    for instance in leaving {
+        let mut after = prepared.clone();
+        after.extend(gone.iter().copied());
+        let action = Action::Teardown(Box::new(instance.clone()));
+        gone.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
+    }
+    let cleared: BTreeSet<StepId> = prepared.union(&gone).copied().collect();
+    let mut made: Vec<(ResourceKind, StepId)> = Vec::new();
+    let mut up = cleared.clone();
+    let mut new_machine = None;
+    for spec in &decision.create {
+        let backend = match (spec, backend_of_new) {
+            (ResourceSpec::Machine(machine), _) => machine.backend,
+            (_, Some(backend)) => backend,
+            // A network or sidecar made beside a machine that stays is made where that is.
+            (_, None) => match decision.changes.iter().find_map(|c| c.backend) {
+                Some(backend) => backend,
+                None => continue,
+            },
+        };
+        let kind = spec.kind();
+        let mut after = cleared.clone();
+        after
+            .extend(made.iter().filter(|(on, _)| kind.stands_on().contains(on)).map(|(_, id)| *id));
+        let created =
+            steps.push(Action::Create(Arc::new(spec.clone())), backend, sandbox, kind, after);
+        made.push((kind, created));
+        let last = if kind == ResourceKind::Network {
+            created
+        } else {
+            let start = Action::Start(Target::CreatedBy(created));
+            steps.push(start, backend, sandbox, kind, BTreeSet::from([created]))
+        };
+        up.insert(last);
+        if kind == ResourceKind::Machine {
+            new_machine = Some(created);
+        }
+    }
+    for instance in &decision.mend {
+        let action = Action::Mend(Box::new(instance.clone()));
+        up.insert(steps.push(
+            action,
+            instance.backend,
+            sandbox,
+            instance.resource,
+            cleared.clone(),
+        ));
+    }
+    for instance in &decision.start {
+        let action = Action::Start(Target::Existing(Box::new(instance.clone())));
+        let after = up.clone();
+        up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
+    }
+    let Some(provisioning) = &decision.provision else { return };
+    let (machine, backend) = match (&provisioning.machine, new_machine, backend_of_new) {
+        (Some(instance), _, _) => (Target::Existing(Box::new(instance.clone())), instance.backend),
+        (None, Some(created), Some(backend)) => (Target::CreatedBy(created), backend),
+        _ => return,
+    };
+    let action = Action::Provision {
+        machine,
+        guest: Arc::new(provisioning.guest.clone()),
+        prior: provisioning.prior.clone().map(Box::new),
+        deliver: provisioning.deliver.clone(),
+    };
+    steps.push(action, backend, sandbox, ResourceKind::Guest, up);
+}
+
+/// Imported images that nothing stands on any more, and what interrupted runs left behind.
+fn prune(steps: &mut Steps, desired: &Desired, observed: &Observed, decisions: &[Decision]) {
+    if observed.leftovers.is_empty() {
+        return;
+    }
+    let leaving: BTreeSet<(BackendKind, &InstanceId)> =
+        decisions.iter().flat_map(|d| &d.teardown).map(|i| (i.backend, &i.id)).collect();
+    let in_use: BTreeSet<(BackendKind, SpecHash)> = observed
+        .instances
+        .iter()
+        .filter(|i| !leaving.contains(&(i.backend, &i.id)))
+        .filter_map(|i| Some((i.backend, i.image?)))
+        .collect();
+    let wanted: BTreeSet<SpecHash> =
+        desired.sandboxes.values().filter_map(|spec| spec.image.as_ref()?.digest()).collect();
+    let mut leftovers: Vec<_> = observed
+        .leftovers
+        .iter()
+        .filter(|leftover| match (leftover.kind, leftover.digest) {
+            (LeftoverKind::Scratch, _) | (LeftoverKind::Image, None) => true,
+            (LeftoverKind::Image, Some(digest)) => {
+                !wanted.contains(&digest) && !in_use.contains(&(leftover.backend, digest))
+            }
+        })
+        .collect();
+    leftovers.sort_by(|a, b| (a.backend, a.kind, &a.id).cmp(&(b.backend, b.kind, &b.id)));
+    for leftover in leftovers {
+        let after: BTreeSet<StepId> = steps
+            .steps
+            .iter()
+            .filter(|step| match &step.action {
+                Action::Teardown(instance) => {
+                    instance.backend == leftover.backend
+                        && instance.image.is_some()
+                        && instance.image == leftover.digest
+                }
+                _ => false,
+            })
+            .map(|step| step.id)
+            .collect();
+        let action = Action::Prune(Box::new(leftover.clone()));
+        steps.push(action, leftover.backend, None, ResourceKind::Image, after);
+    }
+}

@@ -1,0 +1,32 @@
+//! What makes the loop run a pass. The cause is logged and never given to the planner.
+
+use std::fmt;
+
+use crate::model::BackendKind;
+
+/// Why a pass is due.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trigger {
+    /// The loop has just begun.
+    Start,
+    /// A file of the tree moved.
+    Files(String),
+    /// A backend says that something moved, or that it is back.
+    Backend(BackendKind, String),
+    /// It is time to look again, whatever was or was not said.
+    Resync,
+    /// A sandbox that failed is due again.
+    Retry,
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start => f.write_str("start"),
+            Self::Files(path) => write!(f, "{path} changed"),
+            Self::Backend(kind, what) => write!(f, "{kind}: {what}"),
+            Self::Resync => f.write_str("resync"),
+            Self::Retry => f.write_str("retry"),
+        }
+    }
+}

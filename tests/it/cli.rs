@@ -1,0 +1,11 @@
+//! The command line as a black box: exit codes and both streams.
+//!
+//! | module | what it is about |
+//! |---|---|
+//! | `reading` | what only reads: usage, check, schema, man, completions, init |
+//! | `working` | plan, apply, status, exec, run, logs, down, on the native backend |
+//! | `people` | terminals: questions, hidden values, signals, closed pipes |
+
+mod people;
+mod reading;
+mod working;

@@ -1,0 +1,163 @@
+//! The Docker backend's fixture: a corner of a real engine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bottle::backend::docker::{Docker, Settings};
+use bottle::backend::{Backend, Scope};
+use bottle::model::{ImageRef, Instance, OwnerId, Resources, SpecHash};
+
+use super::{Capability, Fixture};
+use crate::support;
+
+/// What `tests/support/images.sh` makes.
+pub(crate) const BUSYBOX: &str = "bottle-test-busybox:1";
+
+struct Engine {
+    backend: Docker,
+    scopes: [Scope; 3],
+    foreign: Mutex<Vec<String>>,
+    _data: tempfile::TempDir,
+}
+
+/// The folder of the images that are files.
+pub(crate) fn images() -> PathBuf {
+    match std::env::var_os("BOTTLE_TEST_IMAGES") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-images"),
+    }
+}
+
+/// The docker client: what somebody else would use.
+pub(crate) fn docker(args: &[&str]) -> Result<String, String> {
+    let output = std::process::Command::new("docker").args(args).output().expect("docker runs");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// A corner of the engine that nobody else uses; none where there is no engine.
+pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
+    if !support::docker("the contract of the docker backend") {
+        return None;
+    }
+    let data = tempfile::tempdir().expect("a temporary folder can be made");
+    let (ours, theirs) = (support::unique("ours"), support::unique("theirs"));
+    let scope = |owner: &str, state: &str| Scope {
+        owner: OwnerId::new(owner).expect("the name is valid"),
+        state: state.to_owned(),
+        adopted: BTreeSet::new(),
+        data: data.path().join(owner),
+    };
+    let scopes = [scope(&ours, "here"), scope(&theirs, "here"), scope(&ours, "there")];
+    Some(Box::new(Engine {
+        backend: Docker::from_env(),
+        scopes,
+        foreign: Mutex::default(),
+        _data: data,
+    }))
+}
+
+#[async_trait]
+impl Fixture for Engine {
+    fn backend(&self) -> &dyn Backend {
+        &self.backend
+    }
+
+    fn lacks(&self) -> &[Capability] {
+        &[]
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.scopes[0]
+    }
+
+    fn other_owner(&self) -> &Scope {
+        &self.scopes[1]
+    }
+
+    fn other_state(&self) -> &Scope {
+        &self.scopes[2]
+    }
+
+    fn image(&self) -> ImageRef {
+        ImageRef::Registry(BUSYBOX.to_owned())
+    }
+
+    fn absent_image(&self) -> ImageRef {
+        ImageRef::Registry("localhost:1/bottle-test-absent:1".to_owned())
+    }
+
+    fn imports(&self) -> Vec<ImageRef> {
+        let (tar, folder) = (images().join("busybox.tar"), images().join("busybox-root"));
+        let bytes = std::fs::read(&tar).expect("tests/support/images.sh made it");
+        vec![
+            ImageRef::Tar { path: tar, digest: SpecHash::of_bytes(&bytes) },
+            // The digest is the manifest's affair; here any will do that is this folder's own.
+            ImageRef::Folder { path: folder, digest: SpecHash::of_bytes(b"busybox-root") },
+        ]
+    }
+
+    async fn stop(&self, machine: &Instance) {
+        docker(&["stop", &machine.id.0]).expect("it can be stopped");
+    }
+
+    async fn pause(&self, machine: &Instance) {
+        docker(&["pause", &machine.id.0]).expect("it can be paused");
+    }
+
+    async fn remove(&self, machine: &Instance) {
+        docker(&["rm", "--force", &machine.id.0]).expect("it can be removed");
+    }
+
+    async fn add_foreign(&self, name: &str) -> String {
+        let test = format!("io.bottle.test={}", support::run_id());
+        let made = docker(&[
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--label",
+            &test,
+            "--network",
+            "none",
+            "--init",
+            BUSYBOX,
+            "sleep",
+            "1000",
+        ]);
+        let id = made.expect("it can be made");
+        self.foreign.lock().expect("no test panics with it").push(id.clone());
+        id
+    }
+
+    async fn describe(&self, id: &str) -> Option<String> {
+        let described = docker(&["inspect", "--type", "container", id]).ok()?;
+        let changes = docker(&["diff", id]).unwrap_or_default();
+        // The engine lists them in no order.
+        let changes: BTreeSet<&str> = changes.lines().collect();
+        Some(format!("{described}\n{changes:?}"))
+    }
+
+    fn unreachable(&self) -> Box<dyn Backend> {
+        let host = Some("unix:///nonexistent/docker.sock".to_owned());
+        Box::new(Docker::new(Settings { host, ..Settings::default() }))
+    }
+
+    async fn limits(&self, machine: &Instance) -> Resources {
+        let format = "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}} {{.HostConfig.PidsLimit}}";
+        let said = docker(&["inspect", "--format", format, &machine.id.0]).expect("it is there");
+        let numbers: Vec<u64> =
+            said.split(' ').map(|word| word.parse().expect("a number")).collect();
+        let [nano, memory, pids] = numbers[..] else { panic!("{said}") };
+        let millicpus = u32::try_from(nano / 1_000_000).expect("few CPUs");
+        Resources { millicpus, memory, pids: u32::try_from(pids).expect("few"), disk: None }
+    }
+
+    async fn cleanup(&self) {
+        for id in self.foreign.lock().expect("no test panics with it").drain(..) {
+            docker(&["rm", "--force", "--volumes", &id]).ok();
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The machine's `command`.
+
+use bottle::apply::ENV_REPLACE;
+use bottle::backend::{LogOptions, MainState, Upload};
+use bottle::model::{Instance, MachineSpec, Restart};
+
+use super::tarball::{file, folder, pack};
+use super::{Fixture, ada, create, eventually, exec, machine, running, start};
+
+/// A machine with this command, started.
+async fn with_command(f: &dyn Fixture, command: &[&str], restart: Restart) -> Instance {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
+    let spec = MachineSpec { command, restart, ..machine(f, ada()) };
+    start(f, &create(f, &spec).await).await
+}
+
+/// What the end of provisioning does.
+async fn ready(f: &dyn Fixture, machine: &Instance) {
+    let tar = pack(&[("etc/bottle", folder(0o755, 0)), ("etc/bottle/ready", file("", 0o644, 0))]);
+    let upload = Upload { tar, ..Upload::default() };
+    f.backend().copy_in(f.scope(), machine, upload).await.expect("copying in");
+}
+
+async fn state(f: &dyn Fixture, machine: &Instance) -> Option<MainState> {
+    f.backend().main_state(f.scope(), machine).await.expect("it runs")
+}
+
+async fn becomes(f: &dyn Fixture, machine: &Instance, expected: MainState) {
+    let mut last = None;
+    for _ in 0..200 {
+        last = state(f, machine).await;
+        if last == Some(expected.clone()) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the command is {last:?}, and not {expected:?}");
+}
+
+async fn log(f: &dyn Fixture, machine: &Instance, tail: Option<u64>) -> String {
+    let mut out = Vec::new();
+    let options = LogOptions { follow: false, tail };
+    f.backend().logs(f.scope(), machine, options, &mut out).await.expect("reading the log");
+    String::from_utf8(out).expect("it is UTF-8")
+}
+
+pub(crate) async fn without_a_command_it_idles(f: &dyn Fixture) {
+    let machine = running(f).await;
+    becomes(f, &machine, MainState::Idle).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Idle).await;
+    assert_eq!(log(f, &machine, None).await, "");
+}
+
+pub(crate) async fn it_waits_until_the_guest_is_ready(f: &dyn Fixture) {
+    let machine = with_command(f, &["sleep", "1000"], Restart::OnFailure).await;
+    becomes(f, &machine, MainState::Waiting).await;
+    assert_eq!(exec(f, &machine, &["true"], "").await.code, 0, "one can work in it meanwhile");
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+}
+
+pub(crate) async fn it_runs_again_after_a_restart(f: &dyn Fixture) {
+    let machine = with_command(f, &["sleep", "1000"], Restart::Never).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+    f.stop(&machine).await;
+    start(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+}
+
+pub(crate) async fn one_that_ends_well_is_completed(f: &dyn Fixture) {
+    let machine = with_command(f, &["true"], Restart::OnFailure).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Completed).await;
+    assert_eq!(exec(f, &machine, &["true"], "").await.code, 0, "the machine stays up");
+    assert_eq!(super::only(f).await.state, bottle::model::InstanceState::Running);
+}
+
+pub(crate) async fn one_that_fails_and_stays_down(f: &dyn Fixture) {
+    let machine = with_command(f, &["sh", "-c", "exit 7"], Restart::Never).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Failed(7)).await;
+    assert_eq!(exec(f, &machine, &["true"], "").await.code, 0, "the machine stays up");
+}
+
+pub(crate) async fn one_that_fails_is_started_again(f: &dyn Fixture) {
+    let machine = with_command(f, &["sh", "-c", "exit 7"], Restart::OnFailure).await;
+    ready(f, &machine).await;
+    eventually("the command backs off", async || match state(f, &machine).await {
+        Some(MainState::BackingOff { code, times }) => {
+            assert_eq!(code, 7);
+            Some(times).filter(|times| *times >= 1)
+        }
+        _ => None,
+    })
+    .await;
+}
+
+pub(crate) async fn it_waits_for_asked_for_values(f: &dyn Fixture) {
+    let command = vec!["sleep".to_owned(), "1000".to_owned()];
+    let spec = MachineSpec { command, waits_for_env: true, ..machine(f, ada()) };
+    let machine = start(f, &create(f, &spec).await).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Waiting).await;
+    deliver(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+    f.stop(&machine).await;
+    let again = start(f, &machine).await;
+    becomes(f, &again, MainState::Waiting).await;
+    deliver(f, &again).await;
+    becomes(f, &again, MainState::Running).await;
+}
+
+async fn deliver(f: &dyn Fixture, machine: &Instance) {
+    let stdin = "export TOKEN='it'\\''s s3cret'\n";
+    let wrote = exec(f, machine, &["sh", "-c", ENV_REPLACE], stdin).await;
+    assert_eq!((wrote.code, wrote.stderr.as_slice()), (0, &b""[..]));
+}
+
+pub(crate) async fn it_gets_its_environment(f: &dyn Fixture) {
+    let script = "echo \"$GREETING/$TOKEN\"; id -u; pwd";
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let workdir = Some("/workspace".to_owned());
+    let spec = MachineSpec { command, workdir, waits_for_env: true, ..machine(f, ada()) };
+    let machine = start(f, &create(f, &spec).await).await;
+    ready(f, &machine).await;
+    deliver(f, &machine).await;
+    becomes(f, &machine, MainState::Completed).await;
+    assert_eq!(log(f, &machine, None).await, "hello 'there'/it's s3cret\n1000\n/workspace\n");
+    let seen = exec(f, &machine, &["cat", "/proc/1/environ"], "").await;
+    assert!(!String::from_utf8_lossy(&seen.stdout).contains("s3cret"));
+}
+
+pub(crate) async fn its_output_is_the_log(f: &dyn Fixture) {
+    let machine =
+        with_command(f, &["sh", "-c", "echo one; echo two; echo three"], Restart::Never).await;
+    assert_eq!(log(f, &machine, None).await, "");
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Completed).await;
+    let whole = eventually("the log is written", async || {
+        Some(log(f, &machine, None).await).filter(|log| log.lines().count() >= 3)
+    })
+    .await;
+    assert_eq!(whole, "one\ntwo\nthree\n");
+    assert_eq!(log(f, &machine, Some(2)).await, "two\nthree\n");
+    assert_eq!(log(f, &machine, Some(0)).await, "");
+    f.stop(&machine).await;
+    assert_eq!(log(f, &machine, Some(1)).await, "three\n", "also of a stopped machine");
+    let again = start(f, &machine).await;
+    exec(f, &again, &["echo", "aside"], "").await;
+    assert!(!log(f, &again, None).await.contains("aside"), "only the command is logged");
+}

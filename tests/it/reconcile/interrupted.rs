@@ -1,0 +1,75 @@
+//! `kill -9` of apply at many moments, each followed by one apply that converges.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use super::rig::{Rig, docker};
+
+const MOMENTS: u32 = 50;
+
+/// A change of everything at once: a prompt, a skill, limits, an agent that goes and one that comes.
+fn change(rig: &Rig, round: u32) {
+    rig.bottle_with(&format!("memory: {}M", 128 + round % 7), "");
+    rig.agent("a0", &format!("Round {round}."));
+    rig.tree.skill("greet", "notes.txt", &format!("{round}\n"));
+    for (name, there) in [("odd", round % 2 == 1), ("even", round.is_multiple_of(2))] {
+        if there {
+            rig.tree.agent(name, "other", "", "You come and go.");
+        } else if rig.tree.join(&format!("agents/{name}.md")).exists() {
+            rig.tree.remove(&format!("agents/{name}.md"));
+        }
+    }
+}
+
+pub(super) fn killed_at_fifty_moments_and_converged_each_time(rig: &Rig) {
+    let image = rig.image();
+    rig.tree.bottle("other", &format!("backend: {}\nimage: {image}", rig.backend));
+    rig.agents(2);
+    rig.tree.agent("stays", "other", "skills: [greet]", "You stay.");
+    change(rig, 0);
+    rig.apply(0);
+    change(rig, 1);
+    let begun = Instant::now();
+    let status = rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert!(status.success());
+    let whole = begun.elapsed();
+    let mut inside = 0;
+    for moment in 0..MOMENTS {
+        change(rig, moment + 2);
+        let audit = rig.memory().join("audit.jsonl");
+        let before = std::fs::read_to_string(&audit).unwrap().lines().count();
+        let mut applier =
+            rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Spread over the run, its first and last twentieth aside: those are loading and printing.
+        let part = 0.05 + 0.9 * f64::from(moment) / f64::from(MOMENTS);
+        std::thread::sleep(whole.mul_f64(part).max(Duration::from_millis(1)));
+        applier.kill().unwrap();
+        applier.wait().unwrap();
+        let record = std::fs::read_to_string(&audit).unwrap();
+        let open = record.lines().skip(before).fold(0_i32, |open, line| {
+            open + if line.contains(r#""event":"started""#) { 1 } else { -1 }
+        });
+        inside += u32::from(open > 0);
+        rig.apply_with(&["--allow-teardown", "all"]).exits(0);
+        rig.converged();
+        nothing_is_left_over(rig);
+    }
+    // Seen in the output of a failing or verbose run; the assertion is what counts.
+    println!("{}: killed {MOMENTS} times, {inside} of them inside a step", rig.backend);
+    assert!(inside >= 30, "only {inside} of {MOMENTS} kills were inside a step");
+}
+
+fn nothing_is_left_over(rig: &Rig) {
+    let receipts = std::fs::read_dir(rig.memory().join("receipts")).unwrap();
+    let receipts: Vec<String> =
+        receipts.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(receipts.len(), 4, "{receipts:?}");
+    assert!(receipts.iter().all(|name| name.ends_with(".json")), "{receipts:?}");
+    if rig.backend == "docker" {
+        assert_eq!(rig.containers(&[]).len(), 4);
+        let owner = format!("label=io.bottle.owner={}", rig.tree.owner);
+        for kind in ["network", "volume"] {
+            assert_eq!(docker(&[kind, "ls", "-q", "--filter", &owner]).trim(), "");
+        }
+    }
+}

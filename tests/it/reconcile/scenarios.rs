@@ -1,0 +1,313 @@
+//! One intent each: a tree, a change of it or of the world, and what must then be true.
+
+use std::os::unix::fs::symlink;
+
+use super::rig::{Rig, verdicts, wait_for};
+
+pub(super) fn twenty_agents_and_then_nothing_to_do(rig: &Rig) {
+    rig.agents(20);
+    let first = rig.apply(0);
+    assert_eq!(first["summary"]["create"], 20, "{first}");
+    let before = std::fs::read(rig.memory().join("audit.jsonl")).unwrap();
+    let second = rig.apply(0);
+    assert_eq!(second["summary"]["keep"], 20, "{second}");
+    assert_eq!(second["steps"].as_array().unwrap().len(), 0);
+    let after = std::fs::read(rig.memory().join("audit.jsonl")).unwrap();
+    assert_eq!(before, after, "no step was begun");
+}
+
+pub(super) fn an_edited_prompt_goes_in_in_place(rig: &Rig) {
+    rig.agents(3);
+    rig.apply(0);
+    rig.inside("a1", "echo mine > /var/tmp/mine");
+    let ids = (rig.backend == "docker").then(|| rig.containers(&[]));
+    rig.agent("a1", "You are CHANGED.");
+    let plan = rig.plan().exits(2).json();
+    assert_eq!(verdicts(&plan), ["a1 reprovision"]);
+    assert_eq!(verdicts(&rig.apply(0)), ["a1 reprovision"]);
+    assert_eq!(rig.inside("a1", "cat /etc/bottle/prompt.md"), "You are CHANGED.");
+    assert_eq!(rig.inside("a1", "cat /var/tmp/mine"), "mine");
+    if let Some(ids) = ids {
+        assert_eq!(rig.containers(&[]), ids);
+    }
+    rig.converged();
+}
+
+pub(super) fn a_removed_skill_file_and_a_dropped_skill_are_gone_inside(rig: &Rig) {
+    rig.agents(2);
+    rig.apply(0);
+    let find = "ls $HOME/.claude/skills/*";
+    assert!(rig.inside("a0", find).contains("notes.txt"));
+    rig.tree.remove("skills/greet/notes.txt");
+    assert_eq!(verdicts(&rig.apply(0)), ["a0 reprovision", "a1 reprovision"]);
+    let left = rig.inside("a0", find);
+    assert!(left.contains("SKILL.md") && !left.contains("notes.txt"), "{left}");
+    rig.tree.agent("a0", "dev", "", "You are a0.");
+    assert_eq!(verdicts(&rig.apply(0)), ["a0 reprovision"]);
+    assert_eq!(rig.inside("a0", "ls -A $HOME/.claude/skills"), "");
+    rig.converged();
+}
+
+pub(super) fn a_changed_limit_is_one_replace_that_names_the_field(rig: &Rig) {
+    rig.agents(2);
+    rig.tree.bottle(
+        "big",
+        &format!("backend: {}\nimage: {}\nresources:\n  memory: 128M", rig.backend, rig.image()),
+    );
+    rig.tree.agent("big", "big", "", "You are big.");
+    rig.apply(0);
+    rig.tree.bottle(
+        "big",
+        &format!("backend: {}\nimage: {}\nresources:\n  memory: 192M", rig.backend, rig.image()),
+    );
+    let plan = rig.plan().exits(2).json();
+    assert_eq!(verdicts(&plan), ["big replace"]);
+    let fields: Vec<_> = plan["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|c| c["verdict"] == "replace" && c["resource"] == "machine")
+        .flat_map(|c| c["fields"].as_array().unwrap())
+        .collect();
+    assert_eq!(fields.len(), 1, "{plan}");
+    assert_eq!(fields[0]["path"], "resources.memory");
+    assert_eq!((&fields[0]["from"], &fields[0]["to"]), (&"128M".into(), &"192M".into()));
+    rig.apply(0);
+    rig.converged();
+}
+
+pub(super) fn a_deleted_agent_is_one_teardown(rig: &Rig) {
+    rig.agents(3);
+    rig.apply(0);
+    rig.tree.remove("agents/a1.md");
+    assert_eq!(verdicts(&rig.apply(0)), ["a1 teardown"]);
+    assert_eq!(rig.exec("a1", "true").code, Some(125));
+    rig.inside("a0", "true");
+    rig.converged();
+}
+
+pub(super) fn a_stopped_machine_runs_again_with_its_files(rig: &Rig) {
+    rig.agents(2);
+    rig.apply(0);
+    rig.inside("a0", "echo mine > /var/tmp/mine");
+    rig.crash("a0");
+    let plan = rig.plan().exits(2).json();
+    assert_eq!(verdicts(&plan), ["a0 reprovision"], "{plan}");
+    rig.apply(0);
+    assert_eq!(rig.inside("a0", "cat /var/tmp/mine"), "mine");
+    rig.converged();
+}
+
+pub(super) fn a_broken_file_holds_its_sandbox_and_the_rest_converges(rig: &Rig) {
+    rig.agents(3);
+    rig.apply(0);
+    rig.tree.write("agents/a0.md", "---\nbottle: [oops\n---\nx\n");
+    rig.agent("a1", "You are CHANGED.");
+    rig.tree.remove("agents/a2.md");
+    let done = rig.apply(3);
+    assert_eq!(verdicts(&done), ["a0 hold", "a1 reprovision", "a2 teardown"]);
+    assert_eq!(rig.inside("a0", "cat /etc/bottle/prompt.md"), "You are a0.");
+    assert_eq!(rig.plan().code, Some(3), "nothing to do, but something is held");
+    rig.tree.write("agents/a0.md", "---\nbottle: devv\n---\nx\n");
+    let held = rig.plan().exits(3).json();
+    assert!(held["diagnostics"].to_string().contains("dev"), "{held}");
+}
+
+pub(super) fn a_skill_that_points_outside_is_refused(rig: &Rig) {
+    rig.agents(1);
+    rig.tree.skill("evil", "SKILL.md", "x\n");
+    symlink("/etc/hostname", rig.tree.join("skills/evil/out")).unwrap();
+    rig.tree.agent("evil", "dev", "skills: [evil]", "You are evil.");
+    assert_eq!(verdicts(&rig.apply(3)), ["a0 create", "evil hold"]);
+    rig.inside("a0", "true");
+}
+
+pub(super) fn an_emptied_tree_removes_nothing(rig: &Rig) {
+    let names = rig.agents(3);
+    rig.apply(0);
+    let (agents, away) = (rig.tree.join("agents"), rig.tree.join("agents-away"));
+    std::fs::rename(&agents, &away).unwrap();
+    assert_eq!(rig.apply_with(&[]).code, Some(1), "agents/ is missing");
+    std::fs::create_dir(&agents).unwrap();
+    assert_eq!(rig.apply_with(&[]).code, Some(1), "agents/ is empty");
+    assert_eq!(rig.plan().code, Some(2), "the plan is still shown");
+    std::fs::remove_dir(&agents).unwrap();
+    std::fs::rename(&away, &agents).unwrap();
+    for name in names {
+        rig.inside(&name, "true");
+    }
+    rig.converged();
+}
+
+pub(super) fn two_appliers_on_one_tree(rig: &Rig) {
+    rig.agents(6);
+    let appliers: Vec<_> = (0..2)
+        .map(|_| rig.applier().stdout(std::process::Stdio::null()).spawn().unwrap())
+        .collect();
+    for mut applier in appliers {
+        let code = applier.wait().unwrap().code();
+        assert!(matches!(code, Some(0 | 75)), "{code:?}");
+    }
+    rig.converged();
+    // And while somebody holds the lock, an impatient one is told who it is.
+    let mut holder = super::watch::Watch::start(rig);
+    let refused = rig.apply_with(&["--lock-timeout", "0"]).exits(75);
+    let said = format!("{}{}", refused.stdout, refused.stderr);
+    assert!(said.contains(&holder.pid().to_string()), "{said}");
+    holder.stop();
+}
+
+pub(super) fn two_trees_never_see_each_other(rig: &Rig) {
+    rig.agents(1);
+    rig.apply(0);
+    let other = match rig.backend {
+        "docker" => Rig::docker("the other tree").unwrap(),
+        _ => Rig::native("the other tree"),
+    };
+    other.agent("a0", "You are the other a0.");
+    assert_eq!(verdicts(&other.apply(0)), ["a0 create"]);
+    assert_eq!(rig.inside("a0", "cat /etc/bottle/prompt.md"), "You are a0.");
+    drop(other);
+    rig.inside("a0", "true");
+    rig.converged();
+}
+
+pub(super) fn a_saved_plan_is_refused_when_anything_has_moved(rig: &Rig) {
+    rig.agents(2);
+    let saved = rig.cli.cwd().join("saved.json");
+    let saved = saved.to_str().unwrap();
+    let tree = rig.tree.path().to_str().unwrap();
+    rig.cli.run(["plan", tree, "--out", saved]).exits(2);
+    rig.agent("a1", "You are CHANGED.");
+    rig.cli.run(["apply", saved, "--yes"]).exits(1);
+    rig.agent("a1", "You are a1.");
+    rig.cli.run(["apply", saved, "--yes"]).exits(0);
+    rig.converged();
+    rig.cli.run(["apply", saved, "--yes"]).exits(1);
+}
+
+pub(super) fn a_workspace_is_copied_once(rig: &Rig) {
+    let work = tempfile::tempdir().unwrap();
+    std::fs::create_dir(work.path().join("empty")).unwrap();
+    std::fs::write(work.path().join("run.sh"), "#!/bin/sh\necho ran\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(work.path().join("run.sh"), mode).unwrap();
+    symlink("run.sh", work.path().join("link")).unwrap();
+    rig.bottle(&format!("workspace:\n  path: {}\n", work.path().display()));
+    rig.agents(1);
+    rig.apply(0);
+    assert_eq!(rig.inside("a0", "cd /workspace && ./link && ls -d empty"), "ran\nempty");
+    rig.inside("a0", "echo mine > /workspace/mine && rm /workspace/run.sh");
+    std::fs::write(work.path().join("later"), "x").unwrap();
+    rig.agent("a0", "You are CHANGED.");
+    assert_eq!(verdicts(&rig.apply(0)), ["a0 reprovision"]);
+    assert_eq!(rig.inside("a0", "ls /workspace"), "empty\nlink\nmine");
+    // A lost receipt costs a reprovision and no work.
+    for receipt in std::fs::read_dir(rig.memory().join("receipts")).unwrap() {
+        std::fs::remove_file(receipt.unwrap().path()).unwrap();
+    }
+    assert_eq!(verdicts(&rig.apply(0)), ["a0 reprovision"]);
+    assert_eq!(rig.inside("a0", "ls /workspace"), "empty\nlink\nmine");
+}
+
+pub(super) fn a_command_starts_after_provisioning_and_completes(rig: &Rig) {
+    let script = "cat /etc/bottle/prompt.md > /var/tmp/seen; echo once >> /var/tmp/count";
+    rig.tree.agent("job", "dev", &format!("command: [sh, -c, \"{script}\"]"), "You are a job.");
+    rig.apply(0);
+    wait_for("the command to end", || rig.exec("job", "test -s /var/tmp/count").code == Some(0));
+    assert_eq!(rig.inside("job", "cat /var/tmp/seen"), "You are a job.");
+    rig.converged();
+    // Completed is its desired state: neither a pass nor a restart of the machine runs it again.
+    rig.crash("job");
+    rig.apply(0);
+    rig.tree.agent("job", "dev", &format!("command: [sh, -c, \"{script}\"]"), "You are new.");
+    assert_eq!(verdicts(&rig.apply(0)), ["job reprovision"]);
+    assert_eq!(rig.inside("job", "cat /var/tmp/count"), "once");
+    rig.converged();
+}
+
+/// What only an engine has.
+pub(super) mod engine {
+    use super::super::rig::{Rig, docker, verdicts};
+    use crate::support::run_id;
+
+    pub(in super::super) fn a_removed_container_comes_back_and_no_other_is_touched(rig: &Rig) {
+        rig.agents(3);
+        rig.apply(0);
+        let (kept, gone) = (rig.container("a0"), rig.container("a1"));
+        docker(&["rm", "-f", &gone]);
+        assert_eq!(verdicts(&rig.apply(0)), ["a1 create"]);
+        assert_eq!(rig.container("a0"), kept);
+        assert_ne!(rig.container("a1"), gone);
+        rig.converged();
+        assert_eq!(
+            std::fs::read_dir(rig.memory().join("receipts")).unwrap().count(),
+            3,
+            "the receipt of what is gone is gone"
+        );
+    }
+
+    pub(in super::super) fn an_image_that_cannot_be_had_leaves_the_old_sandbox_running(rig: &Rig) {
+        rig.agents(1);
+        rig.apply(0);
+        let before = rig.container("a0");
+        rig.tree.bottle("dev", "backend: docker\nimage: bottle-test-absent:1");
+        let done = rig.apply(3);
+        assert_eq!(verdicts(&done), ["a0 replace"]);
+        assert_eq!(done["outcomes"][0]["outcome"], "failed", "{done}");
+        assert_eq!(rig.container("a0"), before);
+        rig.inside("a0", "true");
+    }
+
+    pub(in super::super) fn a_container_of_someone_else_is_a_conflict_and_untouched(rig: &Rig) {
+        rig.agents(2);
+        let name = format!("bottle-{}-a0", rig.tree.owner);
+        let label = format!("io.bottle.test={}", run_id());
+        let theirs = docker(&["create", "--name", &name, "--label", &label, rig.image(), "true"]);
+        let theirs = theirs.trim();
+        let done = rig.apply_with(&[]);
+        let inspected = docker(&["inspect", "-f", "{{.Id}} {{.State.Status}}", &name]);
+        docker(&["rm", "-f", theirs]);
+        assert_eq!(inspected.trim(), format!("{theirs} created"));
+        let done = done.exits(3).json();
+        assert_eq!(verdicts(&done), ["a0 hold", "a1 create"]);
+        assert!(done["changes"].to_string().contains("conflict"), "{done}");
+    }
+
+    pub(in super::super) fn a_network_attached_by_hand_is_taken_off_again(rig: &Rig) {
+        rig.agents(1);
+        rig.apply(0);
+        let (id, network) = (rig.container("a0"), crate::support::unique("net"));
+        let label = format!("io.bottle.test={}", run_id());
+        docker(&["network", "create", "--internal", "--label", &label, &network]);
+        // The engine refuses a second network beside `none`; by hand one would take that off.
+        docker(&["network", "disconnect", "none", &id]);
+        docker(&["network", "connect", &network, &id]);
+        let plan = rig.plan().json();
+        let done = rig.apply_with(&["--allow-teardown", "all"]);
+        let left = docker(&["network", "inspect", "-f", "{{len .Containers}}", &network]);
+        docker(&["network", "rm", &network]);
+        assert_eq!(verdicts(&plan).len(), 1, "{plan}");
+        done.exits(0);
+        assert_eq!(left.trim(), "0");
+        rig.converged();
+    }
+
+    pub(in super::super) fn an_imported_image_goes_when_nothing_stands_on_it(rig: &Rig) {
+        let images = std::env::var("BOTTLE_TEST_IMAGES").expect("tests/run makes the images");
+        let tagged = || docker(&["images", "-q", &format!("bottle-{}", rig.tree.owner)]);
+        rig.tree.bottle("dev", &format!("backend: docker\nimage: {images}/busybox.tar"));
+        rig.agents(2);
+        rig.apply(0);
+        assert_eq!(rig.inside("a0", "echo in"), "in");
+        assert_eq!(tagged().lines().count(), 1);
+        rig.tree.bottle("dev", &format!("backend: docker\nimage: {images}/busybox-root"));
+        assert_eq!(verdicts(&rig.apply(0)), ["a0 replace", "a1 replace"]);
+        assert_eq!(tagged().lines().count(), 1, "the image of the tar is gone");
+        rig.converged();
+        rig.bottle("");
+        rig.apply(0);
+        assert_eq!(tagged().trim(), "");
+        rig.converged();
+    }
+}

@@ -1,0 +1,67 @@
+//! What every test file shares: names, trees, the binary, and what is left out where.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+mod command;
+mod tree;
+
+#[allow(unused_imports)] // as in main.rs: it should be ready
+pub(crate) use command::{Cli, Ended};
+#[allow(unused_imports)]
+pub(crate) use tree::TempTree;
+
+/// This run of the tests. `tests/run` names it, and removes by that name what a killed test left.
+pub(crate) fn run_id() -> &'static str {
+    static RUN: OnceLock<String> = OnceLock::new();
+    RUN.get_or_init(|| match std::env::var("BOTTLE_TEST_RUN") {
+        Ok(run) if !run.is_empty() => run,
+        _ => format!("{:08x}", fastrand()),
+    })
+}
+
+/// A name that no other test uses, and by which `tests/run` knows ours: `test-<run>-<n>-<what>`.
+pub(crate) fn unique(what: &str) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("test-{}-{}-{what}", run_id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn fastrand() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    // Keyed by the system's randomness: as random as a name must be.
+    let random = RandomState::new().hash_one(std::process::id());
+    (random ^ random >> 32) as u32
+}
+
+/// Says, once, what this run leaves out, past the capture of the test harness.
+pub(crate) fn left_out(what: &str, why: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let line = format!("left out: {what}: {why}\n");
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
+        std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
+    }
+}
+
+/// Whether `what`, which needs a Docker engine, is to run: yes where `BOTTLE_TEST_DOCKER` says that
+/// one is there (`tests/run` does), and then it must answer. Else `what` is said to be left out.
+pub(crate) fn docker(what: &str) -> bool {
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    if std::env::var_os("BOTTLE_TEST_DOCKER").is_none_or(|value| value.is_empty()) {
+        left_out(what, "it needs a Docker engine; tests/run brings one");
+        return false;
+    }
+    let answer = ANSWER.get_or_init(|| {
+        let version = std::process::Command::new("docker")
+            .args(["version", "--format", "{{.Server.Version}}"])
+            .output()
+            .map_err(|error| format!("docker: {error}"))?;
+        let said = String::from_utf8_lossy(&version.stderr).trim().to_owned();
+        version.status.success().then_some(()).ok_or(said)
+    });
+    if let Err(error) = answer {
+        panic!("BOTTLE_TEST_DOCKER is set, and the engine does not answer: {error}");
+    }
+    true
+}
