@@ -40,8 +40,8 @@ mod target;
 mod ui;
 
 pub use args::Cli;
-pub use completions::complete;
 use args::Command;
+pub use completions::complete;
 use error::{CliError, Exit};
 use ui::Ui;
 

@@ -346,14 +346,15 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
-    let notes =
-        by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
+    let notes = by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
     for (words, names) in notes {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
     }
     for (backend, (error, names)) in unreachable(document) {
-        let line =
-            format!("{backend} cannot be reached, so nothing is done for {}: {error}", some_of(&names));
+        let line = format!(
+            "{backend} cannot be reached, so nothing is done for {}: {error}",
+            some_of(&names)
+        );
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);
@@ -370,7 +371,8 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     if around.show_diffs {
         diffs(text, &around.diffs);
     }
-    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
+    let told =
+        if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
     if !told.is_empty() {
         text.push_str(&told);
         text.push('\n');
@@ -398,7 +400,13 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     }
 }
 
-pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
+pub(super) fn note(
+    text: &mut String,
+    label: &str,
+    colour: anstyle::Style,
+    line: &str,
+    width: usize,
+) {
     let line = harmless(line).replace(['\n', '\t'], " ");
     let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
     for (index, part) in parts.iter().enumerate() {

@@ -12,7 +12,9 @@ const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
     let count = render::plural(document.sandboxes.len(), "sandbox", "sandboxes");
     let mut text = render::beside(&render::tree_line(&document.tree), &count, width);
-    if let Some(commit) = document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref()) {
+    if let Some(commit) =
+        document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref())
+    {
         let _ = writeln!(text, "last applied from {}", commit.get(..7).unwrap_or(commit));
     }
     text.push('\n');

@@ -1,6 +1,8 @@
 //! The native backend, seen from outside: real sandboxes, as root and as an ordinary user.
 
+mod as_user;
 pub(crate) mod contract;
+mod kill;
 mod life;
 pub(crate) mod limits;
 mod support;

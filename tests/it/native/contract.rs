@@ -124,7 +124,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         }
     };
     let scopes = [scope("team", "here"), scope("others", "here"), scope("team", "there")];
-    let backend = Native::with_helper(program());
+    let backend = Native::with_helper(&program());
     Some(Box::new(OnNative { backend, folder, scopes }))
 }
 
