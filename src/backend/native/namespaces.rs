@@ -46,21 +46,23 @@ fn may_map_ids() -> bool {
 /// A user namespace with these maps (lines of `uid_map` and `gid_map`), held by its descriptor.
 pub(super) fn mapped(uid_map: &str, gid_map: &str) -> anyhow::Result<OwnedFd> {
     let (ready_read, ready_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (held_read, held_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     match sys::fork().context("starting a process")? {
         Fork::Child => {
-            drop(ready_read);
+            drop((ready_read, held_write));
             let done = sys::unshare(UnshareFlags::NEWUSER).is_ok();
             let _ = rustix::io::write(&ready_write, &[u8::from(done)]);
-            // Until it is killed, which the parent's death does too.
-            loop {
-                std::thread::park();
-            }
+            // Until it is killed, or its parent was: a fork has no parent-death signal, and would
+            // keep the sandbox's lock for ever.
+            let _ = rustix::io::read(&held_read, &mut [0]);
+            std::process::abort()
         }
         Fork::Parent(pid) => {
-            drop(ready_write);
+            drop((ready_write, held_read));
             let namespace = hold(pid, &ready_read, uid_map, gid_map);
             let _ = rustix::process::kill_process(pid, Signal::KILL);
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            drop(held_write);
             namespace
         }
     }
