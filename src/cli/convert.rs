@@ -15,11 +15,29 @@ const OLD_FILE: &str = "claude-bottle.json";
 
 /// Keys of a bottle, and of an agent, that mean what they meant.
 const BOTTLE_KEYS: [&str; 12] = [
-    "backend", "image", "host_paths", "env", "resources", "workspace", "user", "git", "cred_proxy",
-    "egress", "supervise", "overlay",
+    "backend",
+    "image",
+    "host_paths",
+    "env",
+    "resources",
+    "workspace",
+    "user",
+    "git",
+    "cred_proxy",
+    "egress",
+    "supervise",
+    "overlay",
 ];
 const AGENT_KEYS: [&str; 10] = [
-    "bottle", "skills", "command", "restart", "run", "suspend", "name", "description", "model",
+    "bottle",
+    "skills",
+    "command",
+    "restart",
+    "run",
+    "suspend",
+    "name",
+    "description",
+    "model",
     "color",
 ];
 
@@ -61,7 +79,8 @@ fn from_folder(old: &Path) -> Result<(Vec<File>, Vec<String>), CliError> {
         }
     }
     if files.is_empty() {
-        let told = format!("{} holds neither {OLD_FILE} nor `bottles/` and `agents/`", old.display());
+        let told =
+            format!("{} holds neither {OLD_FILE} nor `bottles/` and `agents/`", old.display());
         return Err(CliError::failed(told));
     }
     untold.sort();
@@ -78,7 +97,9 @@ fn take(
     let Ok(found) = std::fs::symlink_metadata(&whole) else { return Ok(()) };
     if found.is_dir() {
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&whole).with_context(|| format!("reading {}", whole.display()))? {
+        for entry in
+            std::fs::read_dir(&whole).with_context(|| format!("reading {}", whole.display()))?
+        {
             names.push(entry?.file_name());
         }
         names.sort();

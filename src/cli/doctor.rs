@@ -106,9 +106,7 @@ fn word(health: Health) -> &'static str {
 
 fn document(groups: &[Group]) -> serde_json::Value {
     let findings = |group: &Group| -> Vec<serde_json::Value> {
-        let one = |f: &Finding| {
-            json!({ "what": f.what, "health": word(f.health), "detail": f.detail, "fix": f.fix })
-        };
+        let one = |f: &Finding| json!({ "what": f.what, "health": word(f.health), "detail": f.detail, "fix": f.fix });
         group.findings.iter().map(one).collect()
     };
     let backends: Vec<serde_json::Value> = groups

@@ -68,7 +68,9 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &InitArgs) -> Result<Exit, Cli
         (None, None) => String::new(),
         _ => format!(" {}", tree.display()),
     };
-    ui.say(&format!("next: look at these files, then `bottle plan{named}` and `bottle apply{named}`"));
+    ui.say(&format!(
+        "next: look at these files, then `bottle plan{named}` and `bottle apply{named}`"
+    ));
     Ok(Exit::Done)
 }
 
@@ -80,8 +82,10 @@ fn refuse_to_overwrite(tree: &Path) -> Result<(), CliError> {
         .find(|path| path.symlink_metadata().is_ok());
     match taken {
         None => Ok(()),
-        Some(path) => Err(CliError::failed(format!("{} exists; nothing was written", path.display()))
-            .hint("name another folder: `bottle init DIR`")),
+        Some(path) => {
+            Err(CliError::failed(format!("{} exists; nothing was written", path.display()))
+                .hint("name another folder: `bottle init DIR`"))
+        }
     }
 }
 

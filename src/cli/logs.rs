@@ -10,8 +10,11 @@ use crate::backend::{BackendError, LogOptions};
 pub(super) async fn run(global: &Global, args: &LogsArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
     if args.sidecar {
-        return Err(CliError::failed(format!("{} has no sidecar, so there is no record of one", target.sandbox))
-            .hint("its machine has no network at all"));
+        return Err(CliError::failed(format!(
+            "{} has no sidecar, so there is no record of one",
+            target.sandbox
+        ))
+        .hint("its machine has no network at all"));
     }
     let options = LogOptions { follow: args.follow, tail: args.tail };
     let mut out = tokio::io::stdout();
@@ -24,7 +27,8 @@ pub(super) async fn run(global: &Global, args: &LogsArgs) -> Result<Exit, CliErr
 /// Whoever read has seen enough.
 fn reader_is_gone(error: &BackendError) -> bool {
     let BackendError::Failed { source, .. } = error else { return false };
-    source.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| {
-        cause.kind() == io::ErrorKind::BrokenPipe
-    })
+    source
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -43,8 +43,8 @@ mod ui;
 mod watch;
 
 pub use args::Cli;
-pub use completions::complete;
 use args::Command;
+pub use completions::complete;
 use error::{CliError, Exit};
 use ui::Ui;
 

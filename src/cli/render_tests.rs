@@ -116,8 +116,7 @@ fn the_look() {
         guest("linus", Verdict::Replace, on_machine),
     ];
     changes.extend(keep("rob"));
-    let summary =
-        Summary { create: 1, reprovision: 1, replace: 1, teardown: 1, hold: 1, keep: 1 };
+    let summary = Summary { create: 1, reprovision: 1, replace: 1, teardown: 1, hold: 1, keep: 1 };
     let mut document = document(changes, summary);
     let found = Diagnostic::error("agents/dennis.md", "unknown key `skils`");
     document.diagnostics = vec![Diagnostic {
@@ -293,7 +292,8 @@ fn the_rest_of_the_reasons() {
         guest("e", Verdict::Reprovision, Reason::HashMissing),
         machine("f-with-a-name-that-is-far-too-long", Verdict::Replace, Reason::HashMissing),
     ];
-    let summary = Summary { reprovision: 2, replace: 2, teardown: 1, hold: 1, ..Summary::default() };
+    let summary =
+        Summary { reprovision: 2, replace: 2, teardown: 1, hold: 1, ..Summary::default() };
     let expected = "\
 tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
 

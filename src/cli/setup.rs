@@ -150,11 +150,7 @@ pub(super) fn options(select: &SelectArgs) -> Result<Options, CliError> {
     for name in &select.only {
         let id = SandboxId::new(name).map_err(|error| {
             let hint = "a tree stands before the options: `bottle plan TREE --only NAME…`";
-            CliError::new(
-                Kind::Failed,
-                anyhow::Error::from(error).context("in --only"),
-            )
-            .hint(hint)
+            CliError::new(Kind::Failed, anyhow::Error::from(error).context("in --only")).hint(hint)
         })?;
         only.insert(id);
     }

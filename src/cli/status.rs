@@ -94,9 +94,8 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
 
 /// The machines of this tree, by sandbox.
 fn machines(view: &View) -> BTreeMap<&SandboxId, &Instance> {
-    let ours = |i: &&Instance| {
-        i.resource == ResourceKind::Machine && i.ownership == Ownership::Ours
-    };
+    let ours =
+        |i: &&Instance| i.resource == ResourceKind::Machine && i.ownership == Ownership::Ours;
     view.observed.instances.iter().filter(ours).map(|i| (&i.sandbox, i)).collect()
 }
 
@@ -174,7 +173,9 @@ fn state(
     match (&machine.state, main) {
         (InstanceState::Running, Some(MainState::Waiting)) => plain("waiting"),
         (InstanceState::Running, Some(MainState::Completed)) => plain("completed"),
-        (InstanceState::Running, Some(MainState::Failed(code))) => ("failed".to_owned(), Some(*code)),
+        (InstanceState::Running, Some(MainState::Failed(code))) => {
+            ("failed".to_owned(), Some(*code))
+        }
         (InstanceState::Running, Some(MainState::BackingOff { code, .. })) => {
             ("failing".to_owned(), Some(*code))
         }

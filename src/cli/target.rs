@@ -43,7 +43,8 @@ impl Target {
             reconciler.backends.clone_from(&all);
             found = Some(reconciler.find(&sandbox).await?.1);
         }
-        let machine = found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
+        let machine =
+            found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
         let backend = backend(&all, &machine)?;
         let receipt = receipts.get(&machine.id).cloned();
         Ok(Self { sandbox, desired, backend, scope, machine, receipt })

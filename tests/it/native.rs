@@ -1,7 +1,9 @@
 //! The native backend, seen from outside: real sandboxes, as root and as an ordinary user.
-//!
-//! Nothing has to be installed. Run as root, every test of `as_root` is also run as uid 1000, in a
-//! process of its own (`as_user`).
 
+mod as_user;
+pub(crate) mod contract;
+mod kill;
 mod life;
+pub(crate) mod limits;
 mod support;
+mod walls;

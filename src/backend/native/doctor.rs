@@ -47,7 +47,13 @@ fn isolation(helper: &Helper) -> Finding {
         Mode::Root { .. } => "as root: each sandbox has 65536 ids of its own",
         Mode::Rootless => "as an ordinary user, in user namespaces",
     };
-    match helper.call("trying to make namespaces", &Request::Probe, &[], Some(namespaces::mode(0)), Some(DEADLINE)) {
+    match helper.call(
+        "trying to make namespaces",
+        &Request::Probe,
+        &[],
+        Some(namespaces::mode(0)),
+        Some(DEADLINE),
+    ) {
         Ok(_) => finding("namespaces", Health::Works, mode.to_owned(), None),
         Err(error) => {
             let detail = std::error::Error::source(&error)

@@ -94,6 +94,7 @@ impl Init {
         // Until it is ready it dies with the helper; one that is dead already never opens the gate.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         sys::close_all_but(&self.kept());
+        rustix::thread::set_name(c"bottle-init")?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;

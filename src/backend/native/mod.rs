@@ -212,7 +212,13 @@ impl Backend for Native {
                 let probed = self.blocking("trying to make namespaces", |shared| {
                     shared
                         .helper
-                        .call("trying", &Request::Probe, &[], Some(namespaces::mode(0)), Some(DEADLINE))
+                        .call(
+                            "trying",
+                            &Request::Probe,
+                            &[],
+                            Some(namespaces::mode(0)),
+                            Some(DEADLINE),
+                        )
                         .map(drop)
                 });
                 probed.await.map_err(|error| {

@@ -1,7 +1,7 @@
 //! A corner of its own for each test, and the ways to ask a sandbox something.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bottle::backend::native::Native;
 use bottle::backend::{Backend, Depth, ExecOutput, ExecSpec, ExecUser, Progress, Scope, Upload};
@@ -11,10 +11,14 @@ use bottle::model::{
 };
 use bytes::Bytes;
 
-/// The program that the tests were built with: the helper is another `main` than theirs.
-pub(crate) fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_bottle"))
+/// The program that the helper is: its `main` is another than that of the tests. A user who may not
+/// look into the folder that it was built in is given another copy.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_bottle").into(), PathBuf::from)
 }
+
+/// Names that copy.
+pub(crate) const PROGRAM: &str = "BOTTLE_TEST_PROGRAM";
 
 /// A backend and an owner that nobody else has. Takes away what it made, however the test ends.
 pub(crate) struct Corner {
@@ -26,15 +30,22 @@ pub(crate) struct Corner {
 impl Corner {
     pub(crate) fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("bottle-native-").tempdir().unwrap();
-        let data = folder.path().join("state");
-        std::fs::create_dir(&data).unwrap();
+        let mut corner = Self::in_folder(folder.path());
+        corner.folder = Some(folder);
+        corner
+    }
+
+    /// That of another process, in a folder of its own.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        let data = folder.join("state");
+        std::fs::create_dir_all(&data).unwrap();
         let scope = Scope {
             owner: OwnerId::new("tests").unwrap(),
             state: "here".to_owned(),
             adopted: BTreeSet::new(),
             data,
         };
-        Self { backend: Native::with_helper(program()), scope, folder: Some(folder) }
+        Self { backend: Native::with_helper(&program()), scope, folder: None }
     }
 
     /// A folder beside the state folder.
@@ -108,6 +119,17 @@ impl Corner {
         i32::try_from(run["pid"].as_i64().unwrap()).unwrap()
     }
 
+    /// Folders of the sandbox's cgroups.
+    pub(crate) fn cgroups(&self, instance: &Instance) -> Vec<PathBuf> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let points = mounts
+            .lines()
+            .filter(|line| line.contains(" - cgroup"))
+            .filter_map(|line| line.split(' ').nth(4))
+            .map(|point| Path::new(point).join(format!("bottle-{}", instance.id)));
+        points.filter(|path| path.exists()).collect()
+    }
+
     /// Everything goes, and nothing may be left of it.
     pub(crate) async fn wipe(&self) {
         let seen = self.backend.observe(&self.scope, Depth::Listing).await.expect("observing");
@@ -126,7 +148,7 @@ impl Corner {
 impl Drop for Corner {
     fn drop(&mut self) {
         // A test that failed has not torn down.
-        let folder = self.folder.take().unwrap();
+        let Some(folder) = self.folder.take() else { return };
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -1,0 +1,179 @@
+//! kill -9 at any moment leaves nothing that is not seen, and the next try goes through.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bottle::backend::{Backend, Depth, Progress};
+use bottle::model::{InstanceState, ResourceSpec};
+
+use super::support::{Corner, machine, program};
+
+/// What this program does when it is started again by the test below: one life of a sandbox, over
+/// and over, until it is killed.
+const FOLDER: &str = "BOTTLE_TEST_KILLED";
+
+/// Not a test by itself: started by the one below, in the folder that it names.
+#[tokio::test]
+async fn lives_of_a_sandbox() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let corner = std::mem::ManuallyDrop::new(Corner::in_folder(folder.as_ref()));
+    let mut spec = machine("ada");
+    spec.command = vec!["sleep".to_owned(), "1000".to_owned()];
+    loop {
+        let made = corner.create(&spec).await;
+        let started = corner.start(&made).await;
+        assert_eq!(corner.sh(&started, "true").await.code, 0);
+        corner.teardown(&started).await;
+    }
+}
+
+/// Processes of the host whose mounts are in this folder's sandboxes, or whose name is init's.
+fn inits() -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| stat.contains("(bottle-init) ") && !stat.contains("(bottle-init) Z"))
+    })
+    .collect()
+}
+
+/// Those of them that stand in the sandbox `ada` of this corner.
+fn inits_of(corner: &Corner) -> usize {
+    let folder = corner.beside().file_name().unwrap().to_str().unwrap().to_owned();
+    let ours = |pid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))
+            .is_ok_and(|mounts| mounts.contains(&folder))
+    };
+    inits().iter().filter(|pid| ours(pid)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_fifty_moments() {
+    let corner = Corner::new();
+    let lives = |corner: &Corner| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "native::kill::lives_of_a_sandbox"])
+            .env(FOLDER, corner.beside())
+            .env(super::support::PROGRAM, program())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut seen = std::collections::BTreeMap::<String, u32>::new();
+    for round in 0..50u32 {
+        let mut child = lives(&corner);
+        // Spread over several lives, which take tens of milliseconds each.
+        tokio::time::sleep(Duration::from_micros(20_000 + u64::from(round) * 3_700)).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Its helper dies with it, and with that an init that was not ready.
+        let began = Instant::now();
+        let observed = loop {
+            let observed = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
+            let running =
+                observed.instances.iter().filter(|i| i.state == InstanceState::Running).count();
+            if inits_of(&corner) == running {
+                break observed;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "round {round}: {observed:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let state =
+            observed.instances.first().map_or("nothing".to_owned(), |i| format!("{:?}", i.state));
+        *seen.entry(state).or_default() += 1;
+        for leftover in &observed.leftovers {
+            corner.backend.prune(&corner.scope, leftover).await.unwrap();
+        }
+        // What a reconciler does next goes through.
+        let mut spec = machine("ada");
+        spec.command = vec!["sleep".to_owned(), "1000".to_owned()];
+        corner.backend.prepare(&corner.scope, &spec, &Progress::silent()).await.unwrap();
+        let made =
+            corner.backend.create(&corner.scope, &ResourceSpec::Machine(spec)).await.unwrap();
+        let started = corner.start(&made).await;
+        assert_eq!(corner.sh(&started, "true").await.code, 0);
+        corner.teardown(&started).await;
+        assert_eq!(inits_of(&corner), 0);
+    }
+    assert!(seen.len() > 1, "the moments were all alike: {seen:?}");
+    corner.wipe().await;
+    assert_nothing_left(&corner);
+}
+
+/// No mount, no cgroup, no file.
+fn assert_nothing_left(corner: &Corner) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let folder = corner.beside().to_str().unwrap();
+    assert!(!mounts.contains(folder), "{mounts}");
+    let left: Vec<_> = std::fs::read_dir(corner.scope.data.join("native"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != ".lock")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn an_init_that_is_killed_is_a_stopped_sandbox() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    corner
+        .say(&on, "echo kept > $HOME/note; echo kept > /tmp/note; (sleep 600 >/dev/null 2>&1 &)")
+        .await;
+    let before = corner.cgroups(&on);
+    let pid = rustix::process::Pid::from_raw(corner.init(&on)).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let began = Instant::now();
+    while corner.only().await.state == InstanceState::Running {
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+    let stopped = corner.only().await;
+    assert_eq!(stopped.state, InstanceState::Stopped { code: None });
+    let again = corner.start(&stopped).await;
+    assert_ne!(again.boot, on.boot);
+    assert_eq!(corner.say(&again, "cat $HOME/note /tmp/note").await, "kept\nkept");
+    assert_eq!(corner.cgroups(&again), before, "the same cgroups again");
+    corner.teardown(&again).await;
+    assert!(corner.cgroups(&again).is_empty());
+    corner.wipe().await;
+    assert_nothing_left(&corner);
+}
+
+#[tokio::test]
+async fn a_reused_pid_is_not_a_running_sandbox() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    let path = corner.scope.data.join("native/ada/run.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut run: serde_json::Value = serde_json::from_str(&text).unwrap();
+    run["start_time"] = 1.into();
+    std::fs::write(&path, run.to_string()).unwrap();
+    assert_eq!(corner.only().await.state, InstanceState::Stopped { code: None });
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(corner.only().await.boot, on.boot);
+    // Of another start of the host nothing runs.
+    run["start_time"] =
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["start_time"].clone();
+    run["host_boot"] = "00000000-0000-0000-0000-000000000000".into();
+    std::fs::write(&path, run.to_string()).unwrap();
+    assert_eq!(corner.only().await.state, InstanceState::Stopped { code: None });
+    std::fs::write(&path, &text).unwrap();
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn half_of_a_sandbox_is_seen_and_removed() {
+    let corner = Corner::new();
+    let native = corner.scope.data.join("native");
+    std::fs::create_dir_all(native.join("ada/upper/etc")).unwrap();
+    std::fs::create_dir_all(native.join(".making-x/root")).unwrap();
+    std::fs::create_dir_all(native.join(".removing-x/work/work")).unwrap();
+    let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
+    assert!(matches!(seen.instances[0].state, InstanceState::Broken(_)), "{seen:#?}");
+    assert_eq!(seen.leftovers.len(), 2);
+    corner.wipe().await;
+    assert_nothing_left(&corner);
+}
