@@ -83,11 +83,7 @@ impl ErrorDocument {
 
 impl<'a> FailureDocument<'a> {
     fn of(error: &'a CliError) -> Self {
-        Self {
-            version: VERSION,
-            diagnostics: &error.diagnostics,
-            error: ErrorDocument::of(error),
-        }
+        Self { version: VERSION, diagnostics: &error.diagnostics, error: ErrorDocument::of(error) }
     }
 }
 

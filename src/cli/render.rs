@@ -199,14 +199,15 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
-    let notes =
-        by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
+    let notes = by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
     for (words, names) in notes {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
     }
     for (backend, (error, names)) in unreachable(document) {
-        let line =
-            format!("{backend} cannot be reached, so nothing is done for {}: {error}", some_of(&names));
+        let line = format!(
+            "{backend} cannot be reached, so nothing is done for {}: {error}",
+            some_of(&names)
+        );
         note(text, "warning:", style::WARNING, &line, around.width);
     }
     let waiting = waiting(document);
@@ -223,7 +224,8 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     if around.show_diffs {
         diffs(text, &around.diffs);
     }
-    let told = if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
+    let told =
+        if around.down { String::new() } else { diagnostics(&document.diagnostics, around.width) };
     if !told.is_empty() {
         text.push_str(&told);
         text.push('\n');

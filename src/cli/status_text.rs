@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{render, text};
 use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
+use super::{render, text};
 use crate::plan::Verdict;
 
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
@@ -12,7 +12,9 @@ const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
     let count = text::plural(document.sandboxes.len(), "sandbox", "sandboxes");
     let mut text = text::beside(&render::tree_line(&document.tree), &count, width);
-    if let Some(commit) = document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref()) {
+    if let Some(commit) =
+        document.last_commit.as_ref().filter(|c| Some(*c) != document.tree.commit.as_ref())
+    {
         let _ = writeln!(text, "last applied from {}", commit.get(..7).unwrap_or(commit));
     }
     text.push('\n');
@@ -22,9 +24,8 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
         table(&mut text, document, now, width);
     }
     failures(&mut text, document, now, width);
-    let notes = text::by_note(
-        document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())),
-    );
+    let notes =
+        text::by_note(document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())));
     if !notes.is_empty() {
         text.push('\n');
     }

@@ -42,7 +42,13 @@ pub(super) fn wrap(text: &str, width: usize, taken: usize) -> Vec<String> {
     lines
 }
 
-pub(super) fn note(text: &mut String, label: &str, colour: anstyle::Style, line: &str, width: usize) {
+pub(super) fn note(
+    text: &mut String,
+    label: &str,
+    colour: anstyle::Style,
+    line: &str,
+    width: usize,
+) {
     let line = harmless(line).replace(['\n', '\t'], " ");
     let parts = wrap(&line, width.saturating_sub(2), label.chars().count().saturating_sub(1));
     for (index, part) in parts.iter().enumerate() {

@@ -23,8 +23,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &WatchArgs) -> Resu
     let mut reconciler = setup::reconciler(load, &args.look, None)?;
     let desired = reconciler.desired().await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
-    let (_lock, desired) =
-        apply::lock(ui, &stop, &reconciler, desired, "watch", patience).await?;
+    let (_lock, desired) = apply::lock(ui, &stop, &reconciler, desired, "watch", patience).await?;
     let owner = desired.tree.owner.clone();
     reconciler.state.claim(&owner, &desired.tree.path, args.lock.adopt)?;
     let asks = desired.sandboxes.values().any(|spec| !spec.asked_env.is_empty());

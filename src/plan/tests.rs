@@ -585,9 +585,9 @@ fn a_value_that_a_restart_lost_is_delivered_again_or_waited_for() {
         panic!("{}", text(&plan))
     };
     assert!(deliver.is_empty());
-    assert!(text(&plan).starts_with(
-        "ada guest hold needs_input\nada guest reprovision spec_changed\n"
-    ));
+    assert!(
+        text(&plan).starts_with("ada guest hold needs_input\nada guest reprovision spec_changed\n")
+    );
     assert_eq!(plan.missing_input(), BTreeSet::from(["TOKEN"]));
 }
 
