@@ -157,6 +157,9 @@ fn running(scope: &Scope, instance: &Instance) -> Result<(Target, OwnedFd), Back
     let (Some(record), Some(run)) = (found.record, found.run) else {
         return Err(stopped("not started"));
     };
+    if found.state != InstanceState::Running {
+        return Err(stopped("stopped"));
+    }
     let init = enter::init_of(&run)
         .map_err(|error| BackendError::failed("looking for its init", error))?
         .ok_or_else(|| stopped("stopped"))?;
@@ -445,8 +448,7 @@ impl Backend for Native {
             return Err(BackendError::NotRunning { name: instance.name.clone(), state });
         }
         // What init wrote through its descriptor: nothing inside can write there.
-        let line = std::fs::read_to_string(folder.join(state::MAIN)).unwrap_or_default();
-        Ok(MainState::parse(&line))
+        Ok(MainState::parse(&folder.status().0))
     }
 
     async fn events(

@@ -22,10 +22,10 @@ use rustix::thread::UnshareFlags;
 use super::init::{self, Init, READY};
 use super::limits::Cgroups;
 use super::log::Log;
-use super::namespaces;
 use super::seccomp::Filters;
 use super::state::{self, Folder, IDS, MAIN, Mode, Record, Run};
 use super::sys::{self, Fork};
+use super::{enter, namespaces};
 
 /// How long init may take until it is ready.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -37,11 +37,14 @@ pub(super) fn start(folder: &Path, hidden: &Path) -> anyhow::Result<Run> {
     let _lock = lock()?;
     let record = here.record()?.context("its record is missing or of another version")?;
     let host_boot = state::host_boot()?;
-    if let Some(run) = here.run()?
-        && run.host_boot == host_boot
-        && state::start_time(run.pid) == Some(run.start_time)
-    {
-        return Ok(run);
+    if let Some(run) = here.run()? {
+        if here.runs(&run, &host_boot) {
+            return Ok(run);
+        }
+        // One whose helper was killed while it was set up is about to die. It has no future.
+        if let Some(doomed) = enter::init_of(&run)? {
+            enter::kill(&doomed, DEADLINE)?;
+        }
     }
     let cgroups = Cgroups::discover();
     let own = cgroups.of(&record.id);
@@ -100,7 +103,7 @@ fn admit(pid: Pid, doors: &[File], host_boot: String, gate: &OwnedFd) -> anyhow:
     let start_time = state::start_time(pid).context("init died at once")?;
     let run = Run { pid, start_time, host_boot };
     state::write_json(Path::new(state::RUN), &run).context("writing the receipt")?;
-    rustix::io::write(gate, &[1])?;
+    rustix::io::write(gate, run.boot().as_bytes())?;
     Ok(run)
 }
 

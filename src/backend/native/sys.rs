@@ -169,9 +169,23 @@ pub(super) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// The value of a `TIOCSWINSZ`-like change is followed by rustix; this one has no wrapper: the
-/// stdin that the helper was started with, as a descriptor of its own.
+/// The stdin that the helper was started with, as a descriptor of its own.
 pub(super) fn take_stdin() -> OwnedFd {
     // SAFETY: called once, first thing in the helper, before anything else uses descriptor 0.
     unsafe { OwnedFd::from_raw_fd(0) }
+}
+
+/// Gives the pages of the program's code back that setting up has touched: what is needed again
+/// comes from the page cache.
+pub(super) fn forget_code() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for line in maps.lines().filter(|line| line.contains(" r-xp ") && line.contains('/')) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text: &str| usize::from_str_radix(text, 16).ok();
+        if let Some((start, end)) = range.and_then(|(s, e)| number(s).zip(number(e))) {
+            // SAFETY: a private mapping of a file that was never written to (it is executable and
+            // not writable): dropping its pages changes nothing of what is read there.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
 }
