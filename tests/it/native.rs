@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs and does not get ends the test")]
 
 mod as_user;
-mod bench;
 pub(crate) mod contract;
 mod kill;
 mod life;

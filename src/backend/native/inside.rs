@@ -260,7 +260,7 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("root/deep/locked/in")).unwrap();
         let locked = folder.path().join("root/deep/locked");
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o0)).unwrap();
         inside.remove("deep").unwrap();
         assert!(!folder.path().join("root/deep").exists());
     }
