@@ -3,10 +3,11 @@
 //! What a sandbox has written (symlinks, renamed folders, `..`) is resolved as if the tree's folder
 //! were `/`, by the kernel, step by step; links of `/proc` are not followed.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -72,6 +73,10 @@ impl Inside {
         }
         let path = path.trim_matches('/');
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
+            if matches!(path[..end].rsplit('/').next(), Some("..")) {
+                // Not to be made: it is there, or what it stands in is not.
+                continue;
+            }
             let Some((parent, name)) = self.parent(&path[..end])? else { continue };
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
@@ -140,11 +145,12 @@ pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> 
     let top = open_unlocked(parent, name).map_err(|error| at(name, error))?;
     let mut lifted = 0u64;
     loop {
+        let before = lifted;
         empty(&top, &top, DEPTH, &mut lifted).map_err(|error| at(name, error))?;
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             // What was lifted lies in the top folder now.
-            Err(Errno::NOTEMPTY | Errno::EXIST) if lifted > 0 => lifted = 0,
+            Err(Errno::NOTEMPTY | Errno::EXIST) if lifted > before => {}
             Err(error) => return Err(at(name, error)),
         }
     }
@@ -172,6 +178,18 @@ fn open_unlocked(
     open()
 }
 
+/// Moves a folder up into `top`, under a name that nothing has there.
+fn lift(folder: &OwnedFd, name: &CStr, top: &OwnedFd, lifted: &mut u64) -> Result<(), Errno> {
+    loop {
+        *lifted += 1;
+        let free = format!(".lifted-{lifted}");
+        match rustix::fs::renameat_with(folder, name, top, free, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            result => return result,
+        }
+    }
+}
+
 fn empty(top: &OwnedFd, folder: &OwnedFd, depth: u32, lifted: &mut u64) -> Result<(), Errno> {
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -191,8 +209,7 @@ fn empty(top: &OwnedFd, folder: &OwnedFd, depth: u32, lifted: &mut u64) -> Resul
         }
         let child = open_unlocked(folder.as_fd(), name)?;
         if depth == 0 {
-            rustix::fs::renameat(folder, name, top, format!(".lifted-{lifted}-{depth}"))?;
-            *lifted += 1;
+            lift(folder, name, top, lifted)?;
             continue;
         }
         empty(top, &child, depth - 1, lifted)?;
