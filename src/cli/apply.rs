@@ -163,6 +163,7 @@ pub(super) async fn carry_out(
         return Err(error.document(document(&nothing)));
     }
     if view.plan.is_empty() {
+        reconciler.tidy(view)?;
         if ui.json() {
             ui.document(&document(&nothing))?;
         }

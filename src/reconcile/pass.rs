@@ -252,6 +252,7 @@ impl Reconciler {
         tell: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     ) -> anyhow::Result<Report> {
         if view.plan.is_empty() {
+            self.tidy(view)?;
             return Ok(Report::default());
         }
         view.memory.sweep_texts().context("tidying the state folder")?;
@@ -329,19 +330,40 @@ impl Reconciler {
         last.commit.clone_from(&view.revision.commit);
         last.dirty = view.revision.dirty;
         view.memory.set_last(&last)?;
+        self.tidy(view)
+    }
+
+    /// Drops the receipts of what is gone: a run that was killed between a removal and its receipt
+    /// leaves one. The caller holds the tree's lock.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read or written.
+    pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
         // A receipt of a machine that was not there when its backend was observed, and that no step
         // of this run has made, speaks of nothing. It is dropped only after its sandbox was made
         // anew, for until then it tells where the sandbox was.
         let seen: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.id).collect();
+        let stale: Vec<_> = view
+            .observed
+            .receipts
+            .iter()
+            .filter(|(id, receipt)| {
+                view.observed.facts.contains_key(&receipt.backend) && !seen.contains(id)
+            })
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
         let now_there = view.memory.receipts()?;
-        for (id, receipt) in &view.observed.receipts {
-            let reachable = view.observed.facts.contains_key(&receipt.backend);
-            let superseded = now_there
-                .values()
-                .any(|other| other.sandbox == receipt.sandbox && other.instance != *id);
+        for (id, receipt) in stale {
+            let made_anew = now_there.values().any(|other| {
+                let lives = seen.contains(&other.instance)
+                    || !view.observed.receipts.contains_key(&other.instance);
+                other.sandbox == receipt.sandbox && lives
+            });
             let declared = view.desired.sandboxes.contains_key(&receipt.sandbox)
                 || view.desired.held.contains_key(&receipt.sandbox);
-            if reachable && !seen.contains(id) && (superseded || !declared) {
+            if made_anew || !declared {
                 crate::apply::Receipts::forget(&view.memory, id)?;
             }
         }
