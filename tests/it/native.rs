@@ -8,4 +8,5 @@ mod kill;
 mod life;
 pub(crate) mod limits;
 mod support;
+mod terminal;
 mod walls;

@@ -3,11 +3,10 @@
 //! What a sandbox has written (symlinks, renamed folders, `..`) is resolved as if the tree's folder
 //! were `/`, by the kernel, step by step; links of `/proc` are not followed.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -73,10 +72,6 @@ impl Inside {
         }
         let path = path.trim_matches('/');
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
-            if matches!(path[..end].rsplit('/').next(), Some("..")) {
-                // Not to be made: it is there, or what it stands in is not.
-                continue;
-            }
             let Some((parent, name)) = self.parent(&path[..end])? else { continue };
             match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
                 Ok(()) => {
@@ -178,18 +173,6 @@ fn open_unlocked(
     open()
 }
 
-/// Moves a folder up into `top`, under a name that nothing has there.
-fn lift(folder: &OwnedFd, name: &CStr, top: &OwnedFd, lifted: &mut u64) -> Result<(), Errno> {
-    loop {
-        *lifted += 1;
-        let free = format!(".lifted-{lifted}");
-        match rustix::fs::renameat_with(folder, name, top, free, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => {}
-            result => return result,
-        }
-    }
-}
-
 fn empty(top: &OwnedFd, folder: &OwnedFd, depth: u32, lifted: &mut u64) -> Result<(), Errno> {
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -209,7 +192,15 @@ fn empty(top: &OwnedFd, folder: &OwnedFd, depth: u32, lifted: &mut u64) -> Resul
         }
         let child = open_unlocked(folder.as_fd(), name)?;
         if depth == 0 {
-            lift(folder, name, top, lifted)?;
+            // A name that is taken is the sandbox's own doing: the next one may be free.
+            loop {
+                let moved = rustix::fs::renameat(folder, name, top, format!(".lifted-{lifted}"));
+                *lifted += 1;
+                match moved {
+                    Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                    result => break result?,
+                }
+            }
             continue;
         }
         empty(top, &child, depth - 1, lifted)?;
@@ -247,8 +238,8 @@ mod tests {
         for path in ["up", "../secret", "absolute/secret", "/../../secret"] {
             assert!(inside.open(path, OFlags::RDONLY).is_err(), "{path}");
         }
-        inside.ensure_dir("../../made/here", 0o700, None).unwrap();
-        assert!(root.join("made/here").is_dir());
+        assert!(inside.ensure_dir("../../made/here", 0o700, None).is_err());
+        assert!(inside.ensure_dir("up/../made", 0o700, None).is_err());
         assert!(!folder.path().join("made").exists());
     }
 
@@ -277,7 +268,7 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("root/deep/locked/in")).unwrap();
         let locked = folder.path().join("root/deep/locked");
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0o0)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         inside.remove("deep").unwrap();
         assert!(!folder.path().join("root/deep").exists());
     }

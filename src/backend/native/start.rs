@@ -35,6 +35,9 @@ pub(super) fn start(folder: &Path, hidden: &Path) -> anyhow::Result<Run> {
     rustix::process::chdir(folder).with_context(|| format!("entering {}", folder.display()))?;
     let here = Folder(".".into());
     let _lock = lock()?;
+    // While it was waited for the lock, the sandbox may have been taken away, and another made.
+    let named = rustix::fs::stat(folder).map(|stat| stat.st_ino);
+    anyhow::ensure!(named == rustix::fs::stat(".").map(|stat| stat.st_ino), "it was removed");
     let record = here.record()?.context("its record is missing or of another version")?;
     let host_boot = state::host_boot()?;
     if let Some(run) = here.run()? {
