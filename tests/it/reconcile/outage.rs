@@ -70,8 +70,7 @@ impl Engine {
         let ids = self.docker(&["ps", "-aq", "--no-trunc"]);
         let mut args = vec!["inspect", "-f", "{{.Id}} {{.State.Pid}} {{.State.StartedAt}}"];
         args.extend(ids.split_whitespace());
-        let mut machines: Vec<String> =
-            self.docker(&args).lines().map(str::to_owned).collect();
+        let mut machines: Vec<String> = self.docker(&args).lines().map(str::to_owned).collect();
         machines.sort();
         machines
     }
@@ -79,11 +78,7 @@ impl Engine {
 
 fn spawn(dir: &Path, args: &[&str]) -> Child {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/engine-private.sh");
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"))
-        .unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
     Command::new(script)
         .arg(dir)
         .args(args)
@@ -105,7 +100,11 @@ impl Drop for Engine {
         let _ = self.daemon.wait();
         // Each dockerd that was killed has left a mount.
         let data = self.dir.path().join("data");
-        while Command::new("umount").arg(&data).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        while Command::new("umount")
+            .arg(&data)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
         {}
     }
 }
