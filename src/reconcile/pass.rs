@@ -17,7 +17,7 @@ use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
 use crate::backend::{BackendError, Backends, Depth, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, FieldChange, Instance, Observed, Ownership, SandboxId, SpecHash,
+    BackendKind, Desired, FieldChange, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan};
@@ -145,16 +145,19 @@ impl Reconciler {
         Ok(loaded.context("reading the tree")??)
     }
 
-    /// On whose behalf backends are called for this tree.
+    /// On whose behalf backends are called for this owner's tree.
     ///
     /// # Errors
     /// When the state folder cannot be read.
-    pub fn scope(&self, desired: &Desired, memory: &TreeState) -> anyhow::Result<Scope> {
+    pub fn scope(&self, owner: &OwnerId, memory: &TreeState) -> anyhow::Result<Scope> {
+        let hidden = [Some(&self.load.tree), self.load.overlay.as_ref()];
+        let hidden = hidden.into_iter().flatten().map(|path| canonical(path));
         Ok(Scope {
-            owner: desired.tree.owner.clone(),
+            owner: owner.clone(),
             state: self.state.id().to_owned(),
             adopted: memory.adopted()?,
             data: memory.dir().to_owned(),
+            hidden: hidden.chain([canonical(self.state.root())]).collect(),
         })
     }
 
@@ -173,7 +176,7 @@ impl Reconciler {
     /// When the state folder cannot be read, or a given value is unusable.
     pub async fn look_at(&self, desired: Desired, mut options: Options) -> anyhow::Result<View> {
         let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired, &memory)?;
+        let scope = self.scope(&desired.tree.owner, &memory)?;
         let secrets = values::gather(&desired, &self.sources, &self.state)?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
@@ -377,7 +380,7 @@ impl Reconciler {
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
         let desired = self.desired().await?;
         let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired, &memory)?;
+        let scope = self.scope(&desired.tree.owner, &memory)?;
         let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         let machine = observed.instances.iter().find(|instance| {
             instance.sandbox == *sandbox

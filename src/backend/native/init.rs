@@ -38,7 +38,7 @@ pub(super) struct Init {
     pub(super) record: Record,
     pub(super) userns: Option<OwnedFd>,
     pub(super) workspace_userns: Option<OwnedFd>,
-    pub(super) hidden: PathBuf,
+    pub(super) hidden: Vec<PathBuf>,
     pub(super) gate: OwnedFd,
     pub(super) result: OwnedFd,
     pub(super) filters: Filters,

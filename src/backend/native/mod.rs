@@ -287,7 +287,8 @@ impl Backend for Native {
             let (folder, found) = find(&scope, &instance)?;
             let mode = found.record.as_ref().map(|record| record.mode);
             check_mode(mode).map_err(|why| BackendError::failed(&what, why))?;
-            let hidden = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let data = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let hidden = scope.hidden.iter().cloned().chain([data]).collect();
             let folder_path =
                 folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
             let request = Request::Start { folder: folder_path, hidden };

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -31,7 +31,7 @@ use super::{enter, namespaces};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts the sandbox in `folder`, unless it runs.
-pub(super) fn start(folder: &Path, hidden: &Path) -> anyhow::Result<Run> {
+pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
     rustix::process::chdir(folder).with_context(|| format!("entering {}", folder.display()))?;
     let here = Folder(".".into());
     let _lock = lock()?;

@@ -210,6 +210,7 @@ impl World {
             state: "elsewhere".to_owned(),
             adopted: BTreeSet::new(),
             data: PathBuf::from("/nowhere"),
+            hidden: Vec::new(),
         };
         let wish = Wish { image: 2, ..PLAIN };
         for engine in &self.engines {

@@ -46,6 +46,7 @@ impl Corner {
             state: "here".to_owned(),
             adopted: BTreeSet::new(),
             data,
+            hidden: Vec::new(),
         };
         Self { backend: Native::with_helper(&program()), scope, folder: None }
     }
