@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecursiveMode, Watcher};
@@ -18,29 +19,34 @@ const POLL: Duration = Duration::from_secs(1);
 /// Which file system object stands at a path: another one under the same name is watched anew.
 type Object = (u64, u64);
 
+/// The folders whose content counts, as they stand now: shared with whoever hears of events.
+type Ours = Arc<RwLock<Vec<PathBuf>>>;
+
 /// The watches on a tree.
 pub(super) struct Files {
     watcher: Box<dyn Watcher + Send>,
     watched: BTreeMap<PathBuf, (Object, RecursiveMode)>,
     send: UnboundedSender<Trigger>,
     load: LoadOptions,
+    ours: Ours,
     polling: bool,
 }
 
 impl Files {
     /// Sets up the watches; where the kernel has none left, files are polled.
     pub(super) fn new(load: &LoadOptions, send: UnboundedSender<Trigger>) -> anyhow::Result<Self> {
-        let handler = handler(load, send.clone());
+        let ours = Ours::default();
+        let handler = handler(ours.clone(), send.clone());
         let (watcher, polling): (Box<dyn Watcher + Send>, bool) =
             match notify::recommended_watcher(handler) {
                 Ok(watcher) => (Box::new(watcher), false),
                 Err(error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    (Box::new(poller(load, send.clone())?), true)
+                    (Box::new(poller(ours.clone(), send.clone())?), true)
                 }
             };
         let mut files =
-            Self { watcher, watched: BTreeMap::new(), send, load: load.clone(), polling };
+            Self { watcher, watched: BTreeMap::new(), send, load: load.clone(), ours, polling };
         files.arm();
         Ok(files)
     }
@@ -48,6 +54,8 @@ impl Files {
     /// Watches what there is to watch by now. Says whether that is something else than before: then
     /// files may have been written before they were watched.
     pub(super) fn arm(&mut self) -> bool {
+        // Before anything is watched: a symlinked tree may lead to another folder by now.
+        *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours(&self.load);
         let wanted = wanted(&self.load);
         let mut moved = false;
         let gone: Vec<PathBuf> = self
@@ -73,7 +81,7 @@ impl Files {
                 }
                 Err(error) if !self.polling && exhausted(&error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    match poller(&self.load, self.send.clone()) {
+                    match poller(self.ours.clone(), self.send.clone()) {
                         Ok(poller) => {
                             self.watcher = Box::new(poller);
                             self.polling = true;
@@ -101,8 +109,8 @@ fn exhausted(error: &notify::Error) -> bool {
     }
 }
 
-fn poller(load: &LoadOptions, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
-    PollWatcher::new(handler(load, send), Config::default().with_poll_interval(POLL))
+fn poller(ours: Ours, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
+    PollWatcher::new(handler(ours, send), Config::default().with_poll_interval(POLL))
 }
 
 /// The folders of a tree, as they stand now. The parents are watched for the tree itself: it may be
@@ -133,23 +141,31 @@ fn wanted(load: &LoadOptions) -> BTreeMap<PathBuf, (Object, RecursiveMode)> {
         .collect()
 }
 
-fn handler(
-    load: &LoadOptions,
-    send: UnboundedSender<Trigger>,
-) -> impl Fn(notify::Result<Event>) + Send + 'static + use<> {
+/// The folders whose content counts: trees as they are named and as they really lie.
+fn ours(load: &LoadOptions) -> Vec<PathBuf> {
     let mut ours: Vec<PathBuf> = Vec::new();
     for tree in [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten() {
         ours.push(tree.clone());
         ours.extend(std::fs::canonicalize(tree));
     }
     ours.extend(load.home.as_ref().map(|home| home.join(".claude/skills")));
+    ours
+}
+
+fn handler(
+    ours: Ours,
+    send: UnboundedSender<Trigger>,
+) -> impl Fn(notify::Result<Event>) + Send + 'static {
     move |event| {
         let trigger = match event {
             Ok(event) if event.need_rescan() => Trigger::Files("too much".to_owned()),
-            Ok(event) => match relevant(&event, &ours) {
-                Some(path) => Trigger::Files(path.display().to_string()),
-                None => return,
-            },
+            Ok(event) => {
+                let ours = ours.read().unwrap_or_else(PoisonError::into_inner);
+                match relevant(&event, &ours) {
+                    Some(path) => Trigger::Files(path.display().to_string()),
+                    None => return,
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "a file watch failed");
                 return;
@@ -189,5 +205,28 @@ mod tests {
         assert!(!counts(&event(create, "/t/other")));
         assert!(!counts(&event(create, "/t/tree/.git/index.lock")));
         assert!(!counts(&event(EventKind::Access(AccessKind::Read), "/t/tree/agents/ada.md")));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_leads_to_another_tree_by_now_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for tree in ["one/agents", "two/agents"] {
+            std::fs::create_dir_all(path(tree)).unwrap();
+        }
+        let flip = |to: &str| {
+            std::os::unix::fs::symlink(path(to), path("new")).unwrap();
+            std::fs::rename(path("new"), path("tree")).unwrap();
+        };
+        flip("one");
+        let (send, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let mut files = Files::new(&LoadOptions::new(path("tree"), path("state")), send).unwrap();
+        flip("two");
+        assert!(files.arm());
+        while heard.try_recv().is_ok() {}
+        std::fs::write(path("two/agents/ada.md"), "x").unwrap();
+        let ada = path("two/agents/ada.md").display().to_string();
+        let told = async { while heard.recv().await != Some(Trigger::Files(ada.clone())) {} };
+        tokio::time::timeout(Duration::from_secs(5), told).await.expect("the edit is heard");
     }
 }
