@@ -16,6 +16,9 @@ use crate::manifest::LoadOptions;
 /// How often files are looked at where the kernel has no watches left.
 const POLL: Duration = Duration::from_secs(1);
 
+/// The longest chain of links that is followed, as in the kernel.
+const MAX_LINKS: usize = 40;
+
 /// Which file system object stands at a path: another one under the same name is watched anew.
 type Object = (u64, u64);
 
@@ -114,16 +117,17 @@ fn poller(ours: Ours, send: UnboundedSender<Trigger>) -> notify::Result<PollWatc
 }
 
 /// The folders of a tree, as they stand now. The parents are watched for the tree itself: it may be
-/// renamed away and back, or be a symlink that is flipped.
+/// renamed away and back, or be a symlink that is flipped, or leads to nothing for a while.
 fn wanted(load: &LoadOptions) -> BTreeMap<PathBuf, (Object, RecursiveMode)> {
     let mut paths = Vec::new();
     for tree in [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten() {
-        let real = std::fs::canonicalize(tree).unwrap_or_else(|_| tree.clone());
-        for path in [tree, &real] {
-            if let Some(parent) = path.parent() {
+        let places = places(tree);
+        for place in &places {
+            if let Some(parent) = place.parent() {
                 paths.push((parent.to_owned(), RecursiveMode::NonRecursive));
             }
         }
+        let Some(real) = places.last() else { continue };
         for folder in ["", "agents", "bottles"] {
             paths.push((real.join(folder), RecursiveMode::NonRecursive));
         }
@@ -141,13 +145,31 @@ fn wanted(load: &LoadOptions) -> BTreeMap<PathBuf, (Object, RecursiveMode)> {
         .collect()
 }
 
-/// The folders whose content counts: trees as they are named and as they really lie.
-fn ours(load: &LoadOptions) -> Vec<PathBuf> {
-    let mut ours: Vec<PathBuf> = Vec::new();
-    for tree in [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten() {
-        ours.push(tree.clone());
-        ours.extend(std::fs::canonicalize(tree));
+/// Where a tree lies: its path, and where each link of a chain leads, the folder itself last. The
+/// parent of each is canonical, so that no folder is watched under two names: the kernel has one
+/// watch a folder, and would tell of it under one of them only.
+fn places(tree: &Path) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    let mut next = tree.to_owned();
+    while let (Some(parent), Some(name)) = (next.parent(), next.file_name())
+        && places.len() < MAX_LINKS
+        && let Ok(parent) = std::fs::canonicalize(parent)
+    {
+        let place = parent.join(name);
+        let target = std::fs::read_link(&place);
+        places.push(place);
+        match target {
+            Ok(target) => next = parent.join(target),
+            Err(_) => break,
+        }
     }
+    places
+}
+
+/// The folders whose content counts.
+fn ours(load: &LoadOptions) -> Vec<PathBuf> {
+    let trees = [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten();
+    let mut ours: Vec<PathBuf> = trees.flat_map(|tree| places(tree)).collect();
     ours.extend(load.home.as_ref().map(|home| home.join(".claude/skills")));
     ours
 }
@@ -207,26 +229,65 @@ mod tests {
         assert!(!counts(&event(EventKind::Access(AccessKind::Read), "/t/tree/agents/ada.md")));
     }
 
+    /// A tree behind a link, and what is heard of it.
+    struct Linked {
+        folder: tempfile::TempDir,
+        files: Files,
+        heard: tokio::sync::mpsc::UnboundedReceiver<Trigger>,
+    }
+
+    impl Linked {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            for tree in ["one/agents", "other/two/agents"] {
+                std::fs::create_dir_all(folder.path().join(tree)).unwrap();
+            }
+            flip(folder.path(), "one");
+            let (send, heard) = tokio::sync::mpsc::unbounded_channel();
+            let load = LoadOptions::new(folder.path().join("tree"), folder.path().join("state"));
+            Self { files: Files::new(&load, send).unwrap(), folder, heard }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        async fn hears(&mut self, name: &str) {
+            let told = Trigger::Files(self.path(name).display().to_string());
+            let hearing = async { while self.heard.recv().await.as_ref() != Some(&told) {} };
+            tokio::time::timeout(Duration::from_secs(5), hearing).await.expect(name);
+        }
+    }
+
+    fn flip(folder: &Path, to: &str) {
+        std::os::unix::fs::symlink(to, folder.join("new")).unwrap();
+        std::fs::rename(folder.join("new"), folder.join("tree")).unwrap();
+    }
+
     #[tokio::test]
     async fn a_link_that_leads_to_another_tree_by_now_is_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        for tree in ["one/agents", "two/agents"] {
-            std::fs::create_dir_all(path(tree)).unwrap();
-        }
-        let flip = |to: &str| {
-            std::os::unix::fs::symlink(path(to), path("new")).unwrap();
-            std::fs::rename(path("new"), path("tree")).unwrap();
-        };
-        flip("one");
-        let (send, mut heard) = tokio::sync::mpsc::unbounded_channel();
-        let mut files = Files::new(&LoadOptions::new(path("tree"), path("state")), send).unwrap();
-        flip("two");
-        assert!(files.arm());
-        while heard.try_recv().is_ok() {}
-        std::fs::write(path("two/agents/ada.md"), "x").unwrap();
-        let ada = path("two/agents/ada.md").display().to_string();
-        let told = async { while heard.recv().await != Some(Trigger::Files(ada.clone())) {} };
-        tokio::time::timeout(Duration::from_secs(5), told).await.expect("the edit is heard");
+        let mut tree = Linked::new();
+        flip(tree.folder.path(), "other/two");
+        tree.hears("tree").await;
+        assert!(tree.files.arm());
+        std::fs::write(tree.path("other/two/agents/ada.md"), "x").unwrap();
+        tree.hears("other/two/agents/ada.md").await;
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_comes_back_behind_its_link_is_heard() {
+        let mut tree = Linked::new();
+        flip(tree.folder.path(), "other/two");
+        tree.files.arm();
+        std::fs::rename(tree.path("other/two"), tree.path("away")).unwrap();
+        tree.hears("other/two").await;
+        // The link leads to nothing now.
+        tree.files.arm();
+        while tree.heard.try_recv().is_ok() {}
+        std::fs::rename(tree.path("away"), tree.path("other/two")).unwrap();
+        tree.hears("other/two").await;
+        tree.files.arm();
+        std::fs::write(tree.path("other/two/agents/ada.md"), "x").unwrap();
+        tree.hears("other/two/agents/ada.md").await;
     }
 }
