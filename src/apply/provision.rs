@@ -249,13 +249,26 @@ async fn deliver(
     let spec = ExecSpec { user: ExecUser::Sandbox, ..ExecSpec::new(argv.iter().copied()) };
     let stdin = Bytes::copy_from_slice(lines.as_bytes());
     let output = backend.exec(context.scope, work.instance, &spec, stdin).await?;
-    anyhow::ensure!(
-        output.code == 0,
-        "the guest's shell ended with {}: {}",
-        output.code,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+    if output.code == 0 {
+        return Ok(());
+    }
+    // The guest is not trusted: its shell could hand back what it was given, and this error is kept
+    // on disk.
+    let values = work.deliver.iter().filter_map(|name| context.secrets.0.get(name));
+    let told = without_values(&output.stderr, values.map(|secret| secret.value.as_str()));
+    anyhow::bail!("the guest's shell ended with {}: {}", output.code, told.trim())
+}
+
+/// Text of the guest's, with dots over each line of each value.
+fn without_values<'v>(text: &[u8], values: impl Iterator<Item = &'v str>) -> String {
+    let mut told = String::from_utf8_lossy(text).into_owned();
+    let mut lines: Vec<&str> =
+        values.flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    lines.sort_by_key(|line| std::cmp::Reverse(line.len()));
+    for line in lines {
+        told = told.replace(line, "•••");
+    }
+    told
 }
 
 fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow::Result<()> {
@@ -285,4 +298,17 @@ fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow
         ..begun
     };
     context.receipts.put(&receipt, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_guest_says_shows_no_value() {
+        let values = ["hunter", "hunter2\nsecond line"];
+        let told = without_values(b"sh: export S='hunter2\nsecond line'", values.into_iter());
+        assert_eq!(told, "sh: export S='•••\n•••'");
+        assert_eq!(without_values(b"disk full", [""].into_iter()), "disk full");
+    }
 }

@@ -30,7 +30,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     let options = setup::options(&select)?;
     let mut reconciler = setup::reconciler(load, &look_args, select.jobs)?;
 
-    let desired = reconciler.desired().await?;
+    let desired = read(&stop, &reconciler).await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
     let (_lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
     let adopt = args.lock.adopt;
@@ -52,6 +52,11 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     carry_out(ui, &stop, &reconciler, &view, args.yes, "apply").await
 }
 
+/// Reads the tree, which may lie on a file system that hangs.
+pub(super) async fn read(stop: &Stop, reconciler: &Reconciler) -> Result<Desired, CliError> {
+    signals::or_stop(stop, async { Ok(reconciler.desired().await?) }).await
+}
+
 /// Takes the tree's lock. A tree that was waited for is read again.
 pub(super) async fn lock(
     ui: &Ui,
@@ -66,7 +71,7 @@ pub(super) async fn lock(
         return Ok((lock, desired));
     }
     let lock = wait_for_lock(ui, stop, &memory, command, patience).await?;
-    let again = reconciler.desired().await?;
+    let again = read(stop, reconciler).await?;
     same_owner(&desired.tree.owner, &again)?;
     Ok((lock, again))
 }

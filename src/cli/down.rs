@@ -27,7 +27,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     };
     let options = Options { remove_all: true, ..setup::options(&args.select)? };
     let reconciler = setup::reconciler(load, &LookArgs::default(), args.select.jobs)?;
-    let desired = match reconciler.desired().await {
+    let desired = match signals::or_stop(&stop, async { Ok(reconciler.desired().await) }).await? {
         Ok(desired) => desired,
         // A tree that cannot be read, or is gone, may still own something.
         Err(error) => remembered(&reconciler, error)?,
@@ -42,6 +42,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     let exit = apply::carry_out(ui, &stop, &reconciler, &view, args.yes, "down").await?;
     if exit == Exit::Done && view.options.only.is_none() {
         forget(&memory)?;
+        reconciler.state.release(&view.desired.tree.owner, &view.desired.tree.path)?;
     }
     drop(lock);
     Ok(exit)

@@ -54,7 +54,10 @@ pub(super) fn write(
         tree: view.desired.tree.path.clone(),
         overlay: reconciler.load.overlay.as_deref().map(std::path::absolute).transpose()?,
         backend: global.backend.map(Into::into),
-        env_file: reconciler.sources.env_file.as_deref().map(std::path::absolute).transpose()?,
+        env_file: match &reconciler.sources.env_file {
+            Some(file) => Some(std::path::absolute(file.path())?),
+            None => None,
+        },
         deep: reconciler.depth == Depth::Deep,
         only: view.options.only.iter().flatten().map(ToString::to_string).collect(),
         allow_teardown: match view.options.allow_teardown {

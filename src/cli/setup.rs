@@ -19,6 +19,7 @@ use crate::manifest::{self, LoadOptions, Location, Surroundings};
 use crate::model::{Desired, Observed, SandboxId};
 use crate::plan::Options;
 use crate::reconcile::pass::canonical;
+use crate::reconcile::values::EnvFile;
 use crate::reconcile::{Reconciler, Sources, State};
 
 /// The backends of this run. Making one asks nothing of anyone.
@@ -49,7 +50,7 @@ pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
         CliError::failed("there is no place for the state folder: HOME is not set")
             .hint("name one with `--state-dir DIR` or BOTTLE_STATE_DIR")
     })?;
-    Ok(current()?.join(folder))
+    absolute(folder)
 }
 
 /// The tree that was named on the command line.
@@ -80,7 +81,7 @@ fn locate(
         overlay: overlay.map(Path::to_owned),
         bottle_tree: std::env::var_os("BOTTLE_TREE"),
         home: home(),
-        current: current()?,
+        current: std::env::current_dir().ok(),
     };
     manifest::locate(&around).map_err(|error| {
         let hint = error.hint();
@@ -118,12 +119,16 @@ pub(super) fn tree_path(global: &Global, positional: Option<&Path>) -> Result<Pa
     let named = named.ok_or_else(|| {
         CliError::failed("no tree was named, and HOME is not set").hint("name a folder")
     })?;
-    Ok(current()?.join(named))
+    absolute(named)
 }
 
-fn current() -> Result<PathBuf, CliError> {
+/// The whole path. Only a relative one needs a current folder: that may have been removed.
+fn absolute(path: PathBuf) -> Result<PathBuf, CliError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
     let current = std::env::current_dir().context("finding out the current folder")?;
-    Ok(current)
+    Ok(current.join(path))
 }
 
 /// What works on the tree.
@@ -137,7 +142,10 @@ pub(super) fn reconciler(
         state: State::open(&load.state_dir)?,
         load,
         backends: backends(),
-        sources: Sources { env_file: look.env_file.clone(), typed: BTreeMap::new() },
+        sources: Sources {
+            env_file: look.env_file.clone().map(EnvFile::new),
+            typed: BTreeMap::new(),
+        },
         depth: if look.deep { Depth::Deep } else { Depth::Listing },
         jobs: jobs.map_or_else(|| cores.clamp(2, 16), usize::from),
         deadlines: Deadlines::default(),

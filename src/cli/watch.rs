@@ -21,7 +21,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &WatchArgs) -> Resu
     let stop = signals::listen(ui)?;
     let load = setup::load_options(global, args.path.as_deref(), &args.look.read)?;
     let mut reconciler = setup::reconciler(load, &args.look, None)?;
-    let desired = reconciler.desired().await?;
+    let desired = apply::read(&stop, &reconciler).await?;
     let patience = Duration::from_secs(args.lock.lock_timeout);
     let (_lock, desired) = apply::lock(ui, &stop, &reconciler, desired, "watch", patience).await?;
     let owner = desired.tree.owner.clone();

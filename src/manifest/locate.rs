@@ -26,8 +26,18 @@ pub struct Surroundings {
     pub bottle_tree: Option<OsString>,
     /// The home folder.
     pub home: Option<PathBuf>,
-    /// The current folder.
-    pub current: PathBuf,
+    /// The current folder, where there is one: it may have been removed.
+    pub current: Option<PathBuf>,
+}
+
+impl Surroundings {
+    fn absolute(&self, path: PathBuf) -> Result<PathBuf, LocateError> {
+        match &self.current {
+            Some(current) => Ok(current.join(path)),
+            None if path.is_absolute() => Ok(path),
+            None => Err(LocateError::NoCurrent { path }),
+        }
+    }
 }
 
 /// What is to be loaded.
@@ -45,6 +55,12 @@ pub enum LocateError {
     /// Nothing says which tree is meant, and there is no home folder to look in.
     #[error("no tree was named, and HOME is not set")]
     NoHome,
+    /// A relative path, and nothing that it could be relative to.
+    #[error("{} is relative, and the current folder is gone", path.display())]
+    NoCurrent {
+        /// The path, as it was named.
+        path: PathBuf,
+    },
     /// There is nothing at that path.
     #[error("there is no tree at {}", path.display())]
     Missing {
@@ -83,6 +99,7 @@ impl LocateError {
     pub fn hint(&self) -> String {
         match self {
             Self::NoHome => "name it: `bottle plan PATH`, or set BOTTLE_TREE".to_owned(),
+            Self::NoCurrent { .. } => "name the whole path, or change to another folder".to_owned(),
             Self::Missing { path } => {
                 format!("`bottle init {}` writes a small one to start from", path.display())
             }
@@ -118,7 +135,7 @@ pub fn locate(around: &Surroundings) -> Result<Location, LocateError> {
     let named = around.bottle_tree.as_ref().filter(|tree| !tree.is_empty()).map(PathBuf::from);
     let own = around.home.as_ref().map(|home| home.join(FOLDER));
     let tree = around.path.clone().or(named).or(own).ok_or(LocateError::NoHome)?;
-    let tree = around.current.join(tree);
+    let tree = around.absolute(tree)?;
     if !is_tree(&tree)
         && let Some((found, usable)) = old_layout(around, &tree)
     {
@@ -137,14 +154,18 @@ pub fn locate(around: &Surroundings) -> Result<Location, LocateError> {
     }
     let overlay = match &around.overlay {
         Some(named) => {
-            let overlay = around.current.join(named);
+            let overlay = around.absolute(named.clone())?;
             if !is_folder(&overlay) {
                 return Err(LocateError::NoOverlay { path: overlay });
             }
             Some(overlay)
         }
         None if around.path.is_some() => None,
-        None => Some(around.current.join(FOLDER)).filter(|found| is_folder(&found.join("agents"))),
+        None => around
+            .current
+            .as_ref()
+            .map(|current| current.join(FOLDER))
+            .filter(|found| is_folder(&found.join("agents"))),
     };
     let same = |overlay: &PathBuf| match (tree::canonical(overlay), tree::canonical(&tree)) {
         (Ok(overlay), Ok(tree)) => overlay == tree,
@@ -167,7 +188,7 @@ fn is_tree(path: &Path) -> bool {
 
 /// What an older layout left where a tree would be looked for, and whether it is a tree by itself.
 fn old_layout(around: &Surroundings, tree: &Path) -> Option<(PathBuf, bool)> {
-    let files = [Some(tree), Some(around.current.as_path()), around.home.as_deref()];
+    let files = [Some(tree), around.current.as_deref(), around.home.as_deref()];
     let file = files.into_iter().flatten().map(|folder| folder.join(OLD_FILE));
     let file = file.into_iter().find(|path| tree::stat(path).is_ok());
     let folder = around.home.as_ref().map(|home| home.join(OLD_FOLDER));

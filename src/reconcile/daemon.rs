@@ -21,6 +21,9 @@ use crate::plan::{Action, OnMassTeardown, Options, Target};
 /// How quickly a backend that went away is asked again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
+/// So many changed files are named one by one.
+const NAMED: usize = 8;
+
 /// How the loop keeps time.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchConfig {
@@ -143,7 +146,19 @@ async fn next(receive: &mut UnboundedReceiver<Trigger>, debounce: Duration) -> V
             more = receive.recv() => if let Some(more) = more { causes.insert(more); },
         }
     }
-    causes.into_iter().collect()
+    few(causes)
+}
+
+/// A checkout moves thousands of files: a few of them are named, and how many more there are.
+fn few(causes: BTreeSet<Trigger>) -> Vec<Trigger> {
+    let is_file = |cause: &Trigger| matches!(cause, Trigger::Files(_));
+    let (files, mut few): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_file);
+    let more = files.len().saturating_sub(NAMED);
+    few.extend(files.into_iter().take(NAMED));
+    if more > 0 {
+        few.push(Trigger::Files(format!("{more} more files")));
+    }
+    few
 }
 
 #[expect(clippy::too_many_arguments, reason = "the loop's own state, passed once")]
@@ -256,5 +271,22 @@ async fn listen(backend: Arc<dyn Backend>, scope: Scope, send: UnboundedSender<T
         lost = true;
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RECONNECT.1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_files_a_few_are_named() {
+        let file = |n: usize| Trigger::Files(format!("/t/agents/a{n:05}.md"));
+        let mut causes: BTreeSet<Trigger> = (0..5000).map(file).collect();
+        causes.insert(Trigger::Resync);
+        let told = few(causes);
+        assert_eq!(told.len(), 1 + NAMED + 1);
+        assert!(told.contains(&Trigger::Resync) && told.contains(&file(0)));
+        assert_eq!(told[1 + NAMED], Trigger::Files("4992 more files".to_owned()));
+        assert_eq!(few(BTreeSet::from([file(1)])), [file(1)]);
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecursiveMode, Watcher};
@@ -15,8 +16,14 @@ use crate::manifest::LoadOptions;
 /// How often files are looked at where the kernel has no watches left.
 const POLL: Duration = Duration::from_secs(1);
 
+/// The longest chain of links that is followed, as in the kernel.
+const MAX_LINKS: usize = 40;
+
 /// Which file system object stands at a path: another one under the same name is watched anew.
 type Object = (u64, u64);
+
+/// The folders whose content counts, as they stand now: shared with whoever hears of events.
+type Ours = Arc<RwLock<Vec<PathBuf>>>;
 
 /// The watches on a tree.
 pub(super) struct Files {
@@ -24,23 +31,25 @@ pub(super) struct Files {
     watched: BTreeMap<PathBuf, (Object, RecursiveMode)>,
     send: UnboundedSender<Trigger>,
     load: LoadOptions,
+    ours: Ours,
     polling: bool,
 }
 
 impl Files {
     /// Sets up the watches; where the kernel has none left, files are polled.
     pub(super) fn new(load: &LoadOptions, send: UnboundedSender<Trigger>) -> anyhow::Result<Self> {
-        let handler = handler(load, send.clone());
+        let ours = Ours::default();
+        let handler = handler(ours.clone(), send.clone());
         let (watcher, polling): (Box<dyn Watcher + Send>, bool) =
             match notify::recommended_watcher(handler) {
                 Ok(watcher) => (Box::new(watcher), false),
                 Err(error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    (Box::new(poller(load, send.clone())?), true)
+                    (Box::new(poller(ours.clone(), send.clone())?), true)
                 }
             };
         let mut files =
-            Self { watcher, watched: BTreeMap::new(), send, load: load.clone(), polling };
+            Self { watcher, watched: BTreeMap::new(), send, load: load.clone(), ours, polling };
         files.arm();
         Ok(files)
     }
@@ -48,6 +57,8 @@ impl Files {
     /// Watches what there is to watch by now. Says whether that is something else than before: then
     /// files may have been written before they were watched.
     pub(super) fn arm(&mut self) -> bool {
+        // Before anything is watched: a symlinked tree may lead to another folder by now.
+        *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours(&self.load);
         let wanted = wanted(&self.load);
         let mut moved = false;
         let gone: Vec<PathBuf> = self
@@ -73,7 +84,7 @@ impl Files {
                 }
                 Err(error) if !self.polling && exhausted(&error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    match poller(&self.load, self.send.clone()) {
+                    match poller(self.ours.clone(), self.send.clone()) {
                         Ok(poller) => {
                             self.watcher = Box::new(poller);
                             self.polling = true;
@@ -101,21 +112,22 @@ fn exhausted(error: &notify::Error) -> bool {
     }
 }
 
-fn poller(load: &LoadOptions, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
-    PollWatcher::new(handler(load, send), Config::default().with_poll_interval(POLL))
+fn poller(ours: Ours, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
+    PollWatcher::new(handler(ours, send), Config::default().with_poll_interval(POLL))
 }
 
 /// The folders of a tree, as they stand now. The parents are watched for the tree itself: it may be
-/// renamed away and back, or be a symlink that is flipped.
+/// renamed away and back, or be a symlink that is flipped, or leads to nothing for a while.
 fn wanted(load: &LoadOptions) -> BTreeMap<PathBuf, (Object, RecursiveMode)> {
     let mut paths = Vec::new();
     for tree in [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten() {
-        let real = std::fs::canonicalize(tree).unwrap_or_else(|_| tree.clone());
-        for path in [tree, &real] {
-            if let Some(parent) = path.parent() {
+        let places = places(tree);
+        for place in &places {
+            if let Some(parent) = place.parent() {
                 paths.push((parent.to_owned(), RecursiveMode::NonRecursive));
             }
         }
+        let Some(real) = places.last() else { continue };
         for folder in ["", "agents", "bottles"] {
             paths.push((real.join(folder), RecursiveMode::NonRecursive));
         }
@@ -133,23 +145,49 @@ fn wanted(load: &LoadOptions) -> BTreeMap<PathBuf, (Object, RecursiveMode)> {
         .collect()
 }
 
-fn handler(
-    load: &LoadOptions,
-    send: UnboundedSender<Trigger>,
-) -> impl Fn(notify::Result<Event>) + Send + 'static + use<> {
-    let mut ours: Vec<PathBuf> = Vec::new();
-    for tree in [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten() {
-        ours.push(tree.clone());
-        ours.extend(std::fs::canonicalize(tree));
+/// Where a tree lies: its path, and where each link of a chain leads, the folder itself last. The
+/// parent of each is canonical, so that no folder is watched under two names: the kernel has one
+/// watch a folder, and would tell of it under one of them only.
+fn places(tree: &Path) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    let mut next = tree.to_owned();
+    while let (Some(parent), Some(name)) = (next.parent(), next.file_name())
+        && places.len() < MAX_LINKS
+        && let Ok(parent) = std::fs::canonicalize(parent)
+    {
+        let place = parent.join(name);
+        let target = std::fs::read_link(&place);
+        places.push(place);
+        match target {
+            Ok(target) => next = parent.join(target),
+            Err(_) => break,
+        }
     }
+    places
+}
+
+/// The folders whose content counts.
+fn ours(load: &LoadOptions) -> Vec<PathBuf> {
+    let trees = [Some(&load.tree), load.overlay.as_ref()].into_iter().flatten();
+    let mut ours: Vec<PathBuf> = trees.flat_map(|tree| places(tree)).collect();
     ours.extend(load.home.as_ref().map(|home| home.join(".claude/skills")));
+    ours
+}
+
+fn handler(
+    ours: Ours,
+    send: UnboundedSender<Trigger>,
+) -> impl Fn(notify::Result<Event>) + Send + 'static {
     move |event| {
         let trigger = match event {
             Ok(event) if event.need_rescan() => Trigger::Files("too much".to_owned()),
-            Ok(event) => match relevant(&event, &ours) {
-                Some(path) => Trigger::Files(path.display().to_string()),
-                None => return,
-            },
+            Ok(event) => {
+                let ours = ours.read().unwrap_or_else(PoisonError::into_inner);
+                match relevant(&event, &ours) {
+                    Some(path) => Trigger::Files(path.display().to_string()),
+                    None => return,
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "a file watch failed");
                 return;
@@ -189,5 +227,67 @@ mod tests {
         assert!(!counts(&event(create, "/t/other")));
         assert!(!counts(&event(create, "/t/tree/.git/index.lock")));
         assert!(!counts(&event(EventKind::Access(AccessKind::Read), "/t/tree/agents/ada.md")));
+    }
+
+    /// A tree behind a link, and what is heard of it.
+    struct Linked {
+        folder: tempfile::TempDir,
+        files: Files,
+        heard: tokio::sync::mpsc::UnboundedReceiver<Trigger>,
+    }
+
+    impl Linked {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            for tree in ["one/agents", "other/two/agents"] {
+                std::fs::create_dir_all(folder.path().join(tree)).unwrap();
+            }
+            flip(folder.path(), "one");
+            let (send, heard) = tokio::sync::mpsc::unbounded_channel();
+            let load = LoadOptions::new(folder.path().join("tree"), folder.path().join("state"));
+            Self { files: Files::new(&load, send).unwrap(), folder, heard }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+
+        async fn hears(&mut self, name: &str) {
+            let told = Trigger::Files(self.path(name).display().to_string());
+            let hearing = async { while self.heard.recv().await.as_ref() != Some(&told) {} };
+            tokio::time::timeout(Duration::from_secs(5), hearing).await.expect(name);
+        }
+    }
+
+    fn flip(folder: &Path, to: &str) {
+        std::os::unix::fs::symlink(to, folder.join("new")).unwrap();
+        std::fs::rename(folder.join("new"), folder.join("tree")).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_link_that_leads_to_another_tree_by_now_is_followed() {
+        let mut tree = Linked::new();
+        flip(tree.folder.path(), "other/two");
+        tree.hears("tree").await;
+        assert!(tree.files.arm());
+        std::fs::write(tree.path("other/two/agents/ada.md"), "x").unwrap();
+        tree.hears("other/two/agents/ada.md").await;
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_comes_back_behind_its_link_is_heard() {
+        let mut tree = Linked::new();
+        flip(tree.folder.path(), "other/two");
+        tree.files.arm();
+        std::fs::rename(tree.path("other/two"), tree.path("away")).unwrap();
+        tree.hears("other/two").await;
+        // The link leads to nothing now.
+        tree.files.arm();
+        while tree.heard.try_recv().is_ok() {}
+        std::fs::rename(tree.path("away"), tree.path("other/two")).unwrap();
+        tree.hears("other/two").await;
+        tree.files.arm();
+        std::fs::write(tree.path("other/two/agents/ada.md"), "x").unwrap();
+        tree.hears("other/two/agents/ada.md").await;
     }
 }

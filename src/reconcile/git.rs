@@ -11,6 +11,13 @@ use tokio::process::Command;
 /// git answers within this, or the tree counts as not tracked.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What a repository could otherwise make git run, or write.
+const SWITCHED_OFF: [(&str, &str); 3] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+];
+
 /// What git says of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revision {
@@ -47,16 +54,27 @@ fn git(tree: &Path) -> Command {
     }
     // Neither locks nor prompts; nothing of the repository's runs.
     git.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
-    for setting in ["core.hooksPath=/dev/null", "core.fsmonitor=false", "core.untrackedCache=false"]
-    {
-        git.args(["-c", setting]);
-    }
+    // An object that a partial clone lacks is not fetched: that would run what the repository names.
+    git.env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "");
     git
+}
+
+/// Settings that stand above those of the repository. They are given by the environment: on the
+/// command line, a name that holds `=` would end there.
+fn settle(git: &mut Command, settings: &[(String, &str)]) {
+    git.env("GIT_CONFIG_COUNT", settings.len().to_string());
+    for (index, (key, value)) in settings.iter().enumerate() {
+        git.env(format!("GIT_CONFIG_KEY_{index}"), key);
+        git.env(format!("GIT_CONFIG_VALUE_{index}"), value);
+    }
 }
 
 async fn ask(tree: &Path) -> Option<Revision> {
     // A clean filter of the repository's would run on every file whose times have changed.
-    let drivers = git(tree)
+    let mut settings: Vec<(String, &str)> = SWITCHED_OFF.map(|(k, v)| (k.to_owned(), v)).into();
+    let mut drivers = git(tree);
+    settle(&mut drivers, &settings);
+    let drivers = drivers
         .args([
             "config",
             "--null",
@@ -67,11 +85,13 @@ async fn ask(tree: &Path) -> Option<Revision> {
         .output()
         .await
         .ok()?;
-    let mut status = git(tree);
-    for key in String::from_utf8_lossy(&drivers.stdout).split('\0').filter(|key| !key.is_empty()) {
-        let value = if key.ends_with(".required") { "false" } else { "" };
-        status.arg("-c").arg(format!("{key}={value}"));
+    // A name that no environment can carry is none that can be switched off.
+    let names = String::from_utf8(drivers.stdout).ok()?;
+    for key in names.split('\0').filter(|key| !key.is_empty()) {
+        settings.push((key.to_owned(), if key.ends_with(".required") { "false" } else { "" }));
     }
+    let mut status = git(tree);
+    settle(&mut status, &settings);
     status.args([
         "status",
         "--porcelain=v2",
@@ -114,5 +134,46 @@ mod tests {
         assert!(parse(b"# branch.oid 3f2c\0? agents/x.md\0").dirty);
         assert_eq!(parse(b"# branch.oid (initial)\0").commit, None);
         assert_eq!(parse(b"# branch.head (detached)\0").branch, None);
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_repositorys_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path();
+        let ran = tree.join("ran");
+        let touch = format!("touch '{}'; cat", ran.display());
+        let git = |arguments: &[&str]| {
+            let mut git = std::process::Command::new("git");
+            git.arg("-C").arg(tree).args(["-c", "user.name=x", "-c", "user.email=x@x.invalid"]);
+            assert!(git.args(arguments).status().unwrap().success(), "{arguments:?}");
+        };
+        std::fs::write(tree.join(".gitattributes"), "a filter=plain\nb filter=a=b\n").unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(tree.join(name), "one\n").unwrap();
+        }
+        git(&["init", "-q"]);
+        git(&["add", "."]);
+        git(&["commit", "-q", "-m", "x"]);
+        let config = tree.join(".git/config");
+        let mut hostile = std::fs::read_to_string(&config).unwrap();
+        for (section, name) in [
+            (r#"filter "plain""#, "clean"),
+            // Its name holds what ends a name on a command line.
+            (r#"filter "a=b""#, "clean"),
+            ("core", "fsmonitor"),
+            ("core", "sshCommand"),
+        ] {
+            hostile.push_str(&format!("[{section}]\n\t{name} = \"{touch}\"\n"));
+        }
+        std::fs::write(&config, hostile).unwrap();
+        for name in ["a", "b"] {
+            // Of another time, so that git compares the content.
+            std::fs::write(tree.join(name), "one\n").unwrap();
+        }
+        let found = revision(tree).await;
+        assert!(found.commit.is_some(), "{found:?}");
+        assert!(!ran.exists(), "a program of the repository's ran");
+        git(&["status", "--porcelain"]);
+        assert!(ran.exists(), "git by itself runs them: the test looks at the right thing");
     }
 }

@@ -174,10 +174,23 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the state folder cannot be read, or a given value is unusable.
-    pub async fn look_at(&self, desired: Desired, mut options: Options) -> anyhow::Result<View> {
+    pub async fn look_at(
+        &self,
+        mut desired: Desired,
+        mut options: Options,
+    ) -> anyhow::Result<View> {
         let memory = self.state.tree(&desired.tree.owner)?;
+        for doubt in self.state.doubts(&desired.tree.owner, &desired.tree.path)? {
+            // A view may be made again from the tree of an earlier one.
+            if !desired.diagnostics.contains(&doubt) {
+                desired.diagnostics.push(doubt);
+            }
+        }
+        desired
+            .diagnostics
+            .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         let scope = self.scope(&desired.tree.owner, &memory)?;
-        let secrets = values::gather(&desired, &self.sources, &self.state)?;
+        let secrets = values::gather(&desired, &self.sources, &self.state).await?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
         options.tokens = values::tokens(&desired);
@@ -256,6 +269,12 @@ impl Reconciler {
     ) -> anyhow::Result<Report> {
         if view.plan.is_empty() {
             self.tidy(view)?;
+            // Nothing to do for this commit is an outcome too.
+            let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
+            let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
+            if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
+                view.memory.set_last(&Last { commit, dirty, ..known })?;
+            }
             return Ok(Report::default());
         }
         view.memory.sweep_texts().context("tidying the state folder")?;
@@ -332,6 +351,13 @@ impl Reconciler {
         }
         last.commit.clone_from(&view.revision.commit);
         last.dirty = view.revision.dirty;
+        // What neither the tree nor a backend knows any more is not shown to anyone.
+        let existing: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.sandbox).collect();
+        last.sandboxes.retain(|id, _| {
+            view.desired.sandboxes.contains_key(id)
+                || view.desired.held.contains_key(id)
+                || existing.contains(id)
+        });
         view.memory.set_last(&last)?;
         self.tidy(view)
     }

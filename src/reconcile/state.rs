@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,32 +43,18 @@ pub struct State {
     key: [u8; 32],
 }
 
-/// Another path speaks for this owner.
-#[derive(Debug, thiserror::Error)]
-#[error("the name `{owner}` belongs to the tree {}, which still exists", other.display())]
-pub struct OwnerTaken {
-    /// The name.
-    pub owner: OwnerId,
-    /// The path that last spoke for it.
-    pub other: PathBuf,
-}
-
 impl State {
     /// Opens the folder, making it where it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, read or written.
+    /// When it cannot be made, read or written; when it is somebody else's, or a folder for other
+    /// things.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
         make_private(root)?;
-        // It may have been made by hand with the usual permissions.
-        fs::set_permissions(root, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("making {} private", root.display()))?;
-        let id = random_file(&root.join("id"), 8)?;
-        let key = random_file(&root.join("key"), 32)?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(&key, &mut bytes)
-            .with_context(|| format!("{} is damaged: remove it", root.join("key").display()))?;
-        Ok(Self { root: root.to_owned(), id, key: bytes })
+        keep_private(root)?;
+        let id = random_file::<8>(&root.join("id"))?;
+        let key = random_file::<32>(&root.join("key"))?;
+        Ok(Self { root: root.to_owned(), id: hex::encode(id), key })
     }
 
     /// Where it is.
@@ -95,6 +81,18 @@ impl State {
         hex::encode(mac.finalize().into_bytes())
     }
 
+    /// The receipts of an owner that may never have had any.
+    ///
+    /// # Errors
+    /// When there is a folder of them that cannot be read.
+    pub(super) fn receipts_of(&self, owner: &OwnerId) -> anyhow::Result<usize> {
+        let dir = self.root.join("trees").join(owner.as_str());
+        if !dir.join("receipts").is_dir() {
+            return Ok(0);
+        }
+        Ok(TreeState { dir }.receipts()?.len())
+    }
+
     /// The part that belongs to one owner, made where it is missing.
     ///
     /// # Errors
@@ -105,33 +103,6 @@ impl State {
             make_private(&dir.join(part))?;
         }
         Ok(TreeState { dir })
-    }
-
-    /// Which path last spoke for which owner.
-    ///
-    /// # Errors
-    /// When the file is there and cannot be read.
-    pub fn owners(&self) -> anyhow::Result<BTreeMap<OwnerId, PathBuf>> {
-        Ok(read_json(&self.root.join("owners.json"))?.unwrap_or_default())
-    }
-
-    /// Remembers that `path` speaks for `owner`.
-    ///
-    /// # Errors
-    /// [`OwnerTaken`] when another path that still exists does, unless `adopt` says that the tree
-    /// has moved; or when the folder cannot be written.
-    pub fn claim(&self, owner: &OwnerId, path: &Path, adopt: bool) -> anyhow::Result<()> {
-        let file = self.root.join("owners.json");
-        let mut owners = self.owners()?;
-        match owners.get(owner) {
-            Some(known) if known == path => return Ok(()),
-            Some(known) if !adopt && known.exists() => {
-                return Err(OwnerTaken { owner: owner.clone(), other: known.clone() }.into());
-            }
-            _ => {}
-        }
-        owners.insert(owner.clone(), path.to_owned());
-        write_json(&file, &owners, true)
     }
 }
 
@@ -292,18 +263,55 @@ pub(super) fn make_private(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("making the folder {}", dir.display()))
 }
 
+/// Takes a state folder's permissions away from others, as it may have been made by hand with the
+/// usual ones. Any other folder, named by mistake, is left as it is: `/tmp` must not become private.
+fn keep_private(root: &Path) -> anyhow::Result<()> {
+    let shown = root.display();
+    let found = fs::metadata(root).with_context(|| format!("looking at {shown}"))?;
+    let own = rustix::process::geteuid().as_raw();
+    anyhow::ensure!(
+        found.uid() == own,
+        "the state folder {shown} belongs to user {}, and this is user {own}: name another with \
+         --state-dir",
+        found.uid()
+    );
+    if found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let ours = root.join("id").exists()
+        || fs::read_dir(root).with_context(|| format!("reading {shown}"))?.next().is_none();
+    anyhow::ensure!(
+        ours,
+        "{shown} is no state folder: it holds other things, and others may read it; name a folder \
+         of its own with --state-dir"
+    );
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("making {shown} private"))
+}
+
 /// Reads a file of random hexadecimal digits, writing it first where it is missing. Two processes
 /// that do so at once end up with the same content: only one of the links succeeds.
-fn random_file(path: &Path, bytes: usize) -> anyhow::Result<String> {
+fn random_file<const BYTES: usize>(path: &Path) -> anyhow::Result<[u8; BYTES]> {
     let read = || match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Ok(text) => {
+            let mut bytes = [0; BYTES];
+            hex::decode_to_slice(text.trim(), &mut bytes).with_context(|| {
+                format!(
+                    "{} is damaged: put its {} hexadecimal digits back, or remove it (and say \
+                     `--adopt`, should sandboxes then be another state folder's)",
+                    path.display(),
+                    2 * BYTES
+                )
+            })?;
+            Ok(Some(bytes))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     };
-    if let Some(text) = read()? {
-        return Ok(text);
+    if let Some(bytes) = read()? {
+        return Ok(bytes);
     }
-    let mut random = vec![0; bytes];
+    let mut random = [0; BYTES];
     getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     write(&temporary, hex::encode(random).as_bytes(), true)?;
@@ -318,7 +326,7 @@ fn random_file(path: &Path, bytes: usize) -> anyhow::Result<String> {
     read()?.with_context(|| format!("{} has vanished", path.display()))
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -329,7 +337,11 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
         .with_context(|| format!("{} is damaged: remove it", path.display()))
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T, durable: bool) -> anyhow::Result<()> {
+pub(super) fn write_json<T: Serialize>(
+    path: &Path,
+    value: &T,
+    durable: bool,
+) -> anyhow::Result<()> {
     write(path, &serde_json::to_vec(value)?, durable)
 }
 
@@ -362,5 +374,43 @@ fn remove(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("removing {}", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    #[test]
+    fn a_folder_for_other_things_keeps_its_permissions() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(folder.path().join("thesis"), "x").unwrap();
+        let error = State::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is no state folder"), "{error}");
+        assert_eq!(mode(folder.path()), 0o755);
+        assert!(!folder.path().join("id").exists());
+        // An empty one was made for this, and one that holds an id is one.
+        fs::remove_file(folder.path().join("thesis")).unwrap();
+        let id = State::open(folder.path()).unwrap().id().to_owned();
+        assert_eq!(mode(folder.path()), 0o700);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(State::open(folder.path()).unwrap().id(), id);
+        assert_eq!(mode(folder.path()), 0o700);
+    }
+
+    #[test]
+    fn a_damaged_id_is_not_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        State::open(folder.path()).unwrap();
+        for damaged in ["", "abc", "zzzzzzzzzzzzzzzz", "00112233445566778899"] {
+            fs::write(folder.path().join("id"), damaged).unwrap();
+            let error = State::open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("is damaged"), "{error}");
+        }
     }
 }

@@ -10,7 +10,7 @@ fn around(scratch: &Scratch) -> Surroundings {
     fs::create_dir_all(scratch.path("current")).expect("a folder");
     Surroundings {
         home: Some(scratch.path("home")),
-        current: scratch.path("current"),
+        current: Some(scratch.path("current")),
         ..Surroundings::default()
     }
 }
@@ -67,7 +67,7 @@ fn a_project_brings_an_overlay_unless_a_tree_was_named() {
     // In the home folder the overlay would be the tree itself.
     let home = Surroundings {
         home: Some(scratch.path("home")),
-        current: scratch.path("home"),
+        current: Some(scratch.path("home")),
         ..Surroundings::default()
     };
     assert_eq!(overlay(&home), None);
@@ -107,4 +107,17 @@ fn what_is_no_folder_is_no_tree() {
     let path = scratch.write("current/plan.json", "{}");
     let around = Surroundings { path: Some(path), ..around(&scratch) };
     assert!(matches!(locate(&around), Err(LocateError::NotAFolder { .. })));
+}
+
+#[test]
+fn a_current_folder_that_is_gone_matters_to_relative_paths_only() {
+    let scratch = Scratch::new();
+    let mut around = around(&scratch);
+    fs::create_dir_all(scratch.path("home/.bottle/agents")).expect("folders");
+    around.current = None;
+    let located = locate(&around).expect("a tree");
+    assert_eq!((located.tree, located.overlay), (scratch.path("home/.bottle"), None));
+    around.path = Some("named".into());
+    let error = locate(&around).expect_err("it is relative");
+    assert_eq!(error, LocateError::NoCurrent { path: "named".into() });
 }

@@ -1,0 +1,198 @@
+//! Which path speaks for which owner: another tree under the same name must not take over, or tear
+//! down, what it has not made; and a tree under a new name leaves what it made under the old one.
+#![expect(clippy::disallowed_methods, reason = "locks a file of the state folder")]
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::state::{State, read_json, write_json};
+use crate::model::{Diagnostic, OwnerId};
+
+/// Another path speaks for this owner.
+#[derive(Debug, thiserror::Error)]
+#[error("the name `{owner}` belongs to the tree {}, which still exists", other.display())]
+pub struct OwnerTaken {
+    /// The name.
+    pub owner: OwnerId,
+    /// The path that last spoke for it.
+    pub other: PathBuf,
+}
+
+impl State {
+    /// Which path last spoke for which owner.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn owners(&self) -> anyhow::Result<BTreeMap<OwnerId, PathBuf>> {
+        Ok(read_json(&self.owners_file())?.unwrap_or_default())
+    }
+
+    fn owners_file(&self) -> PathBuf {
+        self.root().join("owners.json")
+    }
+
+    /// The file is all trees' in common, so a tree's own lock does not keep it whole.
+    fn lock_owners(&self) -> anyhow::Result<File> {
+        let path = self.root().join("owners.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        lock.lock().with_context(|| format!("locking {}", path.display()))?;
+        Ok(lock)
+    }
+
+    /// Remembers that `path` speaks for `owner`.
+    ///
+    /// # Errors
+    /// [`OwnerTaken`] when another path that still exists does, unless `adopt` says that the tree
+    /// has moved; or when the folder cannot be written.
+    pub fn claim(&self, owner: &OwnerId, path: &Path, adopt: bool) -> anyhow::Result<()> {
+        if self.owners()?.get(owner).is_some_and(|known| known == path) {
+            return Ok(());
+        }
+        let _lock = self.lock_owners()?;
+        let mut owners = self.owners()?;
+        if let Some(taken) = taken(&owners, owner, path).filter(|_| !adopt) {
+            return Err(taken.into());
+        }
+        owners.insert(owner.clone(), path.to_owned());
+        write_json(&self.owners_file(), &owners, true)
+    }
+
+    /// Forgets that `path` speaks for `owner`, of which nothing exists any more.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub fn release(&self, owner: &OwnerId, path: &Path) -> anyhow::Result<()> {
+        let _lock = self.lock_owners()?;
+        let mut owners = self.owners()?;
+        if owners.get(owner).is_some_and(|known| known == path) {
+            owners.remove(owner);
+            write_json(&self.owners_file(), &owners, true)?;
+        }
+        Ok(())
+    }
+
+    /// What a person should know about this tree's name: that another tree has it, or that what
+    /// the tree made under another name is still there.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn doubts(&self, owner: &OwnerId, path: &Path) -> anyhow::Result<Vec<Diagnostic>> {
+        const FILE: &str = "bottle.yaml";
+        let owners = self.owners()?;
+        let mut doubts = Vec::new();
+        if let Some(taken) = taken(&owners, owner, path) {
+            let hint = "give this tree another `name:`, or say `bottle apply --adopt` if the tree \
+                        has moved here; without that, `apply` is refused";
+            doubts.push(Diagnostic::warning(FILE, taken.to_string()).with_hint(hint));
+        }
+        for former in owners.iter().filter(|(other, at)| *at == path && *other != owner) {
+            let count = self.receipts_of(former.0)?;
+            if count == 0 {
+                continue;
+            }
+            let (former, them) = (former.0, if count == 1 { "it" } else { "them" });
+            let what = if count == 1 { "1 sandbox".into() } else { format!("{count} sandboxes") };
+            let message = format!(
+                "this tree went by the name `{former}` before, and {what} of that name may still \
+                 exist: nothing looks after {them} any more"
+            );
+            let hint = format!(
+                "to remove {them}: put the name `{former}` back, `bottle down`, and rename again"
+            );
+            doubts.push(Diagnostic::warning(FILE, message).with_hint(hint));
+        }
+        Ok(doubts)
+    }
+}
+
+fn taken(owners: &BTreeMap<OwnerId, PathBuf>, owner: &OwnerId, path: &Path) -> Option<OwnerTaken> {
+    let other = owners.get(owner).filter(|known| *known != path && known.exists())?;
+    Some(OwnerTaken { owner: owner.clone(), other: other.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::Receipts as _;
+    use crate::model::{BackendKind, Fields, InstanceId, Receipt, SandboxId};
+
+    fn owner(name: &str) -> OwnerId {
+        OwnerId::new(name).unwrap()
+    }
+
+    fn receipt() -> Receipt {
+        Receipt {
+            instance: InstanceId("x".to_owned()),
+            backend: BackendKind::Native,
+            sandbox: SandboxId::new("ada").unwrap(),
+            guest: None,
+            fields: Fields::default(),
+            skills: Default::default(),
+            skills_dir: None,
+            env: Default::default(),
+            boot: None,
+            workspace: false,
+            files: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_tree_under_a_new_name_is_told_what_it_left_under_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state")).unwrap();
+        let tree = folder.path();
+        state.claim(&owner("old"), tree, false).unwrap();
+        // It had nothing: there is nothing to tell.
+        assert_eq!(state.doubts(&owner("new"), tree).unwrap(), []);
+        state.tree(&owner("old")).unwrap().put(&receipt(), false).unwrap();
+        let doubts = state.doubts(&owner("new"), tree).unwrap();
+        assert!(doubts[0].message.contains("went by the name `old` before"), "{doubts:?}");
+        assert_eq!(state.doubts(&owner("old"), tree).unwrap(), []);
+        state.release(&owner("old"), tree).unwrap();
+        assert_eq!(state.doubts(&owner("new"), tree).unwrap(), []);
+    }
+
+    #[test]
+    fn a_name_is_one_trees_until_it_is_gone_or_moved() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state")).unwrap();
+        let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+        std::fs::create_dir_all(&one).unwrap();
+        state.claim(&owner("team"), &one, false).unwrap();
+        let error = state.claim(&owner("team"), &two, false).unwrap_err();
+        assert!(error.is::<OwnerTaken>(), "{error}");
+        assert_eq!(state.doubts(&owner("team"), &two).unwrap().len(), 1);
+        // A release by a tree that does not have it changes nothing.
+        state.release(&owner("team"), &two).unwrap();
+        assert_eq!(state.owners().unwrap()[&owner("team")], one);
+        state.claim(&owner("team"), &two, true).unwrap();
+        std::fs::create_dir_all(&two).unwrap();
+        std::fs::remove_dir(&two).unwrap();
+        state.claim(&owner("team"), &one, false).unwrap();
+    }
+
+    #[test]
+    fn trees_that_claim_at_once_all_have_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state")).unwrap();
+        std::thread::scope(|scope| {
+            for n in 0..16 {
+                let (state, path) = (&state, folder.path().join(n.to_string()));
+                scope.spawn(move || {
+                    state.claim(&owner(&format!("tree{n}")), &path, false).unwrap();
+                });
+            }
+        });
+        assert_eq!(state.owners().unwrap().len(), 16);
+    }
+}
