@@ -106,6 +106,8 @@ fn diff(sandbox: &SandboxId, path: &str, then: Option<&str>, now: Option<&str>) 
     }
     let mut unified = diff.unified_diff();
     let name = format!("{sandbox}/{path}");
-    file.unified = Some(unified.context_radius(3).header(&name, &name).to_string());
+    file.unified = Some(
+        unified.context_radius(3).missing_newline_hint(false).header(&name, &name).to_string(),
+    );
     file
 }

@@ -114,6 +114,11 @@ pub(super) fn shared(store: &Store) -> io::Result<String> {
     if folder.is_dir() {
         return Ok(name);
     }
+    // One copies, and the others wait for it: it is hundreds of files.
+    let _one = store.lock_etc()?;
+    if folder.is_dir() {
+        return Ok(name);
+    }
     let scratch = store.scratch("making")?;
     fs::create_dir(&scratch)?;
     for (path, metadata) in &entries {
@@ -144,12 +149,20 @@ fn walk(base: &Path, folder: &Path, found: &mut Vec<(PathBuf, Metadata)>) -> io:
             continue;
         }
         let path = folder.join(name);
+        if kind.is_symlink() && is_manual(&base.join(&path)) {
+            continue;
+        }
         found.push((path.clone(), metadata));
         if kind.is_dir() {
             walk(base, &path, found)?;
         }
     }
     Ok(())
+}
+
+/// Most alternatives are of manual pages, which nobody reads in a sandbox.
+fn is_manual(link: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|target| target.starts_with("/usr/share/man"))
 }
 
 fn fingerprint(entries: &[(PathBuf, Metadata)]) -> String {

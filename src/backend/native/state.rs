@@ -174,14 +174,25 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
-    /// Holds the lock that orders what is shared between sandboxes; freed when dropped.
-    pub(super) fn lock(&self, exclusive: bool) -> io::Result<fs::File> {
-        let file = fs::OpenOptions::new()
+    /// Holds the lock of who copies the shared `/etc`; freed when dropped.
+    pub(super) fn lock_etc(&self) -> io::Result<fs::File> {
+        let file = self.lock_file(".etc-lock")?;
+        file.lock()?;
+        Ok(file)
+    }
+
+    fn lock_file(&self, name: &str) -> io::Result<fs::File> {
+        fs::OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(self.0.join(".lock"))?;
+            .open(self.0.join(name))
+    }
+
+    /// Holds the lock that orders what is shared between sandboxes; freed when dropped.
+    pub(super) fn lock(&self, exclusive: bool) -> io::Result<fs::File> {
+        let file = self.lock_file(".lock")?;
         if exclusive {
             file.lock()?
         } else {
