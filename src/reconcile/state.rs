@@ -348,7 +348,7 @@ pub(super) fn write_json<T: Serialize>(
 /// Temporary name, sync where it must survive a power cut, rename.
 fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
-    let result = (|| {
+    let result = (|| -> std::io::Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -365,6 +365,10 @@ fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
             _ => Ok(()),
         }
     })();
+    if result.is_err() {
+        // On a full disk, the piece that was written is what is in the way.
+        let _ = fs::remove_file(&temporary);
+    }
     result.with_context(|| format!("writing {}", path.display()))
 }
 
