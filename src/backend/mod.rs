@@ -69,6 +69,9 @@ pub struct Scope {
     pub adopted: BTreeSet<String>,
     /// A folder of this owner's own in the state folder, where a backend may keep what it needs.
     pub data: PathBuf,
+    /// Folders of the host that no sandbox may see, wherever they lie: the tree, the overlay, the
+    /// state folder.
+    pub hidden: Vec<PathBuf>,
 }
 
 impl Scope {

@@ -168,6 +168,8 @@ pub(super) async fn carry_out(
         return Err(error.document(document(&nothing)));
     }
     if view.plan.is_empty() {
+        // Nothing to carry out; what an earlier run left in the state folder is tidied.
+        reconciler.carry_out(view, stop, Arc::new(|_| {})).await?;
         if ui.json() {
             ui.document(&document(&nothing))?;
         }

@@ -27,7 +27,7 @@ impl Target {
         let mut reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
         let desired = reconciler.desired().await?;
         let memory = reconciler.state.tree(&desired.tree.owner)?;
-        let scope = reconciler.scope(&desired, &memory)?;
+        let scope = reconciler.scope(&desired.tree.owner, &memory)?;
         let receipts = memory.receipts()?;
         let all = reconciler.backends.clone();
         reconciler.backends = all

@@ -491,7 +491,7 @@ fn decide_guest(
     let mut waits = missing(&deliver);
     deliver.retain(|name| options.values.contains_key(name));
     let known = prior.and_then(|receipt| receipt.guest);
-    if !waits.is_empty() && !(same_run && known.is_some()) {
+    if !waits.is_empty() && (!same_run || known.is_none()) {
         // Half of the values would let `command` start without the other half: they wait together.
         deliver.clear();
         waits = guest.asked_env.iter().cloned().collect();

@@ -94,12 +94,7 @@ pub async fn watch(
     let (send, mut receive) = unbounded_channel();
     let mut files = Files::new(&reconciler.load, send.clone())?;
     let memory = reconciler.state.tree(owner)?;
-    let scope = Scope {
-        owner: owner.clone(),
-        state: reconciler.state.id().to_owned(),
-        adopted: memory.adopted()?,
-        data: memory.dir().to_owned(),
-    };
+    let scope = reconciler.scope(owner, &memory)?;
     let mut listeners = JoinSet::new();
     for backend in reconciler.backends.values() {
         listeners.spawn(listen(backend.clone(), scope.clone(), send.clone()));

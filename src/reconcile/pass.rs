@@ -17,7 +17,7 @@ use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
 use crate::backend::{BackendError, Backends, Depth, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, FieldChange, Instance, Observed, Ownership, SandboxId, SpecHash,
+    BackendKind, Desired, FieldChange, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan};
@@ -145,16 +145,19 @@ impl Reconciler {
         Ok(loaded.context("reading the tree")??)
     }
 
-    /// On whose behalf backends are called for this tree.
+    /// On whose behalf backends are called for this owner's tree.
     ///
     /// # Errors
     /// When the state folder cannot be read.
-    pub fn scope(&self, desired: &Desired, memory: &TreeState) -> anyhow::Result<Scope> {
+    pub fn scope(&self, owner: &OwnerId, memory: &TreeState) -> anyhow::Result<Scope> {
+        let hidden = [Some(&self.load.tree), self.load.overlay.as_ref()];
+        let hidden = hidden.into_iter().flatten().map(|path| canonical(path));
         Ok(Scope {
-            owner: desired.tree.owner.clone(),
+            owner: owner.clone(),
             state: self.state.id().to_owned(),
             adopted: memory.adopted()?,
             data: memory.dir().to_owned(),
+            hidden: hidden.chain([canonical(self.state.root())]).collect(),
         })
     }
 
@@ -186,7 +189,7 @@ impl Reconciler {
         desired
             .diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-        let scope = self.scope(&desired, &memory)?;
+        let scope = self.scope(&desired.tree.owner, &memory)?;
         let secrets = values::gather(&desired, &self.sources, &self.state).await?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
@@ -265,6 +268,7 @@ impl Reconciler {
         tell: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     ) -> anyhow::Result<Report> {
         if view.plan.is_empty() {
+            self.tidy(view)?;
             // Nothing to do for this commit is an outcome too.
             let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
             let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
@@ -355,19 +359,40 @@ impl Reconciler {
                 || existing.contains(id)
         });
         view.memory.set_last(&last)?;
+        self.tidy(view)
+    }
+
+    /// Drops the receipts of what is gone: a run that was killed between a removal and its receipt
+    /// leaves one. The caller holds the tree's lock.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read or written.
+    pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
         // A receipt of a machine that was not there when its backend was observed, and that no step
         // of this run has made, speaks of nothing. It is dropped only after its sandbox was made
         // anew, for until then it tells where the sandbox was.
         let seen: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.id).collect();
+        let stale: Vec<_> = view
+            .observed
+            .receipts
+            .iter()
+            .filter(|(id, receipt)| {
+                view.observed.facts.contains_key(&receipt.backend) && !seen.contains(id)
+            })
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
         let now_there = view.memory.receipts()?;
-        for (id, receipt) in &view.observed.receipts {
-            let reachable = view.observed.facts.contains_key(&receipt.backend);
-            let superseded = now_there
-                .values()
-                .any(|other| other.sandbox == receipt.sandbox && other.instance != *id);
+        for (id, receipt) in stale {
+            let made_anew = now_there.values().any(|other| {
+                let lives = seen.contains(&other.instance)
+                    || !view.observed.receipts.contains_key(&other.instance);
+                other.sandbox == receipt.sandbox && lives
+            });
             let declared = view.desired.sandboxes.contains_key(&receipt.sandbox)
                 || view.desired.held.contains_key(&receipt.sandbox);
-            if reachable && !seen.contains(id) && (superseded || !declared) {
+            if made_anew || !declared {
                 crate::apply::Receipts::forget(&view.memory, id)?;
             }
         }
@@ -381,7 +406,7 @@ impl Reconciler {
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
         let desired = self.desired().await?;
         let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired, &memory)?;
+        let scope = self.scope(&desired.tree.owner, &memory)?;
         let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         let machine = observed.instances.iter().find(|instance| {
             instance.sandbox == *sandbox

@@ -43,6 +43,7 @@ impl Corner {
                 state: "here".to_owned(),
                 adopted: BTreeSet::new(),
                 data: folder.path().join("data"),
+                hidden: Vec::new(),
             };
             Self { backend: Docker::from_env(), scope, folder }
         })

@@ -104,7 +104,7 @@ fn check(file: &str, text: &str) -> Vec<String> {
         } else if lifted && pair[0] == "expect" {
             let known =
                 |place: &&str| *place == file || place.ends_with('/') && file.starts_with(*place);
-            if !EFFECTS.iter().any(|place| known(&place)) {
+            if !EFFECTS.iter().any(known) {
                 wrong.push(format!("{file}: is no module with effects (see EFFECTS)"));
             }
         }

@@ -3,6 +3,8 @@
 //! Plain `cargo test` runs what needs nothing but this machine, and says on stderr what it left
 //! out; `tests/run` brings a Docker engine and leaves nothing out.
 #![expect(clippy::disallowed_methods, reason = "tests make files, run programs and read clocks")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail so")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test says")]
 
 mod cli;
 mod contract;

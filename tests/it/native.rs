@@ -1,9 +1,12 @@
 //! The native backend, seen from outside: real sandboxes, as root and as an ordinary user.
 
+#![expect(clippy::unwrap_used, reason = "what a test needs and does not get ends the test")]
+
 mod as_user;
 pub(crate) mod contract;
 mod kill;
 mod life;
 pub(crate) mod limits;
 mod support;
+mod terminal;
 mod walls;

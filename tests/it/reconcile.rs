@@ -2,6 +2,7 @@
 //! every backend that this machine has; each looks at what exists, not at what was printed.
 
 mod interrupted;
+mod outage;
 mod rig;
 mod scenarios;
 mod secrets;

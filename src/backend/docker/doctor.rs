@@ -29,7 +29,10 @@ pub(super) async fn findings(
         Ok(info) => info,
         Err(e) => return vec![unreachable(&engine.failed("asking the engine", e))],
     };
-    let version = engine.client.client_version();
+    let version = match engine.client.clone().negotiate_version().await {
+        Ok(client) => client.client_version(),
+        Err(e) => return vec![unreachable(&engine.failed("asking the engine", e))],
+    };
     let api = (version.major_version, version.minor_version);
     let mut findings = judge(&info, &engine.endpoint.describe(), api);
     if boot {
@@ -150,7 +153,7 @@ async fn boot(engine: &Engine, name: &str) -> Result<(), BackendError> {
     while let Some(line) = stream.next().await {
         line.map_err(|e| engine.failed("importing an empty image", e))?;
     }
-    let traits = engine.traits();
+    let traits = engine.traits().await?;
     let body = ContainerCreateBody {
         image: Some(name.to_owned()),
         entrypoint: Some(vec![INIT.to_owned(), "--version".to_owned()]),

@@ -21,7 +21,8 @@ const LONG: Duration = Duration::from_secs(3600);
 pub(super) struct Engine {
     pub client: bollard::Docker,
     pub endpoint: Endpoint,
-    traits: Mutex<Arc<Traits>>,
+    /// As they were when last asked for.
+    traits: Mutex<Option<Arc<Traits>>>,
 }
 
 /// What is true of an engine as a whole, and matters to us.
@@ -98,33 +99,37 @@ impl Traits {
 }
 
 impl Engine {
-    /// Connects, agrees on a version of the API and learns what the engine is.
+    /// Connects, by the one call that costs an engine nothing: `/version` and `/info` have it run
+    /// programs. Requests name no version of the API, so there is none to agree on: the engine
+    /// answers each in the newest that it has.
     pub(super) async fn connect(endpoint: Endpoint) -> Result<Self, BackendError> {
         let unreachable = |reason: String| BackendError::Unreachable {
             backend: BackendKind::Docker,
             reason: format!("{}: {reason}", endpoint.describe()),
         };
         let client = endpoint.client().map_err(unreachable)?;
-        let client = client.negotiate_version().await.map_err(|error| {
+        client.ping().await.map_err(|error| {
             // Whatever speaks there, it is no engine that we can talk to.
             unreachable(error::unreachable(&error).unwrap_or_else(|| error::words(&error)))
         })?;
-        let engine = Self { client, endpoint, traits: Mutex::default() };
-        engine.refresh().await?;
-        Ok(engine)
+        Ok(Self { client, endpoint, traits: Mutex::default() })
     }
 
     /// Asks again what the engine is: gVisor may have been installed since.
     pub(super) async fn refresh(&self) -> Result<Arc<Traits>, BackendError> {
         let info = self.client.info().await.map_err(|e| self.failed("asking the engine", e))?;
         let traits = Arc::new(Traits::of(&info));
-        *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = traits.clone();
+        *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = Some(traits.clone());
         Ok(traits)
     }
 
-    /// What the engine was when it was last asked.
-    pub(super) fn traits(&self) -> Arc<Traits> {
-        self.traits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What the engine was when it was last asked: it is asked now if it never was.
+    pub(super) async fn traits(&self) -> Result<Arc<Traits>, BackendError> {
+        let known = self.traits.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Some(traits) => Ok(traits),
+            None => self.refresh().await,
+        }
     }
 
     /// The client for calls that may take long before they answer.

@@ -275,7 +275,7 @@ async fn load(
     digest: SpecHash,
 ) -> Result<(), BackendError> {
     let name = labels::imported(scope, digest);
-    let (path, architecture) = (path.to_owned(), engine.traits().architecture.clone());
+    let (path, architecture) = (path.to_owned(), engine.traits().await?.architecture.clone());
     let tag = name.clone();
     let (body, writer) =
         feed::channel(move |out| tarball::rewrite(&path, digest, &tag, &architecture, out));

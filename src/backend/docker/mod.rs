@@ -216,7 +216,7 @@ impl Backend for Docker {
             Some(ready) => ready,
             None => image::ready(self, &engine, scope, spec, &Progress::silent()).await?,
         };
-        let traits = engine.traits();
+        let traits = engine.traits().await?;
         let parts = create::Parts { image: &ready.name, user: &ready.user, traits: &traits };
         let body = create::body(scope, spec, &parts);
         let made = create::machine(&engine, scope, spec, body).await?;

@@ -14,6 +14,7 @@ fn scope(owner: &str, state: &str) -> Scope {
         state: state.to_owned(),
         adopted: BTreeSet::new(),
         data: "/nowhere".into(),
+        hidden: Vec::new(),
     }
 }
 

@@ -127,6 +127,7 @@ async fn try_boot(backend: &super::Native) -> anyhow::Result<std::time::Duration
         state: "doctor".to_owned(),
         adopted: BTreeSet::new(),
         data: data.clone(),
+        hidden: Vec::new(),
     };
     let booted = boot_in(backend, &scope).await;
     super::remove_folder(&data)?;

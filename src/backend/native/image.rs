@@ -213,9 +213,10 @@ fn stream(
     // If the reader gave up, its reason is the one that says why; else the writer's.
     match done {
         Ok(_) => written,
-        Err(error) => Err(std::error::Error::source(&error)
-            .map_or_else(|| error.to_string(), ToString::to_string))
-        .map_err(anyhow::Error::msg),
+        Err(error) => Err(anyhow::Error::msg(
+            std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        )),
     }
 }
 

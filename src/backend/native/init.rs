@@ -24,7 +24,7 @@ use super::log::Log;
 use super::mounts::{self, Sources};
 use super::program::{self, Program};
 use super::seccomp::Filters;
-use super::state::{Mode, Record};
+use super::state::{Mode, Record, STATUS_LINE};
 use super::sys::{self, Fork};
 use super::{caps, namespaces};
 use crate::backend::{MainState, guest_path};
@@ -38,7 +38,7 @@ pub(super) struct Init {
     pub(super) record: Record,
     pub(super) userns: Option<OwnedFd>,
     pub(super) workspace_userns: Option<OwnedFd>,
-    pub(super) hidden: PathBuf,
+    pub(super) hidden: Vec<PathBuf>,
     pub(super) gate: OwnedFd,
     pub(super) result: OwnedFd,
     pub(super) filters: Filters,
@@ -62,14 +62,14 @@ const SIGNALS: [Signal; 8] = [
 
 /// The life of pid 1, from the fork on.
 pub(super) fn main(init: Init) -> ! {
-    match init.set_up() {
-        Ok(()) => {}
+    let boot = match init.set_up() {
+        Ok(boot) => boot,
         Err(error) => {
             let text = format!("{error:#}");
             let _ = rustix::io::write(&init.result, text.as_bytes());
             sys::exit_now(1);
         }
-    }
+    };
     let Init { record, log, status, oom, cgroups, result, userns, workspace_userns, gate, .. } =
         init;
     drop((userns, workspace_userns, gate));
@@ -77,8 +77,11 @@ pub(super) fn main(init: Init) -> ! {
         Ok(mut keeper) => {
             keeper.show();
             let _ = rustix::process::set_parent_process_death_signal(None);
+            // From now on it lives by itself, and is seen to.
+            let _ = keeper.status.write_at(format!("{boot}\n").as_bytes(), STATUS_LINE as u64);
             let _ = rustix::io::write(&result, READY.as_bytes());
             drop(result);
+            sys::forget_code();
             keeper.keep()
         }
         Err(error) => {
@@ -90,7 +93,8 @@ pub(super) fn main(init: Init) -> ! {
 }
 
 impl Init {
-    fn set_up(&self) -> anyhow::Result<()> {
+    /// Returns what identifies this run.
+    fn set_up(&self) -> anyhow::Result<String> {
         // Until it is ready it dies with the helper; one that is dead already never opens the gate.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         sys::close_all_but(&self.kept());
@@ -99,8 +103,10 @@ impl Init {
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
-        let mut go = [0];
-        anyhow::ensure!(rustix::io::read(&self.gate, &mut go)? == 1, "its helper died");
+        let mut boot = [0; 128];
+        let length = rustix::io::read(&self.gate, &mut boot)?;
+        anyhow::ensure!(length > 0, "its helper died");
+        let boot = String::from_utf8_lossy(&boot[..length]).into_owned();
         rustix::process::setsid()?;
 
         sys::unshare(
@@ -135,7 +141,7 @@ impl Init {
         caps::undumpable()?;
         // Both kinds of change of identity clear it.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        Ok(())
+        Ok(boot)
     }
 }
 
@@ -152,7 +158,7 @@ enum Main {
 
 /// Where the command stands when the sandbox starts: an end that was final outlives a stop.
 fn before(status: &File) -> Main {
-    let mut text = [0; 32];
+    let mut text = [0; STATUS_LINE];
     let length = status.read_at(&mut text, 0).unwrap_or(0);
     match std::str::from_utf8(&text[..length]).ok().and_then(MainState::parse) {
         Some(MainState::Completed) => Main::Completed,
@@ -354,7 +360,8 @@ impl Keeper {
             Main::BackingOff { code, .. } => format!("backoff {code} {}", self.times),
         };
         // One write, padded: a reader sees the old line or the new one.
-        let _ = self.status.write_at(format!("{line:<31}\n").as_bytes(), 0);
+        let width = STATUS_LINE - 1;
+        let _ = self.status.write_at(format!("{line:<width$}\n").as_bytes(), 0);
         let new = format!("{}.new", guest_path::MAIN);
         let _ = std::fs::write(&new, format!("{line}\n"))
             .and_then(|()| std::fs::rename(&new, guest_path::MAIN));

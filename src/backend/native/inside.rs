@@ -140,11 +140,12 @@ pub(super) fn remove_tree(parent: BorrowedFd<'_>, name: &str) -> io::Result<()> 
     let top = open_unlocked(parent, name).map_err(|error| at(name, error))?;
     let mut lifted = 0u64;
     loop {
+        let before = lifted;
         empty(&top, &top, DEPTH, &mut lifted).map_err(|error| at(name, error))?;
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
             // What was lifted lies in the top folder now.
-            Err(Errno::NOTEMPTY | Errno::EXIST) if lifted > 0 => lifted = 0,
+            Err(Errno::NOTEMPTY | Errno::EXIST) if lifted > before => {}
             Err(error) => return Err(at(name, error)),
         }
     }
@@ -191,8 +192,15 @@ fn empty(top: &OwnedFd, folder: &OwnedFd, depth: u32, lifted: &mut u64) -> Resul
         }
         let child = open_unlocked(folder.as_fd(), name)?;
         if depth == 0 {
-            rustix::fs::renameat(folder, name, top, format!(".lifted-{lifted}-{depth}"))?;
-            *lifted += 1;
+            // A name that is taken is the sandbox's own doing: the next one may be free.
+            loop {
+                let moved = rustix::fs::renameat(folder, name, top, format!(".lifted-{lifted}"));
+                *lifted += 1;
+                match moved {
+                    Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+                    result => break result?,
+                }
+            }
             continue;
         }
         empty(top, &child, depth - 1, lifted)?;
@@ -230,8 +238,8 @@ mod tests {
         for path in ["up", "../secret", "absolute/secret", "/../../secret"] {
             assert!(inside.open(path, OFlags::RDONLY).is_err(), "{path}");
         }
-        inside.ensure_dir("../../made/here", 0o700, None).unwrap();
-        assert!(root.join("made/here").is_dir());
+        assert!(inside.ensure_dir("../../made/here", 0o700, None).is_err());
+        assert!(inside.ensure_dir("up/../made", 0o700, None).is_err());
         assert!(!folder.path().join("made").exists());
     }
 
@@ -260,7 +268,7 @@ mod tests {
         }
         fs::create_dir_all(folder.path().join("root/deep/locked/in")).unwrap();
         let locked = folder.path().join("root/deep/locked");
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         inside.remove("deep").unwrap();
         assert!(!folder.path().join("root/deep").exists());
     }

@@ -136,18 +136,20 @@ pub(super) async fn show(
     let (bytes, mut reader) = whole(folder)?;
     out.write_all(options.tail.map_or(&bytes[..], |lines| tail(&bytes, lines))).await?;
     out.flush().await?;
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         // Asked first: what was written before it stopped is still read below.
         let last = !running();
         let bytes = reader.more()?;
         out.write_all(&bytes).await?;
         out.flush().await?;
         if last {
-            break;
+            return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -157,6 +157,9 @@ fn running(scope: &Scope, instance: &Instance) -> Result<(Target, OwnedFd), Back
     let (Some(record), Some(run)) = (found.record, found.run) else {
         return Err(stopped("not started"));
     };
+    if found.state != InstanceState::Running {
+        return Err(stopped("stopped"));
+    }
     let init = enter::init_of(&run)
         .map_err(|error| BackendError::failed("looking for its init", error))?
         .ok_or_else(|| stopped("stopped"))?;
@@ -284,7 +287,8 @@ impl Backend for Native {
             let (folder, found) = find(&scope, &instance)?;
             let mode = found.record.as_ref().map(|record| record.mode);
             check_mode(mode).map_err(|why| BackendError::failed(&what, why))?;
-            let hidden = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let data = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let hidden = scope.hidden.iter().cloned().chain([data]).collect();
             let folder_path =
                 folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
             let request = Request::Start { folder: folder_path, hidden };
@@ -445,8 +449,7 @@ impl Backend for Native {
             return Err(BackendError::NotRunning { name: instance.name.clone(), state });
         }
         // What init wrote through its descriptor: nothing inside can write there.
-        let line = std::fs::read_to_string(folder.join(state::MAIN)).unwrap_or_default();
-        Ok(MainState::parse(&line))
+        Ok(MainState::parse(&folder.status().0))
     }
 
     async fn events(

@@ -36,7 +36,7 @@ pub(super) struct Sources<'a> {
     /// The one that maps the workspace's owner to the sandbox's user.
     pub(super) workspace_userns: Option<BorrowedFd<'a>>,
     /// What lies in the folders that are shared and must not be seen: the state folder.
-    pub(super) hidden: &'a Path,
+    pub(super) hidden: &'a [PathBuf],
 }
 
 /// Makes the sandbox's root the root of this process. It is in a mount namespace of its own, in the
@@ -95,7 +95,7 @@ impl<'a> View<'a> {
         sys::mount_setattr(root.as_fd(), NOSUID | NODEV, None)?;
         put(&root, CWD, "stage/root")?;
         let mut skipped = mount_points()?;
-        skipped.push(sources.hidden.to_owned());
+        skipped.extend_from_slice(sources.hidden);
         Ok(Self { sources, root: Inside::new("stage/root")?, staged, skipped })
     }
 

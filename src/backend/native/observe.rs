@@ -119,14 +119,10 @@ pub(super) fn look(folder: &Folder, host_boot: &str) -> Found {
     };
     let state = match &run {
         None => InstanceState::Created,
-        Some(run) if runs(run, host_boot) => InstanceState::Running,
+        Some(run) if folder.runs(run, host_boot) => InstanceState::Running,
         Some(_) => InstanceState::Stopped { code: None },
     };
     Found { record: Some(record), run, state }
-}
-
-fn runs(run: &Run, host_boot: &str) -> bool {
-    run.host_boot == host_boot && state::start_time(run.pid) == Some(run.start_time)
 }
 
 /// As the planner sees it.

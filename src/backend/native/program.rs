@@ -53,6 +53,8 @@ impl Program<'_> {
         // Of a terminal the session was made before.
         let _ = rustix::process::setsid();
         redirect(stdio).map_err(set_up)?;
+        // Nothing of ours, and nothing of the host's, whoever forgot to mark it.
+        sys::close_all_but(&[0, 1, 2]);
         sys::block_signals(&[]).map_err(set_up)?;
         limits::set_rlimits(resources, cgroups).map_err(set_up)?;
         match self.workdir {

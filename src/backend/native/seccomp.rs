@@ -110,7 +110,7 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     // Bytes pushed into a terminal are read by whoever reads it next: perhaps the operator's shell.
     let push: Result<Vec<_>, _> = [libc::TIOCSTI, libc::TIOCLINUX]
         .into_iter()
-        .map(|request| SeccompRule::new(vec![when(1, SeccompCmpOp::Eq, request as u64)?]))
+        .map(|request| SeccompRule::new(vec![when(1, SeccompCmpOp::Eq, request)?]))
         .collect();
     rules.insert(libc::SYS_ioctl, push?);
     Ok(rules)

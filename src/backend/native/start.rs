@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,26 +22,32 @@ use rustix::thread::UnshareFlags;
 use super::init::{self, Init, READY};
 use super::limits::Cgroups;
 use super::log::Log;
-use super::namespaces;
 use super::seccomp::Filters;
 use super::state::{self, Folder, IDS, MAIN, Mode, Record, Run};
 use super::sys::{self, Fork};
+use super::{enter, namespaces};
 
 /// How long init may take until it is ready.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Starts the sandbox in `folder`, unless it runs.
-pub(super) fn start(folder: &Path, hidden: &Path) -> anyhow::Result<Run> {
+pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
     rustix::process::chdir(folder).with_context(|| format!("entering {}", folder.display()))?;
     let here = Folder(".".into());
     let _lock = lock()?;
+    // While it was waited for the lock, the sandbox may have been taken away, and another made.
+    let named = rustix::fs::stat(folder).map(|stat| stat.st_ino);
+    anyhow::ensure!(named == rustix::fs::stat(".").map(|stat| stat.st_ino), "it was removed");
     let record = here.record()?.context("its record is missing or of another version")?;
     let host_boot = state::host_boot()?;
-    if let Some(run) = here.run()?
-        && run.host_boot == host_boot
-        && state::start_time(run.pid) == Some(run.start_time)
-    {
-        return Ok(run);
+    if let Some(run) = here.run()? {
+        if here.runs(&run, &host_boot) {
+            return Ok(run);
+        }
+        // One whose helper was killed while it was set up is about to die. It has no future.
+        if let Some(doomed) = enter::init_of(&run)? {
+            enter::kill(&doomed, DEADLINE)?;
+        }
     }
     let cgroups = Cgroups::discover();
     let own = cgroups.of(&record.id);
@@ -100,7 +106,7 @@ fn admit(pid: Pid, doors: &[File], host_boot: String, gate: &OwnedFd) -> anyhow:
     let start_time = state::start_time(pid).context("init died at once")?;
     let run = Run { pid, start_time, host_boot };
     state::write_json(Path::new(state::RUN), &run).context("writing the receipt")?;
-    rustix::io::write(gate, &[1])?;
+    rustix::io::write(gate, run.boot().as_bytes())?;
     Ok(run)
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! native/<sandbox>/machine.json   what it was made from; written once, before it has its name
 //! native/<sandbox>/run.json       its init: pid, start time, boot of the host
-//! native/<sandbox>/main           what its command does, one line; init holds the descriptor
+//! native/<sandbox>/main           what its command does, which run is ready; init has it open
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
 //! native/<sandbox>/root           its own files: of `image: host` the root itself
 //! native/<sandbox>/upper, work    its changes to what it shares with others
@@ -210,6 +210,24 @@ impl Folder {
             .map(|found: Option<Record>| found.filter(|record| record.version == RECORD_VERSION))
     }
 
+    /// What the command does, and which run of the sandbox is ready: as init wrote it, last.
+    pub(super) fn status(&self) -> (String, String) {
+        let text = fs::read_to_string(self.join(MAIN)).unwrap_or_default();
+        let (main, boot) = text.split_once('\n').unwrap_or((&text, ""));
+        (main.trim().to_owned(), boot.lines().next().unwrap_or("").to_owned())
+    }
+
+    /// Whether `run` is alive.
+    pub(super) fn alive(run: &Run, host_boot: &str) -> bool {
+        run.host_boot == host_boot && start_time(run.pid) == Some(run.start_time)
+    }
+
+    /// Whether `run` is alive, and was not only about to be: an init that is set up dies with its
+    /// helper until it is ready.
+    pub(super) fn runs(&self, run: &Run, host_boot: &str) -> bool {
+        Self::alive(run, host_boot) && self.status().1 == run.boot()
+    }
+
     /// The last start; `None` when it was never started.
     pub(super) fn run(&self) -> io::Result<Option<Run>> {
         read_json(&self.join(RUN))
@@ -220,8 +238,11 @@ impl Folder {
 pub(super) const MACHINE: &str = "machine.json";
 /// Name of the receipt.
 pub(super) const RUN: &str = "run.json";
-/// Name of the line that says what the command does.
+/// Name of the file that init writes: a line of [`STATUS_LINE`] bytes that says what the command does,
+/// and a line that says which run is ready.
 pub(super) const MAIN: &str = "main";
+/// Length of the first line of [`MAIN`].
+pub(super) const STATUS_LINE: usize = 32;
 /// Names of the log: what is written now, and what was before it.
 pub(super) const LOG: [&str; 2] = ["log", "log.1"];
 

@@ -169,9 +169,31 @@ pub(super) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// The value of a `TIOCSWINSZ`-like change is followed by rustix; this one has no wrapper: the
-/// stdin that the helper was started with, as a descriptor of its own.
+/// The stdin that the helper was started with, as a descriptor of its own.
 pub(super) fn take_stdin() -> OwnedFd {
     // SAFETY: called once, first thing in the helper, before anything else uses descriptor 0.
     unsafe { OwnedFd::from_raw_fd(0) }
+}
+
+/// Gives the pages of the program's code and constants back that setting up has touched: what is
+/// needed again comes from the page cache.
+pub(super) fn forget_code() {
+    let Ok(table) = std::fs::read_to_string("/proc/self/smaps") else { return };
+    let mut range = None;
+    for line in table.lines() {
+        let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+        if let Some((start, end)) = first.split_once('-') {
+            let number = |text: &str| usize::from_str_radix(text, 16).ok();
+            let of_a_file =
+                rest.contains(" /") && (rest.starts_with("r--p") || rest.starts_with("r-xp"));
+            range = number(start).zip(number(end)).filter(|_| of_a_file);
+        } else if first == "Anonymous:"
+            && rest.trim() == "0 kB"
+            && let Some((start, end)) = range.take()
+        {
+            // SAFETY: a private mapping of a file, not writable, none of whose pages was ever
+            // written to: what is read there next is the same again.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+        }
+    }
 }

@@ -25,7 +25,7 @@ pub(super) enum Request {
         /// Its folder.
         folder: PathBuf,
         /// What a sandbox may not see even where it is shown the folders around it.
-        hidden: PathBuf,
+        hidden: Vec<PathBuf>,
     },
     /// Run a command in a sandbox. Descriptors: its init (a pidfd), stdin, stdout, stderr; with a
     /// terminal, stdin is the caller's terminal. Answer: [`Answer::Exited`].

@@ -26,6 +26,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         state: state.to_owned(),
         adopted: BTreeSet::new(),
         data: "/nowhere".into(),
+        hidden: Vec::new(),
     };
     let scopes = [scope("team", "here"), scope("others", "here"), scope("team", "there")];
     Some(Box::new(Memory { backend, scopes }))

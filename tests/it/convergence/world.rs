@@ -120,11 +120,11 @@ impl Wish {
             policy: Policy::default(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
             restart: Restart::default(),
-            network: (self.network % 3 > 0).then(|| NetworkSpec {
+            network: (!self.network.is_multiple_of(3)).then(|| NetworkSpec {
                 sandbox: sandbox.clone(),
                 fields: fields(self.network % 3),
             }),
-            sidecar: (self.sidecar % 3 > 0)
+            sidecar: (!self.sidecar.is_multiple_of(3))
                 .then(|| SidecarSpec { sandbox, fields: fields(self.sidecar % 3) }),
             run: vec!["claude".to_owned()],
             suspend: self.suspend,
@@ -210,6 +210,7 @@ impl World {
             state: "elsewhere".to_owned(),
             adopted: BTreeSet::new(),
             data: PathBuf::from("/nowhere"),
+            hidden: Vec::new(),
         };
         let wish = Wish { image: 2, ..PLAIN };
         for engine in &self.engines {

@@ -25,6 +25,7 @@ fn nowhere(folder: &tempfile::TempDir) -> Scope {
         state: "here".to_owned(),
         adopted: BTreeSet::new(),
         data: folder.path().join("data"),
+        hidden: Vec::new(),
     }
 }
 

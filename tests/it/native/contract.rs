@@ -121,6 +121,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
             state: state.to_owned(),
             adopted: BTreeSet::new(),
             data,
+            hidden: Vec::new(),
         }
     };
     let scopes = [scope("team", "here"), scope("others", "here"), scope("team", "there")];

@@ -62,6 +62,8 @@ async fn at_fifty_moments() {
             .spawn()
             .unwrap()
     };
+    // With a second one, what sandboxes share is made once, and lives are short.
+    let bob = corner.run(&machine("bob")).await;
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
     for round in 0..50u32 {
         let mut child = lives(&corner);
@@ -96,9 +98,11 @@ async fn at_fifty_moments() {
         let started = corner.start(&made).await;
         assert_eq!(corner.sh(&started, "true").await.code, 0);
         corner.teardown(&started).await;
-        assert_eq!(inits_of(&corner), 0);
+        assert_eq!(inits_of(&corner), 1);
     }
+    println!("killed at: {seen:?}");
     assert!(seen.len() > 1, "the moments were all alike: {seen:?}");
+    assert_eq!(corner.say(&bob, "echo lives").await, "lives");
     corner.wipe().await;
     assert_nothing_left(&corner);
 }

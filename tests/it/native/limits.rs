@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use bottle::model::{Instance, Resources};
+use bottle::backend::{Backend, Depth, ExecUser, MainState};
+use bottle::model::{Instance, MachineSpec, Resources, Restart};
+
+use super::support::{Corner, machine, text};
 
 /// The folder of the sandbox's cgroup for this controller.
 fn cgroup(machine: &Instance, controller: &str) -> PathBuf {
@@ -38,4 +41,76 @@ pub(super) fn of(machine: &Instance) -> Resources {
         pids: u32::try_from(number(&read("pids", &["pids.max"]))).unwrap(),
         disk: None,
     }
+}
+
+#[tokio::test]
+async fn a_fork_bomb_hits_its_limit() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    let bomb = "my $n = 0; while ($n < 500) { my $p = fork; if (!defined $p) { print \"limit after $n: $!\"; \
+                last } if (!$p) { sleep 20; exit } $n++ } kill 'KILL', -$$ if 0; \
+                print 'no limit' if $n == 500;";
+    let output = corner.exec_as(ExecUser::Sandbox, &on, &["perl", "-e", bomb]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let count: u32 = said
+        .strip_prefix("limit after ")
+        .and_then(|rest| rest.split(':').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{}", text(&output)));
+    assert!(count < 64, "{said}");
+    // The host does not notice, nor does another sandbox.
+    assert!(std::process::Command::new("true").status().unwrap().success());
+    let bob = corner.run(&machine("bob")).await;
+    assert_eq!(corner.say(&bob, "echo lives").await, "lives");
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn memory_beyond_the_limit_is_refused_and_reported() {
+    let corner = Corner::new();
+    let greedy = "my $x = 'a' x (600 << 20); print length $x";
+    let mut spec = machine("ada");
+    spec.command = ["perl", "-e", greedy].map(str::to_owned).to_vec();
+    spec.restart = Restart::Never;
+    let on = corner.run(&spec).await;
+    let output = corner.exec_as(ExecUser::Sandbox, &on, &["perl", "-e", greedy]).await;
+    assert_ne!(output.code, 0, "{}", text(&output));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let by_cgroup =
+        corner.cgroups(&on).iter().any(|path| path.to_string_lossy().contains("memory"));
+    if by_cgroup {
+        assert_eq!(output.code, 137);
+        assert!(stderr.contains("killed for memory: the limit of 256M"), "{stderr}");
+    } else {
+        assert!(stderr.contains("Out of memory"), "{stderr}");
+    }
+    assert_eq!(corner.say(&on, "echo lives").await, "lives");
+
+    corner.ready(&on).await;
+    let state = corner.main_becomes(&on, |state| matches!(state, MainState::Failed(_))).await;
+    if by_cgroup {
+        assert_eq!(state, MainState::Failed(137));
+        let log = corner.log(&on).await;
+        assert!(log.contains("bottle: killed for memory: the limit of 256M was reached"), "{log}");
+    }
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_enforced_is_said() {
+    let corner = Corner::new();
+    let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
+    let said = seen.facts.unenforced;
+    let on = corner.run(&machine("ada")).await;
+    let by_cgroup = !corner.cgroups(&on).is_empty();
+    assert_eq!(said.iter().any(|s| s.starts_with("resources.memory")), !by_cgroup, "{said:?}");
+    assert!(said.iter().any(|s| s.starts_with("resources.disk")), "{said:?}");
+    let big = "head -c 3000000 /dev/zero > /tmp/big";
+    assert_eq!(corner.sh(&on, big).await.code, 0);
+    let bounded = MachineSpec {
+        resources: Resources { disk: Some(1 << 20), ..machine("bob").resources },
+        ..machine("bob")
+    };
+    let bob = corner.run(&bounded).await;
+    assert_ne!(corner.sh(&bob, big).await.code, 0);
+    corner.wipe().await;
 }

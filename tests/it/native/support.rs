@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bottle::backend::native::Native;
-use bottle::backend::{Backend, Depth, ExecOutput, ExecSpec, ExecUser, Progress, Scope, Upload};
+use bottle::backend::{
+    Backend, Depth, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState, Progress, Scope, Upload,
+};
 use bottle::model::{
     BackendKind, ImageRef, Instance, MachineSpec, OwnerId, ResourceSpec, Resources, Restart,
     SandboxId,
@@ -44,6 +46,7 @@ impl Corner {
             state: "here".to_owned(),
             adopted: BTreeSet::new(),
             data,
+            hidden: Vec::new(),
         };
         Self { backend: Native::with_helper(&program()), scope, folder: None }
     }
@@ -94,6 +97,43 @@ impl Corner {
         if let Err(error) = self.backend.copy_in(&self.scope, on, upload).await {
             panic!("copying in: {}", chain(&error));
         }
+    }
+
+    /// What the end of provisioning does.
+    pub(crate) async fn ready(&self, on: &Instance) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        tar.append_data(&mut header, "etc/bottle/ready", std::io::empty()).unwrap();
+        let tar = tar.into_inner().unwrap().into();
+        self.copy_in(on, Upload { tar, ..Upload::default() }).await;
+    }
+
+    /// Waits until the command is in such a state.
+    pub(crate) async fn main_becomes(
+        &self,
+        on: &Instance,
+        wanted: impl Fn(&MainState) -> bool,
+    ) -> MainState {
+        let mut last = None;
+        for _ in 0..400 {
+            last = self.backend.main_state(&self.scope, on).await.expect("it runs");
+            if let Some(state) = last.clone().filter(|state| wanted(state)) {
+                return state;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("the command is {last:?}");
+    }
+
+    pub(crate) async fn log(&self, on: &Instance) -> String {
+        let mut out = Vec::new();
+        let options = LogOptions { follow: false, tail: None };
+        self.backend.logs(&self.scope, on, options, &mut out).await.expect("reading the log");
+        String::from_utf8(out).unwrap()
     }
 
     pub(crate) async fn only(&self) -> Instance {

@@ -411,3 +411,27 @@ fn an_abstract_name_is_reachable_on_the_host() {
     listener.accept().unwrap().0.read_to_string(&mut said).unwrap();
     assert_eq!(said, "x");
 }
+
+/// The tree and the state folder are hidden even where they lie among the host's programs.
+#[tokio::test]
+async fn what_is_hidden_is_absent_among_the_hosts_programs() {
+    if !rustix::process::geteuid().is_root() {
+        crate::support::left_out("hidden folders below /opt", "only root can make one");
+        return;
+    }
+    let shown = tempfile::Builder::new().prefix("bottle-test-").tempdir_in("/opt").unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(shown.path(), open).unwrap();
+    std::fs::create_dir(shown.path().join("tree")).unwrap();
+    for file in ["tree/secret", "program"] {
+        std::fs::write(shown.path().join(file), "x").unwrap();
+    }
+    let mut corner = Corner::new();
+    corner.scope.hidden = vec![shown.path().join("tree")];
+    let on = corner.run(&machine("ada")).await;
+    let list = format!("cd {} && ls -A", shown.path().display());
+    for user in BOTH {
+        let output = corner.exec_as(user, &on, &["sh", "-c", &list]).await;
+        assert_eq!(output.stdout, b"program\n", "{user:?}: {}", text(&output));
+    }
+}

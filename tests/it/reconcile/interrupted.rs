@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use super::rig::{Rig, docker};
 
 const MOMENTS: u32 = 50;
+/// So many of them before the first step; the others are spread over the steps.
+const EARLY: u32 = 6;
 
 /// A change of everything at once: a prompt, a skill, limits, an agent that goes and one that comes.
 fn change(rig: &Rig, round: u32) {
@@ -29,20 +31,34 @@ pub(super) fn killed_at_fifty_moments_and_converged_each_time(rig: &Rig) {
     change(rig, 0);
     rig.apply(0);
     change(rig, 1);
+    let audit = rig.memory().join("audit.jsonl");
+    let lines = || std::fs::read_to_string(&audit).unwrap().lines().count();
+    let start = || rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // One whole run, measured: what comes before its first step, and how much it records.
+    let before = lines();
     let begun = Instant::now();
-    let status = rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert!(status.success());
-    let whole = begun.elapsed();
+    let mut applier = start();
+    while lines() == before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let loading = begun.elapsed();
+    assert!(applier.wait().unwrap().success());
+    let recorded = lines() - before;
     let mut inside = 0;
     for moment in 0..MOMENTS {
         change(rig, moment + 2);
-        let audit = rig.memory().join("audit.jsonl");
-        let before = std::fs::read_to_string(&audit).unwrap().lines().count();
-        let mut applier =
-            rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Spread over the run, its first and last twentieth aside: those are loading and printing.
-        let part = 0.05 + 0.9 * f64::from(moment) / f64::from(MOMENTS);
-        std::thread::sleep(whole.mul_f64(part).max(Duration::from_millis(1)));
+        let before = lines();
+        let mut applier = start();
+        if moment < EARLY {
+            std::thread::sleep(loading * moment / EARLY);
+        } else {
+            // The record of begun and ended steps says where the run is, however fast it is.
+            let so_far = recorded * (moment - EARLY) as usize / (MOMENTS - EARLY) as usize;
+            while lines() <= before + so_far && applier.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            std::thread::sleep(Duration::from_micros(u64::from(moment) * 7919 % 2000));
+        }
         applier.kill().unwrap();
         applier.wait().unwrap();
         let record = std::fs::read_to_string(&audit).unwrap();
