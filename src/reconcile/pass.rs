@@ -273,7 +273,10 @@ impl Reconciler {
             let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
             let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
             if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
-                view.memory.set_last(&Last { commit, dirty, ..known })?;
+                let last = Last { commit, dirty, ..known };
+                if let Err(error) = view.memory.set_last(&last) {
+                    tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
+                }
             }
             return Ok(Report::default());
         }

@@ -278,8 +278,10 @@ fn keep_private(root: &Path) -> anyhow::Result<()> {
     if found.mode() & 0o077 == 0 {
         return Ok(());
     }
+    // One that was never opened holds the lock of a tree at the most.
+    let mut names = fs::read_dir(root).with_context(|| format!("reading {shown}"))?;
     let ours = root.join("id").exists()
-        || fs::read_dir(root).with_context(|| format!("reading {shown}"))?.next().is_none();
+        || names.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "trees"));
     anyhow::ensure!(
         ours,
         "{shown} is no state folder: it holds other things, and others may read it; name a folder \

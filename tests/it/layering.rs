@@ -62,6 +62,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/files.rs",
     "reconcile/git.rs",
     "reconcile/lock.rs",
+    "reconcile/owners.rs",
     "reconcile/pass.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
