@@ -1,5 +1,4 @@
 //! What a tree's past means for its present: commits, and names that it has had.
-#![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use super::working::Rig;
 
