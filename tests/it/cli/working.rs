@@ -46,7 +46,10 @@ impl Rig {
     /// Holds the tree's lock, as another `bottle` would.
     pub(super) fn hold_lock(&self) -> std::fs::File {
         let dir = self.cli.state().join("trees").join(&self.tree.owner);
-        std::fs::create_dir_all(&dir).unwrap();
+        // As bottle makes it: nobody else may look into a state folder.
+        let private = &mut std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(private, 0o700);
+        private.recursive(true).create(&dir).unwrap();
         let path = dir.join("lock");
         std::fs::write(&path, r#"{"pid":4242,"command":"watch","since":1}"#).unwrap();
         let file = std::fs::File::open(&path).unwrap();
