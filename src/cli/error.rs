@@ -168,7 +168,7 @@ impl From<anyhow::Error> for CliError {
         if error.downcast_ref::<OwnerTaken>().is_some() {
             return Self::new(Kind::Failed, error)
                 .hint("give this tree another `name:` in bottle.yaml")
-                .hint("or say `--adopt` if the tree has moved here");
+                .hint("or say `bottle apply --adopt` if the tree has moved here");
         }
         let diagnostics = diagnostics(&error);
         Self { diagnostics, ..Self::new(Kind::Failed, error) }

@@ -11,6 +11,9 @@ use super::signals;
 use super::ui::Ui;
 use crate::apply::Stop;
 
+/// A line that was typed has fewer bytes than this, or its end was dropped by the kernel.
+const TYPED: usize = 4095;
+
 /// Puts a yes-or-no question; anything but yes is no.
 pub(super) async fn confirm(ui: &Ui, stop: &Stop, question: &str) -> Result<bool, CliError> {
     ui.ask(&format!("{question} [y/N] "));
@@ -35,6 +38,10 @@ pub(super) async fn hidden(
     let answer = answer?;
     let value = answer.strip_suffix('\n').unwrap_or(&answer);
     let value = value.strip_suffix('\r').unwrap_or(value);
+    if value.len() >= TYPED {
+        let told = format!("a terminal passes on {TYPED} bytes of a line, and drops the rest");
+        return Err(CliError::failed(told).hint("give a long value with `--env-file FILE`"));
+    }
     Ok((!value.is_empty()).then(|| Zeroizing::new(value.to_owned())))
 }
 

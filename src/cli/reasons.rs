@@ -6,7 +6,6 @@ use super::render::Around;
 use crate::model::{Diagnostic, FieldChange, ResourceKind};
 use crate::plan::document::PlanDocument;
 use crate::plan::{Change, Reason, Verdict};
-use crate::reconcile::pass::field_text;
 
 /// Why sandboxes are not as they should be, by name: for `status`.
 pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
@@ -121,4 +120,16 @@ fn position(diagnostic: &Diagnostic) -> String {
         0 => diagnostic.file.clone(),
         line => format!("{}:{line}:{}", diagnostic.file, diagnostic.column),
     }
+}
+
+/// How a change of a field reads: `resources.memory 1G → 2G`.
+fn field_text(change: &FieldChange) -> String {
+    let short = |value: &Option<String>| match value.as_deref() {
+        None => "none".to_owned(),
+        Some(text) if text.chars().count() > 40 => {
+            format!("{}…", text.chars().take(28).collect::<String>())
+        }
+        Some(text) => text.to_owned(),
+    };
+    format!("{} {} → {}", change.path, short(&change.from), short(&change.to))
 }

@@ -73,9 +73,11 @@ impl TreeState {
             }
         }
         let holder = Holder { pid: std::process::id(), command: command.to_owned(), since: now() };
-        file.set_len(0)?;
-        file.rewind()?;
-        file.write_all(&serde_json::to_vec(&holder)?)?;
+        let holder = serde_json::to_vec(&holder)?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(&holder))
+            .with_context(|| format!("writing {}", path.display()))?;
         Ok(Lock { _file: file })
     }
 }

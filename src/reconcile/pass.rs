@@ -17,7 +17,7 @@ use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
 use crate::backend::{BackendError, Backends, Depth, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, FieldChange, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash,
+    BackendKind, Desired, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan};
@@ -273,7 +273,10 @@ impl Reconciler {
             let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
             let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
             if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
-                view.memory.set_last(&Last { commit, dirty, ..known })?;
+                let last = Last { commit, dirty, ..known };
+                if let Err(error) = view.memory.set_last(&last) {
+                    tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
+                }
             }
             return Ok(Report::default());
         }
@@ -433,19 +436,6 @@ impl Reconciler {
         let known: Vec<&str> = known.into_iter().collect();
         anyhow::bail!("there is no sandbox {sandbox}; there are: {}", known.join(", "))
     }
-}
-
-/// How a change of a field reads: `resources.memory 1G → 2G`.
-#[must_use]
-pub fn field_text(change: &FieldChange) -> String {
-    let short = |value: &Option<String>| match value.as_deref() {
-        None => "none".to_owned(),
-        Some(text) if text.chars().count() > 40 => {
-            format!("{}…", text.chars().take(28).collect::<String>())
-        }
-        Some(text) => text.to_owned(),
-    };
-    format!("{} {} → {}", change.path, short(&change.from), short(&change.to))
 }
 
 /// The folder of the tree, canonical where it exists.

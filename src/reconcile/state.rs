@@ -278,8 +278,10 @@ fn keep_private(root: &Path) -> anyhow::Result<()> {
     if found.mode() & 0o077 == 0 {
         return Ok(());
     }
+    // One that was never opened holds the lock of a tree at the most.
+    let mut names = fs::read_dir(root).with_context(|| format!("reading {shown}"))?;
     let ours = root.join("id").exists()
-        || fs::read_dir(root).with_context(|| format!("reading {shown}"))?.next().is_none();
+        || names.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "trees"));
     anyhow::ensure!(
         ours,
         "{shown} is no state folder: it holds other things, and others may read it; name a folder \
@@ -348,7 +350,7 @@ pub(super) fn write_json<T: Serialize>(
 /// Temporary name, sync where it must survive a power cut, rename.
 fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
     let temporary = path.with_extension("new");
-    let result = (|| {
+    let result = (|| -> std::io::Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -365,6 +367,10 @@ fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
             _ => Ok(()),
         }
     })();
+    if result.is_err() {
+        // On a full disk, the piece that was written is what is in the way.
+        let _ = fs::remove_file(&temporary);
+    }
     result.with_context(|| format!("writing {}", path.display()))
 }
 

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `reading` | what only reads: usage, check, schema, man, completions, init |
 //! | `working` | plan, apply, status, exec, run, logs, down, on the native backend |
+//! | `history` | what a tree's past means for its present: commits, and names that it has had |
 //! | `people` | terminals: questions, hidden values, signals, closed pipes |
 
+mod history;
 mod people;
 mod reading;
 mod working;

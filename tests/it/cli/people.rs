@@ -166,3 +166,21 @@ fn work_goes_on_when_nobody_reads() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     rig.run(&["plan"]).exits(0);
 }
+
+#[test]
+fn a_typed_value_whose_end_the_terminal_drops_is_refused() {
+    let rig = Rig::new();
+    rig.bottle("env:\n  TOKEN: \"?\"");
+    rig.tree.agent("ada", "dev", "", "You are ada.");
+    let mut run = AtTerminal::start(&rig, &["apply", "--yes"]);
+    run.sees("TOKEN for ada (hidden");
+    for _ in 0..10 {
+        run.types(&"x".repeat(500));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.types("\n");
+    assert_eq!(run.ends().code(), Some(1), "{}", run.seen);
+    assert!(run.seen.contains("drops the rest"), "{}", run.seen);
+    assert!(!run.seen.contains("xxxx"), "{}", run.seen);
+    rig.run(&["plan"]).exits(3);
+}
