@@ -99,6 +99,7 @@ fn everything(desired: &Desired) -> Observed {
             boot: None,
             drift: Vec::new(),
             mendable: Vec::new(),
+            notes: Vec::new(),
             image: None,
             created: Some(1),
             overlay: None,

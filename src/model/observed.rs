@@ -76,6 +76,8 @@ pub struct Instance {
     pub drift: Vec<FieldChange>,
     /// What was changed from outside and can be set right in place: a network attached by hand.
     pub mendable: Vec<FieldChange>,
+    /// What a person should know and nothing is done about: a tag that means another image by now.
+    pub notes: Vec<String>,
     /// The digest of the imported image that it stands on.
     pub image: Option<SpecHash>,
     /// When it was made, in seconds since the epoch.

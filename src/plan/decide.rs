@@ -572,6 +572,10 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
         };
         change.notes.push(format!("no network: {list} {verb} not enforced yet"));
     }
+    if matches!(change.verdict, Verdict::Keep | Verdict::Reprovision) {
+        let kept = seen.ours().filter(|i| i.resource == ResourceKind::Machine);
+        change.notes.extend(kept.flat_map(|machine| machine.notes.iter().cloned()));
+    }
     if !matches!(change.verdict, Verdict::Create | Verdict::Replace) {
         return;
     }

@@ -83,6 +83,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
         boot: Some("boot-1".to_owned()),
         drift: Vec::new(),
         mendable: Vec::new(),
+        notes: Vec::new(),
         image: match resource {
             ResourceSpec::Machine(machine) => machine.image.digest(),
             _ => None,
@@ -507,6 +508,15 @@ fn drift_is_mended_in_place_where_it_can_be_and_replaced_where_not() {
     assert_eq!(text(&plan), "ada machine reprovision spec_changed\n[] -> #0 mend ada machine");
     observed.instances[0].drift = vec![field("mounts")];
     assert_eq!(run(&desired([spec("ada")]), &observed).summary().replace, 1);
+}
+
+#[test]
+fn what_a_backend_notes_of_a_machine_is_said_and_changes_nothing() {
+    let mut observed = converged(&[spec("ada")]);
+    observed.instances[0].notes = vec!["the tag moved".to_owned()];
+    let plan = run(&desired([spec("ada")]), &observed);
+    assert!(plan.is_empty());
+    assert_eq!(plan.changes[0].notes, ["the tag moved"]);
 }
 
 #[test]

@@ -65,6 +65,8 @@ mod engine {
         a_removed_container_comes_back_and_no_other_is_touched,
         an_image_that_cannot_be_had_leaves_the_old_sandbox_running,
         a_container_of_someone_else_is_a_conflict_and_untouched,
+        a_tag_that_moved_is_said_and_used_for_new_machines_only,
+        a_reader_that_goes_away_ends_exec,
         a_network_attached_by_hand_is_taken_off_again,
         an_imported_image_goes_when_nothing_stands_on_it,
     }

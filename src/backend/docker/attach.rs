@@ -16,6 +16,9 @@ use super::exec;
 use crate::backend::{Attach, BackendError, ExecSpec};
 use crate::model::Instance;
 
+/// 128 + SIGPIPE: how a shell tells that a command's reader went away.
+const BROKEN_PIPE: i32 = 141;
+
 pub(super) async fn attach(
     engine: &Engine,
     instance: &Instance,
@@ -54,19 +57,20 @@ pub(super) async fn attach(
                     }
                 }
             };
-            // A closed pipe is no error, but there is nobody left to write to.
+            // A closed pipe is no error, but there is nobody left to write to. The command may go on
+            // writing for ever, so its end is not waited for.
             if written.is_err() {
-                break;
+                return Ok(None);
             }
         }
-        Ok(refusal)
+        Ok(Some(refusal))
     };
-    let refusal: Result<Refusal, BackendError> = tokio::select! {
+    let refusal: Result<Option<Refusal>, BackendError> = tokio::select! {
         done = receiving => done,
         () = sending => unreachable!("it never ends"),
         () = sizing => unreachable!("it never ends"),
     };
-    let refusal = refusal?;
+    let Some(refusal) = refusal? else { return Ok(BROKEN_PIPE) };
     let code = exec::exit_code(engine, instance, &id).await?;
     Ok(refusal.code(code))
 }

@@ -8,7 +8,7 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 
-use super::engine::Engine;
+use super::engine::{Engine, GVISOR};
 use super::labels;
 use super::parse::{self, Made, Row};
 use super::{error, settings};
@@ -41,8 +41,13 @@ pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, Back
     let mut ours = HashMap::new();
     for container in rows.into_values() {
         match parse::row(scope, container) {
-            Some(Row::Instance(instance, made)) => {
+            Some(Row::Instance(mut instance, made)) => {
                 if instance.ownership == Ownership::Ours {
+                    let runtime = made.set.as_ref().map(|set| set.settings.get("runtime"));
+                    if traits.gvisor && runtime.is_some_and(|r| r.is_none_or(|r| r != GVISOR)) {
+                        let note = "made before the engine had runsc: a new machine would run under gVisor";
+                        instance.notes.push(note.to_owned());
+                    }
                     ours.insert(instance.id.clone(), made);
                 }
                 observation.instances.push(*instance);

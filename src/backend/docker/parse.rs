@@ -67,6 +67,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let ours = ownership != Ownership::Foreign;
     let drift = if ours { drift(&found, &fields) } else { Vec::new() };
     let mendable = if ours { networks(&found, running) } else { Vec::new() };
+    let notes = moved_tag(&found, &fields).filter(|_| ours).into_iter().collect();
     let instance = Instance {
         id,
         backend: BackendKind::Docker,
@@ -79,6 +80,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         state,
         drift,
         mendable,
+        notes,
         image: labels.image().filter(|_| ours),
         created: found.created.and_then(|at| u64::try_from(at).ok()),
         overlay: labels.overlay().filter(|_| ours),
@@ -203,13 +205,24 @@ fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
     changes
 }
 
+/// A tag that means another image by now is said, and used for new machines only.
+fn moved_tag(found: &ContainerSummary, fields: &Fields) -> Option<String> {
+    let set = fields.0.get("image")?;
+    let imported = set.starts_with("tar sha256:") || set.starts_with("folder sha256:");
+    let name = set.strip_prefix("docker:").unwrap_or(set);
+    (!imported && !by_id(name) && by_id(found.image.as_deref()?))
+        .then(|| format!("image {name} means another image by now; new machines use that"))
+}
+
+/// The id of an image, or a part of it.
+fn by_id(text: &str) -> bool {
+    let hex = text.strip_prefix("sha256:").unwrap_or(text);
+    hex.len() >= 12 && hex.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// A listing shows the name that a container was made from, or the image's id once that name means
 /// another image: a tag that moved is no drift.
 fn names_another_image(found: &str, set: &str) -> bool {
-    let by_id = |text: &str| {
-        let hex = text.strip_prefix("sha256:").unwrap_or(text);
-        hex.len() >= 12 && hex.bytes().all(|b| b.is_ascii_hexdigit())
-    };
     let imported = set.starts_with("tar sha256:") || set.starts_with("folder sha256:");
     let digest = set.rsplit_once(':').map_or("", |(_, digest)| digest);
     match imported {

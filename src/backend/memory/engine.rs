@@ -115,6 +115,7 @@ impl Engine {
             boot: object.boot.clone(),
             drift,
             mendable: object.mendable.clone(),
+            notes: Vec::new(),
             image: object.image,
             created: Some(object.created),
             overlay: labels.and_then(|labels| labels.overlay.clone()),

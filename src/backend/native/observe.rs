@@ -151,6 +151,7 @@ pub(super) fn instance(scope: &Scope, sandbox: SandboxId, found: &Found) -> Inst
         boot: found.run.as_ref().filter(|_| running).map(Run::boot),
         drift: Vec::new(),
         mendable: Vec::new(),
+        notes: Vec::new(),
         image: record.and_then(|record| record.image),
         created: record.map(|record| record.created),
         overlay: record.and_then(|record| record.overlay.clone()),

@@ -274,6 +274,38 @@ pub(super) mod engine {
         assert!(done["changes"].to_string().contains("conflict"), "{done}");
     }
 
+    pub(in super::super) fn a_tag_that_moved_is_said_and_used_for_new_machines_only(rig: &Rig) {
+        let tag = format!("{}:1", crate::support::unique("moved"));
+        docker(&["tag", rig.image(), &tag]);
+        rig.tree.bottle("dev", &format!("backend: docker\nimage: {tag}"));
+        rig.agents(1);
+        let first = rig.apply_with(&[]);
+        docker(&["tag", "bottle-test-rootonly:1", &tag]);
+        let (before, plan) = (rig.container("a0"), rig.plan());
+        rig.apply_with(&[]);
+        let after = rig.container("a0");
+        docker(&["rmi", &tag]);
+        first.exits(0);
+        let plan = plan.exits(0).json();
+        assert!(plan["changes"].to_string().contains("means another image by now"), "{plan}");
+        assert_eq!(before, after);
+    }
+
+    pub(in super::super) fn a_reader_that_goes_away_ends_exec(rig: &Rig) {
+        rig.agents(1);
+        rig.apply(0);
+        let tree = rig.tree.path().display().to_string();
+        let mut exec = rig
+            .cli
+            .command(["--tree", &tree, "exec", "a0", "--", "sh", "-c", "yes"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(exec.stdout.take());
+        super::wait_for("exec to end", || exec.try_wait().unwrap().is_some());
+        assert_eq!(exec.wait().unwrap().code(), Some(141));
+    }
+
     pub(in super::super) fn a_network_attached_by_hand_is_taken_off_again(rig: &Rig) {
         rig.agents(1);
         rig.apply(0);

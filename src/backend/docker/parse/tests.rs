@@ -151,6 +151,14 @@ fn another_image_is_drift_and_a_tag_that_moved_is_not() {
     {
         assert_eq!(image(same), [], "{same}");
     }
+    let noted = |image: &str| {
+        instance(ContainerSummary { image: Some(image.into()), ..ada() }).unwrap().notes
+    };
+    assert_eq!(noted("node:22"), Vec::<String>::new());
+    assert_eq!(
+        noted("sha256:0123456789abcdef"),
+        ["image node:22 means another image by now; new machines use that"]
+    );
     let digest = SpecHash::of_bytes(b"x");
     let mut spec = machine("ada");
     spec.image = ImageRef::Folder { path: "/x".into(), digest };
