@@ -62,6 +62,8 @@ const SIGNALS: [Signal; 8] = [
 
 /// The life of pid 1, from the fork on.
 pub(super) fn main(init: Init) -> ! {
+    // Read while it still may be. Without it init only stays as large as setting up has made it.
+    let code = sys::code().unwrap_or_default();
     match init.set_up() {
         Ok(()) => {}
         Err(error) => {
@@ -79,6 +81,7 @@ pub(super) fn main(init: Init) -> ! {
             let _ = rustix::process::set_parent_process_death_signal(None);
             let _ = rustix::io::write(&result, READY.as_bytes());
             drop(result);
+            sys::forget(&code);
             keeper.keep()
         }
         Err(error) => {

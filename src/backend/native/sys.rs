@@ -9,6 +9,7 @@
 )]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{Pid, Signal};
@@ -174,4 +175,49 @@ pub(super) fn loopback_up() -> io::Result<()> {
 pub(super) fn take_stdin() -> OwnedFd {
     // SAFETY: called once, first thing in the helper, before anything else uses descriptor 0.
     unsafe { OwnedFd::from_raw_fd(0) }
+}
+
+/// Where this process has mapped code of files, as ranges of addresses.
+pub(super) fn code() -> io::Result<Vec<Range<usize>>> {
+    Ok(std::fs::read_to_string("/proc/self/maps")?.lines().filter_map(code_of).collect())
+}
+
+/// The range in a line of `/proc/PID/maps`, if it is code of a file.
+fn code_of(line: &str) -> Option<Range<usize>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let code = fields.next()? == "r-xp" && fields.nth(3)?.starts_with('/');
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    if code { Some(address(start)?..address(end)?) } else { None }
+}
+
+/// Has the kernel forget these pages of this process until they are needed again.
+pub(super) fn forget(code: &[Range<usize>]) {
+    for range in code {
+        let start = std::ptr::with_exposed_provenance_mut(range.start);
+        // SAFETY: the ranges are of `code`, and nothing is unmapped in between. Code that nobody may
+        // write is the same when it is read from its file again; that the call itself is in it
+        // changes nothing.
+        unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_of_files_is_forgotten() {
+        let line = |text: &str| code_of(text);
+        let file = "1000-3000 r-xp 001e8000 fe:00 1838 /usr/bin/with a space";
+        assert_eq!(line(file), Some(0x1000..0x3000));
+        assert_eq!(line("1000-3000 r--p 001e8000 fe:00 1838 /usr/bin/x"), None);
+        assert_eq!(line("1000-3000 rwxp 001e8000 fe:00 1838 /usr/bin/x"), None);
+        assert_eq!(line("1000-3000 r-xp 00000000 00:00 0 [vdso]"), None);
+        assert_eq!(line("1000-3000 r-xp 00000000 00:00 0"), None);
+        let code = code().unwrap();
+        assert!(!code.is_empty());
+        forget(&code);
+        assert_eq!(super::code().unwrap(), code);
+    }
 }
