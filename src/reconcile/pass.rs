@@ -17,7 +17,7 @@ use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
 use crate::backend::{BackendError, Backends, Depth, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, FieldChange, Instance, Observed, Ownership, SandboxId, SpecHash,
+    BackendKind, Desired, FieldChange, Instance, Observed, Ownership, SandboxId, SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan};
@@ -145,13 +145,23 @@ impl Reconciler {
         Ok(loaded.context("reading the tree")??)
     }
 
+    /// Reads whose the tree is, and nothing else of it.
+    ///
+    /// # Errors
+    /// When the tree as a whole cannot be read.
+    pub async fn identify(&self) -> anyhow::Result<Tree> {
+        let options = self.load.clone();
+        let read = tokio::task::spawn_blocking(move || manifest::identify(&options)).await;
+        Ok(read.context("reading the tree")??)
+    }
+
     /// On whose behalf backends are called for this tree.
     ///
     /// # Errors
     /// When the state folder cannot be read.
-    pub fn scope(&self, desired: &Desired, memory: &TreeState) -> anyhow::Result<Scope> {
+    pub fn scope(&self, tree: &Tree, memory: &TreeState) -> anyhow::Result<Scope> {
         Ok(Scope {
-            owner: desired.tree.owner.clone(),
+            owner: tree.owner.clone(),
             state: self.state.id().to_owned(),
             adopted: memory.adopted()?,
             data: memory.dir().to_owned(),
@@ -173,7 +183,7 @@ impl Reconciler {
     /// When the state folder cannot be read, or a given value is unusable.
     pub async fn look_at(&self, desired: Desired, mut options: Options) -> anyhow::Result<View> {
         let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired, &memory)?;
+        let scope = self.scope(&desired.tree, &memory)?;
         let secrets = values::gather(&desired, &self.sources, &self.state)?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
@@ -353,9 +363,9 @@ impl Reconciler {
     /// # Errors
     /// When the tree or its backend cannot be read, or there is no such machine.
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
-        let desired = self.desired().await?;
-        let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired, &memory)?;
+        let tree = self.identify().await?;
+        let memory = self.state.tree(&tree.owner)?;
+        let scope = self.scope(&tree, &memory)?;
         let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         let machine = observed.instances.iter().find(|instance| {
             instance.sandbox == *sandbox

@@ -228,7 +228,7 @@ impl World {
             }
             Happening::Scratch(engine) => {
                 let memory = self.reconciler.state.tree(&Self::owner()).expect("it opens");
-                let scope = self.reconciler.scope(&self.desired(), &memory).expect("it opens");
+                let scope = self.reconciler.scope(&self.desired().tree, &memory).expect("it opens");
                 self.engines[usize::from(*engine)].leave_scratch(&scope, "ours");
             }
             Happening::Reboot(engine) => self.engines[usize::from(*engine)].reboot(),
