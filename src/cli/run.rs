@@ -11,9 +11,10 @@ use crate::model::SandboxSpec;
 
 pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
-    let Some(spec) = target.desired.sandboxes.get(&target.sandbox) else {
+    let desired = target.desired().await?;
+    let Some(spec) = desired.sandboxes.get(&target.sandbox) else {
         let name = &target.sandbox;
-        let why = match target.desired.held.contains_key(name) {
+        let why = match desired.held.contains_key(name) {
             true => format!("the manifest of {name} does not hold, so its program is not known"),
             false => format!("the tree does not declare {name}, so its program is not known"),
         };

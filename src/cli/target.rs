@@ -8,11 +8,12 @@ use super::setup;
 use crate::apply::with_asked_env;
 use crate::backend::{Attach, Backend, BackendError, Backends, ExecSpec, Scope};
 use crate::model::{Desired, Instance, Observed, Ownership, Receipt, ResourceKind, SandboxId};
+use crate::reconcile::Reconciler;
 
 /// One sandbox's machine, and who made it.
 pub(super) struct Target {
     pub(super) sandbox: SandboxId,
-    pub(super) desired: Desired,
+    reconciler: Reconciler,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) scope: Scope,
     pub(super) machine: Instance,
@@ -20,14 +21,15 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Finds it, asking only the backend that holds it where a receipt says which.
+    /// Finds it, asking only the backend that holds it where a receipt says which, and reading
+    /// nothing of the tree but whose it is.
     pub(super) async fn find(global: &Global, name: &str) -> Result<Self, CliError> {
         let sandbox = SandboxId::new(name).map_err(anyhow::Error::from)?;
         let load = setup::load_options(global, None, &ReadArgs::default())?;
         let mut reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
-        let desired = reconciler.desired().await?;
-        let memory = reconciler.state.tree(&desired.tree.owner)?;
-        let scope = reconciler.scope(&desired.tree.owner, &memory)?;
+        let tree = reconciler.identify().await?;
+        let memory = reconciler.state.tree(&tree.owner)?;
+        let scope = reconciler.scope(&tree.owner, &memory)?;
         let receipts = memory.receipts()?;
         let all = reconciler.backends.clone();
         reconciler.backends = all
@@ -47,7 +49,12 @@ impl Target {
             found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
         let backend = backend(&all, &machine)?;
         let receipt = receipts.get(&machine.id).cloned();
-        Ok(Self { sandbox, desired, backend, scope, machine, receipt })
+        Ok(Self { sandbox, reconciler, backend, scope, machine, receipt })
+    }
+
+    /// What the tree declares.
+    pub(super) async fn desired(&self) -> Result<Desired, CliError> {
+        Ok(self.reconciler.desired().await?)
     }
 
     /// A command line that has the asked-for values in its environment, where any were delivered.

@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 
 pub use locate::{LocateError, Location, Surroundings, locate};
 
-use crate::model::{BackendKind, Desired, Diagnostic};
+use crate::model::{BackendKind, Desired, Diagnostic, Tree};
 
 /// What to load, and what the operator said beside it.
 #[derive(Debug, Clone)]
@@ -115,11 +115,25 @@ pub enum LoadError {
 /// [`LoadError`] when the tree as a whole cannot be read. Whatever is wrong in one file is a
 /// diagnostic in [`Desired`], and holds the sandboxes that it concerns.
 pub fn load(options: &LoadOptions) -> Result<Desired, LoadError> {
+    check_skills_dir(options)?;
+    resolve::Loader::open(options)?.load()
+}
+
+/// Reads whose a tree is: `bottle.yaml`, and nothing that takes longer the more agents there are.
+///
+/// # Errors
+/// [`LoadError`] in the same cases as [`load`].
+pub fn identify(options: &LoadOptions) -> Result<Tree, LoadError> {
+    check_skills_dir(options)?;
+    resolve::Loader::open(options)?.identify()
+}
+
+fn check_skills_dir(options: &LoadOptions) -> Result<(), LoadError> {
     if let Some(dir) = options.skills_dir_override.as_ref() {
         let fits = host::is_canonical_guest_path(dir) && Path::new(dir) != Path::new("/");
         if !fits {
             return Err(LoadError::SkillsDir(dir.clone()));
         }
     }
-    resolve::Loader::open(options)?.load()
+    Ok(())
 }

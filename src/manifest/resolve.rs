@@ -119,18 +119,22 @@ impl<'o> Loader<'o> {
         if !settings_hold {
             return Err(LoadError::Settings { diagnostics: self.diagnostics });
         }
-        let owner = match self.settings.name {
-            Some(owner) => owner,
-            None => owner_of(&self.path),
-        };
         Ok(Desired {
-            tree: Tree { owner, path: self.path, network_pool: self.settings.network_pool },
+            tree: tree(self.path, self.settings),
             sandboxes: self.sandboxes,
             held: self.held,
             diagnostics: self.diagnostics,
             agents,
             overlays,
         })
+    }
+
+    /// Reads what holds for the tree as a whole, and no bottle, agent or skill.
+    pub(super) fn identify(mut self) -> Result<Tree, LoadError> {
+        if !self.read_settings() {
+            return Err(LoadError::Settings { diagnostics: self.diagnostics });
+        }
+        Ok(tree(self.path, self.settings))
     }
 
     /// Reads `bottle.yaml`; false when it is there and does not hold.
@@ -442,6 +446,11 @@ impl<'o> Loader<'o> {
         self.skills.insert(name.to_owned(), read.clone());
         read
     }
+}
+
+fn tree(path: PathBuf, settings: Settings) -> Tree {
+    let owner = settings.name.unwrap_or_else(|| owner_of(&path));
+    Tree { owner, path, network_pool: settings.network_pool }
 }
 
 /// The owner of a tree that has no name: `t` and twelve digits of a digest of its path.

@@ -17,7 +17,7 @@ use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
 use crate::backend::{BackendError, Backends, Depth, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash,
+    BackendKind, Desired, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan};
@@ -143,6 +143,16 @@ impl Reconciler {
         let options = self.load.clone();
         let loaded = tokio::task::spawn_blocking(move || manifest::load(&options)).await;
         Ok(loaded.context("reading the tree")??)
+    }
+
+    /// Reads whose the tree is, and nothing else of it.
+    ///
+    /// # Errors
+    /// When the tree as a whole cannot be read.
+    pub async fn identify(&self) -> anyhow::Result<Tree> {
+        let options = self.load.clone();
+        let read = tokio::task::spawn_blocking(move || manifest::identify(&options)).await;
+        Ok(read.context("reading the tree")??)
     }
 
     /// On whose behalf backends are called for this owner's tree.
@@ -407,9 +417,9 @@ impl Reconciler {
     /// # Errors
     /// When the tree or its backend cannot be read, or there is no such machine.
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
-        let desired = self.desired().await?;
-        let memory = self.state.tree(&desired.tree.owner)?;
-        let scope = self.scope(&desired.tree.owner, &memory)?;
+        let tree = self.identify().await?;
+        let memory = self.state.tree(&tree.owner)?;
+        let scope = self.scope(&tree.owner, &memory)?;
         let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         let machine = observed.instances.iter().find(|instance| {
             instance.sandbox == *sandbox

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use bottle::manifest::{LoadError, LoadOptions, load};
+use bottle::manifest::{LoadError, LoadOptions, identify, load};
 use bottle::model::policy::{AuthScheme, DlpAction, HostPattern, RouteRole};
 use bottle::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, ImageRef, Restart, WorkspaceMode,
@@ -138,6 +138,22 @@ fn a_tree_without_a_name_is_known_by_its_path() {
     assert_eq!(load(&options).expect("it loads").tree.owner, owner);
     let other = Scratch::with_good_agent();
     assert_ne!(other.load().tree.owner, owner);
+}
+
+#[test]
+fn whose_a_tree_is_needs_nothing_but_its_settings() {
+    let scratch = Scratch::with_good_agent();
+    assert_eq!(identify(&scratch.options()), Ok(scratch.load().tree));
+    scratch.write("tree/bottle.yaml", "name: team\nnetwork_pool: 10.9.0.0/16\n");
+    assert_eq!(identify(&scratch.options()), Ok(scratch.load().tree));
+    fs::remove_dir_all(scratch.path("tree/bottles")).expect("it was there");
+    fs::remove_dir_all(scratch.path("tree/agents")).expect("it was there");
+    let tree = identify(&scratch.options()).expect("its settings hold");
+    assert_eq!(tree.owner.as_str(), "team");
+    scratch.write("tree/bottle.yaml", "nmae: team\n");
+    assert!(matches!(identify(&scratch.options()), Err(LoadError::Settings { .. })));
+    fs::remove_dir_all(scratch.path("tree")).expect("it was there");
+    assert!(matches!(identify(&scratch.options()), Err(LoadError::Tree { .. })));
 }
 
 #[test]
