@@ -25,12 +25,21 @@ use crate::model::{ImageRef, SpecHash};
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Config {
-    #[serde(rename = "User")]
+    #[serde(rename = "User", deserialize_with = "null_is_empty")]
     user: String,
-    #[serde(rename = "Env")]
+    #[serde(rename = "Env", deserialize_with = "null_is_empty")]
     env: Vec<String>,
-    #[serde(rename = "WorkingDir")]
+    #[serde(rename = "WorkingDir", deserialize_with = "null_is_empty")]
     workdir: String,
+}
+
+/// Engines write what an image does not set as `null`, or leave it out.
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// An unpacked image.
@@ -409,6 +418,13 @@ mod tests {
         assert_eq!(user(None, "root:x:0:0::/root:\n", "").unwrap().uid, 0);
         assert!(user(Some("nobody-here"), PASSWD, "").is_err());
         assert!(user(Some("99999999"), PASSWD, "").is_err());
+    }
+
+    #[test]
+    fn what_an_image_does_not_set_may_be_null() {
+        let text = r#"{"config": {"User": "", "Env": null, "Cmd": null, "WorkingDir": null}}"#;
+        let config = serde_json::from_str::<ConfigFile>(text).unwrap().config.unwrap();
+        assert!(config.env.is_empty() && config.workdir.is_empty());
     }
 
     #[test]
