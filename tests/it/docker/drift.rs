@@ -140,6 +140,8 @@ async fn a_fresh_machine_is_provisioned_in_one_call() {
     let Some(corner) = Corner::new("fresh") else { return };
     let (proxy, calls) = counting_proxy(&corner).await;
     let spec = MachineSpec { workdir: Some("/workspace".to_owned()), ..busybox() };
+    // Every pass begins with a look, which also tells what the engine is.
+    proxy.observe(&corner.scope, Depth::Listing).await.expect("observing");
     proxy.prepare(&corner.scope, &spec, &Progress::silent()).await.expect("preparing");
     let at = |calls: &AtomicUsize| calls.load(Ordering::SeqCst);
     let before = at(&calls);

@@ -115,7 +115,7 @@ fn assert_nothing_left(corner: &Corner) {
     let left: Vec<_> = std::fs::read_dir(corner.scope.data.join("native"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
-        .filter(|name| name != ".lock")
+        .filter(|name| name != ".lock" && name != ".etc-lock")
         .collect();
     assert!(left.is_empty(), "{left:?}");
 }
