@@ -1,6 +1,7 @@
 //! From a machine's spec to the container that the engine is asked for, and the asking.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HealthConfig, HostConfig,
@@ -16,8 +17,11 @@ use super::{NO_NETWORK, error, observe, parse, settings};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::{Instance, MachineSpec, Ownership};
 
-/// How often a name is tried again that was taken a moment ago and is free by now.
-const NAME_TRIES: usize = 5;
+/// How often a name is tried again that is taken by nothing that is listed: by a container that the
+/// engine is just making for a run that was killed, or just removing.
+const NAME_TRIES: u32 = 60;
+/// How long after each try.
+const NAME_DELAY: Duration = Duration::from_millis(250);
 
 /// The main process, as a person may read it.
 const MAIN_SH: &str = include_str!("main.sh");
@@ -164,7 +168,10 @@ pub(super) async fn machine(
             Ok(made) => made,
             Err(e) if error::is_status(&e, 409) => match observe::by_name(engine, &name).await? {
                 Some(found) => return existing(scope, spec, &name, found),
-                None => continue,
+                None => {
+                    tokio::time::sleep(NAME_DELAY).await;
+                    continue;
+                }
             },
             Err(e) if error::is_status(&e, 404) => {
                 return Err(BackendError::Image {
@@ -191,7 +198,10 @@ pub(super) async fn machine(
     }
     Err(BackendError::failed(
         format!("creating {name}"),
-        anyhow::anyhow!("its name is taken again and again by something that is gone right after"),
+        anyhow::anyhow!(
+            "its name is taken, and the engine does not list by what: look for a container that it \
+             is stuck making or removing"
+        ),
     ))
 }
 
