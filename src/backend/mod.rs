@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -376,6 +377,12 @@ impl BackendError {
 pub trait Backend: Send + Sync {
     /// Which one it is.
     fn kind(&self) -> BackendKind;
+
+    /// How long it may go on, unseen, with what a killed caller has asked for; zero where that ends
+    /// with the caller.
+    fn lingers(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Lists what exists of this owner, and what stands under the names that its sandboxes would
     /// have: a constant number of cheap calls, whatever the number of machines.

@@ -35,6 +35,8 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     let (_lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
     let adopt = args.lock.adopt;
     reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
+    let owner = desired.tree.owner.clone();
+    signals::or_stop(&stop, async { Ok(reconciler.settle(&owner).await?) }).await?;
 
     let mut view = look_at(&stop, &reconciler, desired, options.clone()).await?;
     if adopt && reconciler.adopt(&view)? {

@@ -37,6 +37,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     let lock = apply::wait_for_lock(ui, &stop, &memory, "down", patience).await?;
     // Another tree under the same name must not be torn down by this one.
     reconciler.state.claim(&desired.tree.owner, &desired.tree.path, false)?;
+    reconciler.settle(&desired.tree.owner).await?;
     let view = apply::look_at(&stop, &reconciler, desired, options).await?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
     let exit = apply::carry_out(ui, &stop, &reconciler, &view, args.yes, "down").await?;

@@ -26,6 +26,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &WatchArgs) -> Resu
     let (_lock, desired) = apply::lock(ui, &stop, &reconciler, desired, "watch", patience).await?;
     let owner = desired.tree.owner.clone();
     reconciler.state.claim(&owner, &desired.tree.path, args.lock.adopt)?;
+    reconciler.settle(&owner).await?;
     let asks = desired.sandboxes.values().any(|spec| !spec.asked_env.is_empty());
     if args.lock.adopt || (asks && ui.can_ask()) {
         let view = apply::look_at(&stop, &reconciler, desired, Options::default()).await?;

@@ -13,6 +13,7 @@ pub mod git;
 pub mod lock;
 pub mod owners;
 pub mod pass;
+mod settle;
 pub mod state;
 pub mod trigger;
 pub mod values;

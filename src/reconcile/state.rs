@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -32,6 +32,8 @@ use sha2::Sha256;
 use crate::apply::Receipts;
 use crate::model::{InstanceId, OwnerId, Receipt, SpecHash};
 
+/// How much of the audit record's end tells how the last run went, in bytes.
+const AUDIT_TAIL: u64 = 256 << 10;
 /// The audit record is cut to one older generation when it reaches this many bytes.
 const AUDIT_LIMIT: u64 = 8 << 20;
 
@@ -215,6 +217,26 @@ impl TreeState {
     /// When the folder cannot be written.
     pub fn set_last<T: Serialize>(&self, last: &T) -> anyhow::Result<()> {
         write_json(&self.dir.join("last.json"), last, false)
+    }
+
+    /// The last lines of the audit record.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub(super) fn audit_tail(&self) -> anyhow::Result<String> {
+        let path = self.dir.join("audit.jsonl");
+        let read = || {
+            let mut file = File::open(&path)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(AUDIT_TAIL)))?;
+            let mut tail = Vec::new();
+            file.take(AUDIT_TAIL).read_to_end(&mut tail)?;
+            Ok(String::from_utf8_lossy(&tail).into_owned())
+        };
+        match read() {
+            Err(error) if std::io::Error::kind(&error) == ErrorKind::NotFound => Ok(String::new()),
+            result => result.with_context(|| format!("reading {}", path.display())),
+        }
     }
 
     /// Adds a line to the audit record.

@@ -64,6 +64,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/lock.rs",
     "reconcile/owners.rs",
     "reconcile/pass.rs",
+    "reconcile/settle.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
 ];

@@ -31,6 +31,7 @@ mod user;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -171,6 +172,11 @@ impl Docker {
 impl Backend for Docker {
     fn kind(&self) -> BackendKind {
         BackendKind::Docker
+    }
+
+    fn lingers(&self) -> Duration {
+        // An engine ends what it has begun, whoever is still there to hear of it.
+        Duration::from_secs(1)
     }
 
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
