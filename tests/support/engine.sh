@@ -17,6 +17,15 @@ engine_pid() {
     done
 }
 
+# A dockerd that was killed has left pid files, and a new one waits in vain for whoever has those pids by now.
+engine_unstale() {
+    local file name
+    for file in /var/run/docker.pid:dockerd /var/run/docker/containerd/containerd.pid:containerd; do
+        name=${file##*:} file=${file%:*}
+        if [ -f "$file" ] && ! grep -qsx "$name" "/proc/$(cat "$file")/comm"; then rm -f "$file"; fi
+    done
+}
+
 engine_up() {
     local log=$1 why="the Docker tests cannot run: no engine answers"
     if have docker && engine_answers; then return; fi
@@ -43,6 +52,7 @@ engine_up() {
         mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
         ENGINE_PID=$(engine_pid)
         if [ -z "$ENGINE_PID" ]; then
+            engine_unstale
             # Its own session, so that Ctrl-C leaves it to engine_down.
             setsid dockerd >"$log" 2>&1 </dev/null &
             ENGINE_PID=$!
