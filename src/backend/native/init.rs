@@ -234,9 +234,11 @@ impl Keeper {
                 timeout.as_ref(),
             );
             self.drain_output();
-            while let Some(number) = sys::read_signal(&self.signals) {
-                match Signal::from_named_raw(number) {
+            while let Some(received) = sys::read_signal(&self.signals) {
+                match Signal::from_named_raw(received.number) {
                     Some(Signal::CHILD) | None => {}
+                    // A `kill 1` from inside: whether the sandbox stays is not for it to say.
+                    Some(_) if received.sender != 0 => {}
                     Some(signal) => self.hand_on(signal),
                 }
             }
