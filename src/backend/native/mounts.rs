@@ -33,6 +33,9 @@ pub(super) struct Sources<'a> {
     pub(super) record: &'a Record,
     /// The user namespace of a root-made sandbox.
     pub(super) userns: Option<BorrowedFd<'a>>,
+    /// The one that maps the host's programs: system accounts alone. What people own among them is
+    /// nobody's inside, not that of whoever has their number there.
+    pub(super) programs_userns: Option<BorrowedFd<'a>>,
     /// The one that maps the workspace's owner to the sandbox's user.
     pub(super) workspace_userns: Option<BorrowedFd<'a>>,
     /// What lies in the folders that are shared and must not be seen: the state folder.
@@ -125,12 +128,20 @@ impl<'a> View<'a> {
         self.put(&merged, "etc")
     }
 
+    /// How the ids of what is shown are mapped: of programs, and of what the operator named.
+    fn userns(&self, access: Access) -> Option<BorrowedFd<'a>> {
+        match access {
+            Access::Write => self.sources.programs_userns,
+            Access::Read => self.sources.userns,
+        }
+    }
+
     /// Shows the host's folder `source` as `target`.
     fn show(&mut self, source: &Path, target: &str, access: Access) -> anyhow::Result<()> {
         if self.skipped.iter().any(|skipped| skipped != source && skipped.starts_with(source)) {
             return self.show_children(source, target, access);
         }
-        let lower = stage_lower(source, self.sources.userns, &mut self.staged)?;
+        let lower = stage_lower(source, self.userns(access), &mut self.staged)?;
         let name = target.trim_matches('/').replace('%', "%25").replace('/', "%2f");
         let upper = (access == Access::Write).then_some(name.as_str());
         let shown = match overlay(&lower, upper, self.sources.record.mode) {
@@ -169,7 +180,7 @@ impl<'a> View<'a> {
                 }
             } else if kind.is_file() {
                 let file = clone_tree(&path)?;
-                sys::mount_setattr(file.as_fd(), RDONLY | NOSUID | NODEV, self.sources.userns)?;
+                sys::mount_setattr(file.as_fd(), RDONLY | NOSUID | NODEV, self.userns(access))?;
                 self.put_file(&file, &folder, name)?;
             }
         }
