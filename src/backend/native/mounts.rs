@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::{CWD, Mode as FileMode, OFlags};
+use rustix::fs::{CWD, Mode as FileMode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -197,7 +197,11 @@ impl<'a> View<'a> {
             // Without the right to look beneath the mounts in it, all of them come along.
             Mode::Rootless => OpenTreeFlags::AT_RECURSIVE,
         };
-        let tree = rustix::mount::open_tree(CWD, &mount.path, flags | whole)
+        let tree = unlinked(&mount.path)
+            .and_then(|folder| {
+                let flags = flags | whole | OpenTreeFlags::AT_EMPTY_PATH;
+                Ok(rustix::mount::open_tree(folder, "", flags)?)
+            })
             .with_context(|| format!("mounting {}", mount.path.display()))?;
         sys::mount_setattr(tree.as_fd(), NOSUID | NODEV, self.sources.workspace_userns)
             .or_else(|_| sys::mount_setattr(tree.as_fd(), NOSUID | NODEV, None))?;
@@ -375,9 +379,20 @@ fn filesystem(kind: &str, options: &[(&str, &str)], attributes: u64) -> anyhow::
 
 /// A detached copy of the mount at `path`, without the mounts in it.
 fn clone_tree(path: &Path) -> anyhow::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    rustix::mount::open_tree(CWD, path, flags)
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    unlinked(path)
+        .and_then(|opened| Ok(rustix::mount::open_tree(opened, "", flags)?))
         .with_context(|| format!("taking a copy of the mount {}", path.display()))
+}
+
+/// Opens `path`, whose links were resolved when it was judged: one that is on the way now was put
+/// there since, perhaps by a sandbox that can write to a folder above.
+fn unlinked(path: &Path) -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat2(CWD, path, flags, FileMode::empty(), ResolveFlags::NO_SYMLINKS)
+        .context("there is a symlink on the way that was not there before, or it is gone")
 }
 
 /// Puts a detached mount on `path` of `folder`, or on `folder` itself.
