@@ -5,6 +5,7 @@
 mod as_user;
 pub(crate) mod contract;
 mod kill;
+mod leaks;
 mod life;
 pub(crate) mod limits;
 mod support;

@@ -97,11 +97,11 @@ fn fill(
         mode,
         rootfs,
         image: spec.image.digest(),
-        host_paths: spec.host_paths.clone(),
+        host_paths: spec.host_paths.iter().map(|path| resolved(path)).collect(),
         mount: spec
             .mount
             .as_ref()
-            .map(|w| Mount { path: w.path.clone(), target: w.target.clone() }),
+            .map(|w| Mount { path: resolved(&w.path), target: w.target.clone() }),
         env: env.into_iter().chain(spec.env.clone()).collect(),
         workdir: spec.workdir.clone().or(workdir),
         user,
@@ -167,6 +167,11 @@ pub(super) fn check(scope: &Scope, spec: &MachineSpec) -> Result<(), BackendErro
         )));
     }
     Ok(())
+}
+
+/// The folder that was judged, and no other that a symlink may lead to by the next start.
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Folders that speak for the host itself, which nothing may be shown of.

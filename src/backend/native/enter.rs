@@ -89,7 +89,7 @@ pub(super) fn exec(exec: Exec, init: OwnedFd, stdio: [OwnedFd; 3]) -> anyhow::Re
     let own = cgroups.of(&record.id);
     let doors = own.doors().context("opening its cgroups")?;
     let oom = own.oom_counter();
-    let filters = Filters::compile()?;
+    let filters = Filters::compile(record.mount.is_some())?;
     let signals = pump::signals()?;
 
     enter(&exec.target, &init, if exec.as_root { As::Root } else { As::User })?;

@@ -37,6 +37,7 @@ pub(super) const READY: &str = "ready";
 pub(super) struct Init {
     pub(super) record: Record,
     pub(super) userns: Option<OwnedFd>,
+    pub(super) programs_userns: Option<OwnedFd>,
     pub(super) workspace_userns: Option<OwnedFd>,
     pub(super) hidden: Vec<PathBuf>,
     pub(super) gate: OwnedFd,
@@ -70,9 +71,20 @@ pub(super) fn main(init: Init) -> ! {
             sys::exit_now(1);
         }
     };
-    let Init { record, log, status, oom, cgroups, result, userns, workspace_userns, gate, .. } =
-        init;
-    drop((userns, workspace_userns, gate));
+    let Init {
+        record,
+        log,
+        status,
+        oom,
+        cgroups,
+        result,
+        userns,
+        programs_userns,
+        workspace_userns,
+        gate,
+        ..
+    } = init;
+    drop((userns, programs_userns, workspace_userns, gate));
     let code = match Keeper::new(record, log, status, oom, cgroups) {
         Ok(mut keeper) => {
             keeper.show();
@@ -122,6 +134,7 @@ impl Init {
         mounts::enter_root(&Sources {
             record: &self.record,
             userns: self.userns.as_ref().map(AsFd::as_fd),
+            programs_userns: self.programs_userns.as_ref().map(AsFd::as_fd),
             workspace_userns: self.workspace_userns.as_ref().map(AsFd::as_fd),
             hidden: &self.hidden,
         })?;
@@ -234,9 +247,11 @@ impl Keeper {
                 timeout.as_ref(),
             );
             self.drain_output();
-            while let Some(number) = sys::read_signal(&self.signals) {
-                match Signal::from_named_raw(number) {
+            while let Some(received) = sys::read_signal(&self.signals) {
+                match Signal::from_named_raw(received.number) {
                     Some(Signal::CHILD) | None => {}
+                    // A `kill 1` from inside: whether the sandbox stays is not for it to say.
+                    Some(_) if received.sender != 0 => {}
                     Some(signal) => self.hand_on(signal),
                 }
             }

@@ -215,7 +215,9 @@ pub(super) fn set_rlimits(resources: &Resources, cgroups: &Cgroups) -> io::Resul
         let maximum = held.maximum.map_or(limit, |held| held.min(limit));
         rustix::process::setrlimit(resource, both(maximum))
     };
-    lower(Resource::Core, 0)?;
+    // 0 forbids the file, but not the host's handler of core dumps (`|…` in core_pattern), which runs
+    // as the host's root on what a sandbox feeds it. The kernel refuses both at 1.
+    lower(Resource::Core, 1)?;
     lower(Resource::Nofile, 1 << 20)?;
     if !cgroups.limits(Controller::Pids) {
         lower(Resource::Nproc, u64::from(resources.pids))?;

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::{CWD, Mode as FileMode, OFlags};
+use rustix::fs::{CWD, Mode as FileMode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
@@ -33,6 +33,9 @@ pub(super) struct Sources<'a> {
     pub(super) record: &'a Record,
     /// The user namespace of a root-made sandbox.
     pub(super) userns: Option<BorrowedFd<'a>>,
+    /// The one that maps the host's programs: system accounts alone. What people own among them is
+    /// nobody's inside, not that of whoever has their number there.
+    pub(super) programs_userns: Option<BorrowedFd<'a>>,
     /// The one that maps the workspace's owner to the sandbox's user.
     pub(super) workspace_userns: Option<BorrowedFd<'a>>,
     /// What lies in the folders that are shared and must not be seen: the state folder.
@@ -125,12 +128,20 @@ impl<'a> View<'a> {
         self.put(&merged, "etc")
     }
 
+    /// How the ids of what is shown are mapped: of programs, and of what the operator named.
+    fn userns(&self, access: Access) -> Option<BorrowedFd<'a>> {
+        match access {
+            Access::Write => self.sources.programs_userns,
+            Access::Read => self.sources.userns,
+        }
+    }
+
     /// Shows the host's folder `source` as `target`.
     fn show(&mut self, source: &Path, target: &str, access: Access) -> anyhow::Result<()> {
         if self.skipped.iter().any(|skipped| skipped != source && skipped.starts_with(source)) {
             return self.show_children(source, target, access);
         }
-        let lower = stage_lower(source, self.sources.userns, &mut self.staged)?;
+        let lower = stage_lower(source, self.userns(access), &mut self.staged)?;
         let name = target.trim_matches('/').replace('%', "%25").replace('/', "%2f");
         let upper = (access == Access::Write).then_some(name.as_str());
         let shown = match overlay(&lower, upper, self.sources.record.mode) {
@@ -169,7 +180,7 @@ impl<'a> View<'a> {
                 }
             } else if kind.is_file() {
                 let file = clone_tree(&path)?;
-                sys::mount_setattr(file.as_fd(), RDONLY | NOSUID | NODEV, self.sources.userns)?;
+                sys::mount_setattr(file.as_fd(), RDONLY | NOSUID | NODEV, self.userns(access))?;
                 self.put_file(&file, &folder, name)?;
             }
         }
@@ -186,7 +197,11 @@ impl<'a> View<'a> {
             // Without the right to look beneath the mounts in it, all of them come along.
             Mode::Rootless => OpenTreeFlags::AT_RECURSIVE,
         };
-        let tree = rustix::mount::open_tree(CWD, &mount.path, flags | whole)
+        let tree = unlinked(&mount.path)
+            .and_then(|folder| {
+                let flags = flags | whole | OpenTreeFlags::AT_EMPTY_PATH;
+                Ok(rustix::mount::open_tree(folder, "", flags)?)
+            })
             .with_context(|| format!("mounting {}", mount.path.display()))?;
         sys::mount_setattr(tree.as_fd(), NOSUID | NODEV, self.sources.workspace_userns)
             .or_else(|_| sys::mount_setattr(tree.as_fd(), NOSUID | NODEV, None))?;
@@ -364,9 +379,20 @@ fn filesystem(kind: &str, options: &[(&str, &str)], attributes: u64) -> anyhow::
 
 /// A detached copy of the mount at `path`, without the mounts in it.
 fn clone_tree(path: &Path) -> anyhow::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    rustix::mount::open_tree(CWD, path, flags)
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    unlinked(path)
+        .and_then(|opened| Ok(rustix::mount::open_tree(opened, "", flags)?))
         .with_context(|| format!("taking a copy of the mount {}", path.display()))
+}
+
+/// Opens `path`, whose links were resolved when it was judged: one that is on the way now was put
+/// there since, perhaps by a sandbox that can write to a folder above.
+fn unlinked(path: &Path) -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::openat2(CWD, path, flags, FileMode::empty(), ResolveFlags::NO_SYMLINKS)
+        .context("there is a symlink on the way that was not there before, or it is gone")
 }
 
 /// Puts a detached mount on `path` of `folder`, or on `folder` itself.

@@ -19,17 +19,21 @@ use seccompiler::{
 pub(super) struct Filters([BpfProgram; 2]);
 
 impl Filters {
-    /// Compiles both.
-    pub(super) fn compile() -> io::Result<Self> {
-        let allowed =
+    /// Compiles both. In a sandbox that has a folder of the host to write to (`shares_files`) no file
+    /// can be made setuid: on the host it would be one of the folder's owner, perhaps of root.
+    pub(super) fn compile(shares_files: bool) -> io::Result<Self> {
+        let mut allowed: Rules =
             ALLOWED.iter().chain(LEGACY).chain(UNIFIED).map(|nr| (*nr, Vec::new())).collect();
+        let mut refused = refused().map_err(io::Error::other)?;
+        if shares_files {
+            refused.extend(setuid().map_err(io::Error::other)?);
+            // Its mode is in memory, where no filter looks; who uses it knows `openat` too.
+            allowed.remove(&libc::SYS_openat2);
+        }
         let allow =
             program(allowed, SeccompAction::Errno(errno(libc::ENOSYS)), SeccompAction::Allow)?;
-        let deny = program(
-            refused().map_err(io::Error::other)?,
-            SeccompAction::Allow,
-            SeccompAction::Errno(errno(libc::EPERM)),
-        )?;
+        let deny =
+            program(refused, SeccompAction::Allow, SeccompAction::Errno(errno(libc::EPERM)))?;
         Ok(Self([allow, deny]))
     }
 
@@ -96,7 +100,15 @@ fn none_of(
 fn refused() -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = REFUSED.iter().map(|nr| (*nr, Vec::new())).collect();
     let families = FAMILIES.iter().map(|family| u64::from(family.unsigned_abs()));
-    rules.insert(libc::SYS_socket, none_of(0, families.clone())?);
+    let mut sockets = none_of(0, families.clone())?;
+    // Of netlink: addresses and routes, and the list of one's own sockets. Others tell of the host's
+    // devices, or reach more of its kernel.
+    let mut netlink = vec![when(0, SeccompCmpOp::Eq, u64::from(libc::AF_NETLINK.unsigned_abs()))?];
+    for protocol in [libc::NETLINK_ROUTE, libc::NETLINK_SOCK_DIAG] {
+        netlink.push(when(2, SeccompCmpOp::Ne, u64::from(protocol.unsigned_abs()))?);
+    }
+    sockets.push(SeccompRule::new(netlink)?);
+    rules.insert(libc::SYS_socket, sockets);
     rules.insert(libc::SYS_socketpair, none_of(0, families)?);
     rules.insert(libc::SYS_personality, none_of(0, PERSONALITIES)?);
     let clone: Result<Vec<_>, _> = NEW_NAMESPACES
@@ -113,6 +125,40 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
         .map(|request| SeccompRule::new(vec![when(1, SeccompCmpOp::Eq, request)?]))
         .collect();
     rules.insert(libc::SYS_ioctl, push?);
+    Ok(rules)
+}
+
+/// The calls that make a file setuid.
+fn setuid() -> Result<Rules, seccompiler::BackendError> {
+    let has = |argument: u8, bits: u32| {
+        let bits = u64::from(bits);
+        when(argument, SeccompCmpOp::MaskedEq(bits), bits)
+    };
+    let mut rules = Rules::new();
+    let mut by_mode = |call: i64, mode: u8| -> Result<(), seccompiler::BackendError> {
+        rules.insert(call, vec![SeccompRule::new(vec![has(mode, libc::S_ISUID)?])?]);
+        Ok(())
+    };
+    by_mode(libc::SYS_fchmod, 1)?;
+    by_mode(libc::SYS_fchmodat, 2)?;
+    by_mode(452, 2)?; // fchmodat2
+    by_mode(libc::SYS_mknodat, 2)?;
+    #[cfg(target_arch = "x86_64")]
+    for call in [libc::SYS_chmod, libc::SYS_creat, libc::SYS_mknod] {
+        by_mode(call, 1)?;
+    }
+    let mut by_flags = |call: i64, flags: u8| -> Result<(), seccompiler::BackendError> {
+        // The mode is looked at only where a file is made: else it is whatever the register holds.
+        let made = [libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY].map(|flag| {
+            let made = has(flags, flag.cast_unsigned())?;
+            SeccompRule::new(vec![made, has(flags + 1, libc::S_ISUID)?])
+        });
+        rules.insert(call, made.into_iter().collect::<Result<_, _>>()?);
+        Ok(())
+    };
+    by_flags(libc::SYS_openat, 2)?;
+    #[cfg(target_arch = "x86_64")]
+    by_flags(libc::SYS_open, 1)?;
     Ok(rules)
 }
 

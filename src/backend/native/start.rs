@@ -56,12 +56,13 @@ pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
     let (gate, gate_opens) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (result, result_goes) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let init = Init {
-        userns: userns(&record)?,
+        userns: userns(&record, IDS)?,
+        programs_userns: userns(&record, SYSTEM_IDS)?,
         workspace_userns: workspace_userns(&record),
         hidden: hidden.to_owned(),
         gate,
         result: result_goes,
-        filters: Filters::compile()?,
+        filters: Filters::compile(record.mount.is_some())?,
         log: Log::open()?,
         status: File::options()
             .create(true)
@@ -132,9 +133,13 @@ fn ready(result: &OwnedFd) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn userns(record: &Record) -> anyhow::Result<Option<OwnedFd>> {
+/// The ids of the host's system accounts, which its programs belong to.
+const SYSTEM_IDS: u32 = 1000;
+
+/// The namespace with the first `ids` of the sandbox's.
+fn userns(record: &Record, ids: u32) -> anyhow::Result<Option<OwnedFd>> {
     let Mode::Root { base } = record.mode else { return Ok(None) };
-    let map = format!("0 {base} {IDS}");
+    let map = format!("0 {base} {ids}");
     Ok(Some(namespaces::mapped(&map, &map)?))
 }
 
@@ -157,6 +162,7 @@ impl Init {
         kept.extend(self.log.fds());
         kept.extend(self.oom.iter().map(|oom| oom.file().as_fd().as_raw_fd()));
         kept.extend(self.userns.iter().map(AsRawFd::as_raw_fd));
+        kept.extend(self.programs_userns.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.workspace_userns.iter().map(AsRawFd::as_raw_fd));
         kept
     }

@@ -76,13 +76,26 @@ pub(super) fn signal_fd(signals: &[Signal]) -> io::Result<OwnedFd> {
     }
 }
 
-/// The next pending signal of a [`signal_fd`], as its number.
-pub(super) fn read_signal(fd: &OwnedFd) -> Option<i32> {
+/// A signal that arrived.
+pub(super) struct Received {
+    pub(super) number: i32,
+    /// The process that sent it; 0 where that is the kernel, or outside this process namespace.
+    pub(super) sender: u32,
+}
+
+/// The next pending signal of a [`signal_fd`].
+pub(super) fn read_signal(fd: &OwnedFd) -> Option<Received> {
     let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
     let read = rustix::io::read(fd, &mut info).ok()?;
-    let number = info.get(..4).filter(|_| read == info.len())?;
+    let word = |at: usize| -> Option<[u8; 4]> {
+        info.get(at..at + 4).filter(|_| read == info.len())?.try_into().ok()
+    };
+    let sender = std::mem::offset_of!(libc::signalfd_siginfo, ssi_pid);
     // The structure begins with `ssi_signo: u32`.
-    Some(i32::from_ne_bytes(number.try_into().ok()?))
+    Some(Received {
+        number: i32::from_ne_bytes(word(0)?),
+        sender: u32::from_ne_bytes(word(sender)?),
+    })
 }
 
 /// Closes every descriptor but these.

@@ -82,6 +82,9 @@ async fn system_calls_that_reach_beyond() {
         ("a packet socket", libc::SYS_socket, "17, 3, 0"),
         ("an AF_ALG socket", libc::SYS_socket, "38, 5, 0"),
         ("a raw socket", libc::SYS_socket, "2, 3, 1"),
+        ("what the host says of its devices", libc::SYS_socket, "16, 3, 15"),
+        ("generic netlink", libc::SYS_socket, "16, 3, 16"),
+        ("the audit log", libc::SYS_socket, "16, 3, 9"),
         ("TIOCSTI", libc::SYS_ioctl, "0, 0x5412, \"x\""),
         ("TIOCLINUX", libc::SYS_ioctl, "0, 0x541c, \"x\""),
         ("the x32 ABI", 0x4000_0000 + 39, "0"),
@@ -300,9 +303,11 @@ async fn processes_of_others() {
         let attach = syscall(libc::SYS_ptrace, &format!("16, {pid}, 0, 0"));
         refused(&corner, &ada, "ptrace", &["perl", "-e", &attach]).await;
     }
-    // Init is not killed from inside, by whomever.
+    // Init is neither killed nor asked to end from inside, by whomever.
     for user in BOTH {
-        corner.exec_as(user, &ada, &["sh", "-c", "kill -9 1"]).await;
+        for signal in ["KILL", "TERM", "INT", "HUP", "QUIT", "STOP"] {
+            corner.exec_as(user, &ada, &["sh", "-c", &format!("kill -{signal} 1")]).await;
+        }
     }
     assert!(sleeping.0.try_wait().unwrap().is_none());
     assert_eq!(corner.say(&ada, "echo lives").await, "lives");
