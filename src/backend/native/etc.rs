@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::observe;
 use super::state::{Store, User};
 
 /// What is copied from the host's `/etc`, where it is there: how programs, libraries, fonts and the
@@ -132,6 +133,17 @@ pub(super) fn shared(store: &Store) -> io::Result<String> {
         result => result?,
     }
     Ok(name)
+}
+
+/// Names of the shared parts in [`Store::etc`] that no new sandbox will use. The newest stays, also
+/// when no sandbox is left: to copy it takes longer than everything else that makes one.
+pub(super) fn outdated(store: &Store) -> io::Result<Vec<String>> {
+    let folder = store.etc();
+    let made = |name: &String| fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();
+    let mut names = observe::names(&folder)?;
+    names.sort_by_key(made);
+    names.pop();
+    Ok(names)
 }
 
 /// All that is copied, parents first. What the world may not read is private.

@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::etc;
 use super::limits::Cgroups;
 use super::state::{self, Folder, Record, Run, Store};
 use crate::backend::{Depth, Observation, Scope};
@@ -48,7 +49,7 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         }
         observation.instances.push(instance);
     }
-    for name in names(&store.etc())? {
+    for name in etc::outdated(&store)? {
         if !used_etc.contains(&name) {
             let name = format!(".etc/{name}");
             observation.leftovers.push(leftover(LeftoverKind::Scratch, &name, None));
@@ -67,7 +68,7 @@ pub(super) fn version() -> String {
     format!("kernel {}", rustix::system::uname().release().to_string_lossy())
 }
 
-fn names(folder: &Path) -> io::Result<Vec<String>> {
+pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -44,22 +44,7 @@ pub(super) fn teardown(store: &Store, folder: &Folder, found: &Found) -> anyhow:
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         result => result.context("taking its name away")?,
     }
-    remove_folder(&scratch).context("removing its files")?;
-    forget_shared(store)
-}
-
-/// Removes what sandboxes share once there are none. Unless one is being made: then it stays.
-fn forget_shared(store: &Store) -> anyhow::Result<()> {
-    let _lock = store.lock(true)?;
-    let used = fs::read_dir(store.path())?.flatten().any(|entry| {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        !name.starts_with('.') || name.starts_with(".making-")
-    });
-    if !used {
-        remove_folder(&store.etc())?;
-    }
-    Ok(())
+    remove_folder(&scratch).context("removing its files")
 }
 
 /// Removes a leftover, unless something stands on it by now.

@@ -8,7 +8,7 @@
 //! native/<sandbox>/root           its own files: of `image: host` the root itself
 //! native/<sandbox>/upper, work    its changes to what it shares with others
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
-//! native/.etc/<digest>            the part of /etc that sandboxes share
+//! native/.etc/<digest>            the part of /etc that sandboxes share; the newest stays
 //! native/.images/<digest>         an unpacked image
 //! native/.making-*, .removing-*   half-made and half-removed: never wanted
 //! ```
