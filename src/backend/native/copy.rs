@@ -320,3 +320,7 @@ impl Write for Bounded {
         self.out.flush()
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

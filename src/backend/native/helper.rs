@@ -26,9 +26,6 @@ pub(super) fn run_if_asked() {
     let rootless = arguments.next().is_some_and(|word| word == ROOTLESS);
     // Whatever the caller's caller left open to its children would go on into the sandbox.
     sys::close_all_but(&[0, 1, 2]);
-    // What the caller's own parent left open (a folder, a file, a socket of the host) goes no further:
-    // a command in a sandbox would hold it too.
-    sys::close_all_but(&[0, 1, 2]);
     let mut socket = UnixStream::from(sys::take_stdin());
     let answer =
         work(&mut socket, rootless).unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));
