@@ -195,7 +195,7 @@ pub(crate) async fn limits_are_set(f: &dyn Fixture) {
         Some(f.limits(&machine).await).filter(|limits| limits.memory != 0)
     })
     .await;
-    assert_eq!(limits, spec.resources);
+    assert_eq!(limits, f.enforced(spec.resources));
     let shown = only(f).await.fields;
     assert_ne!(shown, Fields::default());
     assert_eq!(shown.0.get("resources.memory").map(String::as_str), Some("256M"));
