@@ -9,7 +9,7 @@ fn a_recorded_listing_is_read() {
     let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     assert!(rows.iter().all(|row| !row.network && row.created.is_some()));
-    assert!(rows.iter().any(|row| row.labels.get("io.bottle.owner").is_some()));
+    assert!(rows.iter().any(|row| row.labels.contains_key("io.bottle.owner")));
 }
 
 #[test]
