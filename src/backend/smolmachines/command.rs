@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::locked;
+use super::{locked, parse};
 use crate::backend::BackendError;
 use crate::model::BackendKind;
 
@@ -242,17 +242,14 @@ async fn run_to_end(
                 "{} was ended by signal {}{}",
                 program.display(),
                 status.signal().unwrap_or_default(),
-                said(&stderr)
+                if stderr.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", parse::words(&stderr))
+                }
             ),
         )),
     }
-}
-
-/// What stands on stderr, as the end of a sentence.
-fn said(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    last.map_or_else(String::new, |line| format!(": {line}"))
 }
 
 async fn drain(stream: Option<impl AsyncRead + Unpin>, kept: &Mutex<Kept>, keep: usize) {

@@ -72,15 +72,23 @@ pub(super) fn failure(stderr: &[u8]) -> Option<String> {
     Some(message.to_owned())
 }
 
-/// What it said, for people: its JSON's message, else the last line.
+/// What it said, for people: its JSON's message, else the last line; not more than can be read.
 pub(super) fn words(stderr: &[u8]) -> String {
-    if let Some(message) = failure(stderr) {
+    let message = failure(stderr).unwrap_or_else(|| {
+        let text = String::from_utf8_lossy(stderr);
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        let last = last.unwrap_or("it said nothing");
+        last.strip_prefix("Error: ").unwrap_or(last).to_owned()
+    });
+    if message.chars().count() <= LONGEST_WORDS {
         return message;
     }
-    let text = String::from_utf8_lossy(stderr);
-    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    last.map_or("it said nothing", |line| line.strip_prefix("Error: ").unwrap_or(line)).to_owned()
+    let start: String = message.chars().take(LONGEST_WORDS).collect();
+    format!("{start}…")
 }
+
+/// The longest message of the program that is passed on whole, in characters.
+const LONGEST_WORDS: usize = 600;
 
 #[cfg(test)]
 mod tests;

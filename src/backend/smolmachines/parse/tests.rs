@@ -59,4 +59,5 @@ fn the_programs_own_failure_is_its_last_line() {
     }
     assert_eq!(words(b"warn\nError: no such thing\n"), "no such thing");
     assert_eq!(words(b" \n"), "it said nothing");
+    assert_eq!(words(&[b'x'; 1 << 20]).chars().count(), LONGEST_WORDS + 1);
 }
