@@ -110,10 +110,10 @@ fn one_that_cannot_be_started() {
 #[test]
 fn one_that_hangs() {
     let mut rig = Rig::new();
-    rig.fake(&WELL.replace("echo '[]'", "sleep 1000"));
+    rig.fake(&WELL.replace("echo '[]'", "exec sleep 1000"));
     rig.converges_but_for("did not end within 15 s");
     let mut rig = Rig::new();
-    rig.fake("sleep 1000");
+    rig.fake("exec sleep 1000");
     rig.converges_but_for("did not end within 10 s");
 }
 
