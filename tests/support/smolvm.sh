@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# smolvm.sh [DIR]: the real smolvm of the PyPI wheel `smolmachines`, in DIR (default: test-smolvm in cargo's target
+# smolvm.sh [DIR]: the real smolvm of the Python wheel `smolmachines`, in DIR (default: test-smolvm in cargo's target
 # folder), ready to boot machines where the hardware can. Prints the path of the program.
 #   DIR/smolvm   a wrapper that names the libraries and the agent's root, and runs DIR/bin/smolvm
 set -euo pipefail

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -19,7 +20,8 @@ impl Rig {
         let program = support::smolvm("whole sandboxes on microVMs")?;
         let mut rig = Self { program, cli: Cli::new(), tree: TempTree::new("smol") };
         let program = rig.program.clone();
-        rig.cli.env("BOTTLE_SMOLVM", program);
+        // Under emulation a start takes ten seconds, and much longer beside another one.
+        rig.cli.env("BOTTLE_SMOLVM", program).patience(Duration::from_secs(600));
         if let Some(data) = std::env::var_os("SMOLVM_DATA_DIR") {
             rig.cli.env("SMOLVM_DATA_DIR", data);
         }
@@ -73,7 +75,7 @@ fn a_life() {
     rig.tree.agent("ada", "dev", "skills: [notes]", "You are ada.");
     rig.tree.agent("bob", "dev", "", "You are bob.");
     rig.tree.agent("cy", "dev", "command: [sh, -c, \"echo up; sleep 1000\"]", "You are cy.");
-    rig.run(&["apply", "--yes"]).exits(0);
+    rig.run(&["apply", "--yes", "--jobs", "1"]).exits(0);
     assert_eq!(rig.machines().len(), 3);
     assert!(rig.machines().iter().all(|row| row["network"] == false && row["ports"] == 0));
     assert_eq!(rig.say("ada", "cat /etc/bottle/prompt.md"), "You are ada.");
