@@ -80,7 +80,8 @@ fn a_life() {
     assert!(rig.machines().iter().all(|row| row["network"] == false && row["ports"] == 0));
     assert_eq!(rig.say("ada", "cat /etc/bottle/prompt.md"), "You are ada.");
     assert_eq!(rig.say("ada", "cat $HOME/.claude/skills/notes/sub/more.md"), "more");
-    assert_eq!(rig.say("ada", "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '"), "lo");
+    // The bare machine's kernel shows a `dummy0`, which leads nowhere.
+    assert_eq!(rig.say("ada", "wc -l < /proc/net/route"), "1", "no route, only the heading");
     rig.run(&["exec", "ada", "--", "sh", "-c", "exit 7"]).exits(7);
     rig.run(&["exec", "ada", "--", "no-such-program"]).exits(127);
     assert_eq!(
