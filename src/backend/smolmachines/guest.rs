@@ -2,6 +2,7 @@
 //! volatile folder is mounted, the main process is up. Done once for each run, by whoever comes
 //! first; that it was done is remembered on the host, because the guest is not trusted.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -111,6 +112,23 @@ pub(super) fn becoming(guest: &Guest, set: &Set, version: Version) -> Result<Bec
     }
 }
 
+/// Images, as manifests name them, whose machines run as root because nothing else is named.
+pub(super) fn root_images(scope: &Scope) -> BTreeSet<String> {
+    record::read(&record::folder(scope).join("root-images.json")).unwrap_or_default()
+}
+
+/// So that the next plan can say it.
+fn note_root(scope: &Scope, instance: &Instance, root: bool) {
+    let image = instance.fields.0.get("image").map_or("", String::as_str);
+    // A manifest that names none means the bare machine.
+    let image = if image == "bare" { "" } else { image };
+    let mut known = root_images(scope);
+    let news = if root { known.insert(image.to_owned()) } else { known.remove(image) };
+    if news {
+        record::write(&record::folder(scope).join("root-images.json"), &known);
+    }
+}
+
 fn place(scope: &Scope, instance: &Instance) -> PathBuf {
     let nonce = instance.id.0.rsplit('@').next().unwrap_or_default();
     record::folder(scope).join(format!("guest-{nonce}.json"))
@@ -196,6 +214,9 @@ impl SetUp<'_> {
         let user = accounts
             .resolve(self.set.user.as_deref(), self.set.home.as_deref())
             .map_err(|why| self.failed(format!("the image does not fit the bottle: {why}")))?;
+        if self.set.user.is_none() {
+            note_root(self.scope, self.instance, user.root_by_default);
+        }
         Ok(Guest::of(&user, &accounts))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call, LARGEST_LISTING};
 use super::labels::{self, Labels, Set};
 use super::parse::{self, Row};
-use super::{Smolmachines, image};
+use super::{Smolmachines, guest, image};
 use crate::backend::{BackendError, Observation, Scope};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership,
@@ -63,6 +63,7 @@ pub(super) async fn observe(
     let leftovers = image::leftovers(scope);
     let facts = BackendFacts {
         version: format!("smolvm {version}"),
+        root_images: guest::root_images(scope),
         unenforced: vec![
             "resources.pids is not enforced: a microVM bounds memory and CPUs".to_owned(),
         ],
