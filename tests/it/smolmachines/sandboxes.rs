@@ -107,7 +107,7 @@ fn a_life() {
     assert!(changed.contains("ada") && !changed.contains("✓ bob"), "{changed}");
     assert_eq!(
         rig.say("ada", "cat /etc/bottle/prompt.md /root/note"),
-        "You are somebody else.\nkept"
+        "You are somebody else.kept"
     );
     assert_eq!(rig.say("ada", "ls -A $HOME/.claude/skills"), "");
     let after = rig.machine("ada");
