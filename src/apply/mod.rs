@@ -75,6 +75,8 @@ pub struct Deadlines {
     pub prepare: Duration,
     /// Putting content in: a workspace can be large.
     pub provision: Duration,
+    /// Starting: a microVM fetches and unpacks its image at its first start.
+    pub start: Duration,
     /// Everything else.
     pub other: Duration,
 }
@@ -84,6 +86,7 @@ impl Default for Deadlines {
         Self {
             prepare: Duration::from_secs(30 * 60),
             provision: Duration::from_secs(10 * 60),
+            start: Duration::from_secs(15 * 60),
             other: Duration::from_secs(120),
         }
     }

@@ -107,6 +107,7 @@ async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> Ste
     let deadline = match step.action {
         Action::Prepare(_) => context.deadlines.prepare,
         Action::Provision { .. } => context.deadlines.provision,
+        Action::Start(_) => context.deadlines.start,
         _ => context.deadlines.other,
     };
     let result = match context.backends.get(&step.backend) {

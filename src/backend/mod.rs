@@ -491,3 +491,4 @@ pub mod docker;
 pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod native;
+pub mod smolmachines;

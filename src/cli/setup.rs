@@ -14,6 +14,7 @@ use crate::apply::Deadlines;
 use crate::backend::docker::Docker;
 #[cfg(target_os = "linux")]
 use crate::backend::native::Native;
+use crate::backend::smolmachines::Smolmachines;
 use crate::backend::{Backend, Backends, Depth};
 use crate::manifest::{self, LoadOptions, Location, Surroundings};
 use crate::model::{Desired, Observed, SandboxId};
@@ -28,6 +29,7 @@ pub(super) fn backends() -> Backends {
         Arc::new(Docker::from_env()),
         #[cfg(target_os = "linux")]
         Arc::new(Native::new()),
+        Arc::new(Smolmachines::from_env()),
     ];
     all.into_iter().map(|backend| (backend.kind(), backend)).collect()
 }

@@ -35,6 +35,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod main_process;
 mod memory;
 pub(crate) mod ownership;
+pub(crate) mod smolmachines;
 mod tarball;
 
 /// What a backend must have for some of the cases.
@@ -60,6 +61,16 @@ pub(crate) trait Fixture: Send + Sync {
 
     /// What it cannot show.
     fn lacks(&self) -> &[Capability];
+
+    /// How long one case may take.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(120)
+    }
+
+    /// Of limits that were asked for, those under which a machine is to run.
+    fn enforced(&self, asked: Resources) -> Resources {
+        asked
+    }
 
     /// Our scope: unique to this fixture.
     fn scope(&self) -> &Scope;
@@ -122,7 +133,7 @@ pub(crate) async fn run(
         );
         return;
     }
-    let body = tokio::time::timeout(Duration::from_secs(120), body(fixture));
+    let body = tokio::time::timeout(fixture.patience(), body(fixture));
     let ended = AssertUnwindSafe(body).catch_unwind().await;
     let longer = ownership::longer(fixture.scope());
     let mut cleaned = Ok(());
@@ -351,3 +362,4 @@ pub(crate) use contract_suite;
 
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
 contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
+contract_suite!(on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause]);

@@ -22,11 +22,12 @@ mod mend;
 mod observe;
 mod parse;
 mod remove;
-mod rootfs;
+pub(in crate::backend) mod rootfs;
 mod run;
+mod save;
 mod settings;
-mod tarball;
-mod user;
+pub(in crate::backend) mod tarball;
+pub(in crate::backend) mod user;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

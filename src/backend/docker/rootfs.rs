@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 256;
 
 /// Writes `root` as a tar, with owners by number, hard links as such, and without devices and
 /// sockets: a machine gets a `/dev` of its own.
-pub(super) fn write(root: &Path, out: impl Write) -> anyhow::Result<()> {
+pub(in crate::backend) fn write(root: &Path, out: impl Write) -> anyhow::Result<()> {
     let mut writer =
         Writer { tar: tar::Builder::new(out), links: HashMap::new(), left_out: Vec::new() };
     writer.folder(root, Path::new(""), 0)?;

@@ -42,7 +42,7 @@ struct Contents {
 
 /// Writes the image in the tar at `path` to `out` as a tar of `docker save`, under the one name
 /// `tag`. `digest` is what the tar was when the plan was made.
-pub(super) fn rewrite(
+pub(in crate::backend) fn rewrite(
     path: &Path,
     digest: SpecHash,
     tag: &str,

@@ -9,7 +9,7 @@ const USUAL_UID: u32 = 1000;
 
 /// One line of `/etc/passwd`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Account {
+pub(in crate::backend) struct Account {
     pub name: String,
     pub uid: u32,
     pub gid: u32,
@@ -18,7 +18,7 @@ pub(super) struct Account {
 
 /// One line of `/etc/group`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Group {
+pub(in crate::backend) struct Group {
     pub name: String,
     pub gid: u32,
     pub members: Vec<String>,
@@ -26,7 +26,7 @@ pub(super) struct Group {
 
 /// Who may be in an image, and whom the image itself names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Accounts {
+pub(in crate::backend) struct Accounts {
     /// The image's `USER`, when it names one.
     pub user: Option<String>,
     /// `HOME` in the image's own environment.
@@ -37,7 +37,7 @@ pub(super) struct Accounts {
 
 /// The user that a machine is made with, in numbers: the guest cannot change what they mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct User {
+pub(in crate::backend) struct User {
     pub identity: Identity,
     /// Further groups that the user is in.
     pub groups: Vec<u32>,
@@ -47,12 +47,12 @@ pub(super) struct User {
 
 impl User {
     /// As the engine takes it.
-    pub(super) fn spec(&self) -> String {
+    pub(in crate::backend) fn spec(&self) -> String {
         format!("{}:{}", self.identity.uid, self.identity.gid)
     }
 }
 
-pub(super) fn parse_passwd(text: &str) -> Vec<Account> {
+pub(in crate::backend) fn parse_passwd(text: &str) -> Vec<Account> {
     let account = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
@@ -62,7 +62,7 @@ pub(super) fn parse_passwd(text: &str) -> Vec<Account> {
     text.lines().filter_map(account).collect()
 }
 
-pub(super) fn parse_group(text: &str) -> Vec<Group> {
+pub(in crate::backend) fn parse_group(text: &str) -> Vec<Group> {
     let group = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, gid, members, ..] = fields[..] else { return None };
@@ -75,7 +75,11 @@ pub(super) fn parse_group(text: &str) -> Vec<Group> {
 impl Accounts {
     /// The user that `wanted` (the bottle's `user:`), else the image, else custom names. `home` is
     /// what the bottle's own environment says.
-    pub(super) fn resolve(&self, wanted: Option<&str>, home: Option<&str>) -> Result<User, String> {
+    pub(in crate::backend) fn resolve(
+        &self,
+        wanted: Option<&str>,
+        home: Option<&str>,
+    ) -> Result<User, String> {
         let usual = self.accounts.iter().find(|account| account.uid == USUAL_UID);
         let named = wanted.or(self.user.as_deref());
         let (uid, group) = match (named, usual) {

@@ -14,6 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) struct Cli {
     home: tempfile::TempDir,
     env: Vec<(OsString, OsString)>,
+    patience: Duration,
 }
 
 impl Cli {
@@ -21,7 +22,7 @@ impl Cli {
     pub(crate) fn new() -> Self {
         let home = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::create_dir(home.path().join("cwd")).expect("a folder can be made in a new one");
-        Self { home, env: Vec::new() }
+        Self { home, env: Vec::new(), patience: DEADLINE }
     }
 
     /// `$HOME` of the runs.
@@ -42,6 +43,12 @@ impl Cli {
     /// Sets a variable for the runs from now on.
     pub(crate) fn env(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
         self.env.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Gives the runs longer than any ordinary one takes.
+    pub(crate) fn patience(&mut self, patience: Duration) -> &mut Self {
+        self.patience = patience;
         self
     }
 
@@ -77,12 +84,13 @@ impl Cli {
         }
         let shown = format!("{:?}", command.get_args().collect::<Vec<_>>());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        finish(child.expect("the binary that cargo built can be started"), stdin, &shown)
+        let child = child.expect("the binary that cargo built can be started");
+        finish(child, stdin, &shown, self.patience)
     }
 }
 
 /// Feeds and reads a child until it ends; one that does not is killed, and the test fails.
-fn finish(mut child: Child, stdin: &[u8], shown: &str) -> Ended {
+fn finish(mut child: Child, stdin: &[u8], shown: &str, patience: Duration) -> Ended {
     let input = child.stdin.take();
     let (out, err) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
@@ -94,7 +102,7 @@ fn finish(mut child: Child, stdin: &[u8], shown: &str) -> Ended {
             if let Some(status) = child.try_wait().expect("our own child can be waited for") {
                 break Some(status);
             }
-            if begun.elapsed() > DEADLINE {
+            if begun.elapsed() > patience {
                 child.kill().expect("our own child can be killed");
                 child.wait().expect("our own child can be waited for");
                 break None;
@@ -108,7 +116,7 @@ fn finish(mut child: Child, stdin: &[u8], shown: &str) -> Ended {
         let stdout = out.join().expect("the reading thread does not panic");
         let stderr = err.join().expect("the reading thread does not panic");
         let Some(status) = status else {
-            panic!("bottle {shown} did not end within {DEADLINE:?}\n{stdout}\n{stderr}");
+            panic!("bottle {shown} did not end within {patience:?}\n{stdout}\n{stderr}");
         };
         Ended { code: status.code(), stdout, stderr, shown: shown.to_owned() }
     })

@@ -65,3 +65,23 @@ pub(crate) fn docker(what: &str) -> bool {
     }
     true
 }
+
+/// The `smolvm` on which `what`, which boots microVMs, is to run: the one that `BOTTLE_TEST_SMOLVM`
+/// names (`tests/run` and `tests/smolvm-host` do). Else `what` is said to be left out.
+pub(crate) fn smolvm(what: &str) -> Option<std::path::PathBuf> {
+    let program = std::env::var_os("BOTTLE_TEST_SMOLVM").filter(|value| !value.is_empty());
+    if program.is_none() {
+        left_out(what, "it boots microVMs; tests/run brings a host for them");
+    }
+    program.map(Into::into)
+}
+
+/// A real `smolvm` that need not boot anything: the one that `BOTTLE_TEST_SMOLVM_CLI` names
+/// (`tests/support/smolvm.sh` fetches it, and `tests/run` calls that).
+pub(crate) fn smolvm_cli(what: &str) -> Option<std::path::PathBuf> {
+    let program = std::env::var_os("BOTTLE_TEST_SMOLVM_CLI").filter(|value| !value.is_empty());
+    if program.is_none() {
+        left_out(what, "it needs the smolvm program; tests/run brings one");
+    }
+    program.map(Into::into)
+}

@@ -1,0 +1,345 @@
+//! What a run of a machine needs before anything else happens in it: its user is known, the
+//! volatile folder is mounted, the main process is up. Done once for each run, by whoever comes
+//! first; that it was done is remembered on the host, because the guest is not trusted.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::command::{self, Call, Ended};
+use super::labels::Set;
+use super::version::Version;
+use super::{Smolmachines, locked, observe, parse, record};
+use crate::backend::docker::user::{Accounts, User, parse_group, parse_passwd};
+use crate::backend::{BackendError, Identity, Scope};
+use crate::model::Instance;
+
+/// What the guest's own programs may take, on a slow machine.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The main process, the same as in a container.
+const MAIN_SH: &str = include_str!("../docker/main.sh");
+
+/// Where the main process writes: a pipe that the workload reads, or a file.
+pub(super) const PIPE: &str = "/run/bottle.out";
+pub(super) const FILE: &str = "/var/log/bottle-main";
+
+/// Who may be in the machine, and who its programs are when nobody says so.
+const PROBE_SH: &str = "id -u; id -g; echo ---; cat /etc/passwd; echo ---; cat /etc/group";
+
+/// As root: `UID GID WORKDIR OWN LOG`. All of it may have been done before.
+const SETUP_SH: &str = r#"umask 022
+uid=$1 gid=$2 workdir=$3 own=$4 log=$5
+mkdir -p /run/bottle || exit
+if ! grep -q ' /run/bottle ' /proc/mounts; then
+mount -t tmpfs -o "rw,noexec,nosuid,nodev,size=16m,mode=0700,uid=$uid,gid=$gid" tmpfs /run/bottle || exit
+fi
+if [ -n "$workdir" ]; then
+[ -d "$workdir" ] || { mkdir -p "$workdir" && chown "$uid:$gid" "$workdir"; } || exit
+[ "$own" = 0 ] || chown "$uid:$gid" "$workdir" || exit
+fi
+if [ "$log" = /run/bottle.out ]; then
+[ -p "$log" ] || mkfifo "$log" || exit
+chmod 666 "$log"
+else
+mkdir -p "${log%/*}" && touch "$log" && chown "$uid:$gid" "$log"
+fi"#;
+
+/// As the sandbox's user: `LOG WORKDIR SCRIPT…`. A second one in the same run has nothing to do.
+/// Opened for reading too, a pipe that nobody reads yet holds nobody up.
+const MAIN_SH_START: &str = r#"mkdir /run/bottle/.main 2>/dev/null || exit 0
+log=$1 workdir=$2
+shift 2
+[ -z "$workdir" ] || cd "$workdir" || exit
+if [ -p "$log" ]; then exec 1<>"$log"; else exec >>"$log"; fi
+exec /bin/sh -c "$@" 2>&1"#;
+
+/// What is known of a machine's guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Guest {
+    pub uid: u32,
+    pub gid: u32,
+    pub home: String,
+    /// The user's name, where it has one.
+    pub account: Option<String>,
+    /// The run of the machine in which all is set up.
+    pub boot: Option<String>,
+}
+
+impl Guest {
+    pub(super) fn identity(&self) -> Identity {
+        Identity { uid: self.uid, gid: self.gid, home: self.home.clone() }
+    }
+
+    fn of(user: &User, accounts: &Accounts) -> Self {
+        let Identity { uid, gid, home } = user.identity.clone();
+        let account = accounts.accounts.iter().find(|account| account.uid == uid);
+        Self { uid, gid, home, account: account.map(|account| account.name.clone()), boot: None }
+    }
+}
+
+/// How a command becomes the sandbox's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Becoming {
+    /// It is already.
+    Nothing,
+    /// By the program's own option.
+    Flag(String),
+    /// By the guest's `su`.
+    Su(String),
+}
+
+/// How to become the user `uid:gid` in a machine of this kind. Pure.
+pub(super) fn becoming(guest: &Guest, set: &Set, version: Version) -> Result<Becoming, String> {
+    if set.image && version.exec_user() {
+        return Ok(Becoming::Flag(format!("{}:{}", guest.uid, guest.gid)));
+    }
+    match &guest.account {
+        _ if guest.uid == 0 => Ok(Becoming::Nothing),
+        Some(account) => Ok(Becoming::Su(account.clone())),
+        None if set.image => Err(format!(
+            "smolvm {version} runs commands as root, and the image has no account of uid {} to \
+             change to: install smolvm 1.32 or later, or add the account",
+            guest.uid
+        )),
+        None => Err(format!(
+            "a bare microVM has no account of uid {}: name an image, or `user: root`",
+            guest.uid
+        )),
+    }
+}
+
+/// Images, as manifests name them, whose machines run as root because nothing else is named.
+pub(super) fn root_images(scope: &Scope) -> BTreeSet<String> {
+    record::read(&record::folder(scope).join("root-images.json")).unwrap_or_default()
+}
+
+/// So that the next plan can say it.
+fn note_root(scope: &Scope, instance: &Instance, root: bool) {
+    let image = instance.fields.0.get("image").map_or("", String::as_str);
+    // A manifest that names none means the bare machine.
+    let image = if image == "bare" { "" } else { image };
+    let mut known = root_images(scope);
+    let news = if root { known.insert(image.to_owned()) } else { known.remove(image) };
+    if news {
+        record::write(&record::folder(scope).join("root-images.json"), &known);
+    }
+}
+
+fn place(scope: &Scope, instance: &Instance) -> PathBuf {
+    let nonce = instance.id.0.rsplit('@').next().unwrap_or_default();
+    record::folder(scope).join(format!("guest-{nonce}.json"))
+}
+
+/// What is known of it, whether or not it runs.
+pub(super) fn known(backend: &Smolmachines, scope: &Scope, instance: &Instance) -> Option<Guest> {
+    let known = locked(&backend.guests).get(&instance.id).cloned();
+    known.or_else(|| record::read(&place(scope, instance)))
+}
+
+/// Nothing of it is needed any more.
+pub(super) fn forget(backend: &Smolmachines, scope: &Scope, instance: &Instance) {
+    locked(&backend.guests).remove(&instance.id);
+    record::forget(&place(scope, instance));
+}
+
+/// Sees to it that a running machine is set up, and says what is known of its guest.
+pub(super) async fn ready(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+) -> Result<Guest, BackendError> {
+    let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
+    if let Some(guest) = known(backend, scope, instance).filter(up) {
+        return Ok(guest);
+    }
+    let lock = backend.lock(&format!("guest of {}", instance.id));
+    let _one = lock.lock().await;
+    let known = known(backend, scope, instance);
+    if let Some(guest) = known.clone().filter(up) {
+        return Ok(guest);
+    }
+    let version = super::version::of(&backend.settings, scope).await?;
+    let work = SetUp { backend, scope, instance, set, version };
+    let guest = match known {
+        Some(guest) => guest,
+        None => work.probe().await?,
+    };
+    work.set_up(&guest).await?;
+    let guest = Guest { boot: instance.boot.clone(), ..guest };
+    record::write(&place(scope, instance), &guest);
+    locked(&backend.guests).insert(instance.id.clone(), guest.clone());
+    Ok(guest)
+}
+
+struct SetUp<'a> {
+    backend: &'a Smolmachines,
+    scope: &'a Scope,
+    instance: &'a Instance,
+    set: &'a Set,
+    version: Version,
+}
+
+impl SetUp<'_> {
+    fn failed(&self, why: String) -> BackendError {
+        let what = format!("setting {} up", self.instance.name);
+        BackendError::failed(what, anyhow::anyhow!(why))
+    }
+
+    async fn run(&self, options: &[&str], argv: &[&str]) -> Result<Ended, BackendError> {
+        let mut args = super::exec::begin(self.version, &self.instance.name);
+        args.extend(options.iter().chain(&["--"]).chain(argv).map(|word| (*word).to_owned()));
+        let what = format!("setting {} up", self.instance.name);
+        let mut call = Call::new(what, DEADLINE, args);
+        call.stdin = Bytes::new();
+        let ended = command::run(&self.backend.settings, call).await?;
+        if ended.code == 0 {
+            return Ok(ended);
+        }
+        // It may have been stopped meanwhile: the listing says so, and no text.
+        observe::running(self.backend, self.scope, self.instance).await?;
+        let words = parse::words(&ended.stderr);
+        Err(self.failed(format!("the guest's shell ended with {}: {words}", ended.code)))
+    }
+
+    async fn probe(&self) -> Result<Guest, BackendError> {
+        let ended = self.run(&[], &["sh", "-c", PROBE_SH]).await?;
+        let text = String::from_utf8_lossy(&ended.stdout);
+        let accounts = accounts(&text, self.set.image)
+            .ok_or_else(|| self.failed(format!("its users are not to be told from `{text}`")))?;
+        let user = accounts
+            .resolve(self.set.user.as_deref(), self.set.home.as_deref())
+            .map_err(|why| self.failed(format!("the image does not fit the bottle: {why}")))?;
+        if self.set.user.is_none() {
+            note_root(self.scope, self.instance, user.root_by_default);
+        }
+        Ok(Guest::of(&user, &accounts))
+    }
+
+    async fn set_up(&self, guest: &Guest) -> Result<(), BackendError> {
+        let becoming = becoming(guest, self.set, self.version).map_err(|why| self.failed(why))?;
+        let (uid, gid) = (guest.uid.to_string(), guest.gid.to_string());
+        let workdir = self.set.workdir.as_deref().unwrap_or_default();
+        // What is mounted belongs to the host, and a folder of the image to the image; but
+        // `/workspace` is made by the program, for nobody.
+        let own = self.set.mount.is_none() && workdir == "/workspace";
+        let log = if self.set.kept_log { PIPE } else { FILE };
+        let own = if own { "1" } else { "0" };
+        let root: &[&str] = match becoming {
+            Becoming::Flag(_) => &["--user", "0:0"],
+            _ => &[],
+        };
+        self.run(root, &["sh", "-c", SETUP_SH, "sh", &uid, &gid, workdir, own, log]).await?;
+        if self.set.mount.is_some() {
+            self.check_mount(guest, &becoming).await?;
+        }
+        let waits = if self.set.waits_for_env { "1" } else { "0" };
+        let script = main_script();
+        let argv = ["sh", "-c", MAIN_SH_START, "sh", log, workdir, &script, "bottle"];
+        let argv = argv.into_iter().chain([self.set.restart.as_str(), waits]);
+        let argv: Vec<String> =
+            argv.chain(self.set.command.iter().map(String::as_str)).map(str::to_owned).collect();
+        let (options, argv) = self.as_user(guest, &becoming, &argv);
+        let options: Vec<&str> =
+            ["-d"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        self.run(&options, &argv.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+
+    fn as_user(
+        &self,
+        guest: &Guest,
+        becoming: &Becoming,
+        argv: &[String],
+    ) -> (Vec<String>, Vec<String>) {
+        super::exec::as_user(guest, self.set, becoming, argv)
+    }
+
+    /// The owners of a mounted workspace are the host's own; whether they suit the sandbox's user
+    /// shows only here.
+    async fn check_mount(&self, guest: &Guest, becoming: &Becoming) -> Result<(), BackendError> {
+        let Some(target) = &self.set.mount else { return Ok(()) };
+        let test = ["sh", "-c", "[ -w \"$1\" ] && echo yes || echo no", "sh", target];
+        let (options, argv) = self.as_user(guest, becoming, &test.map(str::to_owned));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let ended = self.run(&options, &argv).await?;
+        if ended.stdout.starts_with(b"yes") {
+            return Ok(());
+        }
+        let uid = guest.uid;
+        Err(BackendError::Unsupported(format!(
+            "the sandbox's user (uid {uid}) cannot write the mounted workspace {target}: a microVM \
+             shows a folder with the host's own owners; name the owner of the folder as `user`, or \
+             use `mode: copy`"
+        )))
+    }
+}
+
+/// The main process, as it is sent: without its comments.
+fn main_script() -> String {
+    let lines = MAIN_SH.lines().map(str::trim_start);
+    lines.filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+}
+
+/// Reads what [`PROBE_SH`] prints. Who a bare machine's programs are is no choice of an image's.
+fn accounts(text: &str, image: bool) -> Option<Accounts> {
+    let mut parts = text.split("---\n");
+    let mut ids = parts.next()?.lines().map(str::parse::<u32>);
+    let (uid, gid) = (ids.next()?.ok()?, ids.next()?.ok()?);
+    Some(Accounts {
+        user: (image && uid != 0).then(|| format!("{uid}:{gid}")),
+        home: None,
+        accounts: parse_passwd(parts.next()?),
+        groups: parse_group(parts.next().unwrap_or_default()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Version = Version { major: 1, minor: 32, patch: 2 };
+    const OLD: Version = Version { major: 1, minor: 9, patch: 2 };
+
+    fn guest(uid: u32, account: Option<&str>) -> Guest {
+        let account = account.map(str::to_owned);
+        Guest { uid, gid: uid, home: "/".into(), account, boot: None }
+    }
+
+    #[test]
+    fn users_are_told_from_what_the_guest_prints() {
+        let passwd = "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n";
+        let text = |ids: &str| format!("{ids}---\n{passwd}---\nroot:x:0:\nnode:x:1000:\n");
+        let user = |text: &str, wanted| {
+            let accounts = accounts(text, true).unwrap();
+            Guest::of(&accounts.resolve(wanted, None).unwrap(), &accounts)
+        };
+        let found = user(&text("0\n0\n"), None);
+        assert_eq!((found.uid, found.home.as_str()), (1000, "/home/node"));
+        assert_eq!(found.account.as_deref(), Some("node"));
+        assert_eq!(user(&text("7\n8\n"), None).identity().gid, 8, "the image's own user");
+        assert_eq!(user(&text("0\n0\n"), Some("4321:55")).account, None);
+        assert_eq!(accounts("no shell here", true), None);
+        assert_eq!(accounts(&text("7\n8\n"), false).unwrap().user, None);
+    }
+
+    #[test]
+    fn who_a_command_becomes_depends_on_the_machine_and_the_program() {
+        let image = Set { image: true, ..Set::default() };
+        let bare = Set::default();
+        let node = guest(1000, Some("node"));
+        assert_eq!(becoming(&node, &image, NEW), Ok(Becoming::Flag("1000:1000".into())));
+        assert_eq!(becoming(&node, &image, OLD), Ok(Becoming::Su("node".into())));
+        assert_eq!(becoming(&guest(0, Some("root")), &image, OLD), Ok(Becoming::Nothing));
+        assert_eq!(becoming(&guest(0, Some("root")), &bare, NEW), Ok(Becoming::Nothing));
+        assert_eq!(becoming(&node, &bare, NEW), Ok(Becoming::Su("node".into())));
+        let why = becoming(&guest(4321, None), &image, OLD).unwrap_err();
+        assert!(why.contains("1.9.2") && why.contains("1.32"), "{why}");
+        assert!(becoming(&guest(4321, None), &bare, NEW).unwrap_err().contains("name an image"));
+    }
+}

@@ -1,0 +1,54 @@
+//! What this backend remembers in the tree's state folder. Losing any of it costs a question to a
+//! machine or to the program, nothing else.
+
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::backend::Scope;
+
+/// Where it is.
+pub(super) fn folder(scope: &Scope) -> PathBuf {
+    scope.data.join("smolmachines")
+}
+
+/// Makes a folder of ours.
+pub(super) fn make(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// What is remembered under this name; nothing, where nothing can be read.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Remembers, whole or not at all. A failure is only worth a line in the log.
+pub(super) fn write(path: &Path, value: &impl Serialize) {
+    if let Err(error) = try_write(path, value) {
+        tracing::warn!(path = %path.display(), %error, "cannot remember");
+    }
+}
+
+fn try_write(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
+    make(path.parent().unwrap_or(path))?;
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(value)?)?;
+        std::fs::rename(&new, path)
+    };
+    write().inspect_err(|_| drop(std::fs::remove_file(&new)))
+}
+
+/// Forgets; what is not there is forgotten already.
+pub(super) fn forget(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot forget");
+    }
+}

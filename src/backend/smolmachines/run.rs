@@ -1,0 +1,120 @@
+//! Starting and removing machines: idempotent, on top of the states in the listing.
+
+use std::time::Duration;
+
+use super::command::{self, Call};
+use super::labels::Set;
+use super::{Smolmachines, guest, observe, parse};
+use crate::backend::{BackendError, Scope};
+use crate::model::{Instance, InstanceState};
+
+/// The first start fetches and unpacks the image. What hangs before that the program itself gives
+/// up after half a minute.
+const START_DEADLINE: Duration = Duration::from_secs(900);
+
+/// A machine that does not stop by itself is killed by the program after a while.
+const TEARDOWN_DEADLINE: Duration = Duration::from_secs(90);
+
+/// Looks at a machine that somebody else may be starting, and the pause between them.
+const LOOKS: usize = 30;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How the program says that it is being started already. It only decides how long is waited.
+const STARTING: &str = "already starting";
+
+/// Starts or resumes; running already is fine. Returns the machine as it is now, set up.
+pub(super) async fn start(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<Instance, BackendError> {
+    let lock = backend.lock(&instance.id.0);
+    let _one = lock.lock().await;
+    let (now, set) = observe::own(backend, scope, instance).await?;
+    let up = match now.state {
+        InstanceState::Running => now,
+        ref state => {
+            let verb = if *state == InstanceState::Paused { "resume" } else { "start" };
+            boot(backend, scope, &now, &set, verb).await?
+        }
+    };
+    guest::ready(backend, scope, &up, &set).await?;
+    Ok(up)
+}
+
+async fn boot(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+    verb: &str,
+) -> Result<Instance, BackendError> {
+    let what = format!("starting {}", instance.name);
+    let args = ["machine", verb, "--name", &instance.name];
+    let mut call = Call::new(&*what, START_DEADLINE, args);
+    if set.mount.is_some() && rustix::process::geteuid().is_root() {
+        // As root each machine's process becomes a user of its own, to whom the operator's folder
+        // is closed.
+        call.env.push(("SMOLVM_VM_UID_DROP", "off".to_owned()));
+    }
+    let ended = command::run(&backend.settings, call).await?;
+    let words = parse::words(&ended.stderr);
+    let looks = if words.contains(STARTING) { LOOKS } else { 1 };
+    for look in 1..=looks {
+        let (now, _) = observe::own(backend, scope, instance).await?;
+        if now.state == InstanceState::Running {
+            return Ok(now);
+        }
+        if look < looks {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Err(BackendError::failed(
+        what,
+        anyhow::anyhow!("smolvm ended with {}: {words}{}", ended.code, hint(&words)),
+    ))
+}
+
+/// What to do about it, where the program's own words do not say.
+fn hint(words: &str) -> &'static str {
+    if words.contains("KvmOpen") || words.contains("/dev/kvm") {
+        "; `bottle doctor --boot` tells what microVMs lack here"
+    } else {
+        ""
+    }
+}
+
+/// Stops and removes a machine, with what was branched from it: that stands on its disks.
+pub(super) async fn teardown(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<(), BackendError> {
+    let lock = backend.lock(&instance.id.0);
+    let _one = lock.lock().await;
+    let now = match observe::own(backend, scope, instance).await {
+        Ok((now, _)) => now,
+        // Without that label it cannot be used, but it can be removed: it is ours.
+        Err(BackendError::Failed { .. }) => instance.clone(),
+        Err(BackendError::NotRunning { .. }) => {
+            guest::forget(backend, scope, instance);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let what = format!("removing {}", now.name);
+    let args = ["machine", "delete", "--force", "--cascade", "--name", &now.name];
+    let ended = command::run(&backend.settings, Call::new(&*what, TEARDOWN_DEADLINE, args)).await?;
+    match observe::own(backend, scope, instance).await {
+        Err(BackendError::NotRunning { .. }) => {
+            guest::forget(backend, scope, instance);
+            Ok(())
+        }
+        Ok(_) => {
+            let words = parse::words(&ended.stderr);
+            let why = anyhow::anyhow!("smolvm ended with {}: {words}", ended.code);
+            Err(BackendError::failed(what, why))
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,246 @@
+//! The real program, for all that needs no boot: making, listing, refusing, removing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bottle::backend::docker::Docker;
+use bottle::backend::smolmachines::{Settings, Smolmachines};
+use bottle::backend::{Backend, BackendError, Depth, Health, Observation, Scope};
+use bottle::model::{
+    BackendKind, ImageRef, Instance, InstanceState, LeftoverKind, MachineSpec, OwnerId, Ownership,
+    ResourceSpec, Resources, Restart, SandboxId, SpecHash,
+};
+
+use crate::support;
+
+/// The program with a data folder of its own, and a scope.
+struct Corner {
+    program: PathBuf,
+    backend: Smolmachines,
+    scope: Scope,
+    folder: tempfile::TempDir,
+}
+
+impl Corner {
+    fn new() -> Option<Self> {
+        let program = support::smolvm_cli("what the real smolvm says and does without a boot")?;
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("smol");
+        let settings = Settings {
+            program: Some(program.clone()),
+            cache: Some(data.join(".cache")),
+            env: vec![("SMOLVM_DATA_DIR".into(), data.into())],
+            ..Settings::default()
+        };
+        let scope = Scope {
+            owner: OwnerId::new("tests").unwrap(),
+            state: "here".to_owned(),
+            adopted: BTreeSet::new(),
+            data: folder.path().join("state"),
+        };
+        Some(Self {
+            program,
+            backend: Smolmachines::new(settings, Docker::from_env()),
+            scope,
+            folder,
+        })
+    }
+
+    /// The program, as somebody else would use it.
+    fn smolvm(&self, args: &[&str]) -> String {
+        let mut command = Command::new(&self.program);
+        command.args(args).env("SMOLVM_DATA_DIR", self.folder.path().join("smol"));
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    async fn observe(&self) -> Observation {
+        self.backend.observe(&self.scope, Depth::Listing).await.expect("observing")
+    }
+
+    async fn try_create(&self, spec: &MachineSpec) -> Result<Instance, BackendError> {
+        self.backend.create(&self.scope, &ResourceSpec::Machine(spec.clone())).await
+    }
+
+    async fn create(&self, spec: &MachineSpec) -> Instance {
+        self.try_create(spec).await.expect("creating")
+    }
+
+    async fn teardown(&self, instance: &Instance) {
+        self.backend.teardown(&self.scope, instance).await.expect("tearing down");
+    }
+}
+
+fn machine(name: &str) -> MachineSpec {
+    MachineSpec {
+        sandbox: SandboxId::new(name).unwrap(),
+        backend: BackendKind::Smolmachines,
+        image: ImageRef::Bare,
+        host_paths: Vec::new(),
+        env: BTreeMap::from([("GREETING".to_owned(), "it's = \"that\"\n".to_owned())]),
+        waits_for_env: false,
+        resources: Resources { millicpus: 1500, memory: 512 << 20, pids: 64, disk: Some(3 << 30) },
+        workdir: None,
+        mount: None,
+        user: None,
+        command: vec!["serve".to_owned(), "a b='c'".to_owned()],
+        restart: Restart::default(),
+        overlay: None,
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_is_listed_as_it_was_made() {
+    let Some(corner) = Corner::new() else { return };
+    let spec = machine("ada");
+    let made = corner.create(&spec).await;
+    let seen = corner.observe().await;
+    assert_eq!(seen.instances.as_slice(), std::slice::from_ref(&made));
+    assert!(seen.facts.version.starts_with("smolvm 1."), "{:?}", seen.facts);
+    assert_eq!((made.hash, made.fields.clone()), (Some(spec.hash()), spec.fields()));
+    assert_eq!((made.state.clone(), made.drift.clone()), (InstanceState::Created, vec![]));
+    assert_eq!(made.ownership, Ownership::Ours);
+    assert_eq!(corner.create(&spec).await, made, "the same again is the same");
+    let other = MachineSpec { user: Some("root".to_owned()), ..spec.clone() };
+    let refused = corner.try_create(&other).await.unwrap_err();
+    assert!(matches!(refused, BackendError::Failed { .. }), "{refused}");
+    for _ in 0..2 {
+        corner.teardown(&made).await;
+        assert_eq!(corner.observe().await.instances, []);
+    }
+    assert_ne!(corner.create(&spec).await.id, made.id);
+}
+
+#[tokio::test]
+async fn only_labels_make_it_ours() {
+    let Some(corner) = Corner::new() else { return };
+    let name = corner.scope.object_name(&SandboxId::new("ada").unwrap());
+    corner.smolvm(&["machine", "create", "--name", &name, "--mem", "256"]);
+    corner.smolvm(&["machine", "create", "--name", "vm-other", "--mem", "256"]);
+    let before = corner.smolvm(&["machine", "ls", "--json"]);
+    let [seen] = &corner.observe().await.instances[..] else { panic!("one is in our way") };
+    assert_eq!(seen.ownership, Ownership::Foreign);
+    let refused = corner.try_create(&machine("ada")).await.unwrap_err();
+    assert!(matches!(refused, BackendError::Conflict { .. }), "{refused}");
+    let refused = corner.backend.teardown(&corner.scope, seen).await.unwrap_err();
+    assert!(matches!(refused, BackendError::Conflict { .. }), "{refused}");
+    assert_eq!(corner.smolvm(&["machine", "ls", "--json"]), before);
+}
+
+#[tokio::test]
+async fn names_that_the_program_refuses() {
+    let Some(corner) = Corner::new() else { return };
+    for name in ["a--b", "ends-", &"long".repeat(15)] {
+        let scope = Scope { owner: OwnerId::new("o".repeat(63)).unwrap(), ..corner.scope.clone() };
+        let spec = ResourceSpec::Machine(machine(name));
+        let made = corner.backend.create(&scope, &spec).await.expect(name);
+        let seen = corner.backend.observe(&scope, Depth::Listing).await.unwrap().instances;
+        assert_eq!((seen.len(), seen[0].sandbox.as_str()), (1, name));
+        corner.backend.teardown(&scope, &made).await.expect(name);
+    }
+}
+
+#[tokio::test]
+async fn what_was_changed_by_hand_is_drift() {
+    let Some(corner) = Corner::new() else { return };
+    let made = corner.create(&machine("ada")).await;
+    corner.smolvm(&["machine", "update", "--name", &made.name, "--cpus", "3", "--mem", "1024"]);
+    let seen = corner.observe().await.instances.remove(0);
+    let paths: Vec<&str> = seen.drift.iter().map(|change| change.path.as_str()).collect();
+    assert_eq!(paths, ["resources.cpus", "resources.memory (MiB)"]);
+}
+
+#[tokio::test]
+async fn eight_at_once_make_one() {
+    let Some(corner) = Corner::new() else { return };
+    let spec = machine("ada");
+    let tries = (0..8).map(|_| corner.create(&spec));
+    let made = futures_util::future::join_all(tries).await;
+    assert!(made.iter().all(|one| one.id == made[0].id), "{made:#?}");
+    assert_eq!(corner.observe().await.instances.len(), 1);
+    let gone = futures_util::future::join_all((0..8).map(|_| corner.teardown(&made[0]))).await;
+    assert_eq!((gone.len(), corner.observe().await.instances.len()), (8, 0));
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_to_be_had_makes_nothing() {
+    let Some(corner) = Corner::new() else { return };
+    let path = corner.folder.path().join("image.tar");
+    std::fs::write(&path, "this is no tar").unwrap();
+    let digest = SpecHash::of_bytes(b"this is no tar");
+    for path in [path, "/nonexistent/image.tar".into()] {
+        let spec = MachineSpec { image: ImageRef::Tar { path, digest }, ..machine("ada") };
+        let refused = corner.try_create(&spec).await.unwrap_err();
+        assert!(matches!(refused, BackendError::Image { .. }), "{refused}");
+    }
+    let seen = corner.observe().await;
+    assert_eq!((seen.instances, seen.leftovers), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn a_root_folder_is_handed_over_and_goes_again() {
+    let Some(corner) = Corner::new() else { return };
+    let root = corner.folder.path().join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::write(root.join("bin/sh"), "#!").unwrap();
+    let digest = SpecHash::of_bytes(b"root");
+    let spec = MachineSpec { image: ImageRef::Folder { path: root, digest }, ..machine("ada") };
+    let made = corner.create(&spec).await;
+    assert_eq!(made.image, Some(digest));
+    let leftover = corner.observe().await.leftovers.remove(0);
+    assert_eq!((leftover.kind, leftover.digest), (LeftoverKind::Image, Some(digest)));
+    corner.backend.prune(&corner.scope, &leftover).await.expect("pruning what is in use");
+    assert_eq!(corner.observe().await.leftovers, std::slice::from_ref(&leftover));
+    let archives = corner.folder.path().join("smol/.cache/smolvm-image-archives");
+    assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 1, "the program keeps a copy");
+    corner.teardown(&made).await;
+    corner.backend.prune(&corner.scope, &leftover).await.expect("pruning");
+    assert_eq!(corner.observe().await.leftovers, []);
+    assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 0, "it goes, too");
+}
+
+#[tokio::test]
+async fn what_does_not_run_is_said_to_be_so() {
+    let Some(corner) = Corner::new() else { return };
+    let made = corner.create(&machine("ada")).await;
+    let spec = bottle::backend::ExecSpec::new(["true"]);
+    let ended = corner.backend.exec(&corner.scope, &made, &spec, bytes::Bytes::new()).await;
+    assert!(matches!(ended, Err(BackendError::NotRunning { .. })), "{ended:?}");
+    corner.smolvm(&["machine", "delete", "--force", "--name", &made.name]);
+    let ended = corner.backend.start(&corner.scope, &made).await;
+    assert!(matches!(ended, Err(BackendError::NotRunning { .. })), "{ended:?}");
+}
+
+#[tokio::test]
+async fn doctor_knows_the_program() {
+    let Some(corner) = Corner::new() else { return };
+    let findings = corner.backend.doctor(false).await;
+    let program = findings.iter().find(|finding| finding.what == "smolvm").expect("it is named");
+    assert_eq!(program.health, Health::Works, "{findings:?}");
+}
+
+/// The listing is all that looking at fifty machines costs.
+#[tokio::test]
+async fn fifty_machines_cost_one_listing() {
+    let Some(corner) = Corner::new() else { return };
+    for number in 0..50 {
+        let spec = MachineSpec { env: BTreeMap::new(), ..machine(&format!("m{number}")) };
+        corner.create(&spec).await;
+    }
+    let fastest = |times: &mut Vec<Duration>| times.iter().min().copied().unwrap();
+    let (mut by_hand, mut by_us) = (Vec::new(), Vec::new());
+    for _ in 0..7 {
+        let begun = Instant::now();
+        corner.smolvm(&["machine", "ls", "--json"]);
+        by_hand.push(begun.elapsed());
+        let begun = Instant::now();
+        assert_eq!(corner.observe().await.instances.len(), 50);
+        by_us.push(begun.elapsed());
+    }
+    let (by_hand, by_us) = (fastest(&mut by_hand), fastest(&mut by_us));
+    println!("50 machines: smolvm alone {by_hand:?}, observed {by_us:?}");
+    assert!(by_us <= by_hand * 2 + Duration::from_millis(5), "{by_us:?} against {by_hand:?}");
+}

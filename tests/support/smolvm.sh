@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# smolvm.sh [DIR]: the real smolvm of the Python wheel `smolmachines`, in DIR (default: test-smolvm in cargo's target
+# folder), ready to boot machines where the hardware can. Prints the path of the program.
+#   DIR/smolvm   a wrapper that names the libraries and the agent's root, and runs DIR/bin/smolvm
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/support/packages.sh
+. tests/support/packages.sh
+
+wheel=smolmachines==1.32.2
+dir=${1:-${CARGO_TARGET_DIR:-target}/test-smolvm}
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+if [ "$(cat "$dir/recipe" 2>/dev/null)" = "$wheel" ]; then
+    echo "$dir/smolvm"
+    exit
+fi
+
+packages_need python3:python3-minimal zstd:zstd || die "smolvm comes as a Python wheel, packed with zstd"
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    packages_add python3-venv || die "the wheel is installed into a virtual environment"
+fi
+rm -rf "$dir"
+mkdir -p "$dir/bin" "$dir/lib" "$dir/rootfs"
+python3 -m venv "$dir/venv"
+"$dir/venv/bin/pip" install -q --disable-pip-version-check --no-deps "$wheel" >&2
+smol=$(echo "$dir"/venv/lib/python3*/site-packages/smol)
+# By another name the program says on every call that it is not called `smolvm`.
+install -m 755 "$smol/smol-vmm" "$dir/bin/smolvm"
+install -m 755 "$smol/libkrun.so" "$smol/libkrunfw.so.5" "$dir/lib"
+for template in overlay storage; do
+    zstd -dq --sparse "$smol/$template-template.ext4.zst" -o "$dir/lib/$template-template.ext4"
+done
+# As root the archive's owners would be kept: the agent's root belongs to whoever runs it.
+tar --no-same-owner --zstd -C "$dir/rootfs" -xf "$smol/agent-rootfs.tar.zst"
+rm -rf "$dir/venv"
+cat >"$dir/smolvm" <<'W'
+#!/bin/sh
+here=$(cd "$(dirname "$0")" && pwd)
+SMOLVM_LIB_DIR=$here/lib SMOLVM_AGENT_ROOTFS=$here/rootfs exec "$here/bin/smolvm" "$@"
+W
+chmod 755 "$dir/smolvm"
+echo "$wheel" >"$dir/recipe" # last: it vouches for the rest
+echo "$dir/smolvm"
