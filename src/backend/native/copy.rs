@@ -322,5 +322,4 @@ impl Write for Bounded {
 }
 
 #[cfg(test)]
-#[path = "copy_tests.rs"]
 mod tests;
