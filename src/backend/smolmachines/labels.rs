@@ -160,6 +160,7 @@ pub(super) mod tests {
             state: "s1".into(),
             adopted: BTreeSet::from(["s0".to_owned()]),
             data: "/nonexistent".into(),
+            hidden: Vec::new(),
         }
     }
 

@@ -165,6 +165,7 @@ pub(super) fn instance(scope: &Scope, row: &Row) -> Option<Instance> {
         state,
         drift,
         mendable: Vec::new(),
+        notes: Vec::new(),
         image: labels.image().filter(|_| ours),
         created: row.created,
         overlay: labels.overlay().filter(|_| ours),

@@ -35,6 +35,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         state: state.to_owned(),
         adopted: BTreeSet::new(),
         data: data.path().join(owner),
+        hidden: Vec::new(),
     };
     let scopes = [scope(&ours, "here"), scope(&theirs, "here"), scope(&ours, "there")];
     let settings = Settings { program: Some(program.clone()), ..Settings::from_env() };

@@ -39,6 +39,7 @@ impl Corner {
             state: "here".to_owned(),
             adopted: BTreeSet::new(),
             data: folder.path().join("state"),
+            hidden: Vec::new(),
         };
         Some(Self {
             program,
