@@ -101,7 +101,8 @@ fn a_life() {
 
     // A prompt and a skill change in place: the machine, and what was written in it, stay.
     let before = rig.machine("ada");
-    rig.say("ada", "echo kept > /root/note");
+    // A machine that is killed has lost its power: what was not synced is lost, too.
+    rig.say("ada", "echo kept > /root/note; sync");
     rig.tree.agent("ada", "dev", "", "You are somebody else.");
     let changed = rig.run(&["apply", "--yes"]).exits(0).stdout;
     assert!(changed.contains("ada") && !changed.contains("✓ bob"), "{changed}");
