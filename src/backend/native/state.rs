@@ -295,15 +295,43 @@ pub(super) fn host_boot() -> io::Result<String> {
 /// only waiting to be reaped.
 pub(super) fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_of(&stat)
+}
+
+/// The flag of a process that is on its way out (`PF_EXITING` of the kernel).
+const EXITING: u64 = 0x4;
+/// SIGKILL among pending signals.
+const KILLED: u64 = 1 << 8;
+
+/// The start time in a line of `/proc/PID/stat`, of a process that lives and goes on living.
+fn start_of(stat: &str) -> Option<u64> {
     // The name, in parentheses, may hold anything, also parentheses.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") { None } else { fields.nth(18)?.parse().ok() }
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    // By their numbers in proc(5), where the name is the second.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let (flags, start, pending) = (number(9)?, number(22)?, number(31)?);
+    let dead = matches!(*fields.first()?, "Z" | "X" | "x");
+    // One that was killed is as good as gone: the init of many processes dies only after them.
+    (!dead && flags & EXITING == 0 && pending & KILLED == 0).then_some(start)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_was_killed_is_gone() {
+        let stat = |state: &str, flags: u64, pending: u64| {
+            format!(
+                "7 (a) b) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 0 0 0 0 0 0 {pending} 0"
+            )
+        };
+        assert_eq!(start_of(&stat("S", 0x0040_0100, 0)), Some(4242));
+        assert_eq!(start_of(&stat("S", 0x0040_0104, 0)), None);
+        assert_eq!(start_of(&stat("R", 0x0040_0100, 256)), None);
+        assert_eq!(start_of(&stat("Z", 0x0040_0100, 0)), None);
+        assert_eq!(start_of("7 (a"), None);
+    }
 
     #[test]
     fn a_process_is_known_by_its_start() {
