@@ -176,7 +176,7 @@ impl Command<'_> {
         // It may have died before that was set; its end of the gate is then closed.
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut polled = [PollFd::new(gate, PollFlags::IN)];
-        rustix::event::poll(&mut polled, Some(&now))?;
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(&now)))?;
         anyhow::ensure!(!polled[0].revents().contains(PollFlags::HUP), "its helper died");
         Ok(())
     }
@@ -221,7 +221,9 @@ pub(super) fn kill(init: &OwnedFd, deadline: std::time::Duration) -> anyhow::Res
         Err(error) => return Err(error).context("killing its init"),
     }
     let timeout = Timespec::try_from(deadline)?;
-    let gone = rustix::event::poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&timeout))?;
+    let gone = rustix::io::retry_on_intr(|| {
+        rustix::event::poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&timeout))
+    })?;
     anyhow::ensure!(gone > 0, "its init did not die within {} s", deadline.as_secs());
     Ok(())
 }

@@ -121,7 +121,9 @@ pub(super) fn join(doors: &[File], pid: i32) -> anyhow::Result<()> {
 
 fn ready(result: &OwnedFd) -> anyhow::Result<()> {
     let timeout = Timespec::try_from(DEADLINE)?;
-    let polled = rustix::event::poll(&mut [PollFd::new(result, PollFlags::IN)], Some(&timeout))?;
+    let polled = rustix::io::retry_on_intr(|| {
+        rustix::event::poll(&mut [PollFd::new(result, PollFlags::IN)], Some(&timeout))
+    })?;
     anyhow::ensure!(polled > 0, "its init was not ready within {} s", DEADLINE.as_secs());
     let mut text = String::new();
     // Init's error, or READY, is written whole; reading to the end would wait for init's death.

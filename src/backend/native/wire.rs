@@ -9,6 +9,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -109,12 +110,10 @@ pub(super) fn send<T: Serialize>(
         return Err(io::Error::other("too many descriptors"));
     }
     // Four bytes always fit: the descriptors travel with them.
-    let sent = rustix::net::sendmsg(
-        &*socket,
-        &[IoSlice::new(&length)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
+    let sent = retry_on_intr(|| {
+        let parts = &[IoSlice::new(&length)];
+        rustix::net::sendmsg(&*socket, parts, &mut control, SendFlags::NOSIGNAL)
+    })?;
     if sent != length.len() {
         return Err(io::ErrorKind::WriteZero.into());
     }
@@ -128,12 +127,11 @@ pub(super) fn receive<T: for<'a> Deserialize<'a>>(
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(
-        &*socket,
-        &mut [IoSliceMut::new(&mut length)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
+    // A wait with a deadline is broken off by any signal of the caller's, also one that is handled.
+    let received = retry_on_intr(|| {
+        let parts = &mut [IoSliceMut::new(&mut length)];
+        rustix::net::recvmsg(&*socket, parts, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
     if received.bytes != length.len() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
