@@ -117,7 +117,7 @@ mod tests {
         }
         for name in [
             "github.com",
-            "npmjs.org",
+            "example.net",
             "example.co.uk",
             "me.github.io",
             "t.co",

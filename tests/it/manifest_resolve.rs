@@ -49,8 +49,8 @@ cred_proxy:
     - {path: /gh/, upstream: https://api.github.com/x/, auth_scheme: Bearer, token_ref: GH, role: tea-login}
 egress:
   allowlist:
-    - PyPI.org
-    - '*.npmjs.org:8443'
+    - Pkg.example.org
+    - '*.example.net:8443'
     - {host: '**.corp.example', port: 80, methods: [GET], paths: [/a/**], cidr: 10.0.0.0/8}
   dlp_action: warn
 supervise: true
@@ -101,8 +101,8 @@ And so on.
         (AuthScheme::Bearer, &[RouteRole::TeaLogin][..])
     );
     let egress = &spec.policy.egress;
-    assert_eq!(egress.allowlist[0].host, HostPattern::Exact("pypi.org".into()));
-    assert_eq!(egress.allowlist[1].host, HostPattern::OneLabel("npmjs.org".into()));
+    assert_eq!(egress.allowlist[0].host, HostPattern::Exact("pkg.example.org".into()));
+    assert_eq!(egress.allowlist[1].host, HostPattern::OneLabel("example.net".into()));
     assert_eq!((egress.allowlist[1].port, egress.allowlist[2].port), (8443, 80));
     assert_eq!(egress.dlp_action, DlpAction::Warn);
     assert_eq!(spec.policy.sections(), ["git", "cred_proxy", "egress", "supervise"]);

@@ -167,7 +167,7 @@ fn full_bottle() -> Value {
              "token_ref": "KEY", "role": "anthropic-base-url"},
         ]},
         "egress": {
-            "allowlist": ["pypi.org", "*.npmjs.org:8443", {"host": "a.b", "port": 80, "methods": ["GET"],
+            "allowlist": ["pkg.example.org", "*.example.net:8443", {"host": "a.b", "port": 80, "methods": ["GET"],
                 "paths": ["/x/**"], "cidr": "10.0.0.0/8"}],
             "dlp_action": "warn",
             "dlp_allow": [{"rule": "r", "host": "a.b", "reason": "why", "expires": "2027-01-01"}],
