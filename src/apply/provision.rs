@@ -140,6 +140,7 @@ fn begun(work: &Provision<'_>) -> Receipt {
         boot: instance.boot.clone(),
         workspace: prior.is_some_and(|p| p.workspace),
         files: prior.map(|p| p.files.clone()).unwrap_or_default(),
+        ca: None,
     }
 }
 
