@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -60,7 +62,8 @@ pub struct GitUpstream {
 }
 
 /// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
@@ -101,7 +104,8 @@ pub struct CredentialRoute {
 }
 
 /// What to do with a request in which a secret was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DlpAction {
     /// Refuse it.
     #[default]
@@ -124,7 +128,8 @@ pub struct Egress {
 }
 
 /// Which names an allowlist entry covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPattern {
     /// Exactly this name.
     Exact(String),
@@ -135,7 +140,8 @@ pub enum HostPattern {
 }
 
 /// One allowlist entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AllowEntry {
     /// The names, lower case.
     pub host: HostPattern,
@@ -150,7 +156,8 @@ pub struct AllowEntry {
 }
 
 /// One narrow suppression of a leak rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DlpAllow {
     /// The rule's id.
     pub rule: String,
