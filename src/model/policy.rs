@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use super::hash::{Fields, SpecHash};
 
+use serde::{Deserialize, Serialize};
+
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -108,7 +110,8 @@ pub struct GitUpstream {
 }
 
 /// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
@@ -173,7 +176,8 @@ pub struct CredentialRoute {
 }
 
 /// What to do with a request in which a secret was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DlpAction {
     /// Refuse it.
     #[default]
@@ -224,7 +228,8 @@ pub struct Egress {
 }
 
 /// Which names an allowlist entry covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPattern {
     /// Exactly this name.
     Exact(String),
@@ -245,7 +250,8 @@ impl std::fmt::Display for HostPattern {
 }
 
 /// One allowlist entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AllowEntry {
     /// The names, lower case.
     pub host: HostPattern,
@@ -277,7 +283,8 @@ impl AllowEntry {
 }
 
 /// One narrow suppression of a leak rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DlpAllow {
     /// The rule's id.
     pub rule: String,

@@ -1,0 +1,3 @@
+//! The machine's only way out.
+
+pub mod document;
