@@ -115,9 +115,11 @@ const MAX_RULES: u64 = 4 << 20;
 fn rules(field: &Field<'_>, path: &Path, findings: &mut Findings<'_>) -> Option<RulesFile> {
     let read = || -> Result<RulesFile, ReadError> {
         let path = tree::canonical(path)?;
-        let (folder, name) = path.parent().zip(path.file_name()).ok_or(ReadError::Kind(Kind::Folder))?;
+        let (folder, name) =
+            path.parent().zip(path.file_name()).ok_or(ReadError::Kind(Kind::Folder))?;
         let (bytes, _) = Dir::open(folder, Links::Follow)?.read(name, MAX_RULES)?;
-        let text = String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))?;
         Ok(RulesFile { path, text: text.into() })
     };
     match read() {

@@ -25,6 +25,6 @@ pub use observed::{
 pub use policy::Policy;
 pub use skill::{SkillEntry, SkillFiles, SkillNode};
 pub use spec::{
-    BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec, Resources, Restart,
-    SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
+    BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec,
+    Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
 };

@@ -300,7 +300,13 @@ impl SandboxSpec {
             gated: !self.command.is_empty(),
             access: self.sidecar(backend).map(|_| GuestAccess {
                 backend,
-                routes: self.policy.routes.iter().filter(|r| !r.roles.is_empty()).cloned().collect(),
+                routes: self
+                    .policy
+                    .routes
+                    .iter()
+                    .filter(|r| !r.roles.is_empty())
+                    .cloned()
+                    .collect(),
             }),
         }
     }

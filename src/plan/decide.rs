@@ -63,7 +63,13 @@ impl Decision {
         }
     }
 
-    pub(super) fn change(&mut self, resource: ResourceKind, at: Option<BackendKind>, v: Verdict, r: Reason) {
+    pub(super) fn change(
+        &mut self,
+        resource: ResourceKind,
+        at: Option<BackendKind>,
+        v: Verdict,
+        r: Reason,
+    ) {
         self.changes.push(Change {
             sandbox: self.sandbox.clone(),
             resource,

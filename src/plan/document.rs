@@ -144,7 +144,10 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
         all.set(format!("leftover.{}.{}", leftover.backend, leftover.id), leftover.name.clone());
     }
     for (id, receipt) in &observed.receipts {
-        all.set(format!("receipt.{id}"), format!("{:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca));
+        all.set(
+            format!("receipt.{id}"),
+            format!("{:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca),
+        );
     }
     for (kind, error) in &observed.unreachable {
         all.set(format!("unreachable.{kind}"), error.clone());

@@ -73,7 +73,9 @@ pub(super) fn decide_guest(
         fields.push(FieldChange {
             path: "ca".to_owned(),
             from: trusted.map(|ca| short(ca)),
-            to: Some(options.cas.get(&spec.id).map_or_else(|| "a new one".to_owned(), |ca| short(ca))),
+            to: Some(
+                options.cas.get(&spec.id).map_or_else(|| "a new one".to_owned(), |ca| short(ca)),
+            ),
         });
     }
     let mut waits = missing(&deliver);

@@ -69,9 +69,7 @@ fn reprovision(
     reason: Reason,
     fields: Vec<FieldChange>,
 ) {
-    decision
-        .changes
-        .retain(|c| c.resource != ResourceKind::Sidecar || c.verdict != Verdict::Keep);
+    decision.changes.retain(|c| c.resource != ResourceKind::Sidecar || c.verdict != Verdict::Keep);
     decision.change(ResourceKind::Sidecar, Some(backend), Verdict::Reprovision, reason);
     decision.fields(fields);
 }

@@ -156,13 +156,7 @@ fn load(
 ) -> Option<StepId> {
     let spec = Arc::new(decision.load.as_ref()?.spec.clone());
     let action = Action::Load { sidecar: sidecar.clone(), spec };
-    Some(steps.push(
-        action,
-        backend,
-        Some(&decision.sandbox),
-        ResourceKind::Sidecar,
-        up.clone(),
-    ))
+    Some(steps.push(action, backend, Some(&decision.sandbox), ResourceKind::Sidecar, up.clone()))
 }
 
 /// Imported images that nothing stands on any more, and what interrupted runs left behind.

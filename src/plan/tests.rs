@@ -94,7 +94,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
 }
 
 fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
-    let guest = spec.guest();
+    let guest = spec.guest(BackendKind::Docker);
     Receipt {
         instance: instance.id.clone(),
         backend: instance.backend,
@@ -107,6 +107,7 @@ fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
         boot: instance.boot.clone(),
         workspace: false,
         files: BTreeMap::new(),
+        ca: None,
     }
 }
 
@@ -274,8 +275,12 @@ fn rule_4_what_stands_on_a_replaced_resource_is_replaced_too() {
         fields
     };
     let with_network = |pool: &str| crate::model::SandboxSpec {
-        network: Some(NetworkSpec { sandbox: id("ada"), fields: fields(pool) }),
-        sidecar: Some(SidecarSpec { sandbox: id("ada"), fields: Fields::default() }),
+        network: Some(NetworkSpec { sandbox: id("ada"), fields: fields(pool), pool: None }),
+        sidecar: Some(SidecarSpec {
+            sandbox: id("ada"),
+            fields: Fields::default(),
+            policy: Arc::default(),
+        }),
         ..spec("ada")
     };
     let observed = converged(&[with_network("10.0.0.0/8")]);
@@ -305,7 +310,7 @@ fn rule_4_a_sidecar_is_replaced_beside_its_running_machine() {
         let mut fields = Fields::default();
         fields.set("generation", generation);
         crate::model::SandboxSpec {
-            sidecar: Some(SidecarSpec { sandbox: id("ada"), fields }),
+            sidecar: Some(SidecarSpec { sandbox: id("ada"), fields, policy: Arc::default() }),
             ..spec("ada")
         }
     };
@@ -335,7 +340,7 @@ fn rule_5_of_duplicates_the_one_that_fits_stays() {
 
 #[test]
 fn rule_5_all_duplicates_go_of_what_is_no_longer_wanted() {
-    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default() };
+    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default(), pool: None };
     let networked = crate::model::SandboxSpec { network: Some(network), ..spec("ada") };
     let mut observed = converged(&[networked]);
     let mut twin = observed.instances[0].clone();
@@ -616,7 +621,10 @@ fn a_route_whose_token_is_not_set_holds_the_sandbox() {
     let tree = desired([routed]);
     let plan_without = run(&tree, &reachable());
     assert_eq!(text(&plan_without), "ada machine hold needs_input");
-    let set = Options { tokens: BTreeSet::from(["GH_TOKEN".to_owned()]), ..Options::default() };
+    let set = Options {
+        tokens: BTreeMap::from([("GH_TOKEN".to_owned(), "d".to_owned())]),
+        ..Options::default()
+    };
     let plan = plan(&tree, &reachable(), &set);
     assert_eq!(plan.summary().create, 1);
     assert_eq!(plan.changes[0].notes, ["no network: cred_proxy is not enforced yet"]);

@@ -10,7 +10,10 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::model::policy::{AllowEntry, AuthScheme, DlpAction, DlpAllow};
+use crate::model::Policy;
+use crate::model::policy::{
+    AllowEntry, AuthScheme, CredentialRoute, DlpAction, DlpAllow, RouteRole,
+};
 
 /// The one version of the document that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -64,6 +67,29 @@ pub struct PolicyPart {
     /// Detection of secrets on their way out.
     #[serde(default)]
     pub dlp: DlpPart,
+}
+
+impl From<&Policy> for PolicyPart {
+    fn from(policy: &Policy) -> Self {
+        let route = |route: &CredentialRoute| RoutePart {
+            path: route.path.clone(),
+            host: route.host.clone(),
+            port: route.port,
+            upstream_path: route.upstream_path.clone(),
+            auth_scheme: route.auth_scheme,
+            credential: route.token_ref.clone(),
+            git: route.roles.contains(&RouteRole::GitInsteadof),
+        };
+        Self {
+            allow: policy.egress.allowlist.clone(),
+            routes: policy.routes.iter().map(route).collect(),
+            dlp: DlpPart {
+                action: policy.egress.dlp_action,
+                rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
+                allow: policy.egress.dlp_allow.clone(),
+            },
+        }
+    }
 }
 
 /// One credential route.

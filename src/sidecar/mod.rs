@@ -1,3 +1,4 @@
 //! The machine's only way out.
 
+pub mod ca;
 pub mod document;

@@ -184,7 +184,7 @@ fn the_hashes_of_every_example_are_what_they_were() {
             are.push((
                 format!("{name}/{id}"),
                 machine.to_string(),
-                spec.guest().hash().to_string(),
+                spec.guest(BackendKind::Docker).hash().to_string(),
             ));
         }
     }

@@ -124,8 +124,11 @@ impl Wish {
                 sandbox: sandbox.clone(),
                 fields: fields(self.network % 3),
             }),
-            sidecar: (!self.sidecar.is_multiple_of(3))
-                .then(|| SidecarSpec { sandbox, fields: fields(self.sidecar % 3) }),
+            sidecar: (!self.sidecar.is_multiple_of(3)).then(|| SidecarSpec {
+                sandbox,
+                fields: fields(self.sidecar % 3),
+                policy: Arc::new(policy(self.sidecar / 3)),
+            }),
             run: vec!["claude".to_owned()],
             suspend: self.suspend,
             prompt: format!("prompt {}", self.prompt % 3).into(),
