@@ -25,10 +25,16 @@ pub mod address;
 pub mod allowlist;
 pub mod authority;
 pub mod code;
+pub mod part;
 pub mod path;
+pub mod policy;
 
 pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
+pub use policy::{
+    Allowed, Policy, Route, RouteRequest, Transport, decide, decide_connect, decide_path_door,
+};
