@@ -11,7 +11,8 @@ use bottle::model::{
     SkillNode,
 };
 use bottle::plan::Verdict;
-use bottle::sidecar::document::{Document, PolicyPart};
+use bottle::sidecar::PolicyPart;
+use bottle::sidecar::document::Document;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use zeroize::Zeroizing;

@@ -68,6 +68,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/sidecars.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
+    "sidecar/ca.rs",
 ];
 
 /// All that is wrong with one source file, a line each.
