@@ -25,6 +25,7 @@ pub mod address;
 pub mod allowlist;
 pub mod authority;
 pub mod code;
+pub mod framing;
 pub mod part;
 pub mod path;
 pub mod policy;
@@ -33,6 +34,7 @@ pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use framing::Framing;
 pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
 pub use policy::{
