@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod parity;
+
 /// Passes bytes in pieces of these lengths, then the rest, as a caller does. Gives what passed
 /// and how it ended.
 fn feed(input: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<Code>) {
