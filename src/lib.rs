@@ -17,6 +17,7 @@
 //! | 1 | [`manifest`] | files → [`model::Desired`] |
 //! | 1 | [`plan`] | ([`model::Desired`], [`model::Observed`]) → [`plan::Plan`] |
 //! | 1 | [`backend`] | what makes machines |
+//! | 1 | [`sidecar`] | a sandbox's only way out |
 //! | 2 | [`apply`] | [`plan::Plan`] → [`apply::Report`] |
 //! | 3 | [`reconcile`] | one pass, and the loop around it |
 //! | 5 | [`cli`] | one file per command |
@@ -28,3 +29,4 @@ pub mod manifest;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod sidecar;

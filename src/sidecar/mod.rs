@@ -1,0 +1,3 @@
+//! The sidecar: a sandbox's only way out.
+
+pub mod dlp;
