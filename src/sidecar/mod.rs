@@ -25,6 +25,7 @@ pub mod address;
 pub mod allowlist;
 pub mod authority;
 pub mod code;
+pub mod dlp;
 pub mod framing;
 pub mod part;
 pub mod path;
