@@ -26,7 +26,9 @@ pub mod allowlist;
 pub mod authority;
 pub mod ca;
 pub mod code;
+pub mod dlp;
 pub mod document;
+pub mod framing;
 pub mod part;
 pub mod path;
 pub mod policy;
@@ -35,6 +37,7 @@ pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use framing::Framing;
 pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
 pub use policy::{
