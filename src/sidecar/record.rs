@@ -156,7 +156,7 @@ impl Record {
 
     fn new(sink: Sink) -> io::Result<Self> {
         let mut random = [0; 4];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let sink = Mutex::new(sink);
         let prefix = u32::from_ne_bytes(random);
         Ok(Self { sink, prefix, requests: AtomicU64::new(0), lost: AtomicU64::new(0) })

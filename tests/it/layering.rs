@@ -67,6 +67,11 @@ const EFFECTS: &[&str] = &[
     "reconcile/settle.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
+    "sidecar/ca.rs",
+    "sidecar/confine.rs",
+    "sidecar/control.rs",
+    "sidecar/egress/",
+    "sidecar/record.rs",
 ];
 
 /// All that is wrong with one source file, a line each.
