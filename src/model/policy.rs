@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -62,8 +60,7 @@ pub struct GitUpstream {
 }
 
 /// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
@@ -104,8 +101,7 @@ pub struct CredentialRoute {
 }
 
 /// What to do with a request in which a secret was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DlpAction {
     /// Refuse it.
     #[default]
@@ -128,8 +124,7 @@ pub struct Egress {
 }
 
 /// Which names an allowlist entry covers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPattern {
     /// Exactly this name.
     Exact(String),
@@ -140,8 +135,7 @@ pub enum HostPattern {
 }
 
 /// One allowlist entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowEntry {
     /// The names, lower case.
     pub host: HostPattern,
@@ -156,8 +150,7 @@ pub struct AllowEntry {
 }
 
 /// One narrow suppression of a leak rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DlpAllow {
     /// The rule's id.
     pub rule: String,
