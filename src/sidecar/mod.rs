@@ -28,13 +28,20 @@ pub mod ca;
 pub mod code;
 #[cfg(target_os = "linux")]
 pub mod confine;
+pub mod control;
 pub mod document;
 pub mod egress;
+pub mod part;
 pub mod path;
+pub mod policy;
 pub mod record;
 
 pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
+pub use policy::{
+    Allowed, Policy, Route, RouteRequest, Transport, decide, decide_connect, decide_path_door,
+};
