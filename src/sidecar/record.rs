@@ -70,7 +70,7 @@ pub struct Line<'a> {
     pub inject: Option<&'a str>,
     /// Not all of the body was scanned.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unscanned: Option<&'a str>,
+    pub unscanned: Option<bool>,
     /// In words; never of a machine's making.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
