@@ -31,6 +31,7 @@ pub mod confine;
 pub mod control;
 pub mod document;
 pub mod egress;
+pub mod framing;
 pub mod part;
 pub mod path;
 pub mod policy;
@@ -40,6 +41,7 @@ pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use framing::Framing;
 pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
 pub use policy::{
