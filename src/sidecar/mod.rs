@@ -29,6 +29,7 @@ pub mod code;
 #[cfg(target_os = "linux")]
 pub mod confine;
 pub mod control;
+pub mod dlp;
 pub mod document;
 pub mod egress;
 pub mod framing;
