@@ -4,6 +4,7 @@
 //! It holds names and codes, never values, queries or bodies. A decision is written before it is
 //! carried out, and what cannot be written is not carried out.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,12 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 
 /// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The sidecar serves.
     Start,
@@ -37,6 +37,30 @@ pub enum Event {
     Revoked,
     /// Something in the sidecar itself went wrong.
     Error,
+}
+
+impl Event {
+    /// Its name in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::ConfigReload => "config_reload",
+            Self::ConfigRejected => "config_rejected",
+            Self::Allow => "allow",
+            Self::Warn => "warn",
+            Self::Deny => "deny",
+            Self::Revoked => "revoked",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 /// One line. What is not known stays out of it.
@@ -126,6 +150,7 @@ pub struct Record {
     prefix: u32,
     requests: AtomicU64,
     lost: AtomicU64,
+    counts: Mutex<BTreeMap<String, u64>>,
 }
 
 #[derive(Debug)]
@@ -159,7 +184,7 @@ impl Record {
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let sink = Mutex::new(sink);
         let prefix = u32::from_ne_bytes(random);
-        Ok(Self { sink, prefix, requests: AtomicU64::new(0), lost: AtomicU64::new(0) })
+        Ok(Self { sink, prefix, requests: AtomicU64::new(0), lost: AtomicU64::new(0), counts: Mutex::default() })
     }
 
     /// A name for the next request, unique in this log.
@@ -173,6 +198,11 @@ impl Record {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// How many lines were written, by what they say.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Writes one line, whole or not at all.
     ///
     /// # Errors
@@ -182,8 +212,19 @@ impl Record {
         text.push(b'\n');
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let written = sink.write(&text);
-        if written.is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+        drop(sink);
+        match &written {
+            Ok(()) => {
+                let key = match line.code {
+                    Some(code) => format!("{}:{code}", line.event.as_str()),
+                    None => line.event.as_str().to_owned(),
+                };
+                let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+                *counts.entry(key).or_default() += 1;
+            }
+            Err(_) => {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
         written
     }
@@ -245,7 +286,8 @@ fn ends_within_a_line(path: &Path) -> io::Result<bool> {
 }
 
 /// The present time as RFC 3339 has it, in UTC.
-fn timestamp() -> String {
+#[must_use]
+pub fn timestamp() -> String {
     let now: OffsetDateTime = SystemTime::now().into();
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",

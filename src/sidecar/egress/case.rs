@@ -138,6 +138,12 @@ impl Case {
         page::internal_error(&self.id)
     }
 
+    /// Says that its client does not take what it is shown.
+    pub(super) fn trouble(&self, detail: &str) {
+        // It ends in any case.
+        let _ = self.shared.record.write(&self.line(Event::Error, None).detail(detail));
+    }
+
     /// What a finding means for it.
     pub(super) fn judge(&self, loaded: &Loaded, finding: Finding) -> Result<(), Code> {
         let rule = format!("dlp:{}", finding.rule);

@@ -21,6 +21,12 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How much of a head HTTP/2 decodes.
 pub const HEADER_LIST: u32 = 64 * 1024;
 
+/// Fields of a head.
+pub const FIELDS: usize = 128;
+
+/// What is read at once of what should be a TLS handshake.
+pub const HELLO: usize = 4 * 1024;
+
 /// hyper's buffer of a connection: a head of the largest size that framing lets through, and room
 /// for a chunk of body.
 pub const READ_BUFFER: usize = 80 * 1024;

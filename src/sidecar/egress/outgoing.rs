@@ -15,7 +15,7 @@ use super::framed::Working;
 use super::limits;
 use super::state::Loaded;
 use super::upstream::{Connection, Target};
-use crate::sidecar::credential::Redactor;
+use super::redactor::Redactor;
 
 /// What a machine is sent.
 pub(super) struct Outgoing {

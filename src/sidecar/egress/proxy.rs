@@ -154,7 +154,8 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     // A new policy may forbid what is under way.
-    let mut revoked = door.shared.revoked(decided.question.clone());
+    let question = decided.question.clone();
+    let mut revoked = door.shared.until(move |loaded| !question.still_allowed(loaded));
     let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
     let response = tokio::select! {
         biased;

@@ -22,16 +22,17 @@ impl Scan {
     pub(super) fn new(document: &Document) -> Result<Self, String> {
         let dlp = &document.policy.dlp;
         let rules = match &dlp.rules {
-            None => Rules::builtin(),
-            Some(own) => Rules::from_toml(own)
-                .map(Arc::new)
-                .map_err(|error| format!("`dlp.rules`: {error}"))?,
+            None => Rules::builtin().clone(),
+            Some(own) => {
+                let own = Rules::from_toml(own).map_err(|error| format!("`dlp.rules`: {error}"))?;
+                Rules::builtin().merge(&own)
+            }
         };
         let values =
             document.credentials.iter().map(|(name, value)| (name.as_str(), value.reveal()));
         let known = Arc::new(Known::new(values).map_err(|error| error.to_string())?);
         let suppressions = dlp.allow.iter().map(suppression).collect::<Result<_, _>>()?;
-        let scanner = Arc::new(Scanner::new(rules, Arc::clone(&known), suppressions));
+        let scanner = Arc::new(Scanner::new(Arc::new(rules), Arc::clone(&known), suppressions));
         Ok(Self { scanner, known, action: dlp.action })
     }
 
@@ -65,6 +66,11 @@ impl Scan {
             (false, Action::Block) => Err(Code::Dlp { rule: finding.rule.into() }),
             (false, Action::Warn) => Ok(()),
         }
+    }
+
+    /// Takes known values out of what comes back, if there are any.
+    pub(super) fn redactor(&self) -> Option<super::redactor::Redactor> {
+        None
     }
 
     /// Whether what cannot be searched is refused.

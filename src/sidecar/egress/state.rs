@@ -9,14 +9,13 @@ use base64::prelude::BASE64_STANDARD;
 use rustls::crypto::CryptoProvider;
 use sha2::{Digest as _, Sha256};
 
-use super::limits;
 use super::resolve::{Resolver, System};
+use super::scan::Scan;
 use super::upstream::{Upstreams, client_config};
 use crate::sidecar::ca::Ca;
 use crate::sidecar::document::{CaPart, Document, Secret, VERSION};
-use crate::sidecar::part::Action;
 use crate::sidecar::policy::Policy;
-use crate::sidecar::{Authority, Host};
+use crate::sidecar::Host;
 
 /// A document that was found to be in order, made ready.
 pub(super) struct Loaded {

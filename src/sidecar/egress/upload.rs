@@ -99,6 +99,12 @@ impl Search {
         }
     }
 
+    fn as_it_stands(&self, data: &[u8]) -> Result<(), Code> {
+        let mut scanner = self.loaded.scan.body(self.case.host());
+        scanner.push(data).or_else(|findings| self.judge(findings))?;
+        scanner.finish().or_else(|findings| self.judge(findings))
+    }
+
     fn trailers(&self, trailers: &HeaderMap, host: &str) -> Result<(), Code> {
         self.judge(self.loaded.scan.head(host, "", trailers))
     }
@@ -258,13 +264,17 @@ async fn grow(
     Ok(())
 }
 
-/// Searches what a compressed body holds, beside what else there is to do.
+/// Searches what a compressed body holds, beside what else there is to do; and it as it stands, for
+/// something may follow the end of what is compressed.
 async fn search_encoded(
     mut search: Search,
     coding: super::coding::Known,
     body: Bytes,
 ) -> Result<Search, Code> {
+    let shared = Arc::clone(&search.case.shared);
+    let _turn = shared.decoding.acquire().await.map_err(|_| Code::DlpUnscannable)?;
     let searched = tokio::task::spawn_blocking(move || {
+        search.as_it_stands(&body)?;
         let decoded = decode(coding, &body, limits::SCANNED_BODY, |piece| search.data(piece));
         match decoded {
             Ok(()) => Ok(search),
