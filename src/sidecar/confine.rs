@@ -82,7 +82,7 @@ pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
 }
 
 /// As many descriptors as the hard limit lets there be: each connection takes two.
-fn raise_descriptors() {
+pub(super) fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = Some(maximum.unwrap_or(u64::MAX).min(8192));

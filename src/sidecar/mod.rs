@@ -37,6 +37,8 @@ pub mod part;
 pub mod path;
 pub mod policy;
 pub mod record;
+#[cfg(target_os = "linux")]
+pub mod start;
 
 pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -185,6 +186,14 @@ impl Record {
         let sink = Mutex::new(sink);
         let prefix = u32::from_ne_bytes(random);
         Ok(Self { sink, prefix, requests: AtomicU64::new(0), lost: AtomicU64::new(0), counts: Mutex::default() })
+    }
+
+    /// The descriptor of its file.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        match &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            Sink::Stdout => None,
+            Sink::File { file, .. } => Some(file.as_raw_fd()),
+        }
     }
 
     /// A name for the next request, unique in this log.

@@ -70,10 +70,6 @@ impl Wire {
         self.working.load(Ordering::Acquire) > 0
     }
 
-    pub(super) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
-    }
-
     fn violated(&self, code: Code) -> BytesMut {
         *self.violation.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
         let request = format!("GET {} HTTP/1.1\r\nHost: sidecar\r\n\r\n", self.path);
@@ -97,8 +93,6 @@ pub(super) struct Framed<S> {
     /// What was received and has not gone on, and how much of it may.
     raw: BytesMut,
     passed: usize,
-    /// A head is inside a message that was begun.
-    within_body: bool,
     ended: bool,
     clock: Clock,
     lingered: usize,
@@ -161,7 +155,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
             framing: Framing::new(Limits::default()),
             raw: BytesMut::new(),
             passed: 0,
-            within_body: false,
             ended: false,
             clock: Clock { waits: Waits::First, sleep: None },
             lingered: 0,
@@ -178,11 +171,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         match self.framing.push(&self.raw[self.passed..]) {
             Ok(count) => {
                 self.passed += count;
-                self.within_body = !self.framing.is_between_requests();
             }
             Err(code) => {
                 // Whoever reads a body sees it end early, and asks the wire why.
-                let within_body = self.wire.is_working() && self.within_body;
+                let within_body = self.framing.is_within_body();
                 let request = self.wire.violated(code);
                 self.raw.truncate(self.passed);
                 if !within_body {
@@ -216,6 +208,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
             }
             if this.ended {
                 return Poll::Ready(Ok(()));
+            }
+            if this.raw.len() > limits::READ_BUFFER {
+                // Only after a CONNECT does so much wait, and what that leads to is known soon.
+                return Poll::Pending;
             }
             this.raw.reserve(PIECE);
             let read = tokio_util::io::poll_read_buf(Pin::new(&mut this.inner), context, &mut this.raw);

@@ -121,6 +121,11 @@ pub const LINGER: Duration = Duration::from_secs(2);
 /// See [`LINGER`].
 pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
+/// Threads that move bytes.
+pub const THREADS: usize = 2;
+/// Threads that search compressed bodies.
+pub const BLOCKING_THREADS: usize = 2;
+
 /// A document, as it is loaded.
 pub const DOCUMENT: u64 = 4 * 1024 * 1024;
 

@@ -87,7 +87,8 @@ pub(super) async fn answer(
     let working = door.wire.begin();
     let case = Case::new(&door.shared, &door.wire);
     // What is left unread of a request stands where the next one would begin.
-    let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2;
+    let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2
+        || request.method() == Method::CONNECT;
     let worked = AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await;
     let page = match worked {
         Ok(Ok(Answer::Relayed(response))) => {

@@ -24,7 +24,7 @@ use crate::sidecar::record::{Event, Line, Record};
 
 /// What all connections share.
 pub(super) struct Shared {
-    pub(super) record: Record,
+    pub(super) record: Arc<Record>,
     pub(super) budget: Arc<Semaphore>,
     /// Compressed bodies are undone one at a time: each takes a window of its own.
     pub(super) decoding: Semaphore,
@@ -91,7 +91,7 @@ impl Sidecar {
     ///
     /// # Errors
     /// When the log cannot say that it starts.
-    pub fn start(record: Record, system: System) -> io::Result<Self> {
+    pub fn start(record: Arc<Record>, system: System) -> io::Result<Self> {
         record.write(&Line::new(Event::Start))?;
         let shared = Arc::new(Shared {
             record,
