@@ -142,8 +142,11 @@ impl Form {
         let start = anchor.checked_sub(self.anchor().start)?;
         let range = start..start + self.bytes.len();
         let there = text.get(range.clone())?;
-        let same =
-            if self.fold { there.eq_ignore_ascii_case(&self.bytes) } else { *there == **self.bytes };
+        let same = if self.fold {
+            there.eq_ignore_ascii_case(&self.bytes)
+        } else {
+            *there == **self.bytes
+        };
         same.then_some(range)
     }
 }
