@@ -17,7 +17,7 @@
 //! | 1 | [`manifest`] | files → [`model::Desired`] |
 //! | 1 | [`plan`] | ([`model::Desired`], [`model::Observed`]) → [`plan::Plan`] |
 //! | 1 | [`backend`] | what makes machines |
-//! | 1 | [`sidecar`] | the machine's only way out |
+//! | 1 | [`sidecar`] | a sandbox's only way out |
 //! | 2 | [`apply`] | [`plan::Plan`] → [`apply::Report`] |
 //! | 3 | [`reconcile`] | one pass, and the loop around it |
 //! | 5 | [`cli`] | one file per command |

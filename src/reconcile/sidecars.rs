@@ -20,8 +20,9 @@ use super::state::{State, TreeState, make_private, read_json, write_json};
 use crate::apply::{Certificate, Secret, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
 use crate::model::{Desired, Diagnostic, SandboxId, SidecarSpec};
+use crate::sidecar::PolicyPart;
 use crate::sidecar::ca::{self, RENEW_BEFORE};
-use crate::sidecar::document::{self, CaPart, Document, PolicyPart};
+use crate::sidecar::document::{self, CaPart, Document};
 
 /// The values of the variables that credential routes refer to, by name, where they are set.
 #[derive(Default)]
@@ -85,8 +86,8 @@ fn hold(desired: &mut Desired, name: &str) {
 /// An authority as the state folder keeps it: 0600, one file a sandbox.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    certificate: String,
-    key: document::Secret,
+    #[serde(flatten)]
+    ca: CaPart,
     fingerprint: String,
     /// Seconds since the epoch.
     not_after: u64,
@@ -130,14 +131,13 @@ impl Authorities {
         if let Some(kept) = self.in_force(sandbox) {
             return Ok(kept);
         }
-        let made = ca::generate(sandbox.as_str(), SystemTime::now())
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is wrong")?;
+        let made = ca::generate(sandbox.as_str())
             .with_context(|| format!("making the certificate authority of {sandbox}"))?;
-        let not_after = made.not_after.duration_since(UNIX_EPOCH).context("the clock is wrong")?;
         let kept = Kept {
-            certificate: made.certificate,
-            key: document::Secret::new(made.key.to_string()),
-            fingerprint: made.fingerprint,
-            not_after: not_after.as_secs(),
+            fingerprint: ca::fingerprint(&made.certificate)?,
+            ca: made,
+            not_after: (now + ca::LIFETIME).as_secs(),
         };
         make_private(&self.memory.dir().join("ca"))?;
         write_json(&self.path(sandbox), &kept, true)?;
@@ -211,7 +211,7 @@ impl Sidecars for Documents<'_> {
                 .map(str::to_owned)
                 .to_vec(),
             forbidden: Vec::new(),
-            ca: Some(CaPart { certificate: authority.certificate, key: authority.key }),
+            ca: Some(authority.ca),
             roots: self.roots().to_vec(),
             credentials,
             resolver: Vec::new(),
@@ -227,8 +227,8 @@ impl Sidecars for Documents<'_> {
     }
 
     fn certificate(&self, sandbox: &SandboxId) -> anyhow::Result<Certificate> {
-        let Kept { certificate, fingerprint, .. } = self.authorities.obtain(sandbox)?;
-        Ok(Certificate { pem: certificate, fingerprint })
+        let Kept { ca, fingerprint, .. } = self.authorities.obtain(sandbox)?;
+        Ok(Certificate { pem: ca.certificate, fingerprint })
     }
 }
 

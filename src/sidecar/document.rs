@@ -10,10 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::model::Policy;
-use crate::model::policy::{
-    AllowEntry, AuthScheme, CredentialRoute, DlpAction, DlpAllow, RouteRole,
-};
+use super::part::PolicyPart;
 
 /// The one version of the document that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -26,7 +23,7 @@ pub struct Document {
     pub version: u32,
     /// The sandbox whose only way out it is; only for the log and the CA's name.
     pub sandbox: String,
-    /// What may pass.
+    /// What may pass; no secret is in it.
     pub policy: PolicyPart,
     /// The names, and addresses, under which the machine reaches the sidecar's own door: what a
     /// request to `/<path>/` may say in `Host`.
@@ -52,81 +49,6 @@ pub struct Document {
     #[cfg(any(test, feature = "testing"))]
     #[serde(default)]
     pub testing: Testing,
-}
-
-/// The part of a document that says what may pass. It holds no secret.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyPart {
-    /// What can be reached; empty: nothing.
-    #[serde(default)]
-    pub allow: Vec<AllowEntry>,
-    /// Credentials that the agent can use but never sees.
-    #[serde(default)]
-    pub routes: Vec<RoutePart>,
-    /// Detection of secrets on their way out.
-    #[serde(default)]
-    pub dlp: DlpPart,
-}
-
-impl From<&Policy> for PolicyPart {
-    fn from(policy: &Policy) -> Self {
-        let route = |route: &CredentialRoute| RoutePart {
-            path: route.path.clone(),
-            host: route.host.clone(),
-            port: route.port,
-            upstream_path: route.upstream_path.clone(),
-            auth_scheme: route.auth_scheme,
-            credential: route.token_ref.clone(),
-            git: route.roles.contains(&RouteRole::GitInsteadof),
-        };
-        Self {
-            allow: policy.egress.allowlist.clone(),
-            routes: policy.routes.iter().map(route).collect(),
-            dlp: DlpPart {
-                action: policy.egress.dlp_action,
-                rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
-                allow: policy.egress.dlp_allow.clone(),
-            },
-        }
-    }
-}
-
-/// One credential route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RoutePart {
-    /// Under which the sidecar's own door offers it; starts and ends with `/`.
-    pub path: String,
-    /// Host of the upstream, which is always `https`.
-    pub host: String,
-    /// Port of the upstream.
-    pub port: u16,
-    /// Path prefix of the upstream, without a trailing `/`.
-    #[serde(default)]
-    pub upstream_path: String,
-    /// How the credential is written into `Authorization`.
-    pub auth_scheme: AuthScheme,
-    /// The credential's name.
-    pub credential: String,
-    /// It is a git remote: what is pushed has to go through the git gate.
-    #[serde(default)]
-    pub git: bool,
-}
-
-/// How secrets are looked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DlpPart {
-    /// What happens to a request in which one is found.
-    #[serde(default)]
-    pub action: DlpAction,
-    /// The operator's own rules, in gitleaks' TOML.
-    #[serde(default)]
-    pub rules: Option<String>,
-    /// Narrow suppressions.
-    #[serde(default)]
-    pub allow: Vec<DlpAllow>,
 }
 
 /// A sandbox's certificate authority.
@@ -197,7 +119,7 @@ mod tests {
     use super::*;
 
     const SMALL: &str = r#"{"version":1,"sandbox":"dev","policy":{
-        "allow":[{"host":{"one_label":"example.com"},"port":443,"methods":[],"paths":[],"cidr":null}],
+        "allow":[{"host":"*.example.com","port":443}],"dlp":{"action":"block"},
         "routes":[{"path":"/gh/","host":"api.example.com","port":443,"auth_scheme":"token",
                    "credential":"GH_TOKEN"}]},
         "credentials":{"GH_TOKEN":"correct-horse"}}"#;
@@ -221,7 +143,7 @@ mod tests {
     fn an_unknown_field_is_refused_at_every_depth() {
         for (known, with) in [
             (r#""version":1"#, r#""version":1,"allow_all":true"#),
-            (r#""port":443,"methods""#, r#""port":443,"tls":"skip","methods""#),
+            (r#""port":443}"#, r#""port":443,"tls":"skip"}"#),
             (r#""credential":"GH_TOKEN""#, r#""credential":"GH_TOKEN","value":"x""#),
         ] {
             let text = SMALL.replacen(known, with, 1);

@@ -1,0 +1,279 @@
+//! Why something was refused.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Every reason for a refusal. Its text stands in `X-Bottle-Block`, in the log and in
+/// `bottle policy check`, and is part of the product: it does not change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// No entry of the allowlist and no route names the host.
+    HostNotAllowed,
+    /// The host is listed, but not with this port.
+    PortNotAllowed,
+    /// The method is never passed on here, or no entry of the host lists it.
+    MethodNotAllowed,
+    /// The host is listed, but not with this path.
+    PathNotAllowed,
+    /// The authority holds user info.
+    UserinfoForbidden,
+    /// The host is a number that resolvers read as an address.
+    AmbiguousIp,
+    /// The authority is not `host` or `host:port`.
+    MalformedAuthority,
+    /// The request is not well-formed HTTP/1.x.
+    MalformedRequest,
+    /// Two parsers could see different bodies.
+    AmbiguousFraming,
+    /// The path is not in the one form that every reader agrees about.
+    PathNotCanonical,
+    /// The address is not public, and no exception is declared.
+    SsrfDenied,
+    /// The TLS handshake names another host than the CONNECT, or none.
+    SniMismatch,
+    /// What came after a CONNECT is not TLS.
+    NotTls,
+    /// The request names another host than its connection, or none that the door answers to.
+    AuthorityMismatch,
+    /// A push through a credential route.
+    UseGitGate,
+    /// A WebSocket, whose frames would not be scanned.
+    WebsocketRefused,
+    /// A leak rule matched.
+    Dlp {
+        /// The rule's id.
+        rule: Box<str>,
+    },
+    /// The value of a credential was in the request.
+    KnownSecret {
+        /// The credential's name.
+        name: Box<str>,
+    },
+    /// A body that cannot be scanned within the limits.
+    DlpUnscannable,
+    /// The request target is too long.
+    UriTooLong,
+    /// The head is too large, or has too many fields.
+    HeaderTooLarge,
+    /// The sandbox has too many connections open.
+    TooManyConnections,
+    /// No credential route has this path.
+    RouteNotFound,
+    /// The route's credential was not delivered.
+    CredentialMissing,
+    /// The sidecar has no policy yet.
+    NotReady,
+    /// The log cannot be written.
+    AuditUnavailable,
+    /// The name has no address.
+    UpstreamDns,
+    /// The upstream does not answer.
+    UpstreamUnreachable,
+    /// The upstream's certificate is not valid for its name.
+    UpstreamTls,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// A response whose body cannot be searched for credentials.
+    ResponseRefused,
+}
+
+impl Code {
+    /// Its stable text.
+    #[must_use]
+    pub fn as_str(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Dlp { rule } => return Cow::Owned(format!("dlp:{rule}")),
+            Self::KnownSecret { name } => return Cow::Owned(format!("known-secret:{name}")),
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::UserinfoForbidden => "userinfo_forbidden",
+            Self::AmbiguousIp => "ambiguous_ip",
+            Self::MalformedAuthority => "malformed_authority",
+            Self::MalformedRequest => "malformed_request",
+            Self::AmbiguousFraming => "ambiguous_framing",
+            Self::PathNotCanonical => "path_not_canonical",
+            Self::SsrfDenied => "ssrf_denied",
+            Self::SniMismatch => "sni_mismatch",
+            Self::NotTls => "not_tls",
+            Self::AuthorityMismatch => "authority_mismatch",
+            Self::UseGitGate => "use_git_gate",
+            Self::WebsocketRefused => "websocket_refused",
+            Self::DlpUnscannable => "dlp_unscannable",
+            Self::UriTooLong => "uri_too_long",
+            Self::HeaderTooLarge => "header_too_large",
+            Self::TooManyConnections => "too_many_connections",
+            Self::RouteNotFound => "route_not_found",
+            Self::CredentialMissing => "credential_missing",
+            Self::NotReady => "not_ready",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::UpstreamDns => "upstream_dns",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamTls => "upstream_tls",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::ResponseRefused => "response_refused",
+        })
+    }
+
+    /// The HTTP status of the page that says so.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::UserinfoForbidden
+            | Self::AmbiguousIp
+            | Self::MalformedAuthority
+            | Self::MalformedRequest
+            | Self::AmbiguousFraming
+            | Self::PathNotCanonical
+            | Self::NotTls => 400,
+            Self::HostNotAllowed
+            | Self::PortNotAllowed
+            | Self::PathNotAllowed
+            | Self::SsrfDenied
+            | Self::UseGitGate
+            | Self::WebsocketRefused
+            | Self::Dlp { .. }
+            | Self::KnownSecret { .. } => 403,
+            Self::RouteNotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::DlpUnscannable => 413,
+            Self::UriTooLong => 414,
+            Self::SniMismatch | Self::AuthorityMismatch => 421,
+            Self::HeaderTooLarge => 431,
+            Self::UpstreamDns
+            | Self::UpstreamUnreachable
+            | Self::UpstreamTls
+            | Self::ResponseRefused => 502,
+            Self::TooManyConnections
+            | Self::CredentialMissing
+            | Self::NotReady
+            | Self::AuditUnavailable => 503,
+            Self::UpstreamTimeout => 504,
+        }
+    }
+
+    /// Whether the connection ends with this refusal, because nobody can say where the next
+    /// request would begin, or because no page can be sent on it.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::UserinfoForbidden
+                | Self::AmbiguousIp
+                | Self::MalformedAuthority
+                | Self::MalformedRequest
+                | Self::AmbiguousFraming
+                | Self::SniMismatch
+                | Self::NotTls
+                | Self::UriTooLong
+                | Self::HeaderTooLarge
+                | Self::TooManyConnections
+        )
+    }
+
+    /// What the reader of a refusal can do about it.
+    #[must_use]
+    pub fn next(&self) -> &'static str {
+        match self {
+            Self::HostNotAllowed => {
+                "ask the operator to add this host to `egress.allowlist` of the bottle"
+            }
+            Self::PortNotAllowed => {
+                "ask the operator to add `host:port` to `egress.allowlist` of the bottle; an entry without a port means 443"
+            }
+            Self::MethodNotAllowed => {
+                "use a method that the bottle lists for this host; TRACE is never passed on, and CONNECT only by the proxy"
+            }
+            Self::PathNotAllowed => {
+                "ask the operator to add this path to the host's `paths` in `egress.allowlist`"
+            }
+            Self::UserinfoForbidden => "leave out what stands before `@` in the URL",
+            Self::AmbiguousIp => "name the host: numeric spellings of addresses are not accepted",
+            Self::MalformedAuthority => "name one host, and its port if it is not the usual one",
+            Self::MalformedRequest => "send a request that is well-formed HTTP/1.1",
+            Self::AmbiguousFraming => {
+                "send either one Content-Length or `Transfer-Encoding: chunked`, once"
+            }
+            Self::PathNotCanonical => {
+                "send the path without `.` or `..` segments, `//`, encoded slashes or control characters"
+            }
+            Self::SsrfDenied => {
+                "only public addresses are reached; for a private one the operator declares `{host, cidr}` in `egress.allowlist`"
+            }
+            Self::SniMismatch => "let the TLS handshake name the host of the CONNECT",
+            Self::NotTls => "speak TLS after CONNECT: nothing else is tunnelled",
+            Self::AuthorityMismatch => {
+                "name one host: the connection's, in the Host header and in the URL"
+            }
+            Self::UseGitGate => {
+                "push through the git gate: declare the repository under `git` in the bottle, and push to its remote"
+            }
+            Self::WebsocketRefused => "use plain HTTP: WebSockets are not passed on",
+            Self::Dlp { .. } => {
+                "leave the secret out; for a false alarm the operator adds `{rule, host, reason}` to `egress.dlp_allow`"
+            }
+            Self::KnownSecret { .. } => {
+                "leave the credential out: its route adds it where it belongs"
+            }
+            Self::DlpUnscannable => {
+                "send a smaller body, or one that is not compressed: what cannot be searched for secrets is not passed on"
+            }
+            Self::UriTooLong => "send a shorter URL",
+            Self::HeaderTooLarge => "send fewer or smaller header fields",
+            Self::TooManyConnections => "close connections, or try again later",
+            Self::RouteNotFound => "use the path of a route that `cred_proxy` in the bottle lists",
+            Self::CredentialMissing => {
+                "ask the operator to set the route's variable and run `bottle apply`"
+            }
+            Self::NotReady => "try again: the sidecar has no policy yet",
+            Self::AuditUnavailable => {
+                "ask the operator to look at the sidecar: its log cannot be written"
+            }
+            Self::UpstreamDns => "check the host's name: it has no address",
+            Self::UpstreamUnreachable => "try again later: the upstream does not answer",
+            Self::UpstreamTls => {
+                "the upstream's certificate is not valid for its name: do not retry"
+            }
+            Self::UpstreamTimeout => "try again later: the upstream did not answer in time",
+            Self::ResponseRefused => {
+                "the response cannot be searched for credentials: ask for an uncompressed one"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.as_str())
+    }
+}
+
+impl std::error::Error for Code {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_names_and_say_what_to_do() {
+        let rule = Code::Dlp { rule: "aws-access-token".into() };
+        assert_eq!(rule.to_string(), "dlp:aws-access-token");
+        let known = Code::KnownSecret { name: "GH_TOKEN".into() };
+        assert_eq!((known.to_string().as_str(), known.status()), ("known-secret:GH_TOKEN", 403));
+        for code in [rule, known, Code::HostNotAllowed, Code::UriTooLong, Code::UpstreamTimeout] {
+            assert!((400..=504).contains(&code.status()) && code.next().len() > 12, "{code}");
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_graphic()), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_framed_ends_the_connection() {
+        for code in [Code::AmbiguousFraming, Code::MalformedRequest, Code::NotTls] {
+            assert!(code.closes(), "{code}");
+        }
+        for code in [Code::HostNotAllowed, Code::MethodNotAllowed, Code::UseGitGate] {
+            assert!(!code.closes(), "{code}");
+        }
+    }
+}

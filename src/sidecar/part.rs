@@ -1,0 +1,253 @@
+//! The policy as it is sent to a sidecar: what a bottle says, in JSON.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model;
+use crate::model::policy::{
+    AllowEntry, AuthScheme, CredentialRoute, DlpAction, DlpAllow, HostPattern,
+};
+
+/// The policy's part of the document that a sidecar is given. The default grants nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyPart {
+    /// What can be reached.
+    pub allow: Vec<AllowPart>,
+    /// Credentials that the agent can use but never sees.
+    pub routes: Vec<RoutePart>,
+    /// What happens about leaks.
+    pub dlp: DlpPart,
+}
+
+/// One entry of the allowlist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AllowPart {
+    /// `host`, `*.host` or `**.host`.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// Only these methods; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Only these canonical paths; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+    /// The private range into which this host may resolve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+}
+
+/// One credential route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutePart {
+    /// Starts and ends with `/`.
+    pub path: String,
+    /// Host of the `https://` upstream.
+    pub host: String,
+    /// Port of the upstream.
+    pub port: u16,
+    /// Path prefix of the upstream, without a trailing `/`.
+    #[serde(default)]
+    pub upstream_path: String,
+    /// How the credential is written.
+    pub auth_scheme: Scheme,
+    /// The name of the credential; its value is sent beside the policy, never in it.
+    pub credential: String,
+}
+
+/// How a route's credential is written into `Authorization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scheme {
+    /// `Authorization: Bearer …`
+    Bearer,
+    /// `Authorization: token …`
+    #[serde(rename = "token")]
+    Token,
+}
+
+impl Scheme {
+    /// What stands before the credential.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Token => "token",
+        }
+    }
+}
+
+/// What happens about leaks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DlpPart {
+    /// What happens to a request in which a secret is found.
+    pub action: Action,
+    /// Rules of the operator's own: the text of a TOML file, which only the caller can read.
+    #[serde(default)]
+    pub rules: Option<String>,
+    /// Narrow suppressions.
+    #[serde(default)]
+    pub allow: Vec<SuppressionPart>,
+}
+
+/// What happens to a request in which a secret is found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It is refused.
+    #[default]
+    Block,
+    /// It passes, and the log says so.
+    Warn,
+}
+
+/// One narrow suppression of a leak rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SuppressionPart {
+    /// The rule's id.
+    pub rule: String,
+    /// The host for which it is suppressed.
+    pub host: String,
+    /// Why, for the log.
+    pub reason: String,
+    /// The last day on which it holds, `YYYY-MM-DD`.
+    #[serde(default)]
+    pub expires: Option<String>,
+}
+
+impl From<&model::Policy> for PolicyPart {
+    fn from(policy: &model::Policy) -> Self {
+        Self {
+            allow: policy.egress.allowlist.iter().map(AllowPart::from).collect(),
+            routes: policy.routes.iter().map(RoutePart::from).collect(),
+            dlp: DlpPart {
+                action: match policy.egress.dlp_action {
+                    DlpAction::Block => Action::Block,
+                    DlpAction::Warn => Action::Warn,
+                },
+                rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
+                allow: policy.egress.dlp_allow.iter().map(SuppressionPart::from).collect(),
+            },
+        }
+    }
+}
+
+impl From<&AllowEntry> for AllowPart {
+    fn from(entry: &AllowEntry) -> Self {
+        let host = match &entry.host {
+            HostPattern::Exact(name) => name.clone(),
+            HostPattern::OneLabel(name) => format!("*.{name}"),
+            HostPattern::AnyLabels(name) => format!("**.{name}"),
+        };
+        Self {
+            host,
+            port: entry.port,
+            methods: entry.methods.clone(),
+            paths: entry.paths.clone(),
+            cidr: entry.cidr.clone(),
+        }
+    }
+}
+
+impl From<&AllowPart> for AllowEntry {
+    fn from(part: &AllowPart) -> Self {
+        let host = if let Some(name) = part.host.strip_prefix("**.") {
+            HostPattern::AnyLabels(name.to_owned())
+        } else if let Some(name) = part.host.strip_prefix("*.") {
+            HostPattern::OneLabel(name.to_owned())
+        } else {
+            HostPattern::Exact(part.host.clone())
+        };
+        Self {
+            host,
+            port: part.port,
+            methods: part.methods.clone(),
+            paths: part.paths.clone(),
+            cidr: part.cidr.clone(),
+        }
+    }
+}
+
+impl From<&CredentialRoute> for RoutePart {
+    fn from(route: &CredentialRoute) -> Self {
+        Self {
+            path: route.path.clone(),
+            host: route.host.clone(),
+            port: route.port,
+            upstream_path: route.upstream_path.clone(),
+            auth_scheme: match route.auth_scheme {
+                AuthScheme::Bearer => Scheme::Bearer,
+                AuthScheme::Token => Scheme::Token,
+            },
+            credential: route.token_ref.clone(),
+        }
+    }
+}
+
+impl From<&DlpAllow> for SuppressionPart {
+    fn from(allow: &DlpAllow) -> Self {
+        Self {
+            rule: allow.rule.clone(),
+            host: allow.host.clone(),
+            reason: allow.reason.clone(),
+            expires: allow.expires.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(host: HostPattern) -> AllowEntry {
+        AllowEntry {
+            host,
+            port: 8443,
+            methods: vec!["GET".into()],
+            paths: vec!["/a/**".into()],
+            cidr: Some("10.0.0.0/8".into()),
+        }
+    }
+
+    #[test]
+    fn the_model_and_the_document_say_the_same() {
+        let mut policy = model::Policy::default();
+        policy.egress.allowlist = vec![
+            entry(HostPattern::Exact("a.example".into())),
+            entry(HostPattern::OneLabel("b.example".into())),
+            entry(HostPattern::AnyLabels("c.example".into())),
+        ];
+        policy.egress.dlp_action = DlpAction::Warn;
+        policy.routes = vec![CredentialRoute {
+            path: "/gh/".into(),
+            host: "api.example.com".into(),
+            port: 443,
+            upstream_path: "/v3".into(),
+            auth_scheme: AuthScheme::Token,
+            token_ref: "GH_TOKEN".into(),
+            roles: Vec::new(),
+        }];
+        let part = PolicyPart::from(&policy);
+        let text = serde_json::to_string(&part).unwrap();
+        assert_eq!(serde_json::from_str::<PolicyPart>(&text).unwrap(), part);
+        let back: Vec<AllowEntry> = part.allow.iter().map(AllowEntry::from).collect();
+        assert_eq!(back, policy.egress.allowlist);
+        assert!(text.contains(r#""auth_scheme":"token""#) && text.contains(r#""action":"warn""#));
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused() {
+        for text in [
+            r#"{"allow":[],"routes":[],"dlp":{"action":"block"},"more":1}"#,
+            r#"{"allow":[{"host":"a","port":1,"tls":false}],"routes":[],"dlp":{"action":"block"}}"#,
+            r#"{"allow":[],"routes":[],"dlp":{"action":"off"}}"#,
+            r#"{"routes":[],"dlp":{"action":"block"}}"#,
+            r#"{"allow":[]}"#,
+        ] {
+            assert!(serde_json::from_str::<PolicyPart>(text).is_err(), "{text}");
+        }
+    }
+}

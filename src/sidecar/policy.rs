@@ -1,0 +1,306 @@
+//! What a sandbox may ask for: the function that the proxy and `bottle policy check` both call.
+
+use std::sync::Arc;
+
+use super::allowlist::{Allowlist, Grant, is_never_passed_on};
+use super::authority::{Authority, Host};
+use super::code::Code;
+use super::part::{PolicyPart, RoutePart, Scheme};
+use super::path::{CanonicalPath, decode_fully};
+use crate::model::policy::AllowEntry;
+
+/// A compiled policy. The default grants nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    allowlist: Allowlist,
+    /// In the bottle's order.
+    routes: Vec<Arc<Route>>,
+}
+
+/// One credential route. Both front doors lead to it: the upstream's own host, port and path
+/// through the proxy, and `/<path>/` for tools that take a base URL.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Starts and ends with `/`.
+    path: Box<str>,
+    upstream: Authority,
+    /// Without a trailing `/`.
+    upstream_path: Box<str>,
+    scheme: Scheme,
+    credential: Box<str>,
+}
+
+impl Route {
+    /// The prefix of the path door, with `/` on both ends.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn upstream(&self) -> &Authority {
+        &self.upstream
+    }
+
+    /// The path prefix of the upstream, without a trailing `/`.
+    #[must_use]
+    pub fn upstream_path(&self) -> &str {
+        &self.upstream_path
+    }
+
+    /// What stands before the credential in `Authorization`.
+    #[must_use]
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The credential's name.
+    #[must_use]
+    pub fn credential(&self) -> &str {
+        &self.credential
+    }
+}
+
+/// How a request reaches its upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain `http://`. No credential ever takes it.
+    Http,
+    /// `https://`.
+    Https,
+}
+
+impl Transport {
+    /// The port that its URLs leave out.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
+
+/// A request that passes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed {
+    /// What let it pass.
+    pub grant: Grant,
+    /// The route whose credential it gets.
+    pub route: Option<Arc<Route>>,
+}
+
+/// A request at the path door, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteRequest {
+    /// What let it pass.
+    pub grant: Grant,
+    /// The route whose credential it gets.
+    pub route: Arc<Route>,
+    /// The path and query for the upstream.
+    pub upstream_path: CanonicalPath,
+}
+
+impl Policy {
+    /// Checks and compiles the whole of a policy, or nothing of it.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence. It never holds a value of a credential.
+    pub fn compile(part: &PolicyPart) -> Result<Self, String> {
+        let entries: Vec<AllowEntry> = part.allow.iter().map(AllowEntry::from).collect();
+        let allowlist = Allowlist::compile(&entries)?;
+        let mut routes: Vec<Arc<Route>> = Vec::new();
+        for part in &part.routes {
+            let route = route(part).map_err(|why| format!("route `{}`: {why}", part.path))?;
+            if routes.iter().any(|other| other.path == route.path) {
+                return Err(format!("route `{}`: another route has this path", part.path));
+            }
+            routes.push(Arc::new(route));
+        }
+        Ok(Self { allowlist, routes })
+    }
+
+    /// The routes, in the bottle's order.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The grant of a route, with the private ranges that are declared for its host.
+    fn by_route(&self, route: &Route) -> Grant {
+        Grant {
+            entry: format!("route {}", route.path).into(),
+            exceptions: self.allowlist.exceptions(&route.upstream),
+        }
+    }
+}
+
+fn route(part: &RoutePart) -> Result<Route, String> {
+    let plain = |path: &str| {
+        let canonical = CanonicalPath::parse(path.as_bytes());
+        canonical.is_ok_and(|path| path.query().is_none() && !path.as_str().contains('%'))
+    };
+    if !plain(&part.path) || !part.path.ends_with('/') {
+        return Err("its path is not canonical, or does not start and end with `/`".into());
+    }
+    // `Host` takes no port, so that what follows it is the port that the part says.
+    let host = Host::parse(part.host.as_bytes()).ok();
+    if host.as_ref().and_then(Host::name) != Some(&part.host) {
+        return Err("its upstream is not a host name in lower case".into());
+    }
+    let upstream = Authority::parse(format!("{}:{}", part.host, part.port).as_bytes(), None)
+        .map_err(|_| "its upstream has no port from 1 to 65535")?;
+    let prefix = &part.upstream_path;
+    if !prefix.is_empty() && (prefix.ends_with('/') || !plain(prefix)) {
+        return Err("its upstream path is not canonical, or ends with `/`".into());
+    }
+    let mut name = part.credential.bytes();
+    let fine = name.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && name.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !fine {
+        // It may be a value in the wrong place: it is not shown.
+        return Err("its credential is not the name of a variable".into());
+    }
+    Ok(Route {
+        path: part.path.as_str().into(),
+        upstream,
+        upstream_path: part.upstream_path.as_str().into(),
+        scheme: part.auth_scheme,
+        credential: part.credential.as_str().into(),
+    })
+}
+
+/// Whether a tunnel to this host may be opened. What is said in it is decided by [`decide`].
+///
+/// # Errors
+/// [`Code::SsrfDenied`] for an address, [`Code::HostNotAllowed`], [`Code::PortNotAllowed`].
+pub fn decide_connect(policy: &Policy, authority: &Authority) -> Result<Grant, Code> {
+    policy.allowlist.authority(authority).or_else(|refusal| {
+        let to_host = |route: &&Arc<Route>| route.upstream.host() == authority.host();
+        let mut routes = policy.routes.iter().filter(to_host).peekable();
+        if routes.peek().is_none() {
+            return Err(refusal);
+        }
+        let route = routes.find(|route| route.upstream == *authority);
+        route.map(|route| policy.by_route(route)).ok_or(Code::PortNotAllowed)
+    })
+}
+
+/// Whether a request through the proxy may pass, and with which route's credential.
+///
+/// A credential goes by TLS only, and never with a method that asks for an echo.
+///
+/// # Errors
+/// Why not.
+pub fn decide(
+    policy: &Policy,
+    authority: &Authority,
+    transport: Transport,
+    method: &str,
+    path: &CanonicalPath,
+) -> Result<Allowed, Code> {
+    if is_never_passed_on(method) {
+        return Err(Code::MethodNotAllowed);
+    }
+    decide_connect(policy, authority)?;
+    let to_upstream = |route: &&Arc<Route>| {
+        transport == Transport::Https
+            && route.upstream == *authority
+            && rest(path.path(), &route.upstream_path).is_some()
+    };
+    // The longest prefix wins; of two with the same, the one that the bottle names first.
+    let mut routed: Option<&Arc<Route>> = None;
+    for route in policy.routes.iter().filter(to_upstream) {
+        if routed.is_none_or(|best| best.upstream_path.len() < route.upstream_path.len()) {
+            routed = Some(route);
+        }
+    }
+    if let Some(route) = routed {
+        if is_push(path) {
+            return Err(Code::UseGitGate);
+        }
+        if takes_credential(method) {
+            let grant = policy.by_route(route);
+            return Ok(Allowed { grant, route: Some(Arc::clone(route)) });
+        }
+    }
+    match policy.allowlist.request(authority, method, path) {
+        Ok(grant) => Ok(Allowed { grant, route: None }),
+        // The host is granted by a route alone, which does not cover this request.
+        Err(Code::HostNotAllowed | Code::PortNotAllowed) => Err(match (routed, transport) {
+            (Some(_), _) => Code::MethodNotAllowed,
+            (None, Transport::Https) => Code::PathNotAllowed,
+            (None, Transport::Http) => Code::PortNotAllowed,
+        }),
+        Err(code) => Err(code),
+    }
+}
+
+/// What becomes of a request at the path door: `<path>rest` is `<upstream>/rest`.
+///
+/// # Errors
+/// [`Code::MethodNotAllowed`], [`Code::RouteNotFound`], [`Code::UseGitGate`].
+pub fn decide_path_door(
+    policy: &Policy,
+    method: &str,
+    path: &CanonicalPath,
+) -> Result<RouteRequest, Code> {
+    if !takes_credential(method) {
+        return Err(Code::MethodNotAllowed);
+    }
+    // The paths of routes end with `/`, so a prefix is one at a boundary.
+    let routes = policy.routes.iter().filter(|route| path.path().starts_with(&*route.path));
+    let route = routes.max_by_key(|route| route.path.len()).ok_or(Code::RouteNotFound)?;
+    let rest = &path.as_str()[route.path.len()..];
+    let upstream_path = format!("{}/{rest}", route.upstream_path);
+    let upstream_path = CanonicalPath::parse(upstream_path.as_bytes())?;
+    if is_push(&upstream_path) {
+        return Err(Code::UseGitGate);
+    }
+    let grant = policy.by_route(route);
+    Ok(RouteRequest { grant, route: Arc::clone(route), upstream_path })
+}
+
+/// What of a path stands below a prefix that ends at a `/`.
+fn rest<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// TRACE and OPTIONS echo what they are sent, and a CONNECT is no request to the upstream.
+fn takes_credential(method: &str) -> bool {
+    !is_never_passed_on(method) && method != "OPTIONS"
+}
+
+/// Whether a request is part of a push, in whichever way it is written.
+fn is_push(path: &CanonicalPath) -> bool {
+    const SERVICE: &[u8] = b"git-receive-pack";
+    let mut segments: Vec<Vec<u8>> = path.segments().map(|s| plain(s.as_bytes())).collect();
+    while segments.last().is_some_and(Vec::is_empty) {
+        segments.pop();
+    }
+    if segments.iter().any(|segment| segment == SERVICE) {
+        return true;
+    }
+    let advertises = segments.last().is_some_and(|segment| segment == b"refs");
+    let query = decode_fully(path.query().unwrap_or_default());
+    query.split(|b| b"&;?".contains(b)).any(|pair| {
+        let (key, value) = match memchr::memchr(b'=', pair) {
+            Some(at) => (&pair[..at], &pair[at..]),
+            None => (&pair[..0], pair),
+        };
+        let holds =
+            |text: &[u8], what| memchr::memmem::find(&text.to_ascii_lowercase(), what).is_some();
+        holds(value, SERVICE) && (advertises || holds(key, b"service"))
+    })
+}
+
+/// A name as the most lenient reader sees it: decoded, in lower case, without parameters.
+fn plain(text: &[u8]) -> Vec<u8> {
+    let decoded = decode_fully(&String::from_utf8_lossy(text));
+    let end = decoded.iter().position(|b| b";?#".contains(b)).unwrap_or(decoded.len());
+    decoded[..end].trim_ascii().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests;
