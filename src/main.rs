@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let cli = bottle::cli::Cli::parse();
+    if let Some(exit) = bottle::cli::run_alone(&cli) {
+        return exit;
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
