@@ -33,6 +33,10 @@ pub(in crate::backend) struct Sidecars<'a> {
     program: &'a Program,
 }
 
+/// How a sidecar names its own folder, in which it was started: it may lie deeper than the address of
+/// a socket is long, and below folders that the sidecar may not enter.
+const HERE: &str = "/proc/self/cwd";
+
 /// One sidecar, as it is for as long as this is held.
 pub(in crate::backend) struct Sidecar<'a> {
     all: Sidecars<'a>,
@@ -298,9 +302,10 @@ impl Sidecar<'_> {
         }
         let program = self.all.program.build(None).context("reading this program")?;
         let mut arguments: Vec<String> =
-            ["sidecar", "serve", "--control", &format!("unix:{SOCKET}"), "--log", LOG]
+            ["sidecar", "serve", "--confine", "--control", &format!("unix:{HERE}/{SOCKET}")]
                 .map(str::to_owned)
                 .into();
+        arguments.extend(["--log".to_owned(), format!("{HERE}/{LOG}")]);
         if let Some(user) = record.user {
             arguments.extend(["--user".to_owned(), user.to_string()]);
         }
