@@ -3,6 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::hash::{Fields, SpecHash};
+
+use serde::{Deserialize, Serialize};
 
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +41,51 @@ impl Policy {
         }
         sections
     }
+
+    /// Something is granted that only a sidecar can let through.
+    #[must_use]
+    pub fn needs_sidecar(&self) -> bool {
+        !self.routes.is_empty() || self.egress != Egress::default()
+    }
+
+    /// The fields of what the sidecar enforces, by the names that the manifest uses.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        for entry in &self.egress.allowlist {
+            let path = format!("egress.allowlist.{}:{}", entry.host, entry.port);
+            // Several entries for one host add up.
+            let value = match fields.0.remove(&path) {
+                Some(earlier) => format!("{earlier}; {}", entry.conditions()),
+                None => entry.conditions(),
+            };
+            fields.set(path, value);
+        }
+        fields.set("egress.dlp_action", self.egress.dlp_action.as_str());
+        if let Some(rules) = &self.egress.dlp_rules {
+            fields.set("egress.dlp_rules", format!("sha256:{}", rules.digest()));
+        }
+        for (index, allow) in self.egress.dlp_allow.iter().enumerate() {
+            let until = allow.expires.as_deref().map(|day| format!(" until {day}"));
+            let value = format!(
+                "{} to {}{}: {}",
+                allow.rule,
+                allow.host,
+                until.unwrap_or_default(),
+                allow.reason
+            );
+            fields.set(format!("egress.dlp_allow.{index}"), value);
+        }
+        for route in &self.routes {
+            let path = format!("cred_proxy.routes.{}", route.path);
+            let port = if route.port == 443 { String::new() } else { format!(":{}", route.port) };
+            let upstream = format!("https://{}{port}{}", route.host, route.upstream_path);
+            fields.set(format!("{path}.upstream"), upstream);
+            fields.set(format!("{path}.auth_scheme"), route.auth_scheme.as_str());
+            fields.set(format!("{path}.token_ref"), route.token_ref.clone());
+        }
+        fields
+    }
 }
 
 /// One `git` upstream.
@@ -60,12 +110,24 @@ pub struct GitUpstream {
 }
 
 /// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
     /// `Authorization: token …`
     Token,
+}
+
+impl AuthScheme {
+    /// As the manifest and the header spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Token => "token",
+        }
+    }
 }
 
 /// What a route also sets up on the agent's side.
@@ -79,6 +141,19 @@ pub enum RouteRole {
     GitInsteadof,
     /// tea's login.
     TeaLogin,
+}
+
+impl RouteRole {
+    /// As the manifest spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AnthropicBaseUrl => "anthropic-base-url",
+            Self::NpmRegistry => "npm-registry",
+            Self::GitInsteadof => "git-insteadof",
+            Self::TeaLogin => "tea-login",
+        }
+    }
 }
 
 /// One `cred_proxy` route.
@@ -101,13 +176,42 @@ pub struct CredentialRoute {
 }
 
 /// What to do with a request in which a secret was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DlpAction {
     /// Refuse it.
     #[default]
     Block,
     /// Let it pass and say so.
     Warn,
+}
+
+impl DlpAction {
+    /// As the manifest spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+/// Leak rules of the operator's own, read once: what was checked is what is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RulesFile {
+    /// Where they were read.
+    pub path: PathBuf,
+    /// gitleaks' TOML.
+    pub text: Arc<str>,
+}
+
+impl RulesFile {
+    /// Of the text.
+    #[must_use]
+    pub fn digest(&self) -> SpecHash {
+        SpecHash::of_bytes(self.text.as_bytes())
+    }
 }
 
 /// The `egress` section.
@@ -118,13 +222,14 @@ pub struct Egress {
     /// What happens on a leak.
     pub dlp_action: DlpAction,
     /// Rules of the operator's own, in gitleaks' TOML.
-    pub dlp_rules: Option<PathBuf>,
+    pub dlp_rules: Option<RulesFile>,
     /// Narrow suppressions.
     pub dlp_allow: Vec<DlpAllow>,
 }
 
 /// Which names an allowlist entry covers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum HostPattern {
     /// Exactly this name.
     Exact(String),
@@ -134,8 +239,19 @@ pub enum HostPattern {
     AnyLabels(String),
 }
 
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::OneLabel(host) => write!(f, "*.{host}"),
+            Self::AnyLabels(host) => write!(f, "**.{host}"),
+        }
+    }
+}
+
 /// One allowlist entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AllowEntry {
     /// The names, lower case.
     pub host: HostPattern,
@@ -149,8 +265,26 @@ pub struct AllowEntry {
     pub cidr: Option<String>,
 }
 
+impl AllowEntry {
+    /// What it lets pass, in one line: `all`, `GET, HEAD on /repos/**`.
+    #[must_use]
+    pub fn conditions(&self) -> String {
+        let methods = match self.methods.is_empty() {
+            true => "all".to_owned(),
+            false => self.methods.join(", "),
+        };
+        let paths = match self.paths.is_empty() {
+            true => String::new(),
+            false => format!(" on {}", self.paths.join(", ")),
+        };
+        let cidr = self.cidr.as_ref().map(|cidr| format!(" into {cidr}"));
+        format!("{methods}{paths}{}", cidr.unwrap_or_default())
+    }
+}
+
 /// One narrow suppression of a leak rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DlpAllow {
     /// The rule's id.
     pub rule: String,

@@ -24,9 +24,11 @@
 pub mod address;
 pub mod allowlist;
 pub mod authority;
+pub mod ca;
 pub mod code;
 pub mod credential;
 pub mod dlp;
+pub mod document;
 mod encodings;
 pub mod framing;
 pub mod part;

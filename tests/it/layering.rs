@@ -65,8 +65,10 @@ const EFFECTS: &[&str] = &[
     "reconcile/owners.rs",
     "reconcile/pass.rs",
     "reconcile/settle.rs",
+    "reconcile/sidecars.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
+    "sidecar/ca.rs",
 ];
 
 /// All that is wrong with one source file, a line each.

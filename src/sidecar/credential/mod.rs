@@ -1,13 +1,10 @@
 //! Credentials that a sandbox uses and never sees.
 //!
-//! `redact` takes their values out of whatever comes back, however an upstream wrote them;
-//! `roles` says what a machine is set up with so that its tools find the routes.
+//! `redact` takes their values out of whatever comes back, however an upstream wrote them.
 
 mod redact;
-mod roles;
 
 pub use redact::{Redactions, Redactor};
-pub use roles::{PLACEHOLDER, Setting, settings};
 
 /// A value that cannot be sent as a credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
