@@ -358,6 +358,7 @@ fn machine(id: &SandboxId, command: &[&str]) -> MachineSpec {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         env: BTreeMap::new(),
+        connected: false,
         waits_for_env: false,
         resources: Resources::default(),
         workdir: None,

@@ -69,7 +69,7 @@ fn everything(desired: &Desired) -> Observed {
     for spec in desired.sandboxes.values() {
         let machine = ResourceSpec::Machine(spec.machine(BackendKind::Docker).unwrap());
         let id = InstanceId(format!("{:064x}", observed.instances.len()));
-        let guest = spec.guest();
+        let guest = spec.guest(BackendKind::Docker);
         observed.receipts.insert(
             id.clone(),
             Receipt {
@@ -84,6 +84,7 @@ fn everything(desired: &Desired) -> Observed {
                 boot: None,
                 workspace: false,
                 files: BTreeMap::new(),
+                ca: None,
             },
         );
         observed.instances.push(Instance {

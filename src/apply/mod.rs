@@ -1,7 +1,7 @@
 //! `Plan → Report`: takes no decision. It matches on the action and calls a backend.
 //!
-//! `run` keeps the order, the concurrency and the deadlines; `provision` puts a guest's content in,
-//! once for all backends; `report` is what happened.
+//! `run` keeps the order, the concurrency and the deadlines; `load` gives a sidecar what it is to
+//! enforce; `provision` puts a guest's content in, once for all backends; `report` is what happened.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::backend::{Backends, Scope};
-use crate::model::{InstanceId, Receipt, SpecHash};
+use crate::model::{InstanceId, Receipt, SandboxId, SidecarSpec, SpecHash};
 use crate::plan::StepId;
 
+mod load;
 mod provision;
 pub mod report;
 mod run;
+mod trust;
 mod upload;
 mod workspace;
 
@@ -35,6 +37,41 @@ pub struct Secret {
 /// The asked-for values that are at hand, by name.
 #[derive(Default)]
 pub struct Secrets(pub BTreeMap<String, Secret>);
+
+/// All that a sidecar is given, in one piece. It holds credentials and the CA's key: it lives in
+/// memory only, has no `Debug`, and is wiped.
+pub struct SidecarDocument {
+    /// What `bottle sidecar load` reads.
+    pub bytes: Zeroizing<Vec<u8>>,
+    /// Keyed digests of the credentials in it, by variable.
+    pub credentials: BTreeMap<String, String>,
+    /// The fingerprint of the CA in it.
+    pub ca: String,
+}
+
+/// The certificate of a sandbox's own CA, never its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// As PEM.
+    pub pem: String,
+    /// SHA-256 of the certificate, in hexadecimal.
+    pub fingerprint: String,
+}
+
+/// Where the documents of sidecars come from.
+pub trait Sidecars: Send + Sync {
+    /// What this sidecar is to be given. Makes or renews its CA where that is due.
+    ///
+    /// # Errors
+    /// When a credential is no longer at hand, or the state folder cannot be written.
+    fn document(&self, spec: &SidecarSpec) -> anyhow::Result<SidecarDocument>;
+
+    /// The CA that this sandbox is to trust. Makes or renews it where that is due.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read or written.
+    fn certificate(&self, sandbox: &SandboxId) -> anyhow::Result<Certificate>;
+}
 
 /// Where receipts go. The guest is never asked what it was given.
 pub trait Receipts: Send + Sync {
@@ -111,6 +148,8 @@ pub struct Context<'a> {
     pub receipts: &'a dyn Receipts,
     /// The asked-for values.
     pub secrets: &'a Secrets,
+    /// What sidecars are given.
+    pub sidecars: &'a dyn Sidecars,
     /// How many steps run at once.
     pub jobs: usize,
     /// How long they may take.

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::upload::{Owner, Tar};
-use super::{Context, Names, workspace};
+use super::{Context, Names, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
+use crate::model::access;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
 use crate::plan::diff;
 
@@ -67,6 +68,15 @@ pub(super) async fn provision(
     let owner = Owner::of(&identity);
     let mut tar = Tar::new();
     tar.file(guest_path::PROMPT, 0o600, owner, guest.prompt.as_bytes())?;
+    let ca = match &guest.access {
+        Some(_) => Some(context.sidecars.certificate(&guest.sandbox)?),
+        None => None,
+    };
+    if let Some(ca) = &ca {
+        tar.file(access::CA_PATH, 0o644, Owner::ROOT, ca.pem.as_bytes())?;
+    } else if prior.is_some_and(|prior| prior.ca.is_some()) {
+        upload.wipe.push(access::CA_PATH.to_owned());
+    }
     skills(&mut tar, guest, &skills_dir, owner)?;
     let copies_workspace = copies_workspace(backend, context, work, &receipt).await?;
     let changes_env = changes_env(work);
@@ -80,6 +90,13 @@ pub(super) async fn provision(
     }
     upload.tar = tar.finish()?;
     backend.copy_in(scope, instance, upload).await.context("putting prompt and skills in")?;
+
+    let trusted = prior.and_then(|prior| prior.ca.as_ref());
+    if trusted != ca.as_ref().map(|ca| &ca.fingerprint) {
+        let pem = ca.as_ref().map(|ca| ca.pem.as_str());
+        trust::trust(backend, context, instance, pem).await.context("setting the CA up")?;
+    }
+    receipt.ca = ca.map(|ca| ca.fingerprint);
 
     if copies_workspace && let Some(source) = &guest.workspace {
         let mut tars = workspace::tars(&source.path, &source.target, owner);
@@ -140,6 +157,7 @@ fn begun(work: &Provision<'_>) -> Receipt {
         boot: instance.boot.clone(),
         workspace: prior.is_some_and(|p| p.workspace),
         files: prior.map(|p| p.files.clone()).unwrap_or_default(),
+        ca: None,
     }
 }
 

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::provision::{self, Provision};
-use super::{Context, Event, Outcome, Report, StepOutcome};
+use super::{Context, Event, Outcome, Report, StepOutcome, load};
 use crate::backend::{Backend, BackendError, Progress};
 use crate::model::{Instance, InstanceId};
 use crate::plan::{Action, Plan, Step, StepId, Target};
@@ -186,6 +186,10 @@ async fn act(
             };
         }
         Action::Mend(instance) => backend.mend(scope, instance).await?,
+        Action::Load { sidecar, spec } => {
+            let instance = resolve(sidecar, made)?;
+            load::load(backend, context, &instance, spec).await?;
+        }
         Action::Provision { machine, guest, prior, deliver } => {
             let instance = resolve(machine, made)?;
             let fresh = matches!(machine, Target::CreatedBy(_));

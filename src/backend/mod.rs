@@ -415,6 +415,27 @@ pub trait Backend: Send + Sync {
     /// Removes a leftover; already gone, or in use by now ⇒ `Ok`.
     async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError>;
 
+    /// Gives a running sidecar its document, whole: it takes all of it, or keeps what it has.
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        let (_, _) = (scope, document);
+        Err(BackendError::Unsupported(format!("{} is no sidecar that can be loaded", sidecar.name)))
+    }
+
+    /// What a running sidecar says of itself, as one JSON document: names and counts, no values.
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        let _ = scope;
+        Err(BackendError::Unsupported(format!("{} is no sidecar that can be asked", sidecar.name)))
+    }
+
     /// Who the sandbox's user is in this machine.
     async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError>;
 
@@ -453,7 +474,7 @@ pub trait Backend: Send + Sync {
         limit: u64,
     ) -> Result<Bytes, BackendError>;
 
-    /// Writes the main process's output to `out`.
+    /// Writes the main process's output to `out`; of a sidecar its record.
     async fn logs(
         &self,
         scope: &Scope,

@@ -17,6 +17,8 @@ pub(super) struct Target {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) scope: Scope,
     pub(super) machine: Instance,
+    /// Its sidecar, where it has one.
+    pub(super) sidecar: Option<Instance>,
     receipt: Option<Receipt>,
 }
 
@@ -39,17 +41,20 @@ impl Target {
             })
             .map(|(kind, backend)| (*kind, backend.clone()))
             .collect();
-        let mut found = machine(&reconciler.observe(&scope).await, &sandbox);
+        let mut observed = reconciler.observe(&scope).await;
+        let mut found = part(&observed, &sandbox, ResourceKind::Machine);
         if found.is_none() {
             // No receipt, or one of a machine that is gone. This also says why there is none.
             reconciler.backends.clone_from(&all);
-            found = Some(reconciler.find(&sandbox).await?.1);
+            let (_, machine, all) = reconciler.find(&sandbox).await?;
+            (found, observed) = (Some(machine), all);
         }
+        let sidecar = part(&observed, &sandbox, ResourceKind::Sidecar);
         let machine =
             found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
         let backend = backend(&all, &machine)?;
         let receipt = receipts.get(&machine.id).cloned();
-        Ok(Self { sandbox, reconciler, backend, scope, machine, receipt })
+        Ok(Self { sandbox, reconciler, backend, scope, machine, sidecar, receipt })
     }
 
     /// What the tree declares.
@@ -79,10 +84,10 @@ pub(super) fn explain(error: BackendError) -> CliError {
     if stopped { error.hint("`bottle apply` starts it again") } else { error }
 }
 
-fn machine(observed: &Observed, sandbox: &SandboxId) -> Option<Instance> {
+fn part(observed: &Observed, sandbox: &SandboxId, kind: ResourceKind) -> Option<Instance> {
     let ours = |instance: &&Instance| {
         instance.sandbox == *sandbox
-            && instance.resource == ResourceKind::Machine
+            && instance.resource == kind
             && instance.ownership == Ownership::Ours
     };
     observed.instances.iter().find(ours).cloned()

@@ -1,14 +1,16 @@
 //! `egress`: what the machine can reach.
 
+use std::path::Path;
+
 use super::field::{Field, shorten};
 use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
 use super::suffix;
-use super::tree::{self, Kind};
+use super::tree::{self, Dir, Kind, Links, ReadError};
 use super::yaml::Value;
-use crate::model::policy::{AllowEntry, DlpAction, DlpAllow, Egress, HostPattern};
+use crate::model::policy::{AllowEntry, DlpAction, DlpAllow, Egress, HostPattern, RulesFile};
 
 /// The keys of `egress`.
 pub(super) static TABLE: Table = Table {
@@ -97,17 +99,7 @@ pub(super) fn read(field: &Field<'_>, guard: &Guard<'_>, findings: &mut Findings
     }
     egress.dlp_rules = section.get("dlp_rules").and_then(|field| {
         let path = guard.path(&field, findings)?;
-        match tree::stat(&path) {
-            Ok(stat) if stat.kind == Kind::File => tree::canonical(&path).ok(),
-            Ok(stat) => {
-                findings.add(field.error(format!("it is {}, not a file", stat.kind.describe())));
-                None
-            }
-            Err(error) => {
-                findings.add(field.error(format!("the file of rules: {}", tree::describe(&error))));
-                None
-            }
-        }
+        rules(&field, &path, findings)
     });
     if let Some(list) = section.get("dlp_allow") {
         for (index, node) in list.list(findings).unwrap_or_default().iter().enumerate() {
@@ -115,6 +107,28 @@ pub(super) fn read(field: &Field<'_>, guard: &Guard<'_>, findings: &mut Findings
         }
     }
     egress
+}
+
+/// Larger than any set of rules that a person wrote.
+const MAX_RULES: u64 = 4 << 20;
+
+fn rules(field: &Field<'_>, path: &Path, findings: &mut Findings<'_>) -> Option<RulesFile> {
+    let read = || -> Result<RulesFile, ReadError> {
+        let path = tree::canonical(path)?;
+        let (folder, name) =
+            path.parent().zip(path.file_name()).ok_or(ReadError::Kind(Kind::Folder))?;
+        let (bytes, _) = Dir::open(folder, Links::Follow)?.read(name, MAX_RULES)?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8"))?;
+        Ok(RulesFile { path, text: text.into() })
+    };
+    match read() {
+        Ok(file) => Some(file),
+        Err(error) => {
+            findings.add(field.error(format!("the file of rules: {error}")));
+            None
+        }
+    }
 }
 
 /// `host`, `host:port` and their wildcards.

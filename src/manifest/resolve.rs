@@ -20,8 +20,8 @@ use super::source::{At, Findings, Problem, Source, Span};
 use super::tree::{Dir, MAX_MANIFEST};
 use super::{LoadError, LoadOptions, frontmatter, skill, yaml};
 use crate::model::{
-    AgentsFolder, BackendChoice, Desired, Diagnostic, OwnerId, SandboxId, SandboxSpec, Severity,
-    SkillFiles, SpecHash, Tree,
+    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, NetworkSpec, OwnerId, SandboxId,
+    SandboxSpec, Severity, SidecarSpec, SkillFiles, SpecHash, Tree,
 };
 
 const SETTINGS_FILE: &str = "bottle.yaml";
@@ -339,6 +339,7 @@ impl<'o> Loader<'o> {
             }
         }
         let (name, bottle) = bottle?;
+        let enforced = bottle.policy.needs_sidecar();
         Some(SandboxSpec {
             id: id.clone(),
             bottle: name,
@@ -360,9 +361,16 @@ impl<'o> Loader<'o> {
             policy: bottle.policy.clone(),
             command: agent.command,
             restart: agent.restart,
-            // Nothing enforces a policy yet, so nothing is made that would.
-            network: None,
-            sidecar: None,
+            network: enforced.then(|| NetworkSpec {
+                sandbox: id.clone(),
+                fields: Fields::default(),
+                pool: self.settings.network_pool.clone(),
+            }),
+            sidecar: enforced.then(|| SidecarSpec {
+                sandbox: id.clone(),
+                fields: Fields::default(),
+                policy: Arc::new(bottle.policy.clone()),
+            }),
             run: agent.run,
             suspend: agent.suspend,
             prompt: Arc::from(prompt),

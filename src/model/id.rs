@@ -115,6 +115,27 @@ impl BackendKind {
             Self::Memory => "memory",
         }
     }
+
+    /// Sandboxes can have a sidecar there. Without one a machine has no network at all.
+    #[must_use]
+    pub fn has_sidecars(self) -> bool {
+        match self {
+            Self::Native | Self::Docker | Self::Smolmachines => true,
+            #[cfg(feature = "testing")]
+            Self::Memory => true,
+        }
+    }
+
+    /// A sandbox's network is an object of its own there. Elsewhere it is a part of the machine.
+    #[must_use]
+    pub fn has_networks(self) -> bool {
+        match self {
+            Self::Docker => true,
+            Self::Native | Self::Smolmachines => false,
+            #[cfg(feature = "testing")]
+            Self::Memory => true,
+        }
+    }
 }
 
 impl fmt::Display for BackendKind {

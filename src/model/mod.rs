@@ -1,15 +1,17 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
-//! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `hash` gives each
-//! resource its content hash, `desired` and `observed` are the two inputs of the planner, and
+//! `id` names things, `spec` says what a sandbox is, `policy` what it may reach and `access` how its
+//! programs find the way there, `hash` gives each resource its content hash, `desired` and `observed` are the two inputs of the planner, and
 //! `diagnostic` is what is said about a manifest that is wrong.
 
+pub mod access;
 pub mod desired;
 pub mod diagnostic;
 pub mod hash;
 pub mod id;
 pub mod observed;
 pub mod policy;
+pub mod roles;
 pub mod skill;
 pub mod spec;
 
@@ -24,6 +26,6 @@ pub use observed::{
 pub use policy::Policy;
 pub use skill::{SkillEntry, SkillFiles, SkillNode};
 pub use spec::{
-    BackendChoice, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec, Resources, Restart,
-    SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
+    BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec,
+    Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
 };

@@ -153,6 +153,10 @@ pub struct Receipt {
     /// Content hashes of the prompt and of the skills' files, by path, for `--diff`.
     #[serde(default)]
     pub files: BTreeMap<String, SpecHash>,
+    /// The fingerprint of the sandbox's CA: of a machine the one that it trusts, of a sidecar the
+    /// one that it was given.
+    #[serde(default)]
+    pub ca: Option<String>,
 }
 
 /// What exists, as far as it could be seen.

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::hash::{Fields, SpecHash};
 
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +39,51 @@ impl Policy {
         }
         sections
     }
+
+    /// Something is granted that only a sidecar can let through.
+    #[must_use]
+    pub fn needs_sidecar(&self) -> bool {
+        !self.routes.is_empty() || self.egress != Egress::default()
+    }
+
+    /// The fields of what the sidecar enforces, by the names that the manifest uses.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        for entry in &self.egress.allowlist {
+            let path = format!("egress.allowlist.{}:{}", entry.host, entry.port);
+            // Several entries for one host add up.
+            let value = match fields.0.remove(&path) {
+                Some(earlier) => format!("{earlier}; {}", entry.conditions()),
+                None => entry.conditions(),
+            };
+            fields.set(path, value);
+        }
+        fields.set("egress.dlp_action", self.egress.dlp_action.as_str());
+        if let Some(rules) = &self.egress.dlp_rules {
+            fields.set("egress.dlp_rules", format!("sha256:{}", rules.digest()));
+        }
+        for (index, allow) in self.egress.dlp_allow.iter().enumerate() {
+            let until = allow.expires.as_deref().map(|day| format!(" until {day}"));
+            let value = format!(
+                "{} to {}{}: {}",
+                allow.rule,
+                allow.host,
+                until.unwrap_or_default(),
+                allow.reason
+            );
+            fields.set(format!("egress.dlp_allow.{index}"), value);
+        }
+        for route in &self.routes {
+            let path = format!("cred_proxy.routes.{}", route.path);
+            let port = if route.port == 443 { String::new() } else { format!(":{}", route.port) };
+            let upstream = format!("https://{}{port}{}", route.host, route.upstream_path);
+            fields.set(format!("{path}.upstream"), upstream);
+            fields.set(format!("{path}.auth_scheme"), route.auth_scheme.as_str());
+            fields.set(format!("{path}.token_ref"), route.token_ref.clone());
+        }
+        fields
+    }
 }
 
 /// One `git` upstream.
@@ -68,6 +116,17 @@ pub enum AuthScheme {
     Token,
 }
 
+impl AuthScheme {
+    /// As the manifest and the header spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bearer => "Bearer",
+            Self::Token => "token",
+        }
+    }
+}
+
 /// What a route also sets up on the agent's side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RouteRole {
@@ -79,6 +138,19 @@ pub enum RouteRole {
     GitInsteadof,
     /// tea's login.
     TeaLogin,
+}
+
+impl RouteRole {
+    /// As the manifest spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AnthropicBaseUrl => "anthropic-base-url",
+            Self::NpmRegistry => "npm-registry",
+            Self::GitInsteadof => "git-insteadof",
+            Self::TeaLogin => "tea-login",
+        }
+    }
 }
 
 /// One `cred_proxy` route.
@@ -110,6 +182,34 @@ pub enum DlpAction {
     Warn,
 }
 
+impl DlpAction {
+    /// As the manifest spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Warn => "warn",
+        }
+    }
+}
+
+/// Leak rules of the operator's own, read once: what was checked is what is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RulesFile {
+    /// Where they were read.
+    pub path: PathBuf,
+    /// gitleaks' TOML.
+    pub text: Arc<str>,
+}
+
+impl RulesFile {
+    /// Of the text.
+    #[must_use]
+    pub fn digest(&self) -> SpecHash {
+        SpecHash::of_bytes(self.text.as_bytes())
+    }
+}
+
 /// The `egress` section.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Egress {
@@ -118,7 +218,7 @@ pub struct Egress {
     /// What happens on a leak.
     pub dlp_action: DlpAction,
     /// Rules of the operator's own, in gitleaks' TOML.
-    pub dlp_rules: Option<PathBuf>,
+    pub dlp_rules: Option<RulesFile>,
     /// Narrow suppressions.
     pub dlp_allow: Vec<DlpAllow>,
 }
@@ -134,6 +234,16 @@ pub enum HostPattern {
     AnyLabels(String),
 }
 
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::OneLabel(host) => write!(f, "*.{host}"),
+            Self::AnyLabels(host) => write!(f, "**.{host}"),
+        }
+    }
+}
+
 /// One allowlist entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowEntry {
@@ -147,6 +257,23 @@ pub struct AllowEntry {
     pub paths: Vec<String>,
     /// The private range into which this host may resolve, as written.
     pub cidr: Option<String>,
+}
+
+impl AllowEntry {
+    /// What it lets pass, in one line: `all`, `GET, HEAD on /repos/**`.
+    #[must_use]
+    pub fn conditions(&self) -> String {
+        let methods = match self.methods.is_empty() {
+            true => "all".to_owned(),
+            false => self.methods.join(", "),
+        };
+        let paths = match self.paths.is_empty() {
+            true => String::new(),
+            false => format!(" on {}", self.paths.join(", ")),
+        };
+        let cidr = self.cidr.as_ref().map(|cidr| format!(" into {cidr}"));
+        format!("{methods}{paths}{}", cidr.unwrap_or_default())
+    }
 }
 
 /// One narrow suppression of a leak rule.

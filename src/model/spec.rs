@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::access;
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
-use super::policy::Policy;
+use super::policy::{CredentialRoute, Policy};
 use super::skill::SkillFiles;
 
 /// Which backend a bottle asks for.
@@ -243,12 +244,20 @@ impl SandboxSpec {
             }
         };
         let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
+        let connected = self.sidecar(backend).is_some();
+        let mut env = match connected {
+            true => access::environment(&self.policy, backend),
+            false => BTreeMap::new(),
+        };
+        // What the bottle itself says stands over what leads to the sidecar.
+        env.extend(self.env.clone());
         Ok(MachineSpec {
             sandbox: self.id.clone(),
             backend,
             image,
             host_paths: self.host_paths.clone(),
-            env: self.env.clone(),
+            env,
+            connected,
             waits_for_env: !self.asked_env.is_empty() && !self.command.is_empty(),
             resources: self.resources,
             workdir: self.workspace.as_ref().map(|w| w.target.clone()),
@@ -266,14 +275,21 @@ impl SandboxSpec {
     /// [`Unsuitable`] when the bottle asks for something that this backend cannot make.
     pub fn resources(&self, backend: BackendKind) -> Result<Vec<ResourceSpec>, Unsuitable> {
         let machine = self.machine(backend)?;
-        let network = self.network.clone().map(ResourceSpec::Network);
-        let sidecar = self.sidecar.clone().map(ResourceSpec::Sidecar);
+        let network = self.network.clone().filter(|_| backend.has_networks());
+        let network = network.map(ResourceSpec::Network);
+        let sidecar = self.sidecar(backend).cloned().map(ResourceSpec::Sidecar);
         Ok(network.into_iter().chain(sidecar).chain([ResourceSpec::Machine(machine)]).collect())
+    }
+
+    /// The sidecar that it has there.
+    #[must_use]
+    pub fn sidecar(&self, backend: BackendKind) -> Option<&SidecarSpec> {
+        self.sidecar.as_ref().filter(|_| backend.has_sidecars())
     }
 
     /// What is put into the running machine.
     #[must_use]
-    pub fn guest(&self) -> GuestSpec {
+    pub fn guest(&self, backend: BackendKind) -> GuestSpec {
         GuestSpec {
             sandbox: self.id.clone(),
             prompt: self.prompt.clone(),
@@ -282,6 +298,16 @@ impl SandboxSpec {
             asked_env: self.asked_env.clone(),
             workspace: self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Copy),
             gated: !self.command.is_empty(),
+            access: self.sidecar(backend).map(|_| GuestAccess {
+                backend,
+                routes: self
+                    .policy
+                    .routes
+                    .iter()
+                    .filter(|r| !r.roles.is_empty())
+                    .cloned()
+                    .collect(),
+            }),
         }
     }
 }
@@ -293,6 +319,8 @@ pub struct NetworkSpec {
     pub sandbox: SandboxId,
     /// What only its creation can set.
     pub fields: Fields,
+    /// The range from which the subnets of new networks are taken; no part of the hash.
+    pub pool: Option<String>,
 }
 
 impl NetworkSpec {
@@ -310,13 +338,21 @@ pub struct SidecarSpec {
     pub sandbox: SandboxId,
     /// What only its creation can set.
     pub fields: Fields,
+    /// What it enforces. It is loaded into the running sidecar: no part of [`Self::hash`].
+    pub policy: Arc<Policy>,
 }
 
 impl SidecarSpec {
-    /// The content hash.
+    /// The hash of what only creation can set.
     #[must_use]
     pub fn hash(&self) -> SpecHash {
         self.fields.hash("bottle.sidecar.v1")
+    }
+
+    /// The hash of what is loaded into it.
+    #[must_use]
+    pub fn content_hash(&self) -> SpecHash {
+        self.policy.fields().hash("bottle.policy.v1")
     }
 }
 
@@ -387,6 +423,8 @@ pub struct MachineSpec {
     pub host_paths: Vec<PathBuf>,
     /// Plain environment values.
     pub env: BTreeMap<String, String>,
+    /// It has a sidecar, its only way out. Without one there is none.
+    pub connected: bool,
     /// `command` waits until asked-for values were delivered in this run of the machine.
     pub waits_for_env: bool,
     /// Limits.
@@ -412,6 +450,9 @@ impl MachineSpec {
         let mut fields = Fields::default();
         fields.set("backend", self.backend.as_str());
         fields.set("image", self.image.to_string());
+        if self.connected {
+            fields.set("network", "its sidecar");
+        }
         for path in &self.host_paths {
             fields.set(format!("host_paths.{}", path.display()), "read-only");
         }
@@ -473,6 +514,17 @@ pub struct GuestSpec {
     pub workspace: Option<Workspace>,
     /// The machine's `command` waits for the end of provisioning; no part of the hash.
     pub gated: bool,
+    /// What it needs to use its sidecar, where it has one.
+    pub access: Option<GuestAccess>,
+}
+
+/// What a guest needs to use its sidecar, beside the environment of its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestAccess {
+    /// The backend, which says where the sidecar is.
+    pub backend: BackendKind,
+    /// The routes that set something up on the agent's side.
+    pub routes: Vec<CredentialRoute>,
 }
 
 impl GuestSpec {
@@ -489,6 +541,17 @@ impl GuestSpec {
         }
         for name in &self.asked_env {
             fields.set(format!("env.{name}"), "asked for");
+        }
+        if let Some(access) = &self.access {
+            fields.set("ca", "this sandbox's own");
+            for route in &access.routes {
+                for role in &route.roles {
+                    let url = access::route_url(access.backend, route);
+                    let upstream = format!("https://{}{}", route.host, route.upstream_path);
+                    let path = format!("{}.{}", role.as_str(), route.path);
+                    fields.set(path, format!("{url} for {upstream}"));
+                }
+            }
         }
         fields
     }

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Change, Options, Reason, Verdict};
+use super::{Change, Options, Reason, Verdict, guest, load};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendChoice, BackendKind, Desired, FieldChange, Fields, GuestSpec, ImageRef, Instance,
     InstanceState, MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec,
-    SpecHash,
+    SidecarSpec, SpecHash,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -23,10 +23,20 @@ pub(super) struct Decision {
     pub(super) start: Vec<Instance>,
     /// What exists and is set right in place.
     pub(super) mend: Vec<Instance>,
+    /// What the sidecar is given.
+    pub(super) load: Option<Loading>,
     /// What is put in.
     pub(super) provision: Option<Provisioning>,
     /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
     pub(super) loses_machine: bool,
+}
+
+/// What a sidecar is given.
+#[derive(Debug, Clone)]
+pub(super) struct Loading {
+    pub(super) spec: SidecarSpec,
+    /// The sidecar that stays; `None` when this plan makes it.
+    pub(super) sidecar: Option<Instance>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +49,7 @@ pub(super) struct Provisioning {
 }
 
 impl Decision {
-    fn new(sandbox: &SandboxId) -> Self {
+    pub(super) fn new(sandbox: &SandboxId) -> Self {
         Self {
             sandbox: sandbox.clone(),
             changes: Vec::new(),
@@ -47,12 +57,19 @@ impl Decision {
             create: Vec::new(),
             start: Vec::new(),
             mend: Vec::new(),
+            load: None,
             provision: None,
             loses_machine: false,
         }
     }
 
-    fn change(&mut self, resource: ResourceKind, at: Option<BackendKind>, v: Verdict, r: Reason) {
+    pub(super) fn change(
+        &mut self,
+        resource: ResourceKind,
+        at: Option<BackendKind>,
+        v: Verdict,
+        r: Reason,
+    ) {
         self.changes.push(Change {
             sandbox: self.sandbox.clone(),
             resource,
@@ -64,14 +81,14 @@ impl Decision {
         });
     }
 
-    fn fields(&mut self, fields: Vec<FieldChange>) {
+    pub(super) fn fields(&mut self, fields: Vec<FieldChange>) {
         if let Some(change) = self.changes.last_mut() {
             change.fields = fields;
         }
     }
 
     /// Nothing of this sandbox is touched.
-    fn hold(mut self, backend: Option<BackendKind>, reason: Reason) -> Self {
+    pub(super) fn hold(mut self, backend: Option<BackendKind>, reason: Reason) -> Self {
         self.change(ResourceKind::Machine, backend, Verdict::Hold, reason);
         self
     }
@@ -92,6 +109,7 @@ impl Decision {
         self.create.clear();
         self.start.clear();
         self.mend.clear();
+        self.load = None;
         self.provision = None;
         self.loses_machine = false;
     }
@@ -135,10 +153,10 @@ pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) 
 }
 
 /// What exists of one sandbox.
-struct Seen<'a> {
+pub(super) struct Seen<'a> {
     instances: &'a [&'a Instance],
     receipts: &'a [&'a Receipt],
-    observed: &'a Observed,
+    pub(super) observed: &'a Observed,
 }
 
 impl<'a> Seen<'a> {
@@ -277,7 +295,7 @@ fn declared(
         .routes
         .iter()
         .map(|route| route.token_ref.clone())
-        .filter(|name| !options.tokens.contains(name))
+        .filter(|name| !options.tokens.contains_key(name))
         .collect();
     if !unset.is_empty() {
         return decision.hold(Some(backend), Reason::NeedsInput { names: unset });
@@ -290,7 +308,7 @@ fn declared(
         decision.teardown.iter().find(|i| i.resource == ResourceKind::Machine).cloned();
     let on_backend: Vec<&Instance> = seen.ours().filter(|i| i.backend == backend).collect();
     let mut replaced: BTreeSet<ResourceKind> = BTreeSet::new();
-    let mut machine = None;
+    let (mut machine, mut sidecar) = (None, None);
     let kinds: BTreeSet<ResourceKind> = wanted.iter().map(ResourceSpec::kind).collect();
     for resource in wanted {
         let kind = resource.kind();
@@ -298,9 +316,14 @@ fn declared(
             on_backend.iter().copied().filter(|i| i.resource == kind).collect();
         let moved = moves_from.as_ref().filter(|_| kind == ResourceKind::Machine);
         let kept = decide_resource(&mut decision, &resource, &candidates, moved, &mut replaced);
-        if kind == ResourceKind::Machine {
-            machine = kept;
+        match kind {
+            ResourceKind::Machine => machine = kept,
+            ResourceKind::Sidecar => sidecar = kept,
+            _ => {}
         }
+    }
+    if let Some(spec) = spec.sidecar(backend) {
+        load::decide_load(&mut decision, spec, backend, sidecar, seen, options);
     }
     // A network or sidecar that is no longer wanted.
     for instance in on_backend {
@@ -310,7 +333,7 @@ fn declared(
             decision.teardown.push(instance.clone());
         }
     }
-    decide_guest(decision, spec, backend, machine, seen, options)
+    guest::decide_guest(decision, spec, backend, machine, seen, options)
 }
 
 /// An existing sandbox stays where it is; a new one goes where its bottle says, or to the first
@@ -430,119 +453,8 @@ fn judge(
     }
 }
 
-/// Decides what is to be put in; `machine` is the one that stays.
-fn decide_guest(
-    mut decision: Decision,
-    spec: &SandboxSpec,
-    backend: BackendKind,
-    machine: Option<&Instance>,
-    seen: &Seen<'_>,
-    options: &Options,
-) -> Decision {
-    let guest = spec.guest();
-    let at = Some(backend);
-    let missing = |names: &BTreeSet<String>| -> Vec<String> {
-        names.iter().filter(|name| !options.values.contains_key(*name)).cloned().collect()
-    };
-    let Some(machine) = machine else {
-        let names = missing(&guest.asked_env);
-        if !names.is_empty() {
-            // Nothing is made, and nothing is removed for what cannot be made.
-            return Decision::new(&spec.id).hold(at, Reason::NeedsInput { names });
-        }
-        let replaces = decision
-            .changes
-            .iter()
-            .any(|c| c.resource == ResourceKind::Machine && c.verdict == Verdict::Replace);
-        if replaces {
-            let reason = Reason::StandsOnReplaced { on: ResourceKind::Machine };
-            decision.change(ResourceKind::Guest, at, Verdict::Replace, reason);
-        } else {
-            decision.change(ResourceKind::Guest, at, Verdict::Create, Reason::NotFound);
-        }
-        let deliver = guest.asked_env.clone();
-        decision.provision = Some(Provisioning { guest, machine: None, prior: None, deliver });
-        return decision;
-    };
-    let prior = seen.observed.receipts.get(&machine.id);
-    let runs = machine.state == InstanceState::Running;
-    let same_run = runs && prior.is_some_and(|receipt| receipt.boot == machine.boot);
-    // Values that are not inside: never delivered, lost with the run, or changed since.
-    let mut deliver = BTreeSet::new();
-    let mut fields = Vec::new();
-    for name in &guest.asked_env {
-        // An empty digest: its delivery was cut short, so it may be inside or not.
-        let inside = prior.and_then(|receipt| receipt.env.get(name));
-        let inside = inside.filter(|digest| same_run && !digest.is_empty());
-        let at_hand = options.values.get(name);
-        if inside.is_none() || at_hand.is_some_and(|value| Some(value) != inside) {
-            deliver.insert(name.clone());
-        }
-        if let (Some(old), Some(new)) = (inside, at_hand)
-            && old != new
-        {
-            fields.push(FieldChange {
-                path: format!("env.{name}"),
-                from: Some(keyed(old)),
-                to: Some(keyed(new)),
-            });
-        }
-    }
-    let mut waits = missing(&deliver);
-    deliver.retain(|name| options.values.contains_key(name));
-    let known = prior.and_then(|receipt| receipt.guest);
-    if !waits.is_empty() && (!same_run || known.is_none()) {
-        // Half of the values would let `command` start without the other half: they wait together.
-        deliver.clear();
-        waits = guest.asked_env.iter().cloned().collect();
-        waits.retain(|name| !options.values.contains_key(name));
-    }
-    let hash = guest.hash();
-    let reason = if !runs {
-        Some(Reason::NotRunning { state: "its machine does not run".to_owned() })
-    } else if known.is_none() {
-        Some(Reason::HashMissing)
-    } else if known != Some(hash) || !fields.is_empty() {
-        Some(Reason::SpecChanged)
-    } else if !deliver.is_empty() {
-        // The machine was started behind our back, and its tmpfs is empty.
-        Some(Reason::HashMissing)
-    } else {
-        None
-    };
-    if known.is_some_and(|known| known != hash)
-        && let Some(receipt) = prior
-    {
-        let mut all = differences(&receipt.fields, &guest.fields());
-        all.append(&mut fields);
-        fields = all;
-    }
-    if !waits.is_empty() {
-        // Only the delivery waits: whatever else there is to do is done.
-        let reason = Reason::NeedsInput { names: waits };
-        decision.change(ResourceKind::Guest, at, Verdict::Hold, reason);
-    } else if reason.is_none() {
-        decision.change(ResourceKind::Guest, at, Verdict::Keep, Reason::UpToDate);
-    }
-    if let Some(reason) = reason {
-        decision.change(ResourceKind::Guest, at, Verdict::Reprovision, reason);
-        decision.fields(fields);
-        decision.provision = Some(Provisioning {
-            guest,
-            machine: Some(machine.clone()),
-            prior: prior.cloned(),
-            deliver,
-        });
-    }
-    decision
-}
-
-fn keyed(digest: &str) -> String {
-    format!("hmac:{}", digest.get(..12).unwrap_or(digest))
-}
-
 /// Field by field, old → new, sorted by path.
-fn differences(from: &Fields, to: &Fields) -> Vec<FieldChange> {
+pub(super) fn differences(from: &Fields, to: &Fields) -> Vec<FieldChange> {
     let paths: BTreeSet<&String> = from.0.keys().chain(to.0.keys()).collect();
     paths
         .into_iter()
@@ -563,14 +475,16 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
     else {
         return;
     };
-    let sections = spec.policy.sections();
-    if !sections.is_empty() && spec.sidecar.is_none() {
-        let (verb, list) = if sections.len() == 1 {
-            ("is", sections[0].to_owned())
-        } else {
-            ("are", sections.join(", "))
-        };
-        change.notes.push(format!("no network: {list} {verb} not enforced yet"));
+    let backend = change.backend.unwrap_or(BackendKind::Native);
+    let enforced: &[&str] =
+        if spec.sidecar(backend).is_some() { &["cred_proxy", "egress"] } else { &[] };
+    let mut sections = spec.policy.sections();
+    sections.retain(|section| !enforced.contains(section));
+    if !sections.is_empty() {
+        let verb = if sections.len() == 1 { "is" } else { "are" };
+        let network = if enforced.is_empty() { "no network: " } else { "" };
+        let list = sections.join(", ");
+        change.notes.push(format!("{network}{list} {verb} not enforced yet"));
     }
     if matches!(change.verdict, Verdict::Keep | Verdict::Reprovision) {
         let kept = seen.ours().filter(|i| i.resource == ResourceKind::Machine);

@@ -112,7 +112,9 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
             let hash = spec.machine(*kind).map(|machine| machine.hash().to_string());
             all.set(key(kind.as_str()), hash.unwrap_or_else(|error| error.to_string()));
         }
-        all.set(key("guest"), spec.guest().hash().to_string());
+        for kind in observed.facts.keys() {
+            all.set(key(&format!("guest.{kind}")), spec.guest(*kind).hash().to_string());
+        }
         all.set(key("policy"), format!("{:?}", spec.policy));
         all.set(key("suspend"), spec.suspend.to_string());
         all.set_list(key("run"), &spec.run);
@@ -142,7 +144,10 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
         all.set(format!("leftover.{}.{}", leftover.backend, leftover.id), leftover.name.clone());
     }
     for (id, receipt) in &observed.receipts {
-        all.set(format!("receipt.{id}"), format!("{:?} {:?}", receipt.guest, receipt.env));
+        all.set(
+            format!("receipt.{id}"),
+            format!("{:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca),
+        );
     }
     for (kind, error) in &observed.unreachable {
         all.set(format!("unreachable.{kind}"), error.clone());
@@ -150,8 +155,11 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     for (name, digest) in &options.values {
         all.set(format!("value.{name}"), digest.clone());
     }
-    for name in &options.tokens {
-        all.set(format!("token.{name}"), "set");
+    for (name, digest) in &options.tokens {
+        all.set(format!("token.{name}"), digest.clone());
+    }
+    for (sandbox, ca) in &options.cas {
+        all.set(format!("ca.{sandbox}"), ca.clone());
     }
     all.hash("bottle.fingerprint.v1")
 }

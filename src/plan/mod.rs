@@ -1,6 +1,7 @@
 //! `(Desired, Observed) → Plan`: pure. No I/O, no clock, no randomness, and nothing asked of anyone.
 //!
-//! `decide` gives every resource its verdict and reason, `order` turns verdicts into steps,
+//! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `guest` what a
+//! machine is), `order` turns verdicts into steps,
 //! `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,15 @@ use schemars::JsonSchema;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Desired, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Observed,
-    Receipt, ResourceKind, SandboxId,
+    Receipt, ResourceKind, SandboxId, SidecarSpec,
 };
 
 mod decide;
 pub mod diff;
 pub mod document;
 mod guard;
+mod guest;
+mod load;
 mod order;
 #[cfg(test)]
 mod tests;
@@ -148,6 +151,13 @@ pub enum Action {
     Start(Target),
     /// Set right in place what was changed from outside.
     Mend(Box<Instance>),
+    /// Give a running sidecar its policy, its credentials and its CA.
+    Load {
+        /// To which sidecar.
+        sidecar: Target,
+        /// What it is to enforce.
+        spec: Arc<SidecarSpec>,
+    },
     /// Put the guest's content in.
     Provision {
         /// Into which machine.
@@ -174,6 +184,7 @@ impl Action {
             Self::Create(_) => "create",
             Self::Start(_) => "start",
             Self::Mend(_) => "mend",
+            Self::Load { .. } => "load",
             Self::Provision { .. } => "provision",
             Self::Teardown(_) => "teardown",
             Self::Prune(_) => "prune",
@@ -332,8 +343,10 @@ pub struct Options {
     pub deferred: BTreeSet<SandboxId>,
     /// Keyed digests of the asked-for values that are at hand, by name.
     pub values: BTreeMap<String, String>,
-    /// Names of the host's environment variables that are set, of those that routes refer to.
-    pub tokens: BTreeSet<String>,
+    /// Keyed digests of the credentials at hand that routes refer to, by variable.
+    pub tokens: BTreeMap<String, String>,
+    /// Fingerprints of the sandboxes' CAs that are in force and need no renewal yet.
+    pub cas: BTreeMap<SandboxId, String>,
 }
 
 /// Compares what is desired with what exists. Equal inputs, in any order, give the same plan.

@@ -74,7 +74,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
     let cleared: BTreeSet<StepId> = prepared.union(&gone).copied().collect();
     let mut made: Vec<(ResourceKind, StepId)> = Vec::new();
     let mut up = cleared.clone();
-    let mut new_machine = None;
+    let (mut new_machine, mut sidecar_up) = (None, None);
     for spec in &decision.create {
         let backend = match (spec, backend_of_new) {
             (ResourceSpec::Machine(machine), _) => machine.backend,
@@ -89,6 +89,10 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
         let mut after = cleared.clone();
         after
             .extend(made.iter().filter(|(on, _)| kind.stands_on().contains(on)).map(|(_, id)| *id));
+        // A machine that comes up finds its way out there.
+        if kind == ResourceKind::Machine {
+            after.extend(sidecar_up);
+        }
         let created =
             steps.push(Action::Create(Arc::new(spec.clone())), backend, sandbox, kind, after);
         made.push((kind, created));
@@ -99,8 +103,13 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
             steps.push(start, backend, sandbox, kind, BTreeSet::from([created]))
         };
         up.insert(last);
-        if kind == ResourceKind::Machine {
-            new_machine = Some(created);
+        match kind {
+            ResourceKind::Machine => new_machine = Some(created),
+            ResourceKind::Sidecar => {
+                sidecar_up = Some(last);
+                up.extend(load(steps, decision, &Target::CreatedBy(created), backend, &up));
+            }
+            _ => {}
         }
     }
     for instance in &decision.mend {
@@ -118,6 +127,10 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
         let after = up.clone();
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
+    if let Some(sidecar) = decision.load.as_ref().and_then(|load| load.sidecar.as_ref()) {
+        let target = Target::Existing(Box::new(sidecar.clone()));
+        up.extend(load(steps, decision, &target, sidecar.backend, &up));
+    }
     let Some(provisioning) = &decision.provision else { return };
     let (machine, backend) = match (&provisioning.machine, new_machine, backend_of_new) {
         (Some(instance), _, _) => (Target::Existing(Box::new(instance.clone())), instance.backend),
@@ -131,6 +144,19 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
         deliver: provisioning.deliver.clone(),
     };
     steps.push(action, backend, sandbox, ResourceKind::Guest, up);
+}
+
+/// The step that gives the sidecar what it is to enforce, once it is up.
+fn load(
+    steps: &mut Steps,
+    decision: &Decision,
+    sidecar: &Target,
+    backend: BackendKind,
+    up: &BTreeSet<StepId>,
+) -> Option<StepId> {
+    let spec = Arc::new(decision.load.as_ref()?.spec.clone());
+    let action = Action::Load { sidecar: sidecar.clone(), spec };
+    Some(steps.push(action, backend, Some(&decision.sandbox), ResourceKind::Sidecar, up.clone()))
 }
 
 /// Imported images that nothing stands on any more, and what interrupted runs left behind.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::*;
-use crate::model::policy::{AuthScheme, CredentialRoute};
+
+use crate::model::policy::{AllowEntry, AuthScheme, CredentialRoute, Egress, HostPattern};
 use crate::model::{
     AgentsFolder, BackendChoice, BackendFacts, Diagnostic, Fields, ImageRef, InstanceId,
     InstanceState, LeftoverKind, NetworkSpec, OwnerId, Ownership, Policy, Resources, Restart,
@@ -94,7 +95,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
 }
 
 fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
-    let guest = spec.guest();
+    let guest = spec.guest(BackendKind::Docker);
     Receipt {
         instance: instance.id.clone(),
         backend: instance.backend,
@@ -107,6 +108,38 @@ fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
         boot: instance.boot.clone(),
         workspace: false,
         files: BTreeMap::new(),
+        ca: spec.sidecar.as_ref().map(|_| CA.to_owned()),
+    }
+}
+
+/// The fingerprint of the one CA of these tests.
+const CA: &str = "ca-1";
+
+/// What says that a sidecar was given all of this, its credentials by their digest `d`.
+fn loaded(spec: &SidecarSpec, instance: &Instance) -> Receipt {
+    let digest = |route: &CredentialRoute| (route.token_ref.clone(), "d".to_owned());
+    Receipt {
+        instance: instance.id.clone(),
+        backend: instance.backend,
+        sandbox: spec.sandbox.clone(),
+        guest: Some(spec.content_hash()),
+        fields: spec.policy.fields(),
+        skills: BTreeSet::new(),
+        skills_dir: None,
+        env: spec.policy.routes.iter().map(digest).collect(),
+        boot: instance.boot.clone(),
+        workspace: false,
+        files: BTreeMap::new(),
+        ca: Some(CA.to_owned()),
+    }
+}
+
+/// A CA is in force for `ada`, and her one credential is set.
+fn equipped() -> Options {
+    Options {
+        cas: BTreeMap::from([(id("ada"), CA.to_owned())]),
+        tokens: BTreeMap::from([("GH_TOKEN".to_owned(), "d".to_owned())]),
+        ..Options::default()
     }
 }
 
@@ -124,9 +157,12 @@ fn converged(specs: &[crate::model::SandboxSpec]) -> Observed {
         let backend = backend_of(spec);
         for resource in spec.resources(backend).unwrap() {
             let instance = instance(&resource, backend);
-            if instance.resource == ResourceKind::Machine {
-                observed.receipts.insert(instance.id.clone(), receipt(spec, &instance));
-            }
+            let receipt = match &resource {
+                ResourceSpec::Machine(_) => Some(receipt(spec, &instance)),
+                ResourceSpec::Sidecar(sidecar) => Some(loaded(sidecar, &instance)),
+                ResourceSpec::Network(_) => None,
+            };
+            observed.receipts.extend(receipt.map(|receipt| (instance.id.clone(), receipt)));
             observed.instances.push(instance);
         }
     }
@@ -274,8 +310,12 @@ fn rule_4_what_stands_on_a_replaced_resource_is_replaced_too() {
         fields
     };
     let with_network = |pool: &str| crate::model::SandboxSpec {
-        network: Some(NetworkSpec { sandbox: id("ada"), fields: fields(pool) }),
-        sidecar: Some(SidecarSpec { sandbox: id("ada"), fields: Fields::default() }),
+        network: Some(NetworkSpec { sandbox: id("ada"), fields: fields(pool), pool: None }),
+        sidecar: Some(SidecarSpec {
+            sandbox: id("ada"),
+            fields: Fields::default(),
+            policy: Arc::default(),
+        }),
         ..spec("ada")
     };
     let observed = converged(&[with_network("10.0.0.0/8")]);
@@ -293,9 +333,10 @@ fn rule_4_what_stands_on_a_replaced_resource_is_replaced_too() {
          [0,1,2,3] -> #4 create ada network\n\
          [0,1,2,3,4] -> #5 create ada sidecar\n\
          [5] -> #6 start ada sidecar\n\
-         [0,1,2,3,4] -> #7 create ada machine\n\
-         [7] -> #8 start ada machine\n\
-         [0,1,2,3,4,6,8] -> #9 provision ada guest"
+         [0,1,2,3,4,6] -> #7 load ada sidecar\n\
+         [0,1,2,3,4,6] -> #8 create ada machine\n\
+         [8] -> #9 start ada machine\n\
+         [0,1,2,3,4,6,7,9] -> #10 provision ada guest"
     );
 }
 
@@ -305,17 +346,117 @@ fn rule_4_a_sidecar_is_replaced_beside_its_running_machine() {
         let mut fields = Fields::default();
         fields.set("generation", generation);
         crate::model::SandboxSpec {
-            sidecar: Some(SidecarSpec { sandbox: id("ada"), fields }),
+            sidecar: Some(SidecarSpec { sandbox: id("ada"), fields, policy: Arc::default() }),
             ..spec("ada")
         }
     };
-    let plan = run(&desired([with_sidecar("2")]), &converged(&[with_sidecar("1")]));
+    let observed = converged(&[with_sidecar("1")]);
+    let plan = plan(&desired([with_sidecar("2")]), &observed, &equipped());
     assert_eq!(
         text(&plan),
         "ada sidecar replace spec_changed\n\
          [] -> #0 teardown ada sidecar\n\
          [0] -> #1 create ada sidecar\n\
-         [1] -> #2 start ada sidecar"
+         [1] -> #2 start ada sidecar\n\
+         [0,2] -> #3 load ada sidecar"
+    );
+}
+
+/// `ada` with an allowlist of one host, and perhaps a credential.
+fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
+    let entry = AllowEntry {
+        host: HostPattern::Exact(host.to_owned()),
+        port: 443,
+        methods: Vec::new(),
+        paths: Vec::new(),
+        cidr: None,
+    };
+    let route = CredentialRoute {
+        path: "/gh/".to_owned(),
+        host: "api.example.com".to_owned(),
+        port: 443,
+        upstream_path: String::new(),
+        auth_scheme: AuthScheme::Bearer,
+        token_ref: "GH_TOKEN".to_owned(),
+        roles: Vec::new(),
+    };
+    let policy = Policy {
+        egress: Egress { allowlist: vec![entry], ..Egress::default() },
+        routes: credential.then_some(route).into_iter().collect(),
+        ..Policy::default()
+    };
+    crate::model::SandboxSpec {
+        sidecar: Some(SidecarSpec {
+            sandbox: id("ada"),
+            fields: Fields::default(),
+            policy: Arc::new(policy.clone()),
+        }),
+        policy,
+        ..spec("ada")
+    }
+}
+
+const LOADED_AGAIN: &str = "ada sidecar reprovision spec_changed\n[] -> #0 load ada sidecar";
+
+#[test]
+fn a_policy_is_loaded_into_the_running_sidecar() {
+    let old = with_policy("a.example.com", false);
+    let observed = converged(std::slice::from_ref(&old));
+    assert_eq!(text(&plan(&desired([old]), &observed, &equipped())), "");
+    let new = desired([with_policy("b.example.com", false)]);
+    let plan = plan(&new, &observed, &equipped());
+    assert_eq!(text(&plan), LOADED_AGAIN);
+    let change = plan.changes.iter().find(|c| c.resource == ResourceKind::Sidecar).unwrap();
+    let fields: Vec<&str> = change.fields.iter().map(|field| field.path.as_str()).collect();
+    let paths = ["a", "b"].map(|host| format!("egress.allowlist.{host}.example.com:443"));
+    assert_eq!(fields, paths);
+}
+
+#[test]
+fn a_credential_that_changed_is_loaded_and_shown_by_its_digest() {
+    let spec = with_policy("a.example.com", true);
+    let observed = converged(std::slice::from_ref(&spec));
+    let mut options = equipped();
+    assert_eq!(text(&plan(&desired([spec.clone()]), &observed, &options)), "");
+    options.tokens.insert("GH_TOKEN".to_owned(), "other".to_owned());
+    let plan = plan(&desired([spec]), &observed, &options);
+    assert_eq!(text(&plan), LOADED_AGAIN);
+    let change = plan.changes.iter().find(|c| c.resource == ResourceKind::Sidecar).unwrap();
+    assert_eq!(change.fields[0].path, "cred_proxy.GH_TOKEN");
+    assert_eq!(change.fields[0].to.as_deref(), Some("hmac:other"));
+}
+
+#[test]
+fn a_sidecar_that_was_started_anew_has_nothing_and_is_loaded_again() {
+    let spec = with_policy("a.example.com", true);
+    let mut observed = converged(std::slice::from_ref(&spec));
+    let sidecar = observed.instances.iter_mut().find(|i| i.resource == ResourceKind::Sidecar);
+    sidecar.unwrap().boot = Some("boot-2".to_owned());
+    let again = plan(&desired([spec.clone()]), &observed, &equipped());
+    assert_eq!(text(&again), "ada sidecar reprovision hash_missing\n[] -> #0 load ada sidecar");
+    let sidecar = observed.instances.iter_mut().find(|i| i.resource == ResourceKind::Sidecar);
+    sidecar.unwrap().state = InstanceState::Stopped { code: Some(137) };
+    let again = plan(&desired([spec]), &observed, &equipped());
+    assert_eq!(
+        text(&again),
+        "ada sidecar reprovision not_running\n\
+         [] -> #0 start ada sidecar\n\
+         [0] -> #1 load ada sidecar"
+    );
+}
+
+#[test]
+fn a_ca_that_is_due_goes_to_sidecar_and_guest() {
+    let spec = with_policy("a.example.com", false);
+    let observed = converged(std::slice::from_ref(&spec));
+    let options = Options { cas: BTreeMap::new(), ..equipped() };
+    let plan = plan(&desired([spec]), &observed, &options);
+    assert_eq!(
+        text(&plan),
+        "ada sidecar reprovision spec_changed\n\
+         ada guest reprovision spec_changed\n\
+         [] -> #0 load ada sidecar\n\
+         [0] -> #1 provision ada guest"
     );
 }
 
@@ -335,7 +476,7 @@ fn rule_5_of_duplicates_the_one_that_fits_stays() {
 
 #[test]
 fn rule_5_all_duplicates_go_of_what_is_no_longer_wanted() {
-    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default() };
+    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default(), pool: None };
     let networked = crate::model::SandboxSpec { network: Some(network), ..spec("ada") };
     let mut observed = converged(&[networked]);
     let mut twin = observed.instances[0].clone();
@@ -616,7 +757,10 @@ fn a_route_whose_token_is_not_set_holds_the_sandbox() {
     let tree = desired([routed]);
     let plan_without = run(&tree, &reachable());
     assert_eq!(text(&plan_without), "ada machine hold needs_input");
-    let set = Options { tokens: BTreeSet::from(["GH_TOKEN".to_owned()]), ..Options::default() };
+    let set = Options {
+        tokens: BTreeMap::from([("GH_TOKEN".to_owned(), "d".to_owned())]),
+        ..Options::default()
+    };
     let plan = plan(&tree, &reachable(), &set);
     assert_eq!(plan.summary().create, 1);
     assert_eq!(plan.changes[0].notes, ["no network: cred_proxy is not enforced yet"]);

@@ -4,7 +4,7 @@
 //! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce;
 //! the cause is logged and never given to the planner. `state` is the state folder, `lock` its
 //! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
-//! asked-for values.
+//! asked-for values, `sidecars` what sidecars are given.
 
 pub mod backoff;
 pub mod daemon;
@@ -14,6 +14,7 @@ pub mod lock;
 pub mod owners;
 pub mod pass;
 mod settle;
+pub mod sidecars;
 pub mod state;
 pub mod trigger;
 pub mod values;

@@ -143,6 +143,7 @@ mod tests {
             boot: None,
             workspace: false,
             files: Default::default(),
+            ca: None,
         }
     }
 

@@ -11,6 +11,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::git::{self, Revision};
+use super::sidecars::{Authorities, Credentials, Documents};
 use super::state::{State, TreeState, now};
 use super::values::{self, Sources};
 use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
@@ -55,6 +56,8 @@ pub struct View {
     pub plan: Plan,
     /// The asked-for values that are at hand.
     pub secrets: Secrets,
+    /// The credentials that routes refer to and that are set.
+    pub credentials: Credentials,
     /// On whose behalf backends are called.
     pub scope: Scope,
     /// The commit of the tree.
@@ -196,6 +199,7 @@ impl Reconciler {
                 desired.diagnostics.push(doubt);
             }
         }
+        let credentials = Credentials::gather(&mut desired, &self.state);
         desired
             .diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
@@ -203,12 +207,14 @@ impl Reconciler {
         let secrets = values::gather(&desired, &self.sources, &self.state).await?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
-        options.tokens = values::tokens(&desired);
+        options.tokens = credentials.digests();
+        let with_sidecar = desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
+        options.cas = Authorities::of(&memory).fingerprints(with_sidecar.map(|spec| &spec.id));
         let (observed, revision) =
             tokio::join!(self.observe(&scope), git::revision(&self.load.tree),);
         let observed = Observed { receipts: memory.receipts()?, ..observed };
         let plan = plan::plan(&desired, &observed, &options);
-        Ok(View { desired, observed, options, plan, secrets, scope, revision, memory })
+        Ok(View { desired, observed, options, plan, secrets, credentials, scope, revision, memory })
     }
 
     /// Asks every backend, all at once.
@@ -329,6 +335,7 @@ impl Reconciler {
             scope: &view.scope,
             receipts: &view.memory,
             secrets: &view.secrets,
+            sidecars: &Documents::new(&view.memory, &view.credentials),
             jobs: self.jobs,
             deadlines: self.deadlines,
             stop,
@@ -381,6 +388,13 @@ impl Reconciler {
     /// # Errors
     /// When the state folder cannot be read or written.
     pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
+        // What is torn down has no receipt any more.
+        let receipts = view.memory.receipts()?;
+        let mut wanted: BTreeSet<&SandboxId> = receipts.values().map(|r| &r.sandbox).collect();
+        if !view.options.remove_all {
+            wanted.extend(view.desired.sandboxes.keys().chain(view.desired.held.keys()));
+        }
+        Authorities::of(&view.memory).sweep(&wanted)?;
         // A receipt of a machine that was not there when its backend was observed, and that no step
         // of this run has made, speaks of nothing. It is dropped only after its sandbox was made
         // anew, for until then it tells where the sandbox was.

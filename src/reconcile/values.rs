@@ -102,19 +102,6 @@ pub async fn gather(
     Ok(secrets)
 }
 
-/// Names of the variables that credential routes refer to and that are set.
-#[must_use]
-pub fn tokens(desired: &Desired) -> BTreeSet<String> {
-    desired
-        .sandboxes
-        .values()
-        .flat_map(|spec| &spec.policy.routes)
-        .map(|route| &route.token_ref)
-        .filter(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-        .cloned()
-        .collect()
-}
-
 /// Lines of `NAME=value`; empty lines and those that begin with `#` are skipped. The value is what
 /// stands after the first `=`, as it stands; one pair of surrounding quotes is taken off.
 fn read_env_file(path: &Path) -> anyhow::Result<Values> {

@@ -24,10 +24,16 @@ use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 
 use super::document::{CaPart, Secret};
+use crate::model::SpecHash;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an authority is valid. The clock of a machine may be behind.
-const AUTHORITY: (Duration, Duration) = (DAY, DAY.saturating_mul(6));
+const AUTHORITY: (Duration, Duration) = (DAY, LIFETIME);
+/// How long an authority is valid from the moment it is made.
+pub const LIFETIME: Duration = DAY.saturating_mul(6);
+/// An authority that has less than this left is renewed: whoever applies every third day, or watches,
+/// never meets one that has run out.
+pub const RENEW_BEFORE: Duration = DAY.saturating_mul(3);
 /// How long a leaf is valid, and how long it is shown.
 const LEAF: (Duration, Duration) = (DAY, DAY.saturating_mul(2));
 const LEAF_SHOWN: Duration = DAY;
@@ -60,6 +66,15 @@ fn authority(sandbox: &str) -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
+}
+
+/// The fingerprint of an authority: SHA-256 of its certificate, in hexadecimal.
+///
+/// # Errors
+/// When it is no certificate in PEM.
+pub fn fingerprint(certificate: &str) -> Result<String, rustls::pki_types::pem::Error> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes())?;
+    Ok(SpecHash::of_bytes(&der).to_string())
 }
 
 fn around_now((before, after): (Duration, Duration)) -> (OffsetDateTime, OffsetDateTime) {
@@ -105,7 +120,8 @@ impl Ca {
             provider: Arc::clone(provider),
             leaves: Mutex::default(),
         };
-        let leaf = ca.sign(TRIAL).map_err(|error| format!("signing a leaf certificate: {error}"))?;
+        let leaf =
+            ca.sign(TRIAL).map_err(|error| format!("signing a leaf certificate: {error}"))?;
         let verifies = || -> Result<(), rustls::Error> {
             let mut roots = RootCertStore::empty();
             roots.add(certificate)?;
@@ -113,7 +129,8 @@ impl Ca {
                 WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::clone(provider))
                     .build()
                     .map_err(|error| rustls::Error::General(error.to_string()))?;
-            let name = ServerName::try_from(TRIAL).map_err(|_| rustls::Error::General(TRIAL.into()))?;
+            let name =
+                ServerName::try_from(TRIAL).map_err(|_| rustls::Error::General(TRIAL.into()))?;
             verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).map(drop)
         };
         verifies().map_err(|error| {

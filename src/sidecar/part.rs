@@ -118,7 +118,6 @@ pub struct SuppressionPart {
     pub expires: Option<String>,
 }
 
-/// Everything but the text of the operator's rules, which stands in a file.
 impl From<&model::Policy> for PolicyPart {
     fn from(policy: &model::Policy) -> Self {
         Self {
@@ -129,7 +128,7 @@ impl From<&model::Policy> for PolicyPart {
                     DlpAction::Block => Action::Block,
                     DlpAction::Warn => Action::Warn,
                 },
-                rules: None,
+                rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
                 allow: policy.egress.dlp_allow.iter().map(SuppressionPart::from).collect(),
             },
         }

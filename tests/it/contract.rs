@@ -177,6 +177,7 @@ fn machine(f: &dyn Fixture, sandbox: SandboxId) -> MachineSpec {
         image: f.image(),
         host_paths: Vec::new(),
         env: BTreeMap::from([("GREETING".to_owned(), "hello 'there'".to_owned())]),
+        connected: false,
         waits_for_env: false,
         resources: Resources { millicpus: 500, memory: 256 << 20, pids: 64, disk: None },
         workdir: None,

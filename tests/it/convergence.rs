@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use bottle::apply::{Outcome, Stop};
 use bottle::backend::memory::{Node, Object, When};
 use bottle::backend::{Depth, MainState, guest_path};
+use bottle::model::access::CA_PATH;
 use bottle::model::{
     BackendChoice, Desired, InstanceState, LeftoverKind, ResourceKind, SandboxId, SandboxSpec,
     SkillNode,
 };
 use bottle::plan::Verdict;
+use bottle::sidecar::PolicyPart;
+use bottle::sidecar::document::Document;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use zeroize::Zeroizing;
@@ -166,6 +169,22 @@ fn as_declared(world: &World, spec: &SandboxSpec) {
             inside_as_declared(world, spec, object);
         }
     }
+    let of = |kind| parts.iter().map(|(_, o)| o).find(|o| o.resource == kind);
+    if let Some(sidecar) = of(ResourceKind::Sidecar) {
+        loaded_as_declared(spec, sidecar, of(ResourceKind::Machine).expect("it is there"));
+    }
+}
+
+/// The sidecar enforces what the tree says, and the machine trusts its CA.
+fn loaded_as_declared(spec: &SandboxSpec, sidecar: &Object, machine: &Object) {
+    let loaded = sidecar.loaded.as_ref().unwrap_or_else(|| panic!("{} has nothing", sidecar.name));
+    let loaded: Document = serde_json::from_slice(loaded).expect("it is a document");
+    let policy = &spec.sidecar.as_ref().expect("the tree says so").policy;
+    assert_eq!(loaded.policy, PolicyPart::from(&**policy), "{}", spec.id);
+    assert_eq!(loaded.sandbox, spec.id.as_str());
+    let trusted = &machine.files.get(CA_PATH).expect("it has a sidecar").node;
+    let ca = loaded.ca.expect("it has a CA").certificate;
+    assert_eq!(*trusted, Node::File(ca.into_bytes().into()), "{}", spec.id);
 }
 
 fn inside_as_declared(world: &World, spec: &SandboxSpec, machine: &Object) {

@@ -120,6 +120,7 @@ fn machine(image: ImageRef) -> MachineSpec {
         image,
         host_paths: Vec::new(),
         env: BTreeMap::new(),
+        connected: false,
         waits_for_env: false,
         resources: Resources { millicpus: 500, memory: 256 << 20, pids: 64, disk: None },
         workdir: None,

@@ -35,13 +35,13 @@ const HASHES: &[(&str, &str, &str)] = &[
     ),
     (
         "team/ada",
-        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
-        "6d89ab4556a478544027c84e1c5a3500e3a837845bb24ec3b35c555f2e9c24c5",
+        "3db20f6b93e21cc0ecd4e4d7852e75873f1c0c27a6b658950e427d0bae192a7c",
+        "b08c3b1223e9b1a79b2ba00402277a47b7ebf07b462656f8160949af30833b06",
     ),
     (
         "team/grace",
-        "522fb1620083a8c9acfc04eda67ccd365e1b8ebdc9249c440a381330595c54b9",
-        "ee7b7645e47562c1ad6386d37058cd998f292bfe82c3d9a357de6aaac59e08d6",
+        "3db20f6b93e21cc0ecd4e4d7852e75873f1c0c27a6b658950e427d0bae192a7c",
+        "5b21739e74f4c1c45ba383e8dc5b1599cb93d983bb020855ad3647b05cf763bf",
     ),
     (
         "team/linus",
@@ -184,7 +184,7 @@ fn the_hashes_of_every_example_are_what_they_were() {
             are.push((
                 format!("{name}/{id}"),
                 machine.to_string(),
-                spec.guest().hash().to_string(),
+                spec.guest(BackendKind::Docker).hash().to_string(),
             ));
         }
     }

@@ -65,6 +65,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/owners.rs",
     "reconcile/pass.rs",
     "reconcile/settle.rs",
+    "reconcile/sidecars.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
     "sidecar/ca.rs",

@@ -243,6 +243,7 @@ impl Engine {
             files: image.files,
             main: MainState::Idle,
             log: Vec::new(),
+            loaded: None,
         };
         if let Some(workdir) = object.spec.as_ref().and_then(|spec| spec.workdir.clone()) {
             let folder = Entry::folder(0o755, object.user.uid, object.user.gid);

@@ -21,7 +21,7 @@ use super::{
     Identity, LogOptions, MainState, Observation, Progress, Scope, Upload, guest_path,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, InstanceState, Leftover, MachineSpec};
+use crate::model::{BackendKind, Instance, InstanceState, Leftover, MachineSpec, ResourceKind};
 
 mod archive;
 mod engine;
@@ -274,6 +274,41 @@ impl Backend for MemoryBackend {
                 object.mendable.clear();
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        self.call(about("load", sidecar, true), |engine, midway| {
+            let object = engine.object(scope, sidecar)?;
+            let object = object.ok_or_else(|| engine::gone(&sidecar.id))?;
+            if object.resource != ResourceKind::Sidecar || object.state != InstanceState::Running {
+                let (name, state) = (object.name.clone(), format!("{:?}", object.state));
+                return Err(BackendError::NotRunning { name, state });
+            }
+            if !midway {
+                object.loaded = Some(document.to_vec());
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        self.call(about("sidecar_state", sidecar, false), |engine, _| {
+            let object = engine.object(scope, sidecar)?;
+            let object = object.ok_or_else(|| engine::gone(&sidecar.id))?;
+            let loaded = object.loaded.is_some();
+            Ok(Bytes::from(format!("{{\"loaded\":{loaded}}}")))
         })
         .await
     }

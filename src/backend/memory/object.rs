@@ -59,6 +59,8 @@ pub struct Object {
     pub main: MainState,
     /// What its command wrote.
     pub log: Vec<u8>,
+    /// What a sidecar was given in this run of it.
+    pub loaded: Option<Vec<u8>>,
 }
 
 /// What an image brings.
@@ -118,6 +120,7 @@ impl Object {
         self.state = InstanceState::Running;
         self.boot = Some(boot);
         self.main = MainState::Waiting;
+        self.loaded = None;
         let run = Entry::folder(0o700, self.user.uid, self.user.gid);
         let made =
             self.files.remove(guest_path::RUN).and_then(|()| self.files.put(guest_path::RUN, run));

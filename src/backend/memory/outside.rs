@@ -144,6 +144,7 @@ impl MemoryBackend {
             files: Files::default(),
             main: MainState::Idle,
             log: Vec::new(),
+            loaded: None,
         };
         engine.objects.insert(id.clone(), object);
         id

@@ -25,6 +25,7 @@ fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Registry("image:1".to_owned()),
         host_paths: Vec::new(),
         env: BTreeMap::new(),
+        connected: false,
         waits_for_env: false,
         resources: Resources::default(),
         workdir: None,

@@ -141,6 +141,7 @@ async fn boot_in(backend: &super::Native, scope: &Scope) -> anyhow::Result<()> {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         env: BTreeMap::new(),
+        connected: false,
         waits_for_env: false,
         resources: Resources::default(),
         workdir: None,

@@ -171,6 +171,7 @@ pub(super) mod tests {
             image: ImageRef::Registry("node:22".into()),
             host_paths: Vec::new(),
             env: BTreeMap::from([("A".to_owned(), "1=2 3".to_owned())]),
+            connected: false,
             waits_for_env: false,
             resources: Resources::default(),
             workdir: None,

@@ -47,7 +47,7 @@ pub(super) fn detect(rules: &Rules, hits: &mut Vec<Hit>, view: View<'_>) -> Vec<
         let regions = match (of_rule, rule.reach) {
             (None, _) if rule.keywords.is_empty() => whole(view),
             (None, _) => continue,
-            (Some(hits), Some(reach)) => around(hits, reach, view.bytes.len()),
+            (Some(hits), Some(reach)) => around(hits, reach.longest, view.bytes.len()),
             (Some(_), None) => whole(view),
         };
         if !rule.quiet {

@@ -14,11 +14,19 @@ use super::rules::Rules;
 #[derive(Debug)]
 enum Meaning {
     /// A keyword of these rules.
-    Keyword(Vec<u32>),
+    Keyword(Vec<Keyword>),
     /// A keyword as it looks when encoded.
     Encoded(Form),
     /// A piece of this known value, in this form.
     Known { value: u32, form: u32 },
+}
+
+/// A keyword of one rule.
+#[derive(Debug)]
+struct Keyword {
+    rule: u32,
+    /// It counts only if it stands there in this case.
+    exactly: Option<Box<[u8]>>,
 }
 
 /// The automaton and what its literals mean.
@@ -48,24 +56,25 @@ impl Hits {
 
 impl Matcher {
     pub(super) fn new(rules: &Rules, known: &Known) -> Self {
-        let mut keywords: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        let mut keywords: BTreeMap<String, Vec<Keyword>> = BTreeMap::new();
         for (index, rule) in (0_u32..).zip(&rules.rules) {
+            let exactly = rule.reach.is_some_and(|reach| reach.exactly);
             for keyword in rule.keywords.iter().filter(|keyword| !keyword.is_empty()) {
-                let rules = keywords.entry(keyword).or_default();
-                if rules.last() != Some(&index) {
-                    rules.push(index);
-                }
+                keywords.entry(keyword.to_ascii_lowercase()).or_default().push(Keyword {
+                    rule: index,
+                    exactly: exactly.then(|| keyword.as_bytes().into()),
+                });
             }
         }
         let mut literals: Vec<Vec<u8>> = Vec::new();
         let mut meanings = Vec::new();
-        let spelled = rules.rules.iter().flat_map(|rule| &rule.spelled);
+        let spelled = rules.rules.iter().flat_map(|rule| &rule.keywords);
         for form in forms(spelled.map(String::as_str)) {
             literals.push(form.bytes.clone());
             meanings.push(Meaning::Encoded(form));
         }
         for (keyword, rules) in keywords {
-            literals.push(keyword.as_bytes().to_vec());
+            literals.push(keyword.into_bytes());
             meanings.push(Meaning::Keyword(rules));
         }
         for (value, form, anchor) in known.anchors() {
@@ -88,7 +97,12 @@ impl Matcher {
                 Meaning::Keyword(rules) => {
                     let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
                     let (start, end) = (place(found.start()), place(found.end()));
-                    hits.keywords.extend(rules.iter().map(|&rule| Hit { rule, start, end }));
+                    let there = &bytes[found.range()];
+                    let counts = |keyword: &&Keyword| {
+                        keyword.exactly.as_ref().is_none_or(|exactly| *there == **exactly)
+                    };
+                    let rules = rules.iter().filter(counts).map(|keyword| keyword.rule);
+                    hits.keywords.extend(rules.map(|rule| Hit { rule, start, end }));
                 }
                 Meaning::Encoded(form) => {
                     if form.coding == Coding::Hex || bytes[found.range()] == *form.bytes {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 pub(super) use allow::Allow;
-use pattern::Pattern;
+use pattern::{Pattern, Reach};
 
 /// A match longer than this is looked for in a whole window, not around its keyword.
 const LONG: usize = 4096;
@@ -34,16 +34,15 @@ pub(super) struct Rule {
     /// The capture group with the secret; 0: the first one that is not empty.
     pub(super) secret_group: usize,
     pub(super) entropy: f64,
-    /// In lower case. Without any, the pattern is tried everywhere.
+    /// As the file spells them; they are looked for in any case. Without any, the pattern is tried
+    /// everywhere.
     pub(super) keywords: Vec<String>,
-    /// The keywords as they are written in the file.
-    pub(super) spelled: Vec<String>,
     pub(super) allow: Vec<Arc<Allow>>,
     pub(super) required: Vec<Required>,
     /// Serves other rules only.
     pub(super) quiet: bool,
-    /// How far a match reaches from its keyword, where each match has one and an end.
-    pub(super) reach: Option<usize>,
+    /// How matches lie around keywords, where each match has one and an end.
+    pub(super) reach: Option<Reach>,
 }
 
 /// Another rule that must have found something nearby.
@@ -116,7 +115,7 @@ impl Rule {
     /// Completes what follows from the rest.
     fn finish(&mut self) {
         let reach = self.pattern.as_ref().and_then(|pattern| pattern.reach(&self.keywords));
-        self.reach = reach.filter(|reach| *reach <= LONG);
+        self.reach = reach.filter(|reach| reach.longest <= LONG);
     }
 }
 

@@ -92,7 +92,7 @@ pub(super) enum Middle {
 }
 
 pub(super) fn wish() -> impl Strategy<Value = Wish> {
-    let made = (0..3u8, 0..4u8, 0..2u8, 0..3u8, 0..3u8, 0..3u8);
+    let made = (0..3u8, 0..4u8, 0..2u8, 0..3u8, 0..3u8, 0..9u8);
     let asked = prop_oneof![3 => Just(0), 1 => 1..4u8];
     let put_in = (0..3u8, 0..8u8, 0..2u8, asked);
     let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.1));
@@ -136,7 +136,7 @@ fn meddling() -> impl Strategy<Value = Meddling> {
 fn pass() -> impl Strategy<Value = Pass> {
     let call = prop::sample::select(vec![
         "observe", "prepare", "create", "start", "mend", "teardown", "prune", "identity", "exec",
-        "copy_in",
+        "copy_in", "load",
     ]);
     let when = prop::sample::select(vec![When::Before, When::Midway, When::After]);
     let middle = prop_oneof![
@@ -190,7 +190,9 @@ impl World {
             Happening::Edit(who, wish) => {
                 if let Some(old) = self.wishes.get_mut(&agent(*who)) {
                     let Wish { prompt, skills, skill_version, asked, .. } = *wish;
-                    *old = Wish { prompt, skills, skill_version, asked, ..*old };
+                    // The policy of a sidecar that stays as it is.
+                    let sidecar = wish.sidecar / 3 * 3 + old.sidecar % 3;
+                    *old = Wish { prompt, skills, skill_version, asked, sidecar, ..*old };
                 }
             }
             Happening::Image(image, there) => self.publish(*image, *there),

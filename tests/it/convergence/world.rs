@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bottle::backend::memory::{Image, MemoryBackend, Object};
 use bottle::backend::{Backend, Backends, Depth, Progress, Scope};
 use bottle::manifest::LoadOptions;
+use bottle::model::policy::{AllowEntry, Egress, HostPattern};
 use bottle::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Fields, ImageRef, InstanceId,
     MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources, Restart,
@@ -76,6 +77,19 @@ pub(super) fn skill(name: &str, version: u8) -> SkillFiles {
     ])
 }
 
+/// What a sidecar may let through: a host by number.
+pub(super) fn policy(number: u8) -> Policy {
+    let entry = AllowEntry {
+        host: HostPattern::Exact(format!("host-{number}.example.com")),
+        port: 443,
+        methods: Vec::new(),
+        paths: Vec::new(),
+        cidr: None,
+    };
+    let egress = Egress { allowlist: vec![entry], ..Egress::default() };
+    Policy { egress, ..Policy::default() }
+}
+
 impl Wish {
     fn spec(&self, id: &SandboxId, workspace: &std::path::Path) -> SandboxSpec {
         let set = |bits: u8, names: &[&str]| -> BTreeSet<String> {
@@ -123,9 +137,13 @@ impl Wish {
             network: (!self.network.is_multiple_of(3)).then(|| NetworkSpec {
                 sandbox: sandbox.clone(),
                 fields: fields(self.network % 3),
+                pool: None,
             }),
-            sidecar: (!self.sidecar.is_multiple_of(3))
-                .then(|| SidecarSpec { sandbox, fields: fields(self.sidecar % 3) }),
+            sidecar: (!self.sidecar.is_multiple_of(3)).then(|| SidecarSpec {
+                sandbox,
+                fields: fields(self.sidecar % 3),
+                policy: Arc::new(policy(self.sidecar / 3)),
+            }),
             run: vec!["claude".to_owned()],
             suspend: self.suspend,
             prompt: format!("prompt {}", self.prompt % 3).into(),

@@ -213,6 +213,7 @@ pub(crate) fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         env: BTreeMap::new(),
+        connected: false,
         waits_for_env: false,
         resources: Resources { millicpus: 1000, memory: 256 << 20, pids: 64, disk: None },
         workdir: None,

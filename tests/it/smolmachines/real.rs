@@ -82,6 +82,7 @@ fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Bare,
         host_paths: Vec::new(),
         env: BTreeMap::from([("GREETING".to_owned(), "it's = \"that\"\n".to_owned())]),
+        connected: false,
         waits_for_env: false,
         resources: Resources { millicpus: 1500, memory: 512 << 20, pids: 64, disk: Some(3 << 30) },
         workdir: None,

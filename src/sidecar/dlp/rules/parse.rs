@@ -257,7 +257,7 @@ fn rule(at: At<'_>, value: Value<'_, '_>) -> Result<Rule, RulesError> {
         _ => None,
     })?;
     let keywords = section.texts("keywords")?;
-    let spelled: Vec<String> = keywords.into_iter().map(|(_, word)| word.to_owned()).collect();
+    let keywords = keywords.into_iter().map(|(_, word)| word.to_owned()).collect();
     let mut required = Vec::new();
     for value in section.tables("required")? {
         required.push(requirement(at, value)?);
@@ -271,8 +271,7 @@ fn rule(at: At<'_>, value: Value<'_, '_>) -> Result<Rule, RulesError> {
         nowhere,
         secret_group: group.map_or(0, |(_, group)| group),
         entropy: entropy.map_or(0.0, |(_, entropy)| entropy),
-        keywords: spelled.iter().map(|word| word.to_ascii_lowercase()).collect(),
-        spelled,
+        keywords,
         allow: allow.into_iter().map(|(_, _, allow)| Arc::new(allow)).collect(),
         required,
         quiet,
@@ -374,7 +373,6 @@ fn extended(own: Rules, disabled: &[String]) -> Rules {
         rule.secret_group =
             if rule.secret_group == 0 { base.secret_group } else { rule.secret_group };
         rule.keywords.extend(base.keywords.iter().cloned());
-        rule.spelled.extend(base.spelled.iter().cloned());
         rule.allow.extend(base.allow.iter().cloned());
     }
     Rules { rules, allow: own.allow.into_iter().chain(built_in.allow.iter().cloned()).collect() }

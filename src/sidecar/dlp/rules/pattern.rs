@@ -58,16 +58,28 @@ impl Pattern {
         self.groups
     }
 
-    /// Bytes of the longest match, if every match also holds one of the keywords (in lower case):
-    /// then only the neighbourhood of a keyword needs to be looked at.
-    pub(super) fn reach(&self, keywords: &[String]) -> Option<usize> {
+    /// What is known of every match, if each holds one of the keywords.
+    pub(super) fn reach(&self, keywords: &[String]) -> Option<Reach> {
         let hir = syntax(&self.source).ok()?;
+        let spellings = spellings(&hir)?;
+        let all = |exactly| {
+            let held = |spelling: &Vec<Atom>| {
+                keywords.iter().any(|keyword| holds(spelling, keyword.as_bytes(), exactly))
+            };
+            spellings.iter().all(held)
+        };
         let longest = hir.properties().maximum_len()?;
-        spellings(&hir)?
-            .iter()
-            .all(|spelling| keywords.iter().any(|keyword| holds(spelling, keyword.as_bytes())))
-            .then_some(longest)
+        all(false).then(|| Reach { longest, exactly: all(true) })
     }
+}
+
+/// How the matches of a pattern lie around its keywords: only there it needs to be tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sidecar::dlp) struct Reach {
+    /// Bytes of the longest match.
+    pub(in crate::sidecar::dlp) longest: usize,
+    /// The keyword stands there in the case in which the rule spells it.
+    pub(in crate::sidecar::dlp) exactly: bool,
 }
 
 fn syntax(source: &str) -> Result<Hir, regex_syntax::Error> {
@@ -180,8 +192,10 @@ fn repetition(rest: &str) -> bool {
 /// A piece of every match that is spelled in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Atom {
-    /// This byte, in lower case; any case may match.
+    /// This byte.
     Byte(u8),
+    /// This byte, here in lower case, in any case.
+    AnyCase(u8),
     /// Something.
     Gap,
 }
@@ -192,10 +206,10 @@ fn spellings(hir: &Hir) -> Option<Vec<Vec<Atom>>> {
     let found = match hir.kind() {
         HirKind::Empty | HirKind::Look(_) => vec![Vec::new()],
         HirKind::Literal(literal) => {
-            vec![literal.0.iter().map(|byte| Atom::Byte(byte.to_ascii_lowercase())).collect()]
+            vec![literal.0.iter().map(|byte| Atom::Byte(*byte)).collect()]
         }
         HirKind::Class(class) => members(class)
-            .map_or_else(gap, |set| set.into_iter().map(|byte| vec![Atom::Byte(byte)]).collect()),
+            .map_or_else(gap, |set| set.into_iter().map(|atom| vec![atom]).collect()),
         HirKind::Capture(capture) => spellings(&capture.sub)?,
         HirKind::Repetition(repetition) => match repetition.min {
             0 => gap(),
@@ -234,30 +248,35 @@ fn spellings(hir: &Hir) -> Option<Vec<Vec<Atom>>> {
     Some(found)
 }
 
-/// The members of a small class in lower case; nothing if it is large.
-fn members(class: &Class) -> Option<Vec<u8>> {
-    const SMALL: usize = 4;
+/// The members of a small class; nothing if it is large.
+fn members(class: &Class) -> Option<Vec<Atom>> {
+    const SMALL: usize = 8;
     let Class::Bytes(class) = class else { return None };
-    let mut set = Vec::new();
-    for range in class.ranges() {
-        for byte in range.start()..=range.end() {
-            let byte = byte.to_ascii_lowercase();
-            if !set.contains(&byte) {
-                set.push(byte);
-            }
-            if set.len() > SMALL {
-                return None;
-            }
-        }
+    let bytes = class.ranges().iter().flat_map(|range| range.start()..=range.end());
+    let bytes: Vec<u8> = bytes.take(SMALL + 1).collect();
+    if bytes.len() > SMALL {
+        return None;
     }
-    Some(set)
+    let both = |byte: &u8| bytes.contains(&(byte ^ 0x20)) && byte.is_ascii_alphabetic();
+    let atom = |byte: &u8| match both(byte) {
+        false => Some(Atom::Byte(*byte)),
+        true => byte.is_ascii_lowercase().then_some(Atom::AnyCase(*byte)),
+    };
+    Some(bytes.iter().filter_map(atom).collect())
 }
 
-fn holds(spelling: &[Atom], keyword: &[u8]) -> bool {
+/// Whether every match of a spelling holds a keyword, in whichever case or just as it is written.
+fn holds(spelling: &[Atom], keyword: &[u8], exactly: bool) -> bool {
+    let same = |(atom, byte): (&Atom, &u8)| match atom {
+        Atom::Byte(own) if exactly => own == byte,
+        Atom::Byte(own) => own.eq_ignore_ascii_case(byte),
+        Atom::AnyCase(own) => {
+            own.eq_ignore_ascii_case(byte) && !(exactly && byte.is_ascii_alphabetic())
+        }
+        Atom::Gap => false,
+    };
     !keyword.is_empty()
-        && spelling
-            .windows(keyword.len())
-            .any(|run| run.iter().zip(keyword).all(|(atom, byte)| *atom == Atom::Byte(*byte)))
+        && spelling.windows(keyword.len()).any(|run| run.iter().zip(keyword).all(same))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn a_pattern_that_cannot_be_read_says_why() {
 fn a_keyword_in_every_match_bounds_where_to_look() {
     let reach = |pattern: &str, keywords: &[&str]| {
         let keywords: Vec<String> = keywords.iter().map(|&word| word.to_owned()).collect();
-        Pattern::new(pattern).unwrap().reach(&keywords)
+        Pattern::new(pattern).unwrap().reach(&keywords).map(|reach| reach.longest)
     };
     assert_eq!(reach(r"\b(ghp_[a-z]{4})\b", &["ghp_"]), Some(8));
     assert_eq!(reach(r"\b((?:AKIA|ASIA)[A-Z]{4})\b", &["akia", "asia"]), Some(8));
@@ -53,4 +53,15 @@ fn a_keyword_in_every_match_bounds_where_to_look() {
     assert_eq!(reach(r"(?:ab|cd)[a-z]{4}", &["ab"]), None, "not every match has it");
     assert_eq!(reach(r"(?:ab)?[a-z]{4}", &["ab"]), None);
     assert_eq!(reach(r"ab[a-z]*", &["ab"]), None, "a match has no longest length");
+}
+
+#[test]
+fn a_keyword_in_one_case_only_is_told_from_the_same_in_another() {
+    let exactly = |pattern: &str, keyword: &str| {
+        Pattern::new(pattern).unwrap().reach(&[keyword.to_owned()]).unwrap().exactly
+    };
+    assert!(exactly(r"\bSK[0-9a-f]{32}", "SK"));
+    assert!(!exactly(r"\bSK[0-9a-f]{32}", "sk"), "spelled otherwise than what is matched");
+    assert!(!exactly(r"(?i)\bSK[0-9a-f]{32}", "SK"));
+    assert!(exactly(r"(?i)-12[0-9a-f]{32}", "-12"), "it has no case");
 }

@@ -1,0 +1,39 @@
+//! Loading: a sidecar's policy, credentials and CA, sent into the running process in one piece. It
+//! takes all of it or keeps what it has; nothing of it is written to a disk.
+
+use anyhow::Context as _;
+use bytes::Bytes;
+
+use super::Context;
+use crate::backend::Backend;
+use crate::model::{Instance, Receipt, SidecarSpec};
+
+/// Loads a running sidecar and writes its receipt.
+pub(super) async fn load(
+    backend: &dyn Backend,
+    context: &Context<'_>,
+    sidecar: &Instance,
+    spec: &SidecarSpec,
+) -> anyhow::Result<()> {
+    let document = context.sidecars.document(spec)?;
+    let mut receipt = Receipt {
+        instance: sidecar.id.clone(),
+        backend: sidecar.backend,
+        sandbox: spec.sandbox.clone(),
+        // Should this run be cut short, the next one loads again.
+        guest: None,
+        fields: spec.policy.fields(),
+        skills: Default::default(),
+        skills_dir: None,
+        env: document.credentials,
+        boot: sidecar.boot.clone(),
+        workspace: false,
+        files: Default::default(),
+        ca: Some(document.ca),
+    };
+    context.receipts.put(&receipt, false)?;
+    let bytes = Bytes::from_owner(document.bytes);
+    backend.load(context.scope, sidecar, bytes).await.context("loading the sidecar")?;
+    receipt.guest = Some(spec.content_hash());
+    context.receipts.put(&receipt, true)
+}

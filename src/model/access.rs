@@ -1,0 +1,83 @@
+//! How a machine reaches its sidecar: the address, and the environment that leads programs there.
+
+use std::collections::BTreeMap;
+
+use super::id::BackendKind;
+use super::policy::{CredentialRoute, Policy, RouteRole};
+
+/// The port on which a sidecar listens, as its machine sees it.
+pub const PROXY_PORT: u16 = 3128;
+
+/// The sandbox's own CA, alone.
+pub const CA_PATH: &str = "/etc/bottle/ca.pem";
+
+/// The name of the sidecar on a network of its own.
+pub const SIDECAR_NAME: &str = "sidecar";
+
+/// The gateway's address inside a microVM: the one address that its sidecar answers on.
+pub const MICROVM_GATEWAY: &str = "100.96.0.1";
+
+/// Variables that name the file of trusted certificates, of the programs that do not share one:
+/// OpenSSL, Node.js, Python's requests, curl, git, pip, cargo, the AWS tools, Deno, Nix.
+const CA_VARIABLES: &[&str] = &[
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "DENO_CERT",
+    "NIX_SSL_CERT_FILE",
+];
+
+/// Where a machine of this backend finds its sidecar.
+#[must_use]
+pub fn sidecar_host(backend: BackendKind) -> &'static str {
+    match backend {
+        BackendKind::Native => "127.0.0.1",
+        BackendKind::Smolmachines => MICROVM_GATEWAY,
+        // On the sandbox's own network the engine resolves this name, and asks nobody else for it.
+        _ => SIDECAR_NAME,
+    }
+}
+
+/// The base URL of the sidecar, without a trailing `/`.
+#[must_use]
+pub fn sidecar_url(backend: BackendKind) -> String {
+    format!("http://{}:{PROXY_PORT}", sidecar_host(backend))
+}
+
+/// The base URL of a credential route, as its machine uses it: without a trailing `/`.
+#[must_use]
+pub fn route_url(backend: BackendKind, route: &CredentialRoute) -> String {
+    format!("{}{}", sidecar_url(backend), route.path.trim_end_matches('/'))
+}
+
+/// What leads a machine's programs to its sidecar and makes them trust it. Nothing here is secret.
+#[must_use]
+pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
+    let proxy = sidecar_url(backend);
+    // Programs differ in which spelling they read, and curl reads `http_proxy` in lower case only.
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"]
+    {
+        set(name, &proxy);
+    }
+    let direct = format!("localhost,127.0.0.1,::1,{}", sidecar_host(backend));
+    set("NO_PROXY", &direct);
+    set("no_proxy", &direct);
+    // Node.js (22.21, 24 and later) heeds the variables above only when it is told to.
+    set("NODE_USE_ENV_PROXY", "1");
+    for name in CA_VARIABLES {
+        set(name, CA_PATH);
+    }
+    for route in &policy.routes {
+        if route.roles.contains(&RouteRole::AnthropicBaseUrl) {
+            set("ANTHROPIC_BASE_URL", &route_url(backend, route));
+        }
+    }
+    env
+}

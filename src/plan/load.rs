@@ -1,0 +1,75 @@
+//! What a sidecar is to be given: its policy, its credentials and its CA. All of it is loaded into the
+//! running process, which keeps it in memory only: one that was started anew has nothing.
+
+use super::decide::{Decision, Loading, Seen, differences};
+use super::guest::{keyed, short};
+use super::{Options, Reason, Verdict};
+use crate::model::{
+    BackendKind, FieldChange, Instance, InstanceState, ResourceKind, SandboxId, SidecarSpec,
+};
+
+/// Decides whether the sidecar is loaded; `sidecar` is the one that stays.
+pub(super) fn decide_load(
+    decision: &mut Decision,
+    spec: &SidecarSpec,
+    backend: BackendKind,
+    sidecar: Option<&Instance>,
+    seen: &Seen<'_>,
+    options: &Options,
+) {
+    let Some(sidecar) = sidecar else {
+        decision.load = Some(Loading { spec: spec.clone(), sidecar: None });
+        return;
+    };
+    let prior = seen.observed.receipts.get(&sidecar.id);
+    let runs = sidecar.state == InstanceState::Running;
+    let loaded =
+        prior.filter(|receipt| runs && receipt.boot == sidecar.boot && receipt.guest.is_some());
+    let loading = Loading { spec: spec.clone(), sidecar: Some(sidecar.clone()) };
+    let Some(loaded) = loaded else {
+        // Where it does not run, its own verdict says so already.
+        if runs {
+            reprovision(decision, backend, Reason::HashMissing, Vec::new());
+        }
+        decision.load = Some(loading);
+        return;
+    };
+    let mut fields = differences(&loaded.fields, &spec.policy.fields());
+    for route in &spec.policy.routes {
+        let name = &route.token_ref;
+        let (old, new) = (loaded.env.get(name), options.tokens.get(name));
+        let path = format!("cred_proxy.{name}");
+        // Several routes may use one credential.
+        if old != new && fields.iter().all(|field| field.path != path) {
+            let (from, to) = (old.map(|digest| keyed(digest)), new.map(|digest| keyed(digest)));
+            fields.push(FieldChange { path, from, to });
+        }
+    }
+    fields.extend(ca(&spec.sandbox, loaded.ca.as_ref(), options));
+    if loaded.guest != Some(spec.content_hash()) || !fields.is_empty() {
+        reprovision(decision, backend, Reason::SpecChanged, fields);
+        decision.load = Some(loading);
+    }
+}
+
+/// What changes about the CA, if anything does.
+fn ca(sandbox: &SandboxId, given: Option<&String>, options: &Options) -> Option<FieldChange> {
+    let valid = options.cas.get(sandbox);
+    (valid.is_none() || valid != given).then(|| FieldChange {
+        path: "ca".to_owned(),
+        from: given.map(|ca| short(ca)),
+        to: Some(valid.map_or_else(|| "a new one".to_owned(), |ca| short(ca))),
+    })
+}
+
+/// The sidecar's own verdict, where it stays, was that all is well with its process.
+fn reprovision(
+    decision: &mut Decision,
+    backend: BackendKind,
+    reason: Reason,
+    fields: Vec<FieldChange>,
+) {
+    decision.changes.retain(|c| c.resource != ResourceKind::Sidecar || c.verdict != Verdict::Keep);
+    decision.change(ResourceKind::Sidecar, Some(backend), Verdict::Reprovision, reason);
+    decision.fields(fields);
+}
