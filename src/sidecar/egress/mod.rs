@@ -15,7 +15,6 @@ pub mod limits;
 mod outgoing;
 mod page;
 mod proxy;
-mod redactor;
 mod resolve;
 mod scan;
 mod serve;

@@ -15,7 +15,7 @@ use super::framed::Working;
 use super::limits;
 use super::state::Loaded;
 use super::upstream::{Connection, Target};
-use super::redactor::Redactor;
+use crate::sidecar::credential::Redactor;
 
 /// What a machine is sent.
 pub(super) struct Outgoing {
