@@ -8,6 +8,9 @@ fn main() -> ExitCode {
     // The native backend starts this program again as its helper, before any second thread.
     #[cfg(target_os = "linux")]
     bottle::backend::native::helper_main();
+    // So does what starts a sidecar beside this process.
+    #[cfg(target_os = "linux")]
+    bottle::backend::hostside::main_if_asked();
     // A shell that wants something completed calls before anything else is parsed.
     if bottle::cli::complete() {
         return ExitCode::SUCCESS;

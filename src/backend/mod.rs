@@ -508,6 +508,8 @@ pub trait Backend: Send + Sync {
 pub type Backends = BTreeMap<BackendKind, Arc<dyn Backend>>;
 
 pub mod docker;
+#[cfg(target_os = "linux")]
+pub mod hostside;
 #[cfg(feature = "testing")]
 pub mod memory;
 #[cfg(target_os = "linux")]

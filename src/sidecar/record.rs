@@ -185,7 +185,13 @@ impl Record {
         getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
         let sink = Mutex::new(sink);
         let prefix = u32::from_ne_bytes(random);
-        Ok(Self { sink, prefix, requests: AtomicU64::new(0), lost: AtomicU64::new(0), counts: Mutex::default() })
+        Ok(Self {
+            sink,
+            prefix,
+            requests: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            counts: Mutex::default(),
+        })
     }
 
     /// The descriptor of its file.

@@ -41,9 +41,9 @@ impl FromStr for Endpoint {
                 false => Err(format!("`{text}`: expected an absolute path")),
             };
         }
-        text.parse().map(Self::Address).map_err(|_| {
-            format!("`{text}`: expected `IP:PORT`, `fd:N` or `unix:/PATH`")
-        })
+        text.parse()
+            .map(Self::Address)
+            .map_err(|_| format!("`{text}`: expected `IP:PORT`, `fd:N` or `unix:/PATH`"))
     }
 }
 
@@ -77,9 +77,8 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
         None => Record::stdout()?,
     };
     let record = Arc::new(record);
-    let open = |endpoint: &Endpoint| {
-        endpoint.open().with_context(|| format!("listening at {endpoint}"))
-    };
+    let open =
+        |endpoint: &Endpoint| endpoint.open().with_context(|| format!("listening at {endpoint}"));
     let control = open(&options.control)?;
     let listeners: Vec<OwnedFd> = options.listen.iter().map(open).collect::<Result<_, _>>()?;
     let system = System::read();

@@ -53,6 +53,7 @@ const EFFECTS: &[&str] = &[
     "apply/run.rs",
     "apply/workspace.rs",
     "backend/docker/",
+    "backend/hostside/",
     "backend/native/",
     "backend/smolmachines/",
     "cli/",

@@ -1,17 +1,25 @@
 //! The labels of a container: written at creation, read in every listing. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{Identity, LABEL_VERSION, Scope, label};
-use crate::model::{Fields, MachineSpec, Ownership, SandboxId, SpecHash};
+use crate::model::spec::ResourceSpec;
+use crate::model::{Fields, MachineSpec, Ownership, SandboxId, SidecarSpec, SpecHash};
 
 /// What was set at creation and is neither a field nor to be read off the listing: a JSON object.
 pub(super) const SET: &str = "io.bottle.set";
 
 /// [`label::RESOURCE`] of a container that only serves to read an image, and is never started.
 pub(super) const PROBE: &str = "probe";
+
+/// [`label::RESOURCE`] of the network by which an owner's sidecars reach the world.
+pub(super) const UPLINK: &str = "uplink";
+
+/// The digest of the program that a sidecar runs.
+pub(super) const PROGRAM: &str = "io.bottle.program";
 
 /// Settings by name, flat: what was sent, or what was found.
 pub(super) type Settings = BTreeMap<String, String>;
@@ -25,6 +33,12 @@ pub(super) struct Set {
     pub gid: u32,
     /// Its home.
     pub home: String,
+    /// Its address in the sandbox's own network; none: it is in no network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// The id of the image of a sidecar, which has no field for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Everything else that was sent.
     pub settings: Settings,
 }
@@ -37,13 +51,9 @@ impl Set {
 
 /// The labels of a machine.
 pub(super) fn of_machine(scope: &Scope, spec: &MachineSpec, set: &Set) -> HashMap<String, String> {
-    let json = |value: serde_json::Result<String>| value.unwrap_or_else(|_| "{}".to_owned());
-    let mut labels = common(scope, crate::model::ResourceKind::Machine.as_str());
+    let mut labels = of_resource(scope, &ResourceSpec::Machine(spec.clone()));
     let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value);
-    put(label::SANDBOX, spec.sandbox.to_string());
-    put(label::HASH, spec.hash().to_string());
-    put(label::FIELDS, json(serde_json::to_string(&spec.fields())));
-    put(SET, json(serde_json::to_string(set)));
+    put(SET, json(set));
     if let Some(overlay) = &spec.overlay {
         put(label::OVERLAY, overlay.clone());
     }
@@ -51,6 +61,38 @@ pub(super) fn of_machine(scope: &Scope, spec: &MachineSpec, set: &Set) -> HashMa
         put(label::IMAGE, digest.to_string());
     }
     labels
+}
+
+/// The labels of a sidecar that runs this program.
+pub(super) fn of_sidecar(
+    scope: &Scope,
+    spec: &SidecarSpec,
+    set: &Set,
+    program: SpecHash,
+) -> HashMap<String, String> {
+    let mut labels = of_resource(scope, &ResourceSpec::Sidecar(spec.clone()));
+    labels.insert(SET.to_owned(), json(set));
+    labels.insert(PROGRAM.to_owned(), program.to_string());
+    labels
+}
+
+/// What the labels of every resource say.
+pub(super) fn of_resource(scope: &Scope, spec: &ResourceSpec) -> HashMap<String, String> {
+    let mut labels = common(scope, spec.kind().as_str());
+    let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value);
+    put(label::SANDBOX, spec.sandbox().to_string());
+    put(label::HASH, spec.hash().to_string());
+    put(label::FIELDS, json(&spec.fields()));
+    labels
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "{}".to_owned())
+}
+
+/// The labels of an owner's uplink.
+pub(super) fn of_uplink(scope: &Scope) -> HashMap<String, String> {
+    common(scope, UPLINK)
 }
 
 /// The labels of a probe.
@@ -114,6 +156,10 @@ impl<'a> Labels<'a> {
 
     pub(super) fn set(&self) -> Option<Set> {
         self.json(SET)
+    }
+
+    pub(super) fn program(&self) -> Option<SpecHash> {
+        self.text(PROGRAM)?.parse().ok()
     }
 
     pub(super) fn image(&self) -> Option<SpecHash> {
@@ -191,7 +237,14 @@ pub(super) mod tests {
 
     pub(in crate::backend::docker) fn set() -> Set {
         let settings = BTreeMap::from([("init".to_owned(), "true".to_owned())]);
-        Set { uid: 1000, gid: 1000, home: "/home/node".into(), settings }
+        Set {
+            uid: 1000,
+            gid: 1000,
+            home: "/home/node".into(),
+            address: None,
+            image: None,
+            settings,
+        }
     }
 
     #[test]

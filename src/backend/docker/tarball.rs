@@ -82,7 +82,8 @@ fn append(
     tar.append_data(&mut header, name, bytes)
 }
 
-fn digest_of(file: &mut File) -> anyhow::Result<SpecHash> {
+/// The digest of what is left to read.
+pub(super) fn digest_of(file: &mut File) -> std::io::Result<SpecHash> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

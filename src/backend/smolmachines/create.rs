@@ -8,7 +8,7 @@ use super::image::Source;
 use super::labels::{self, Set};
 use super::parse::{self, Row};
 use super::version::Version;
-use super::{Smolmachines, observe};
+use super::{Smolmachines, observe, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{ImageRef, Instance, MachineSpec, Ownership};
 
@@ -57,6 +57,7 @@ pub(super) fn set(spec: &MachineSpec, version: Version) -> Set {
         command: spec.command.clone(),
         restart: spec.restart.as_str().to_owned(),
         waits_for_env: spec.waits_for_env,
+        connected: spec.connected,
         image,
         kept_log: image && version.logs(),
     }
@@ -95,6 +96,8 @@ pub(super) fn args(
             spec.image.digest()
         }
     };
+    args.extend(sidecar::create_args(spec));
+    let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     for (name, value) in &spec.env {
         option("--env", format!("{name}={value}"));
     }

@@ -32,6 +32,8 @@ pub(super) struct Set {
     pub command: Vec<String>,
     pub restart: String,
     pub waits_for_env: bool,
+    /// It has a sidecar, its only way out.
+    pub connected: bool,
     /// It has an image, and so users, a workload, and a log of that.
     pub image: bool,
     /// The program keeps what the workload writes.

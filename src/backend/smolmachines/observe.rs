@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call, LARGEST_LISTING};
 use super::labels::{self, Labels, Set};
 use super::parse::{self, Row};
-use super::{Smolmachines, guest, image};
+use super::{Smolmachines, guest, image, sidecar};
 use crate::backend::{BackendError, Observation, Scope};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership,
@@ -59,7 +59,8 @@ pub(super) async fn observe(
 ) -> Result<Observation, BackendError> {
     let version = super::version::of(&backend.settings, scope).await?;
     let rows = settled_rows(backend, scope).await?;
-    let instances = rows.iter().filter_map(|row| instance(scope, row)).collect();
+    let mut instances: Vec<Instance> = rows.iter().filter_map(|row| instance(scope, row)).collect();
+    instances.extend(sidecar::observe(backend, scope).await?);
     let leftovers = image::leftovers(scope);
     let facts = BackendFacts {
         version: format!("smolvm {version}"),
@@ -213,8 +214,9 @@ fn drift(row: &Row, set: &Set) -> Vec<FieldChange> {
     compare("resources.memory (MiB)", row.memory_mib, set.memory_mib);
     compare("mounts", row.mounts, u64::from(set.mount.is_some()));
     compare("ports", row.ports, 0);
-    if row.network {
-        changes.push(change("networks", "network", "none"));
+    if row.network != set.connected {
+        let shown = |connected: bool| if connected { "network" } else { "none" };
+        changes.push(change("networks", shown(row.network), shown(set.connected)));
     }
     changes
 }

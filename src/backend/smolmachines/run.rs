@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::command::{self, Call};
 use super::labels::Set;
-use super::{Smolmachines, guest, observe, parse};
+use super::{Smolmachines, guest, observe, parse, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, InstanceState};
 
@@ -57,6 +57,9 @@ async fn boot(
         // is closed.
         call.env.push(("SMOLVM_VM_UID_DROP", "off".to_owned()));
     }
+    if set.connected {
+        sidecar::start_args(scope, &instance.sandbox, &mut call)?;
+    }
     let ended = command::run(&backend.settings, call).await?;
     let words = parse::words(&ended.stderr);
     let looks = if words.contains(STARTING) { LOOKS } else { 1 };
@@ -108,6 +111,7 @@ pub(super) async fn teardown(
     match observe::own(backend, scope, instance).await {
         Err(BackendError::NotRunning { .. }) => {
             guest::forget(backend, scope, instance);
+            sidecar::machine_is_gone(backend, scope, &instance.sandbox).await;
             Ok(())
         }
         Ok(_) => {

@@ -165,6 +165,12 @@ fn kind(bytes: &[u8]) -> Option<Kind> {
     }
 }
 
+/// Whether these are the first bytes of something in which other files are packed.
+#[must_use]
+pub fn is_packed(bytes: &[u8]) -> bool {
+    kind(bytes).is_some()
+}
+
 /// The data of one member of a zip.
 struct Member<'z> {
     stored: bool,

@@ -31,7 +31,7 @@ mod scanner;
 mod stream;
 mod suppress;
 
-pub use archive::Report;
+pub use archive::{Report, is_packed};
 pub use known::{Finder, Known, TooShort};
 pub use rules::{Rules, RulesError};
 pub use scanner::{DEPTH, Finding, Layer, Scanner};

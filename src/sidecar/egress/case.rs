@@ -1,7 +1,7 @@
 //! One request, as the log and its page tell of it.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::Response;

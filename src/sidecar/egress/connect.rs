@@ -140,12 +140,8 @@ pub(super) async fn tunnel<S>(
     }
 }
 
-async fn served<S>(
-    shared: &Arc<Shared>,
-    slot: Arc<Slot>,
-    socket: Rewound<S>,
-    authority: &Authority,
-) where
+async fn served<S>(shared: &Arc<Shared>, slot: Arc<Slot>, socket: Rewound<S>, authority: &Authority)
+where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Ok(wire) = Wire::new(Arc::clone(&slot)) else { return };
@@ -193,7 +189,8 @@ where
     }
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
     let start = acceptor.await.map_err(|_| NoTunnel::Refused(Code::NotTls))?;
-    let named = start.client_hello().server_name().and_then(|name| Host::parse(name.as_bytes()).ok());
+    let named =
+        start.client_hello().server_name().and_then(|name| Host::parse(name.as_bytes()).ok());
     let (Some(name), true) = (authority.host().name(), named.as_ref() == Some(authority.host()))
     else {
         return Err(NoTunnel::Refused(Code::SniMismatch));

@@ -21,9 +21,8 @@ pub(super) fn checked(
     if addresses.is_empty() {
         return Err(Code::UpstreamDns);
     }
-    let check = |ip: &IpAddr| {
-        CheckedAddr::check(SocketAddr::new(*ip, port), exceptions, forbidden).ok()
-    };
+    let check =
+        |ip: &IpAddr| CheckedAddr::check(SocketAddr::new(*ip, port), exceptions, forbidden).ok();
     let (v4, v6): (Vec<_>, Vec<_>) =
         addresses.iter().filter_map(check).partition(|address| address.get().is_ipv4());
     let mut turns = Vec::with_capacity(v4.len() + v6.len());

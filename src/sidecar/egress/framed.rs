@@ -221,7 +221,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
                 return Poll::Pending;
             }
             this.raw.reserve(PIECE);
-            let read = tokio_util::io::poll_read_buf(Pin::new(&mut this.inner), context, &mut this.raw);
+            let read =
+                tokio_util::io::poll_read_buf(Pin::new(&mut this.inner), context, &mut this.raw);
             match read {
                 Poll::Ready(Ok(0)) => this.ended = true,
                 Poll::Ready(Ok(_)) => this.judge(),

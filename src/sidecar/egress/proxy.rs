@@ -12,9 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION,
-};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::case::Case;
@@ -29,7 +27,8 @@ use super::upload::Upload;
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
 use crate::sidecar::{
-    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide, decide_path_door,
+    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide,
+    decide_path_door,
 };
 
 /// Where requests come in.

@@ -27,7 +27,10 @@ impl System {
         let servers = hickory_resolver::system_conf::read_system_conf()
             .map(|(config, _)| config.name_servers().to_vec())
             .unwrap_or_default();
-        Self { servers, hosts: Arc::new(hickory_resolver::Hosts::from_system().unwrap_or_default()) }
+        Self {
+            servers,
+            hosts: Arc::new(hickory_resolver::Hosts::from_system().unwrap_or_default()),
+        }
     }
 }
 
@@ -37,10 +40,11 @@ pub(super) struct Resolver(TokioResolver);
 impl Resolver {
     pub(super) fn new(servers: &[SocketAddr], system: &System) -> Result<Self, String> {
         let own = servers.iter().map(|server| {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut config| {
-                config.port = server.port();
-                config
-            });
+            let connections =
+                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut config| {
+                    config.port = server.port();
+                    config
+                });
             NameServerConfig::new(server.ip(), true, connections.into())
         });
         let servers =

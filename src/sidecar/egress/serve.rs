@@ -203,8 +203,8 @@ impl Listener {
     fn new(socket: OwnedFd) -> Result<Self, String> {
         let fail = |error: io::Error| format!("using a listening socket: {error}");
         let refuse = |what: &str| format!("using a listening socket: {what}");
-        let listens = rustix::net::sockopt::socket_acceptconn(&socket)
-            .map_err(|error| fail(error.into()))?;
+        let listens =
+            rustix::net::sockopt::socket_acceptconn(&socket).map_err(|error| fail(error.into()))?;
         if !listens {
             return Err(refuse("it does not listen"));
         }
@@ -214,7 +214,9 @@ impl Listener {
             AddressFamily::INET | AddressFamily::INET6 => {
                 TcpListener::from_std(socket.into()).map(Self::Tcp).map_err(fail)
             }
-            AddressFamily::UNIX => UnixListener::from_std(socket.into()).map(Self::Unix).map_err(fail),
+            AddressFamily::UNIX => {
+                UnixListener::from_std(socket.into()).map(Self::Unix).map_err(fail)
+            }
             _ => Err(refuse("it is neither of TCP nor of a unix socket")),
         }
     }

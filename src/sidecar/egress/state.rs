@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 use super::resolve::{Resolver, System};
 use super::scan::Scan;
 use super::upstream::{Upstreams, client_config};
+use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
 use crate::sidecar::credential::check;
 use crate::sidecar::document::{CaPart, Document, Secret, VERSION};
 use crate::sidecar::policy::Policy;
-use crate::sidecar::Host;
 
 /// A document that was found to be in order, made ready.
 pub(super) struct Loaded {

@@ -208,8 +208,9 @@ fn spellings(hir: &Hir) -> Option<Vec<Vec<Atom>>> {
         HirKind::Literal(literal) => {
             vec![literal.0.iter().map(|byte| Atom::Byte(*byte)).collect()]
         }
-        HirKind::Class(class) => members(class)
-            .map_or_else(gap, |set| set.into_iter().map(|atom| vec![atom]).collect()),
+        HirKind::Class(class) => {
+            members(class).map_or_else(gap, |set| set.into_iter().map(|atom| vec![atom]).collect())
+        }
         HirKind::Capture(capture) => spellings(&capture.sub)?,
         HirKind::Repetition(repetition) => match repetition.min {
             0 => gap(),
