@@ -11,6 +11,7 @@ pub mod hash;
 pub mod id;
 pub mod observed;
 pub mod policy;
+pub mod roles;
 pub mod skill;
 pub mod spec;
 

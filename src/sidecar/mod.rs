@@ -29,9 +29,11 @@ pub mod code;
 #[cfg(target_os = "linux")]
 pub mod confine;
 pub mod control;
+pub mod credential;
 pub mod dlp;
 pub mod document;
 pub mod egress;
+mod encodings;
 pub mod framing;
 pub mod part;
 pub mod path;

@@ -21,6 +21,8 @@ mod manifest_skill;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;
+#[cfg(target_os = "linux")]
+mod sidecar;
 mod smolmachines;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]

@@ -7,7 +7,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use thiserror::Error;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::decode::local::alignments;
+use crate::sidecar::encodings::{Encoding, encodings};
 
 /// A shorter value would be found in texts that have nothing to do with it.
 pub const SHORTEST: usize = 8;
@@ -151,40 +151,9 @@ impl Form {
     }
 }
 
-/// All ways to write a value that need no decoding to be found.
 fn forms(value: &[u8]) -> Vec<Form> {
-    let exact = |bytes: Vec<u8>| Form { bytes: Zeroizing::new(bytes), fold: false };
-    let folded = |bytes: Vec<u8>| Form { bytes: Zeroizing::new(bytes), fold: true };
-    let mut forms = vec![exact(value.to_vec())];
-    for (_, bytes) in alignments(value) {
-        let url = bytes.iter().map(|byte| match byte {
-            b'+' => b'-',
-            b'/' => b'_',
-            other => *other,
-        });
-        forms.push(exact(url.collect()));
-        forms.push(exact(bytes));
-    }
-    forms.push(folded(::hex::encode(value).into_bytes()));
-    forms.push(folded(value.iter().flat_map(|byte| format!("%{byte:02x}").into_bytes()).collect()));
-    forms.push(exact(value.iter().flat_map(|byte| [*byte, 0]).collect()));
-    forms.push(exact(value.iter().flat_map(|byte| [0, *byte]).collect()));
-    // As JSON writes it. Escapes by number are decoded before.
-    let mut escaped = Vec::new();
-    for byte in value {
-        if matches!(byte, b'"' | b'\\') {
-            escaped.push(b'\\');
-        }
-        escaped.push(*byte);
-    }
-    forms.push(exact(escaped));
-    let mut kept: Vec<Form> = Vec::new();
-    for form in forms {
-        if !kept.iter().any(|other| other.bytes == form.bytes) {
-            kept.push(form);
-        }
-    }
-    kept
+    let form = |Encoding { bytes, fold }| Form { bytes, fold };
+    encodings(value).into_iter().map(form).collect()
 }
 
 impl Drop for Value {

@@ -37,9 +37,45 @@ impl BodyScanner {
     ///
     /// # Errors
     ///
-    /// All that is new and must not leave. Scanning may go on after it, where a finding is only told.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Vec<Finding>> {
+    /// The first new thing that must not leave. Scanning may go on after it, where a finding is
+    /// only told.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Finding> {
         let before = self.found.len();
+        self.take(bytes);
+        self.found.get(before).map_or(Ok(()), |finding| Err(finding.clone()))
+    }
+
+    /// The body is at its end.
+    ///
+    /// # Errors
+    ///
+    /// The first new thing that must not leave.
+    pub fn finish(mut self) -> Result<(), Finding> {
+        let before = self.found.len();
+        self.search(false);
+        self.found.get(before).map_or(Ok(()), |finding| Err(finding.clone()))
+    }
+
+    /// The body is at its end: everything that was found in it.
+    #[must_use]
+    pub fn end(mut self) -> Vec<Finding> {
+        self.search(false);
+        std::mem::take(&mut self.found)
+    }
+
+    /// What has been found so far.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.found
+    }
+
+    /// How many of the last bytes must not be passed on yet: a secret may have begun in them.
+    #[must_use]
+    pub const fn hold_back(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.held.len() == WINDOW {
                 self.search(true);
@@ -51,29 +87,6 @@ impl BodyScanner {
             self.held.extend_from_slice(now);
             bytes = later;
         }
-        self.new_since(before)
-    }
-
-    /// The body is at its end.
-    ///
-    /// # Errors
-    ///
-    /// All that is new and must not leave.
-    pub fn finish(mut self) -> Result<(), Vec<Finding>> {
-        let before = self.found.len();
-        self.search(false);
-        self.new_since(before)
-    }
-
-    /// How many of the last bytes must not be passed on yet: a secret may have begun in them.
-    #[must_use]
-    pub const fn hold_back(&self) -> usize {
-        self.held.len()
-    }
-
-    fn new_since(&self, before: usize) -> Result<(), Vec<Finding>> {
-        let new = &self.found[before..];
-        if new.is_empty() { Ok(()) } else { Err(new.to_vec()) }
     }
 
     fn search(&mut self, open_end: bool) {

@@ -94,6 +94,8 @@ pub(super) struct Framed<S> {
     raw: BytesMut,
     passed: usize,
     ended: bool,
+    /// Nothing that still comes is answered.
+    answered_last: bool,
     clock: Clock,
     lingered: usize,
 }
@@ -156,6 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
             raw: BytesMut::new(),
             passed: 0,
             ended: false,
+            answered_last: false,
             clock: Clock { waits: Waits::First, sleep: None },
             lingered: 0,
         }
@@ -177,11 +180,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
                 let within_body = self.framing.is_within_body();
                 let request = self.wire.violated(code);
                 self.raw.truncate(self.passed);
-                if !within_body {
+                if within_body {
+                    self.ended = true;
+                } else {
+                    // The page is the last thing on this connection; until then it is open.
                     self.raw.unsplit(request);
+                    self.answered_last = true;
                 }
                 self.passed = self.raw.len();
-                self.ended = true;
             }
         }
     }
@@ -209,8 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
             if this.ended {
                 return Poll::Ready(Ok(()));
             }
-            if this.raw.len() > limits::READ_BUFFER {
-                // Only after a CONNECT does so much wait, and what that leads to is known soon.
+            // Only after a CONNECT does so much wait. What that leads to is known soon, as is the end
+            // of a connection whose last answer is on its way: neither waits for what comes in.
+            if this.answered_last || this.raw.len() > limits::READ_BUFFER {
                 return Poll::Pending;
             }
             this.raw.reserve(PIECE);

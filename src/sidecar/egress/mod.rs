@@ -16,7 +16,6 @@ mod machine;
 mod outgoing;
 mod page;
 mod proxy;
-mod redactor;
 mod resolve;
 mod scan;
 mod serve;

@@ -13,9 +13,9 @@ use tokio::time::Sleep;
 
 use super::framed::Working;
 use super::limits;
-use super::redactor::Redactor;
 use super::state::Loaded;
 use super::upstream::{Connection, Target};
+use crate::sidecar::credential::Redactor;
 
 /// What a machine is sent.
 pub(super) struct Outgoing {
@@ -59,15 +59,7 @@ impl Relayed {
         revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
         back: (Arc<Loaded>, Target, Connection),
     ) -> Self {
-        Self {
-            incoming,
-            redactor,
-            idle: None,
-            revoked,
-            back: Some(back),
-            trailers: None,
-            ended: false,
-        }
+        Self { incoming, redactor, idle: None, revoked, back: Some(back), trailers: None, ended: false }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {

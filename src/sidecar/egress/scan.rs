@@ -7,6 +7,7 @@ use hyper::header::COOKIE;
 use time::{Date, OffsetDateTime};
 
 use crate::sidecar::Code;
+use crate::sidecar::credential::{Redactions, Redactor};
 use crate::sidecar::dlp::{BodyScanner, Finding, Known, Rules, Scanner, Suppression};
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
@@ -14,7 +15,7 @@ use crate::sidecar::part::{Action, SuppressionPart};
 /// The search of one loaded document.
 pub(super) struct Scan {
     scanner: Arc<Scanner>,
-    pub(super) known: Arc<Known>,
+    redactions: Arc<Redactions>,
     action: Action,
 }
 
@@ -32,8 +33,14 @@ impl Scan {
             document.credentials.iter().map(|(name, value)| (name.as_str(), value.reveal()));
         let known = Arc::new(Known::new(values).map_err(|error| error.to_string())?);
         let suppressions = dlp.allow.iter().map(suppression).collect::<Result<_, _>>()?;
-        let scanner = Arc::new(Scanner::new(Arc::new(rules), Arc::clone(&known), suppressions));
-        Ok(Self { scanner, known, action: dlp.action })
+        let scanner = Arc::new(Scanner::new(Arc::new(rules), known, suppressions));
+        let values = document
+            .credentials
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.reveal().as_bytes()));
+        let redactions = Redactions::new(values)
+            .map_err(|_| "the credentials are too many to be looked for".to_owned())?;
+        Ok(Self { scanner, redactions: Arc::new(redactions), action: dlp.action })
     }
 
     /// Searches a request's target and head, as they would be sent.
@@ -69,8 +76,8 @@ impl Scan {
     }
 
     /// Takes known values out of what comes back, if there are any.
-    pub(super) fn redactor(&self) -> Option<super::redactor::Redactor> {
-        None
+    pub(super) fn redactor(&self) -> Option<Redactor> {
+        (!self.redactions.is_empty()).then(|| Redactor::new(Arc::clone(&self.redactions)))
     }
 
     /// Whether what cannot be searched is refused.

@@ -14,6 +14,7 @@ use super::scan::Scan;
 use super::upstream::{Upstreams, client_config};
 use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
+use crate::sidecar::credential::check;
 use crate::sidecar::document::{CaPart, Document, Secret, VERSION};
 use crate::sidecar::policy::Policy;
 
@@ -47,7 +48,7 @@ impl Loaded {
         let document = parse(text)?;
         let policy = Policy::compile(&document.policy)?;
         for (name, value) in &document.credentials {
-            check_credential(name, value)?;
+            check(name, value.reveal().as_bytes()).map_err(|error| error.to_string())?;
         }
         let names = document.names.iter().map(|name| door_name(name)).collect::<Result<_, _>>()?;
         let roots = document
@@ -100,17 +101,6 @@ fn parse(text: &[u8]) -> Result<Document, String> {
     } else {
         Err(format!("`version` is {}: this sidecar reads {VERSION}", document.version))
     }
-}
-
-/// A value goes into a header field as it is, so it may hold nothing that ends one.
-fn check_credential(name: &str, value: &Secret) -> Result<(), String> {
-    let value = value.reveal().as_bytes();
-    if !value.is_empty() && value.iter().all(u8::is_ascii_graphic) {
-        return Ok(());
-    }
-    Err(format!(
-        "the credential `{name}` is empty, or has spaces, line ends or other bytes than `!` to `~`"
-    ))
 }
 
 fn door_name(name: &str) -> Result<Host, String> {

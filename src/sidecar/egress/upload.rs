@@ -72,6 +72,8 @@ struct Search {
     case: Arc<Case>,
     loaded: Arc<Loaded>,
     scanner: Option<BodyScanner>,
+    /// How many of its findings were told.
+    told: usize,
     seen: u64,
 }
 
@@ -81,6 +83,7 @@ impl Search {
             case: Arc::clone(case),
             loaded: Arc::clone(loaded),
             scanner: Some(loaded.scan.body(host)),
+            told: 0,
             seen: 0,
         }
     }
@@ -90,19 +93,21 @@ impl Search {
         if self.seen > limits::SCANNED_BODY && self.scanner.is_some() {
             self.unscannable()?;
         }
-        match &mut self.scanner {
-            Some(scanner) => match scanner.push(data) {
-                Ok(()) => Ok(()),
-                Err(findings) => self.judge(findings),
-            },
-            None => Ok(()),
+        let Some(scanner) = &mut self.scanner else { return Ok(()) };
+        if scanner.push(data).is_ok() {
+            return Ok(());
         }
+        let found = scanner.findings();
+        let new = found[self.told..].to_vec();
+        self.told = found.len();
+        self.judge(new)
     }
 
     fn as_it_stands(&self, data: &[u8]) -> Result<(), Code> {
         let mut scanner = self.loaded.scan.body(self.case.host());
-        scanner.push(data).or_else(|findings| self.judge(findings))?;
-        scanner.finish().or_else(|findings| self.judge(findings))
+        // What it finds is told at its end.
+        let _ = scanner.push(data);
+        self.judge(scanner.end())
     }
 
     fn trailers(&self, trailers: &HeaderMap, host: &str) -> Result<(), Code> {
@@ -110,10 +115,8 @@ impl Search {
     }
 
     fn end(&mut self) -> Result<(), Code> {
-        match self.scanner.take().map(BodyScanner::finish) {
-            Some(Err(findings)) => self.judge(findings),
-            Some(Ok(())) | None => Ok(()),
-        }
+        let Some(scanner) = self.scanner.take() else { return Ok(()) };
+        self.judge(scanner.end().split_off(self.told))
     }
 
     fn hold_back(&self) -> usize {

@@ -1,11 +1,9 @@
 //! Keywords as they look inside base64 and hex: they are found without decoding anything, at any
 //! alignment and amid bytes that are no text, and only their neighbourhood is decoded.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
-
 use super::base64::{Decoder, value};
 use super::hex;
+use crate::sidecar::encodings::{alignments, url_alphabet};
 
 /// Shorter ones stand in any text by chance.
 const SHORTEST: usize = 4;
@@ -29,32 +27,13 @@ pub(in crate::sidecar::dlp) struct Form {
     pub(in crate::sidecar::dlp) coding: Coding,
 }
 
-/// The characters of base64 that depend on these bytes alone, for each of three alignments, with
-/// how many characters after the beginning of a group of four they stand.
-pub(in crate::sidecar::dlp) fn alignments(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)> {
-    [(0, 0), (1, 2), (2, 3)].into_iter().map(|(before, skip)| {
-        let mut shifted = vec![0; before];
-        shifted.extend_from_slice(bytes);
-        let whole = STANDARD_NO_PAD.encode(&shifted).into_bytes();
-        let end = shifted.len() * 8 / 6;
-        zeroize::Zeroize::zeroize(&mut shifted);
-        (skip, whole[skip.min(end)..end].to_vec())
-    })
-}
-
 /// All forms of some keywords, each once.
 pub(in crate::sidecar::dlp) fn forms<'k>(keywords: impl Iterator<Item = &'k str>) -> Vec<Form> {
     let mut forms = Vec::new();
     for keyword in keywords {
         for (skip, bytes) in alignments(keyword.as_bytes()) {
             let coding = Coding::Base64(skip);
-            // The other alphabet has these two instead.
-            let url = bytes.iter().map(|byte| match byte {
-                b'+' => b'-',
-                b'/' => b'_',
-                other => *other,
-            });
-            forms.push(Form { bytes: url.collect(), coding });
+            forms.push(Form { bytes: url_alphabet(&bytes), coding });
             forms.push(Form { bytes, coding });
         }
         forms.push(Form { bytes: ::hex::encode(keyword).into_bytes(), coding: Coding::Hex });
@@ -99,6 +78,7 @@ pub(in crate::sidecar::dlp) fn neighbourhood(
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
     use super::*;
