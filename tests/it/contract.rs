@@ -35,6 +35,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod main_process;
 mod memory;
 pub(crate) mod ownership;
+pub(crate) mod sidecar;
 pub(crate) mod smolmachines;
 mod tarball;
 
@@ -51,6 +52,8 @@ pub(crate) enum Capability {
     Pause,
     /// Image tars and root folders are imported.
     Import,
+    /// A machine can have a sidecar.
+    Sidecars,
 }
 
 /// One backend, ready to be tested, in a corner of its own.
@@ -151,7 +154,11 @@ pub(crate) async fn run(
 /// Removes all that a scope owns.
 async fn wipe(backend: &dyn Backend, scope: &Scope) -> Result<(), BackendError> {
     let seen = backend.observe(scope, Depth::Listing).await?;
-    for instance in seen.instances.iter().filter(|i| i.ownership == Ownership::Ours) {
+    let mut ours = seen.instances;
+    ours.retain(|instance| instance.ownership == Ownership::Ours);
+    // What stands on another goes before it.
+    ours.sort_by_key(|instance| std::cmp::Reverse(instance.resource));
+    for instance in &ours {
         backend.teardown(scope, instance).await?;
     }
     for leftover in &seen.leftovers {
@@ -330,6 +337,13 @@ macro_rules! contract_suite {
             main_process::it_waits_for_asked_for_values [];
             main_process::it_gets_its_environment [Userland];
             main_process::its_output_is_the_log [];
+            sidecar::its_parts_are_observed_as_they_were_made [Sidecars];
+            sidecar::creating_its_parts_twice_makes_one_of_each [Sidecars];
+            sidecar::one_that_was_started_anew_has_forgotten [Sidecars];
+            sidecar::it_is_replaced_beside_its_running_machine [Sidecars];
+            sidecar::tearing_down_its_parts_leaves_nothing [Sidecars];
+            sidecar::what_is_no_sidecar_cannot_be_loaded [];
+            sidecar::that_of_another_owner_is_never_acted_on [Sidecars, Outsiders];
         }
     };
     (@cases $backend:ident $fixture:path, [$($lacks:ident),*],
@@ -363,4 +377,4 @@ pub(crate) use contract_suite;
 
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
 contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
-contract_suite!(on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause]);
+contract_suite!(on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause, Sidecars]);

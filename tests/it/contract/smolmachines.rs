@@ -77,7 +77,7 @@ impl Fixture for Machines {
 
     fn lacks(&self) -> &[Capability] {
         // A paused microVM is one that was saved and ended: nothing that happens from outside.
-        &[Capability::Pause]
+        &[Capability::Pause, Capability::Sidecars]
     }
 
     fn patience(&self) -> Duration {
