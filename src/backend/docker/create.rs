@@ -316,7 +316,7 @@ mod tests {
     fn labels_tell_what_was_set_and_no_value_twice() {
         let body = made(&machine("ada"), &traits());
         let labels = body.labels.unwrap();
-        let set = Labels(&labels).set().unwrap();
+        let set = Labels::of(&labels).set::<labels::Set>().unwrap();
         assert_eq!(set.identity().uid, 1000);
         assert_eq!(set.settings["cap_drop"], "ALL");
         assert!(!set.settings.keys().any(|name| name.starts_with("env")));

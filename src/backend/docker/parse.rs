@@ -35,7 +35,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let id = InstanceId(found.id.clone()?);
     let name = name(&found);
     let empty = std::collections::HashMap::new();
-    let labels = Labels(found.labels.as_ref().unwrap_or(&empty));
+    let labels = Labels::of(found.labels.as_ref().unwrap_or(&empty));
     let ownership = labels.ownership(scope);
     let standing = sandbox_of_name(scope, &name);
     if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {

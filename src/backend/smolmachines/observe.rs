@@ -42,7 +42,8 @@ async fn settled_rows(backend: &Smolmachines, scope: &Scope) -> Result<Vec<Row>,
     for _ in 1..LOOKS {
         let rows = rows(backend).await?;
         let silent = |row: &Row| {
-            row.state == "unreachable" && Labels(&row.labels).ownership(scope) == Ownership::Ours
+            row.state == "unreachable"
+                && Labels::of(&row.labels).ownership(scope) == Ownership::Ours
         };
         if !rows.iter().any(silent) {
             return Ok(rows);
@@ -98,7 +99,7 @@ pub(super) async fn own(
     let conflict = || BackendError::Conflict { name: id.name.clone() };
     let found = instance(scope, &row).filter(|i| i.ownership == Ownership::Ours);
     let found = found.ok_or_else(conflict)?;
-    let set = Labels(&row.labels).set().ok_or_else(|| {
+    let set = Labels::of(&row.labels).set().ok_or_else(|| {
         BackendError::failed(
             format!("looking at {name}"),
             anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
@@ -126,7 +127,7 @@ pub(super) async fn running(
 
 /// `NAME@NONCE`: the program knows names only, and a name comes again.
 pub(super) fn id(row: &Row) -> InstanceId {
-    let nonce = Labels(&row.labels).id().map(str::to_owned);
+    let nonce = Labels::of(&row.labels).text(labels::ID).map(str::to_owned);
     let nonce = nonce.unwrap_or_else(|| format!("at-{}", row.created.unwrap_or_default()));
     InstanceId(format!("{}@{nonce}", row.name))
 }
@@ -138,7 +139,7 @@ pub(super) fn name_of(id: &InstanceId) -> Option<&str> {
 
 /// A row as an instance; `None` where it is nothing to us.
 pub(super) fn instance(scope: &Scope, row: &Row) -> Option<Instance> {
-    let labels = Labels(&row.labels);
+    let labels = Labels::of(&row.labels);
     let ownership = labels.ownership(scope);
     let ours = ownership != Ownership::Foreign;
     if ours && labels.resource() == Some(labels::PROBE) {
