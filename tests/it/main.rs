@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail so")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test says")]
 
+mod alike;
 mod cli;
 mod contract;
 mod convergence;

@@ -44,6 +44,11 @@ pub(crate) fn left_out(what: &str, why: &str) {
     }
 }
 
+/// Says how far a long test is, past the capture of the test harness.
+pub(crate) fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("stderr takes a line");
+}
+
 /// Whether `what`, which needs a Docker engine, is to run: yes where `BOTTLE_TEST_DOCKER` says that
 /// one is there (`tests/run` does), and then it must answer. Else `what` is said to be left out.
 pub(crate) fn docker(what: &str) -> bool {
