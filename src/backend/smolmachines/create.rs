@@ -50,6 +50,7 @@ pub(super) fn set(spec: &MachineSpec, version: Version) -> Set {
     Set {
         cpus: u64::from(spec.resources.millicpus.div_ceil(1000).max(1)),
         memory_mib: spec.resources.memory.div_ceil(MIB),
+        pids: spec.resources.pids,
         user: spec.user.clone(),
         home: spec.env.get("HOME").cloned(),
         workdir: spec.workdir.clone(),

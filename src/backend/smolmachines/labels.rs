@@ -17,6 +17,8 @@ pub(super) const ID: &str = "io.bottle.id";
 pub(super) struct Set {
     pub cpus: u64,
     pub memory_mib: u64,
+    /// How many processes the sandbox's user may have; 0: as many as fit.
+    pub pids: u32,
     /// The bottle's `user`.
     pub user: Option<String>,
     /// `HOME` of the bottle's environment.

@@ -65,9 +65,6 @@ pub(super) async fn observe(
     let facts = BackendFacts {
         version: format!("smolvm {version}"),
         root_images: guest::root_images(scope),
-        unenforced: vec![
-            "resources.pids is not enforced: a microVM bounds memory and CPUs".to_owned(),
-        ],
         ..BackendFacts::default()
     };
     Ok(Observation { instances, leftovers, facts })
