@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call};
 use super::image::Source;
 use super::labels::{self, Set};
+use super::orphans::Note;
 use super::parse::{self, Row};
 use super::version::Version;
 use super::{Smolmachines, observe};
@@ -126,7 +127,8 @@ pub(super) async fn machine(
     }
     let set = set(spec, version);
     let nonce = nonce().map_err(|e| BackendError::failed(what.clone(), e))?;
-    let call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    let mut call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    call.note = Some(Note::new(scope, &what));
     let ended = command::run(&backend.settings, call).await?;
     // Whatever it said: what is there counts. Somebody else may have been faster.
     if let Some(row) = observe::by_name(backend, scope, &name).await? {

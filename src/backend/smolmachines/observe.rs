@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call, LARGEST_LISTING};
 use super::labels::{self, Labels, Set};
 use super::parse::{self, Row};
-use super::{Smolmachines, guest, image};
+use super::{Smolmachines, guest, image, orphans};
 use crate::backend::{BackendError, Observation, Scope};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership,
@@ -59,6 +59,7 @@ pub(super) async fn observe(
     scope: &Scope,
 ) -> Result<Observation, BackendError> {
     let version = super::version::of(&backend.settings, scope).await?;
+    orphans::settled(scope).await;
     let rows = settled_rows(backend, scope).await?;
     let instances = rows.iter().filter_map(|row| instance(scope, row)).collect();
     let leftovers = image::leftovers(scope);

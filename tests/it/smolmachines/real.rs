@@ -75,7 +75,7 @@ impl Corner {
     }
 }
 
-fn machine(name: &str) -> MachineSpec {
+pub(super) fn machine(name: &str) -> MachineSpec {
     MachineSpec {
         sandbox: SandboxId::new(name).unwrap(),
         backend: BackendKind::Smolmachines,
