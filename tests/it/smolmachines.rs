@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "what a test needs and does not get ends the test")]
 
 mod fakes;
+#[cfg(target_os = "linux")]
+mod guests;
 mod killed;
 mod real;
 mod rig;
