@@ -95,26 +95,41 @@ fn tree(backend: &str, workspace: &std::path::Path) -> TempTree {
     tree
 }
 
-/// The backends that there are here; what is not here is said.
-fn backends() -> Vec<&'static str> {
+/// The backends that there are here; for what is not here, `what` is said to be left out.
+pub(crate) fn backends(what: &str) -> Vec<&'static str> {
     let mut found = Vec::new();
-    if support::docker("what arrives in a guest, on docker") {
+    if !images().join("busybox.tar").exists() {
+        support::left_out(what, "it needs an image; tests/run makes it");
+        return found;
+    }
+    if cfg!(target_os = "linux") {
+        found.push("native");
+    }
+    if support::docker(&format!("{what}, on docker")) {
         found.push("docker");
     }
-    if support::smolvm("what arrives in a guest, on smolmachines").is_some() {
+    if support::smolvm(&format!("{what}, on smolmachines")).is_some() {
         found.push("smolmachines");
-    }
-    if !images().join("busybox.tar").exists() {
-        support::left_out("what arrives in a guest, on native", "tests/run makes the image");
-    } else if cfg!(target_os = "linux") {
-        found.push("native");
     }
     found
 }
 
+/// Lets the runs of `cli` find the microVMs that there are.
+pub(crate) fn environment(cli: &mut Cli) {
+    if let Some(program) = std::env::var_os("BOTTLE_TEST_SMOLVM") {
+        cli.env("BOTTLE_SMOLVM", program);
+    }
+    for name in ["SMOLVM_DATA_DIR", "SMOLVM_AGENT_READY_TIMEOUT_SECS", "SMOLVM_START_TIMEOUT_SECS"]
+    {
+        if let Some(value) = std::env::var_os(name) {
+            cli.env(name, value);
+        }
+    }
+}
+
 #[test]
 fn the_same_arrives_on_every_backend() {
-    for backend in backends() {
+    for backend in backends("what arrives in a guest") {
         arrives(backend);
     }
 }
@@ -125,15 +140,7 @@ fn arrives(backend: &str) {
     let tree = tree(backend, workspace.path());
     let mut cli = Cli::new();
     cli.patience(Duration::from_secs(900));
-    if let Some(program) = std::env::var_os("BOTTLE_TEST_SMOLVM") {
-        cli.env("BOTTLE_SMOLVM", program);
-    }
-    for name in ["SMOLVM_DATA_DIR", "SMOLVM_AGENT_READY_TIMEOUT_SECS", "SMOLVM_START_TIMEOUT_SECS"]
-    {
-        if let Some(value) = std::env::var_os(name) {
-            cli.env(name, value);
-        }
-    }
+    environment(&mut cli);
     let rig = Down { cli, tree };
     let run = |args: &[&str], stdin: &[u8]| {
         let mut all = vec!["--tree", rig.tree.path().to_str().unwrap()];

@@ -19,6 +19,7 @@ mod manifest_hostile;
 mod manifest_locate;
 mod manifest_resolve;
 mod manifest_skill;
+mod moving;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;
