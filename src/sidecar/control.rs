@@ -227,8 +227,9 @@ async fn receive(
         }
     };
     let payload = &line[end + 1..];
-    let message = serde_json::from_slice(&line[..end])
-        .map_err(|_| io::Error::other("it is none of load, state, listen, attach, intercept, detach, stop"))?;
+    let message = serde_json::from_slice(&line[..end]).map_err(|_| {
+        io::Error::other("it is none of load, state, listen, attach, intercept, detach, stop")
+    })?;
     let expected = match message {
         Message::Load { length } => length,
         _ => 0,

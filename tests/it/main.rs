@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail so")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test says")]
 
+mod alike;
 mod cli;
 mod contract;
 mod convergence;
@@ -18,6 +19,7 @@ mod manifest_hostile;
 mod manifest_locate;
 mod manifest_resolve;
 mod manifest_skill;
+mod moving;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;

@@ -56,7 +56,7 @@ pub(super) fn find<'a>(
 ) -> Option<(&'a Network, Subnet)> {
     let ours = networks.iter().filter(|found| found.name.as_deref() == Some(name));
     let mut ours = ours.filter(|found| {
-        Labels(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
+        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
     });
     ours.find_map(|found| Some((found, subnets(found).find(|subnet| subnet.fits())?)))
 }
@@ -77,7 +77,7 @@ pub(super) async fn subnet(
 pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
     let (id, name) = (InstanceId(found.id.clone()?), found.name.clone()?);
     let map = labels_of(found);
-    let labels = Labels(&map);
+    let labels = Labels::of(&map);
     let ownership = labels.ownership(scope);
     let ours = ownership != Ownership::Foreign;
     let standing = parse::sandbox_of_name(scope, &name);
@@ -251,7 +251,7 @@ pub(super) async fn remove(
     let networks = all(engine).await?;
     let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
     let Some(found) = found else { return Ok(()) };
-    if Labels(&labels_of(found)).ownership(scope) != Ownership::Ours {
+    if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
         return Err(BackendError::Conflict { name: network.name.clone() });
     }
     delete(engine, &network.id.0, &network.name).await
