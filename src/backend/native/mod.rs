@@ -3,13 +3,14 @@
 //!
 //! One file a concern, in the order in which a sandbox comes to be: `create` writes its folder
 //! (`state`), `call` starts the helper (`helper`, `wire`), `start` makes its first process, `init`,
-//! which puts its view together (`namespaces`, `mounts`, `etc`, `image`), gives up every right
+//! which puts its view together (`namespaces`, `mounts`, `base`, `etc`, `image`), gives up every right
 //! (`caps`, `landlock`, `seccomp`; `limits` were set before) and stays. `enter`, `pump`, `program` and
 //! `copy` work in one that runs; `observe` and `log` read what is on the host. All that is unsafe is
 //! in `sys`.
 
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
 
+mod base;
 mod call;
 mod caps;
 mod copy;
@@ -84,6 +85,7 @@ pub struct Native {
 #[derive(Debug)]
 struct Shared {
     helper: Helper,
+    digests: base::Digests,
     /// Whether namespaces can be made here; asked once.
     works: OnceCell<Result<(), String>>,
 }
@@ -109,7 +111,13 @@ impl Native {
     }
 
     fn with(helper: Helper) -> Self {
-        Self { shared: Arc::new(Shared { helper, works: OnceCell::new() }) }
+        Self {
+            shared: Arc::new(Shared {
+                helper,
+                digests: base::Digests::default(),
+                works: OnceCell::new(),
+            }),
+        }
     }
 
     /// Does blocking work elsewhere.
@@ -255,7 +263,7 @@ impl Backend for Native {
             )));
         };
         let (scope, spec) = (scope.clone(), spec.clone());
-        self.blocking("creating", move |_| {
+        self.blocking("creating", move |shared| {
             let name = scope.object_name(&spec.sandbox);
             let folder = Store::of(&scope).sandbox(&spec.sandbox);
             let what = format!("creating {name}");
@@ -263,7 +271,7 @@ impl Backend for Native {
                 Ok(observe::instance(&scope, id.clone(), &observe::look(&folder, &host_boot()?)))
             };
             if !folder.path().exists() {
-                create::create(&scope, &spec)
+                create::create(&scope, &spec, &shared.digests)
                     .map_err(|error| BackendError::failed(&what, error))?;
                 return look(&spec.sandbox);
             }

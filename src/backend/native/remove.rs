@@ -53,7 +53,7 @@ pub(super) fn prune(scope: &Scope, leftover: &Leftover) -> anyhow::Result<()> {
     // Names as they were observed, and nothing else.
     let path = Path::new(&leftover.id.0);
     let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    let ours = [".making-", ".removing-", ".etc/", ".images/"];
+    let ours = [".making-", ".removing-", ".bases/", ".images/"];
     anyhow::ensure!(
         plain && ours.iter().any(|prefix| leftover.id.0.starts_with(prefix)),
         "`{}` is no leftover",
