@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::state::Store;
+use super::state::{RootFs, Store};
 use super::{etc, observe};
+use crate::model::SandboxId;
 
 /// Changes with what is made of the same host.
 const LAYOUT: u8 = 2;
@@ -201,6 +202,35 @@ pub(super) fn outdated(store: &Store) -> io::Result<Vec<String>> {
     names.sort_by_key(made);
     names.pop();
     Ok(names)
+}
+
+/// Removes the bases that no new sandbox will use and none stands on. Whoever makes a base, or takes
+/// away a sandbox, calls it, so that what is left of a change of the host is gone by the next look.
+pub(super) fn sweep(store: &Store) -> io::Result<()> {
+    if outdated(store)?.is_empty() {
+        return Ok(());
+    }
+    // Nothing that stands on one is made meanwhile.
+    let _lock = store.lock(true)?;
+    let used = used(store)?;
+    for name in outdated(store)?.iter().filter(|name| !used.contains(name)) {
+        super::discard(store, &store.bases().join(name))?;
+    }
+    Ok(())
+}
+
+fn used(store: &Store) -> io::Result<Vec<String>> {
+    let mut bases = Vec::new();
+    for name in observe::names(store.path())? {
+        let Ok(sandbox) = SandboxId::new(name) else { continue };
+        // One whose record cannot be read does not run, and is made anew.
+        if let Ok(Some(record)) = store.sandbox(&sandbox).record()
+            && let RootFs::Host { base } = record.rootfs
+        {
+            bases.push(base);
+        }
+    }
+    Ok(bases)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(super) fn create(
     let random = u32::from_str_radix(&id[..8], 16)?;
     let mode = namespaces::mode(random);
     // Shared: what is shared between sandboxes does not go while one is made that needs it.
-    let _lock = store.lock(false)?;
+    let lock = store.lock(false)?;
     let scratch = store.scratch("making")?;
     let made = fill(scope, &store, spec, id, mode, digests, &scratch).and_then(|()| {
         let folder = store.sandbox(&spec.sandbox);
@@ -37,6 +37,10 @@ pub(super) fn create(
     if made.is_err() {
         let _ = remove_folder(&scratch);
     }
+    drop(lock);
+    // Where the host has changed, the base that it had may be nobody's now. One that cannot be
+    // removed is seen as a leftover, and does not make this sandbox any less made.
+    let _ = base::sweep(&store);
     made
 }
 

@@ -187,6 +187,16 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a folder that others may look for: it has no name of meaning any more before it has lost
+/// anything, so that nobody takes what is left of it for the whole.
+fn discard(store: &Store, path: &Path) -> io::Result<()> {
+    let scratch = store.scratch("removing")?;
+    match std::fs::rename(path, &scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.and_then(|()| remove_folder(&scratch)),
+    }
+}
+
 /// An anonymous file with these bytes, to be read from its beginning.
 fn in_memory(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("bottle", rustix::fs::MemfdFlags::CLOEXEC)?);

@@ -174,6 +174,30 @@ async fn a_reused_pid_is_not_a_running_sandbox() {
 }
 
 #[tokio::test]
+async fn a_base_goes_with_the_last_that_stands_on_it() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    let bases = corner.scope.data.join("native/.bases");
+    let names = || {
+        let entries = std::fs::read_dir(&bases).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // As if the host had changed, and another sandbox had been made since.
+    std::fs::create_dir(bases.join("newer")).unwrap();
+    let bob = corner.create(&machine("bob")).await;
+    corner.teardown(&bob).await;
+    assert_eq!(names().len(), 2);
+    assert_eq!(corner.say(&on, "ls /etc/profile").await, "/etc/profile");
+    let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
+    assert!(seen.leftovers.is_empty(), "{seen:#?}");
+    corner.teardown(&on).await;
+    assert_eq!(names(), ["newer"]);
+    corner.wipe().await;
+}
+
+#[tokio::test]
 async fn half_of_a_sandbox_is_seen_and_removed() {
     let corner = Corner::new();
     let native = corner.scope.data.join("native");
