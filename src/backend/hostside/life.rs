@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
@@ -161,7 +161,7 @@ impl<'a> Sidecars<'a> {
         instance: &Instance,
     ) -> Result<Sidecar<'a>, BackendError> {
         let mut sidecar = self.own(instance)?;
-        if !sidecar.running {
+        if !sidecar.answers()? {
             let what = format!("starting {}", instance.name);
             sidecar.start().map_err(|error| BackendError::failed(what, error))?;
         }
@@ -262,6 +262,28 @@ impl Sidecar<'_> {
             // What cannot be read cannot be compared, and is no reason to end what works.
             _ => Vec::new(),
         }
+    }
+
+    /// Whether it runs and can be told something. One whose starter was killed may be on its way there,
+    /// or to its end: that is waited for.
+    pub(in crate::backend) fn answers(&mut self) -> Result<bool, BackendError> {
+        let name = self.all.name(&self.sandbox);
+        let failed = |error: io::Error| BackendError::failed(format!("waiting for {name}"), error);
+        let Some(run) = self.run.as_ref().filter(|_| self.running) else { return Ok(false) };
+        let control = Control::of(&self.folder.own(), &run.process).map_err(failed)?;
+        let until = Instant::now() + READY;
+        while run.process.pidfd().map_err(failed)?.is_some() {
+            if control.answers().map_err(failed)? {
+                return Ok(true);
+            }
+            if Instant::now() > until {
+                let seconds = READY.as_secs();
+                return Err(BackendError::Deadline { what: format!("starting {name}"), seconds });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.running = false;
+        Ok(false)
     }
 
     fn make(&self, spec: &SidecarSpec) -> anyhow::Result<Record> {
