@@ -2,7 +2,10 @@
 //! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
 
 mod client;
+mod framing;
 mod hosts;
+mod leaks;
 mod names;
+mod tunnel;
 mod upstream;
 mod world;

@@ -66,14 +66,14 @@ pub const HELD_BODIES: usize = 16 * 1024 * 1024;
 /// How long a body waits for its share of that.
 pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);
 
+/// A body up to this size is searched where its request is worked on; a larger one beside it.
+pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
+
 /// The largest body that is scanned.
 pub const SCANNED_BODY: u64 = 16 * 1024 * 1024;
 
 /// The largest compressed body, as it comes; it is held whole.
 pub const ENCODED_BODY: usize = 4 * 1024 * 1024;
-
-/// The largest response of a credential route that came compressed although it was asked not to.
-pub const ENCODED_RESPONSE: usize = 4 * 1024 * 1024;
 
 /// Between two pieces of a request's body.
 pub const REQUEST_IDLE: Duration = Duration::from_secs(120);

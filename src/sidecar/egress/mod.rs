@@ -5,7 +5,6 @@
 //! body goes out as an `upload`, to one of the `upstream`s, and what comes back is `outgoing`.
 
 mod case;
-mod coding;
 mod connect;
 mod connection;
 mod dial;

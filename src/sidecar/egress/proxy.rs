@@ -16,11 +16,10 @@ use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, Header
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::case::Case;
-use super::coding::Coding;
 use super::framed::Wire;
 use super::headers::{asks_for_websocket, strip_request, strip_response};
 use super::outgoing::{Outgoing, Relayed, redact};
-use super::scan::join_cookies;
+use super::scan::{codings, join_cookies};
 use super::serve::Shared;
 use super::state::Loaded;
 use super::upload::Upload;
@@ -147,7 +146,7 @@ async fn work(
     }
     let (head, body) = request.into_parts();
     let mut headers = head.headers;
-    let coding = Coding::of(&headers);
+    let coding = codings(&headers);
     join_cookies(&mut headers);
     search_head(case, &loaded, &decided, &mut headers)?;
     if let Some(route) = &decided.route {
@@ -429,7 +428,7 @@ async fn relay(
     if body.is_end_stream() {
         return Ok(Response::from_parts(head, Relayed::new(body, None, revoked, back)));
     }
-    if decided.route.is_some() && Coding::of(&head.headers) != Coding::Identity {
+    if decided.route.is_some() && codings(&head.headers) != Ok(Vec::new()) {
         return Err(Code::ResponseRefused.into());
     }
     if redactor.is_some() {

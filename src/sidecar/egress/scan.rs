@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use hyper::HeaderMap;
-use hyper::header::COOKIE;
+use hyper::header::{CONTENT_ENCODING, COOKIE};
 use time::{Date, OffsetDateTime};
 
 use crate::sidecar::Code;
 use crate::sidecar::credential::{Redactions, Redactor};
-use crate::sidecar::dlp::{BodyScanner, Finding, Known, Rules, Scanner, Suppression};
+use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
+use crate::sidecar::dlp::{BodyScanner, Finding, Known, Report, Rules, Scanner, Suppression};
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
 
@@ -61,6 +62,16 @@ impl Scan {
         self.scanner.scan("", today(), text.as_bytes()).iter().any(|finding| finding.known)
     }
 
+    /// Searches a whole body, and what is packed in it.
+    pub(super) fn whole_body(
+        &self,
+        host: &str,
+        codings: &[Coding],
+        body: &[u8],
+    ) -> Result<Report, Unscannable> {
+        self.scanner.scan_body(host, today(), codings, body, coding::Limits::default())
+    }
+
     /// A search of a body that comes in pieces.
     pub(super) fn body(&self, host: &str) -> BodyScanner {
         self.scanner.stream(host, today())
@@ -84,6 +95,15 @@ impl Scan {
     pub(super) fn blocks(&self) -> bool {
         self.action == Action::Block
     }
+}
+
+/// What a head says of how its body is encoded.
+pub(super) fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, Unscannable> {
+    let mut all = Vec::new();
+    for value in headers.get_all(CONTENT_ENCODING) {
+        all.push(value.to_str().map_err(|_| Unscannable::Coding)?);
+    }
+    Coding::parse(&all.join(","))
 }
 
 /// The pieces of a cookie are one value: HTTP/2 takes them apart as it likes.

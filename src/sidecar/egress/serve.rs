@@ -27,8 +27,6 @@ use crate::sidecar::record::{Event, Line, Record};
 pub(super) struct Shared {
     pub(super) record: Arc<Record>,
     pub(super) budget: Arc<Semaphore>,
-    /// Compressed bodies are undone one at a time: each takes a window of its own.
-    pub(super) decoding: Semaphore,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
     /// Documents are loaded one at a time.
@@ -108,7 +106,6 @@ impl Sidecar {
         let shared = Arc::new(Shared {
             record,
             budget: upload::budget(),
-            decoding: Semaphore::new(1),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),
             loading: Mutex::new(0),

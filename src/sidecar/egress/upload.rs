@@ -17,11 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use super::case::Case;
-use super::coding::{Coding, decode};
 use super::limits;
 use super::state::Loaded;
 use crate::sidecar::Code;
-use crate::sidecar::dlp::{BodyScanner, Finding};
+use crate::sidecar::dlp::coding::{Coding, Unscannable};
+use crate::sidecar::dlp::{BodyScanner, Finding, is_packed};
 
 /// How much of the budget is taken at once, in units of it.
 const STEP: usize = 64;
@@ -36,8 +36,6 @@ pub(super) fn budget() -> Arc<Semaphore> {
 /// What an upstream is sent.
 pub(super) struct Upload {
     held: BytesMut,
-    /// All of it was searched, and found to be clean.
-    clear: bool,
     trailers: Option<HeaderMap>,
     /// The length that the upstream is told.
     length: Option<u64>,
@@ -67,7 +65,7 @@ impl Verdict {
     }
 }
 
-/// The search of one body.
+/// The search of one body that passes.
 struct Search {
     case: Arc<Case>,
     loaded: Arc<Loaded>,
@@ -78,20 +76,16 @@ struct Search {
 }
 
 impl Search {
-    fn new(case: &Arc<Case>, loaded: &Arc<Loaded>, host: &str) -> Self {
-        Self {
-            case: Arc::clone(case),
-            loaded: Arc::clone(loaded),
-            scanner: Some(loaded.scan.body(host)),
-            told: 0,
-            seen: 0,
-        }
+    fn new(case: &Arc<Case>, loaded: &Arc<Loaded>) -> Self {
+        let scanner = Some(loaded.scan.body(case.host()));
+        Self { case: Arc::clone(case), loaded: Arc::clone(loaded), scanner, told: 0, seen: 0 }
     }
 
     fn data(&mut self, data: &[u8]) -> Result<(), Code> {
         self.seen += data.len() as u64;
         if self.seen > limits::SCANNED_BODY && self.scanner.is_some() {
-            self.unscannable()?;
+            unscannable(&self.case, &self.loaded)?;
+            self.scanner = None;
         }
         let Some(scanner) = &mut self.scanner else { return Ok(()) };
         if scanner.push(data).is_ok() {
@@ -103,15 +97,8 @@ impl Search {
         self.judge(new)
     }
 
-    fn as_it_stands(&self, data: &[u8]) -> Result<(), Code> {
-        let mut scanner = self.loaded.scan.body(self.case.host());
-        // What it finds is told at its end.
-        let _ = scanner.push(data);
-        self.judge(scanner.end())
-    }
-
-    fn trailers(&self, trailers: &HeaderMap, host: &str) -> Result<(), Code> {
-        self.judge(self.loaded.scan.head(host, "", trailers))
+    fn trailers(&self, trailers: &HeaderMap) -> Result<(), Code> {
+        self.judge(self.loaded.scan.head(self.case.host(), "", trailers))
     }
 
     fn end(&mut self) -> Result<(), Code> {
@@ -126,16 +113,15 @@ impl Search {
     fn judge(&self, findings: Vec<Finding>) -> Result<(), Code> {
         findings.into_iter().try_for_each(|finding| self.case.judge(&self.loaded, finding))
     }
+}
 
-    /// A body that cannot be searched is refused, or passed on with a word about it.
-    fn unscannable(&mut self) -> Result<(), Code> {
-        if self.loaded.scan.blocks() {
-            return Err(Code::DlpUnscannable);
-        }
-        self.scanner = None;
-        self.case.unscanned();
-        Ok(())
+/// A body that cannot be searched is refused, or passed on with a word about it.
+fn unscannable(case: &Case, loaded: &Loaded) -> Result<(), Code> {
+    if loaded.scan.blocks() {
+        return Err(Code::DlpUnscannable);
     }
+    case.unscanned();
+    Ok(())
 }
 
 impl Upload {
@@ -143,7 +129,6 @@ impl Upload {
     pub(super) fn empty() -> Self {
         Self {
             held: BytesMut::new(),
-            clear: true,
             trailers: None,
             length: None,
             rest: None,
@@ -157,10 +142,11 @@ impl Upload {
         self.verdict.clone()
     }
 
-    /// Takes a body as far as it is held, and searches it.
+    /// Takes a body as far as it is held, and searches it: nothing is dialled for one that is
+    /// refused. What is too long to be held streams behind its search.
     pub(super) async fn hold(
         mut incoming: Incoming,
-        coding: Coding,
+        coding: Result<Vec<Coding>, Unscannable>,
         case: &Arc<Case>,
         loaded: &Arc<Loaded>,
         budget: &Arc<Semaphore>,
@@ -169,24 +155,22 @@ impl Upload {
             return Ok(Self::empty());
         }
         let length = incoming.size_hint().exact();
-        let mut search = Search::new(case, loaded, case.host());
-        let limit = match coding {
-            Coding::Identity => limits::HELD_BODY,
-            Coding::Known(_) => limits::ENCODED_BODY,
-            Coding::Unknown => {
-                search.unscannable()?;
-                limits::HELD_BODY
+        let codings = match coding {
+            Ok(codings) => codings,
+            Err(_) => {
+                unscannable(case, loaded)?;
+                Vec::new()
             }
         };
         // Refused by what it says of its length already, before any of it is asked for.
-        let most = if matches!(coding, Coding::Known(_)) {
-            limits::ENCODED_BODY as u64
-        } else {
-            limits::SCANNED_BODY
+        let (limit, most) = match codings.is_empty() {
+            true => (limits::HELD_BODY, limits::SCANNED_BODY),
+            false => (limits::ENCODED_BODY, limits::ENCODED_BODY as u64),
         };
         if length.is_some_and(|length| length > most) {
-            search.unscannable()?;
+            unscannable(case, loaded)?;
         }
+        let mut search = Search::new(case, loaded);
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut held = BytesMut::new();
         let mut trailers = None;
@@ -198,12 +182,8 @@ impl Upload {
                 () = &mut deadline => break false,
             };
             let Some(frame) = frame else { break true };
-            let frame = frame.map_err(|_| case.broken_off())?;
-            match frame.into_data() {
+            match frame.map_err(|_| case.broken_off())?.into_data() {
                 Ok(data) => {
-                    if !matches!(coding, Coding::Known(_)) {
-                        search.data(&data)?;
-                    }
                     let wanted = (held.len() + data.len()).div_ceil(UNIT);
                     grow(&mut permit, wanted, budget).await?;
                     held.extend_from_slice(&data);
@@ -213,34 +193,58 @@ impl Upload {
                 }
                 Err(frame) => {
                     if let Ok(fields) = frame.into_trailers() {
-                        search.trailers(&fields, case.host())?;
+                        search.trailers(&fields)?;
                         trailers = Some(fields);
                     }
                 }
             }
         };
-        if let Coding::Known(coding) = coding {
-            if ended && search.scanner.is_some() {
-                search = search_encoded(search, coding, held.clone().freeze()).await?;
-            } else {
-                search.unscannable()?;
-            }
-        }
-        let rest = if ended {
-            search.end()?;
-            None
-        } else {
-            Some(Box::new(Rest { incoming, search, idle: None }))
-        };
-        let length = match &rest {
-            None if trailers.is_none() => Some(held.len() as u64),
-            _ => length,
-        };
-        // What streams holds little; its share is for others.
-        let permit = if rest.is_some() { None } else { permit };
         let verdict = Verdict::default();
-        Ok(Self { held, clear: ended, trailers, length, rest, verdict, _permit: permit })
+        if ended {
+            let held = search_whole(case, loaded, codings, held).await?;
+            let length = trailers.is_none().then_some(held.len() as u64);
+            return Ok(Self { held, trailers, length, rest: None, verdict, _permit: permit });
+        }
+        if !codings.is_empty() || is_packed(&held) {
+            // What is compressed can be looked into only as a whole.
+            if !codings.is_empty() {
+                unscannable(case, loaded)?;
+            }
+            case.unscanned();
+        }
+        search.data(&held)?;
+        let rest = Some(Box::new(Rest { incoming, search, idle: None }));
+        // What streams holds little; its share is for others.
+        Ok(Self { held, trailers, length, rest, verdict, _permit: None })
     }
+}
+
+/// Searches a whole body. What takes long goes beside what else there is to do.
+async fn search_whole(
+    case: &Arc<Case>,
+    loaded: &Arc<Loaded>,
+    codings: Vec<Coding>,
+    held: BytesMut,
+) -> Result<BytesMut, Code> {
+    let small = held.len() <= limits::SEARCHED_AT_ONCE;
+    let search = {
+        let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
+        move || match loaded.scan.whole_body(case.host(), &codings, &held) {
+            Ok(report) => {
+                if report.unscanned {
+                    case.unscanned();
+                }
+                let mut findings = report.findings.into_iter();
+                findings.try_for_each(|finding| case.judge(&loaded, finding)).map(|()| held)
+            }
+            Err(_) => unscannable(&case, &loaded).map(|()| held),
+        }
+    };
+    if small {
+        return search();
+    }
+    // A panic on the way is no reason to let it pass.
+    tokio::task::spawn_blocking(search).await.unwrap_or(Err(Code::DlpUnscannable))
 }
 
 async fn grow(
@@ -265,28 +269,6 @@ async fn grow(
         none => *none = Some(more),
     }
     Ok(())
-}
-
-/// Searches what a compressed body holds, beside what else there is to do; and it as it stands, for
-/// something may follow the end of what is compressed.
-async fn search_encoded(
-    mut search: Search,
-    coding: super::coding::Known,
-    body: Bytes,
-) -> Result<Search, Code> {
-    let shared = Arc::clone(&search.case.shared);
-    let _turn = shared.decoding.acquire().await.map_err(|_| Code::DlpUnscannable)?;
-    let searched = tokio::task::spawn_blocking(move || {
-        search.as_it_stands(&body)?;
-        let decoded = decode(coding, &body, limits::SCANNED_BODY, |piece| search.data(piece));
-        match decoded {
-            Ok(()) => Ok(search),
-            Err(Some(code)) => Err(code),
-            Err(None) => search.unscannable().map(|()| search),
-        }
-    });
-    // A panic on the way is no reason to let it pass.
-    searched.await.unwrap_or(Err(Code::DlpUnscannable))
 }
 
 impl Body for Upload {
@@ -327,7 +309,6 @@ impl Body for Upload {
             match step {
                 Ok(true) => {
                     this.rest = None;
-                    this.clear = true;
                 }
                 Ok(false) => {}
                 Err(code) => {
@@ -374,7 +355,7 @@ impl Rest {
             }
             Err(frame) => {
                 if let Ok(fields) = frame.into_trailers() {
-                    self.search.trailers(&fields, self.search.case.host())?;
+                    self.search.trailers(&fields)?;
                     *trailers = Some(fields);
                 }
             }
