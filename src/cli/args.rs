@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::sidecar::SidecarArgs;
 use crate::model::BackendKind;
 use crate::plan::AllowTeardown;
 
@@ -134,6 +135,9 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page of bottle, or of one of its commands
     Man(ManArgs),
+    /// Serve a machine's way out, or tell what serves it what to do
+    #[command(hide = true)]
+    Sidecar(SidecarArgs),
 }
 
 /// Options of what reads the tree.

@@ -35,6 +35,7 @@ mod run;
 mod saved;
 mod schema;
 mod setup;
+mod sidecar;
 mod signals;
 mod status;
 mod status_text;
@@ -48,6 +49,18 @@ use args::Command;
 pub use completions::complete;
 use error::{CliError, Exit};
 use ui::Ui;
+
+/// Runs what has to begin before there is a second thread, if that is what was asked for.
+#[must_use]
+pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
+    match &cli.command {
+        Command::Sidecar(args) => match &args.command {
+            sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 /// Runs one command and says how the program ends.
 pub async fn run(cli: Cli) -> ExitCode {
@@ -97,6 +110,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Schema(args) => schema::run(ui, args),
         Command::Completions(args) => completions::run(ui, args),
         Command::Man(args) => man::run(ui, args),
+        Command::Sidecar(args) => sidecar::run(ui, args).await,
     }
 }
 

@@ -114,13 +114,11 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
     }
     for instance in &decision.mend {
         let action = Action::Mend(Box::new(instance.clone()));
-        up.insert(steps.push(
-            action,
-            instance.backend,
-            sandbox,
-            instance.resource,
-            cleared.clone(),
-        ));
+        // What it is to be attached to again may be made by this very plan.
+        let on = instance.resource.stands_on();
+        let mut after = cleared.clone();
+        after.extend(made.iter().filter(|(kind, _)| on.contains(kind)).map(|(_, id)| *id));
+        up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
     for instance in &decision.start {
         let action = Action::Start(Target::Existing(Box::new(instance.clone())));

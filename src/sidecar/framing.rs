@@ -56,6 +56,8 @@ impl Default for Limits {
 pub struct Framing {
     limits: Limits,
     state: State,
+    /// What was refused stood in a body.
+    broken_body: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Framing {
     /// The state of a connection that just began.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: State::Head(Head::default()) }
+        Self { limits, state: State::Head(Head::default()), broken_body: false }
     }
 
     /// Looks at everything that was received and has not passed yet, and says how many bytes of
@@ -100,6 +102,7 @@ impl Framing {
                 Ok(length) => passed += length,
                 // What came before it is a request of its own: it passes first.
                 Err(code) => {
+                    self.broken_body = self.is_within_body();
                     self.state = State::Refused(code.clone());
                     return if passed == 0 { Err(code) } else { Ok(passed) };
                 }
@@ -121,6 +124,13 @@ impl Framing {
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
         matches!(&self.state, State::Head(head) if head.is_new())
+    }
+
+    /// Whether the next byte belongs to the body of a request whose head has passed, also when it
+    /// was refused.
+    #[must_use]
+    pub fn is_within_body(&self) -> bool {
+        self.broken_body || matches!(self.state, State::Length(_) | State::Chunked(_))
     }
 
     /// The CONNECT that passed was granted: whatever follows is the tunnel's.

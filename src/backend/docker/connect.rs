@@ -27,6 +27,8 @@ pub struct Settings {
     pub tls_verify: bool,
     /// `DOCKER_CERT_PATH`.
     pub cert_path: Option<PathBuf>,
+    /// `BOTTLE_SIDECAR_PROGRAM`: what sidecars run, when not this very executable.
+    pub sidecar_program: Option<PathBuf>,
 }
 
 /// Where an engine listens.
@@ -52,6 +54,7 @@ impl Settings {
             config_dir: text("DOCKER_CONFIG").map(PathBuf::from).or(home),
             tls_verify: text("DOCKER_TLS_VERIFY").is_some(),
             cert_path: text("DOCKER_CERT_PATH").map(PathBuf::from),
+            sidecar_program: text("BOTTLE_SIDECAR_PROGRAM").map(PathBuf::from),
         }
     }
 

@@ -5,23 +5,29 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HealthConfig, HostConfig,
-    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, RestartPolicy,
-    RestartPolicyNameEnum,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, NetworkingConfig,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 
 use super::engine::{Engine, GVISOR, Traits};
 use super::labels::{self, Set};
+use super::subnet::Subnet;
 use super::user::User;
+use super::wiring::Wiring;
 use super::{NO_NETWORK, error, observe, parse, settings};
 use crate::backend::{BackendError, Scope, guest_path};
-use crate::model::{Instance, MachineSpec, Ownership};
+use crate::model::access::SIDECAR_NAME;
+use crate::model::{Instance, MachineSpec, Ownership, ResourceKind, SpecHash};
 
 /// How often a name is tried again that is taken by nothing that is listed: by a container that the
 /// engine is just making for a run that was killed, or just removing.
 const NAME_TRIES: u32 = 60;
 /// How long after each try.
 const NAME_DELAY: Duration = Duration::from_millis(250);
+
+/// Lookups of names fail; they should do so soon.
+const LOOKUPS: [&str; 2] = ["timeout:1", "attempts:1"];
 
 /// The main process, as a person may read it.
 const MAIN_SH: &str = include_str!("main.sh");
@@ -38,6 +44,8 @@ pub(super) struct Parts<'a> {
     pub image: &'a str,
     pub user: &'a User,
     pub traits: &'a Traits,
+    /// Of the sandbox's own network; none: the machine is in no network.
+    pub subnet: Option<Subnet>,
 }
 
 /// Whether the workspace can be mounted, as far as that shows from here.
@@ -84,20 +92,26 @@ pub(super) fn body(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> Cont
             test: Some(vec!["NONE".to_owned()]),
             ..HealthConfig::default()
         }),
-        host_config: Some(host_config(spec, parts)),
+        host_config: Some(host_config(scope, spec, parts)),
         ..ContainerCreateBody::default()
     };
     let set = Set {
         uid: parts.user.identity.uid,
         gid: parts.user.identity.gid,
         home: parts.user.identity.home.clone(),
+        address: parts.subnet.map(Subnet::machine),
+        image: None,
         settings: settings::of_body(&body),
     };
+    let wiring = Wiring::of(scope, ResourceKind::Machine, &spec.sandbox, Some(&set));
+    body.networking_config = wiring
+        .is_connected()
+        .then(|| NetworkingConfig { endpoints_config: Some(wiring.endpoints()) });
     body.labels = Some(labels::of_machine(scope, spec, &set));
     body
 }
 
-fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
+fn host_config(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
     let Parts { user, traits, .. } = parts;
     let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     // The engine refuses more CPUs than there are; without a limit it would give just those.
@@ -109,9 +123,21 @@ fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
         user.identity.uid, user.identity.gid
     );
     let disk = spec.resources.disk.filter(|_| traits.disk);
+    let sidecar = parts.subnet.map(|subnet| subnet.sidecar().to_string());
+    let network = match sidecar {
+        Some(_) => scope.object_name(&spec.sandbox),
+        None => NO_NETWORK.to_owned(),
+    };
     HostConfig {
         init: Some(true),
-        network_mode: Some(NO_NETWORK.to_owned()),
+        network_mode: Some(network),
+        // Without a server that is named here, engines ask those of the host, some from the host
+        // itself: that is a way out. The sidecar answers no names, so a lookup ends at once; its own
+        // name needs none.
+        dns: sidecar.as_ref().map(|sidecar| vec![sidecar.clone()]),
+        dns_options: sidecar.as_ref().map(|_| LOOKUPS.map(str::to_owned).to_vec()),
+        dns_search: sidecar.as_ref().map(|_| vec![".".to_owned()]),
+        extra_hosts: sidecar.map(|sidecar| vec![format!("{SIDECAR_NAME}:{sidecar}")]),
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -153,21 +179,30 @@ fn host_config(spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
     }
 }
 
+/// What a container is made as.
+pub(super) struct Plan<'a> {
+    pub name: &'a str,
+    /// Of its spec.
+    pub hash: SpecHash,
+    /// Its image, as messages show it.
+    pub image: &'a str,
+}
+
 /// Makes the container, or finds the one that is there already.
-pub(super) async fn machine(
+pub(super) async fn container(
     engine: &Engine,
     scope: &Scope,
-    spec: &MachineSpec,
+    plan: &Plan<'_>,
     body: ContainerCreateBody,
 ) -> Result<Instance, BackendError> {
-    let name = scope.object_name(&spec.sandbox);
+    let name = plan.name;
     let labels = body.labels.clone();
     for _ in 0..NAME_TRIES {
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
         let made = match engine.client.create_container(Some(options), body.clone()).await {
             Ok(made) => made,
-            Err(e) if error::is_status(&e, 409) => match observe::by_name(engine, &name).await? {
-                Some(found) => return existing(scope, spec, &name, found),
+            Err(e) if error::is_status(&e, 409) => match observe::by_name(engine, name).await? {
+                Some(found) => return existing(scope, plan, found),
                 None => {
                     tokio::time::sleep(NAME_DELAY).await;
                     continue;
@@ -175,7 +210,7 @@ pub(super) async fn machine(
             },
             Err(e) if error::is_status(&e, 404) => {
                 return Err(BackendError::Image {
-                    image: spec.image.to_string(),
+                    image: plan.image.to_owned(),
                     reason: error::words(&e),
                 });
             }
@@ -208,13 +243,13 @@ pub(super) async fn machine(
 /// What stands under our name already: the very thing that was asked for, or an error.
 fn existing(
     scope: &Scope,
-    spec: &MachineSpec,
-    name: &str,
+    plan: &Plan<'_>,
     found: ContainerSummary,
 ) -> Result<Instance, BackendError> {
+    let name = plan.name;
     match parse::own(scope, found) {
         Some(found) if found.ownership == Ownership::Ours => {
-            if found.hash == Some(spec.hash()) {
+            if found.hash == Some(plan.hash) {
                 Ok(found)
             } else {
                 Err(BackendError::failed(
@@ -237,8 +272,12 @@ mod tests {
     use crate::model::{Workspace, WorkspaceMode};
 
     fn made(spec: &MachineSpec, traits: &Traits) -> ContainerCreateBody {
+        made_in(spec, traits, None)
+    }
+
+    fn made_in(spec: &MachineSpec, traits: &Traits, subnet: Option<Subnet>) -> ContainerCreateBody {
         let user = Accounts::default().resolve(Some("1000"), None).unwrap();
-        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits })
+        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits, subnet })
     }
 
     #[test]
@@ -281,6 +320,29 @@ mod tests {
     }
 
     #[test]
+    fn a_connected_machine_is_in_its_own_network_and_asks_its_sidecar_for_names() {
+        let mut spec = machine("ada");
+        spec.connected = true;
+        let subnet = "198.18.7.8/29".parse().unwrap();
+        let body = made_in(&spec, &traits(), Some(subnet));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("bottle-team-ada"));
+        assert_eq!(host.dns, Some(vec!["198.18.7.10".to_owned()]));
+        assert_eq!(host.dns_search, Some(vec![".".to_owned()]));
+        assert_eq!(host.extra_hosts, Some(vec!["sidecar:198.18.7.10".to_owned()]));
+        assert_eq!((host.cap_drop, host.cap_add), (Some(vec!["ALL".to_owned()]), None));
+        let ends = body.networking_config.unwrap().endpoints_config.unwrap();
+        assert_eq!(ends.len(), 1);
+        let address = ends["bottle-team-ada"].ipam_config.as_ref().unwrap().ipv4_address.clone();
+        assert_eq!(address.as_deref(), Some("198.18.7.11"));
+        let labels = body.labels.unwrap();
+        let set: Set = Labels::of(&labels).set().unwrap();
+        assert_eq!(set.address, Some(subnet.machine()));
+        assert_eq!(set.settings["dns"], "198.18.7.10");
+        assert_eq!(set.settings["extra_hosts"], "sidecar:198.18.7.10");
+    }
+
+    #[test]
     fn the_workspace_is_the_only_mount() {
         let mut spec = machine("ada");
         spec.workdir = Some("/work".into());
@@ -316,7 +378,7 @@ mod tests {
     fn labels_tell_what_was_set_and_no_value_twice() {
         let body = made(&machine("ada"), &traits());
         let labels = body.labels.unwrap();
-        let set = Labels(&labels).set().unwrap();
+        let set = Labels::of(&labels).set::<labels::Set>().unwrap();
         assert_eq!(set.identity().uid, 1000);
         assert_eq!(set.settings["cap_drop"], "ALL");
         assert!(!set.settings.keys().any(|name| name.starts_with("env")));

@@ -73,6 +73,11 @@ impl Cache {
         self.imports.get(&digest).map(String::as_str)
     }
 
+    /// The ids of all that we loaded or imported.
+    pub(super) fn imported(&self) -> BTreeSet<String> {
+        self.imports.values().cloned().collect()
+    }
+
     pub(super) fn remember_image(&mut self, id: &str, facts: ImageFacts) {
         while self.images.len() >= REMEMBERED && !self.images.contains_key(id) {
             self.images.pop_first();

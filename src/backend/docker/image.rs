@@ -186,7 +186,10 @@ fn located(error: BackendError, spec: &MachineSpec, path: &Path) -> BackendError
     }
 }
 
-async fn inspect(engine: &Engine, name: &str) -> Result<Option<ImageInspect>, BackendError> {
+pub(super) async fn inspect(
+    engine: &Engine,
+    name: &str,
+) -> Result<Option<ImageInspect>, BackendError> {
     match engine.client.inspect_image(name).await {
         Ok(image) => Ok(Some(image)),
         Err(e) if error::is_status(&e, 404) => Ok(None),
@@ -220,7 +223,7 @@ async fn pull(
 }
 
 /// Reads a stream of progress to its end.
-async fn follow<T>(
+pub(super) async fn follow<T>(
     engine: &Engine,
     image: &str,
     mut stream: impl Stream<Item = Result<T, Error>> + Unpin,

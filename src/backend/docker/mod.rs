@@ -1,8 +1,9 @@
 //! Containers of a Docker engine, over its HTTP API.
 //!
-//! A machine is one container: hardened, without a network, with a small main process of our own
-//! (`main.sh`) that starts and restarts the bottle's command. The labels on it are the truth about
-//! what exists; nothing is remembered about containers but what saves a call.
+//! A machine is one container: hardened, with a small main process of our own (`main.sh`) that starts
+//! and restarts the bottle's command. It is in no network; or, where its bottle grants something, in
+//! one of its own that leads to its sidecar and nowhere else. The labels on all of it are the truth
+//! about what exists; nothing is remembered about containers but what saves a call.
 
 mod attach;
 mod auth;
@@ -19,15 +20,22 @@ mod image;
 mod labels;
 mod logs;
 mod mend;
+mod network;
 mod observe;
 mod parse;
+mod program;
 mod remove;
 pub(in crate::backend) mod rootfs;
 mod run;
 mod save;
 mod settings;
+mod sidecar;
+mod sidecar_image;
+mod subnet;
 pub(in crate::backend) mod tarball;
+mod uplink;
 pub(in crate::backend) mod user;
+mod wiring;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -42,6 +50,7 @@ use tokio::io::AsyncWrite;
 pub use connect::Settings;
 use engine::Engine;
 use facts::Cache;
+use program::Program;
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
@@ -49,7 +58,8 @@ use super::{
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, SpecHash,
+    BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, ResourceKind,
+    SpecHash,
 };
 
 /// The engine's network that is none.
@@ -79,6 +89,8 @@ pub struct Docker {
     /// Images that `prepare` saw to, for the `create` that follows.
     prepared: Mutex<HashMap<SpecHash, image::Ready>>,
     known: Mutex<HashMap<InstanceId, Known>>,
+    /// What sidecars run, or why there is none: read when first needed, and never again.
+    program: tokio::sync::OnceCell<Result<Arc<Program>, String>>,
 }
 
 impl Known {
@@ -115,6 +127,7 @@ impl Docker {
             image_locks: Mutex::default(),
             prepared: Mutex::default(),
             known: Mutex::default(),
+            program: tokio::sync::OnceCell::new(),
         }
     }
 
@@ -133,6 +146,16 @@ impl Docker {
         Ok(connected)
     }
 
+    async fn program(&self) -> Result<Arc<Program>, String> {
+        let read = || async {
+            let named = self.settings.sidecar_program.clone();
+            let read = tokio::task::spawn_blocking(move || Program::find(named.as_deref()));
+            let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+            read.map(Arc::new)
+        };
+        self.program.get_or_init(read).await.clone()
+    }
+
     fn image_lock(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
         locked(&self.image_locks).entry(name.to_owned()).or_default().clone()
     }
@@ -140,6 +163,18 @@ impl Docker {
     fn with_cache<T>(&self, scope: &Scope, work: impl FnOnce(&mut Cache) -> T) -> T {
         let mut caches = locked(&self.caches);
         work(caches.entry(scope.data.clone()).or_insert_with(|| Cache::load(scope)))
+    }
+
+    /// The engine, of an instance that is certain to be a sidecar of this scope's own.
+    async fn sidecar(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Arc<Engine>, BackendError> {
+        if sidecar.resource != ResourceKind::Sidecar {
+            return Err(BackendError::Unsupported(format!("{} is no sidecar", sidecar.name)));
+        }
+        Ok(self.own(scope, sidecar).await?.0)
     }
 
     /// The engine and what is known of a machine, which is certain to be this scope's own: nothing
@@ -169,6 +204,10 @@ impl Docker {
     }
 }
 
+fn is_own_sidecar(instance: &Instance) -> bool {
+    instance.resource == ResourceKind::Sidecar && instance.ownership == Ownership::Ours
+}
+
 #[async_trait]
 impl Backend for Docker {
     fn kind(&self) -> BackendKind {
@@ -182,7 +221,12 @@ impl Backend for Docker {
 
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
         let engine = self.engine().await?;
-        let mut seen = observe::listing(&engine, scope).await?;
+        let loaded = self.with_cache(scope, |cache| cache.imported());
+        let mut seen = observe::listing(&engine, scope, &loaded).await?;
+        for sidecar in seen.observation.instances.iter_mut().filter(|i| is_own_sidecar(i)) {
+            let runs = seen.made.get(&sidecar.id).and_then(|made| made.program);
+            sidecar::judge(sidecar, runs, &self.program().await);
+        }
         if depth == Depth::Deep {
             observe::deepen(&engine, &mut seen).await?;
         }
@@ -203,30 +247,41 @@ impl Backend for Docker {
     ) -> Result<(), BackendError> {
         let engine = self.engine().await?;
         create::check_mount(&engine, spec)?;
+        if spec.connected {
+            sidecar::prepare(self, &engine, scope, progress).await?;
+        }
         let ready = image::ready(self, &engine, scope, spec, progress).await?;
         locked(&self.prepared).insert(spec.hash(), ready);
         Ok(())
     }
 
     async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
-        let ResourceSpec::Machine(spec) = spec else {
-            return Err(BackendError::Unsupported(format!(
-                "the docker backend makes machines only, and {} of {} is none",
-                spec.kind(),
-                spec.sandbox()
-            )));
-        };
         let engine = self.engine().await?;
+        let spec = match spec {
+            ResourceSpec::Machine(spec) => spec,
+            ResourceSpec::Network(spec) => return network::create(&engine, scope, spec).await,
+            ResourceSpec::Sidecar(spec) => {
+                return sidecar::create(self, &engine, scope, spec).await;
+            }
+        };
         create::check_mount(&engine, spec)?;
+        let subnet = match spec.connected {
+            true => Some(network::subnet(&engine, scope, &spec.sandbox).await?),
+            false => None,
+        };
         let prepared = locked(&self.prepared).remove(&spec.hash());
         let ready = match prepared {
             Some(ready) => ready,
             None => image::ready(self, &engine, scope, spec, &Progress::silent()).await?,
         };
         let traits = engine.traits().await?;
-        let parts = create::Parts { image: &ready.name, user: &ready.user, traits: &traits };
+        let parts =
+            create::Parts { image: &ready.name, user: &ready.user, traits: &traits, subnet };
         let body = create::body(scope, spec, &parts);
-        let made = create::machine(&engine, scope, spec, body).await?;
+        let name = scope.object_name(&spec.sandbox);
+        let (image, hash) = (spec.image.to_string(), spec.hash());
+        let plan = create::Plan { name: &name, hash, image: &image };
+        let made = create::container(&engine, scope, &plan, body).await?;
         let known = Known {
             owner: scope.owner.clone(),
             state: Some(scope.state.clone()),
@@ -244,8 +299,17 @@ impl Backend for Docker {
     }
 
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Network {
+            return network::remove(&*self.engine().await?, scope, instance).await;
+        }
+        let sidecar = instance.resource == ResourceKind::Sidecar;
         match self.own(scope, instance).await {
+            Ok((engine, _)) if sidecar => sidecar::teardown(&engine, scope, instance).await?,
             Ok((engine, _)) => remove::machine(&engine, instance).await?,
+            // What only it needed may have stayed, where a run was cut short.
+            Err(BackendError::NotRunning { .. }) if sidecar => {
+                uplink::tidy(&*self.engine().await?, scope).await?;
+            }
             Err(BackendError::NotRunning { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -256,7 +320,7 @@ impl Backend for Docker {
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (engine, _) = self.own(scope, instance).await?;
         match observe::by_id(&engine, scope, &instance.id).await? {
-            Some((_, made)) => mend::machine(&engine, instance, &made).await,
+            Some((_, made)) => mend::container(&engine, scope, instance, &made).await,
             None => {
                 Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
             }
@@ -265,6 +329,25 @@ impl Backend for Docker {
 
     async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
         remove::leftover(&*self.engine().await?, scope, leftover).await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        let engine = self.sidecar(scope, sidecar).await?;
+        sidecar::load(&engine, scope, sidecar, document).await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        let engine = self.sidecar(scope, sidecar).await?;
+        sidecar::state(&engine, sidecar).await
     }
 
     async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {

@@ -1,4 +1,4 @@
-//! What exists of an owner: four listing calls side by side, however many machines there are.
+//! What exists of an owner: five listing calls side by side, however many machines there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,12 +9,13 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 
 use super::engine::{Engine, GVISOR};
-use super::labels;
 use super::parse::{self, Made, Row};
-use super::{error, settings};
+use super::wiring::Wiring;
+use super::{error, labels, network, settings, sidecar_image, uplink};
 use crate::backend::{BackendError, Observation, Scope, label};
 use crate::model::{
-    BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, Ownership, SpecHash,
+    BackendKind, FieldChange, Instance, InstanceId, InstanceState, Leftover, LeftoverKind,
+    Ownership, ResourceKind, SpecHash,
 };
 
 /// How many objects are inspected at once.
@@ -26,11 +27,17 @@ pub(super) struct Seen {
     pub made: HashMap<InstanceId, Made>,
 }
 
-pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, BackendError> {
-    let (labelled, named, images, traits) = tokio::try_join!(
+/// `loaded` are the images of sidecars that this state folder knows to have loaded.
+pub(super) async fn listing(
+    engine: &Engine,
+    scope: &Scope,
+    loaded: &BTreeSet<String>,
+) -> Result<Seen, BackendError> {
+    let (labelled, named, images, networks, traits) = tokio::try_join!(
         containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
         containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
         images(engine, scope),
+        network::all(engine),
         engine.refresh(),
     )?;
     let mut rows = BTreeMap::new();
@@ -39,10 +46,24 @@ pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, Back
     }
     let mut observation = Observation { facts: traits.facts(), ..Observation::default() };
     let mut ours = HashMap::new();
+    observation.instances.extend(networks.iter().filter_map(|n| network::instance(scope, n)));
+    let standing: BTreeSet<String> = rows.values().filter_map(|row| row.image_id.clone()).collect();
+    let mut sidecars = false;
     for container in rows.into_values() {
-        match parse::row(scope, container) {
+        match parse::row(scope, container.clone()) {
             Some(Row::Instance(mut instance, made)) => {
+                sidecars |= instance.resource == ResourceKind::Sidecar
+                    && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {
+                    let wiring = Wiring::of_instance(scope, &instance, made.set.as_ref());
+                    let stale = wiring.stale(scope, &container, &networks).join(" ");
+                    if !stale.is_empty() && instance.mendable.is_empty() {
+                        instance.mendable.push(FieldChange {
+                            path: "networks".to_owned(),
+                            from: Some(format!("{stale}, removed since")),
+                            to: Some(stale),
+                        });
+                    }
                     let runtime = made.set.as_ref().map(|set| set.settings.get("runtime"));
                     if traits.gvisor && runtime.is_some_and(|r| r.is_none_or(|r| r != GVISOR)) {
                         let note = "made before the engine had runsc: a new machine would run under gVisor";
@@ -56,6 +77,14 @@ pub(super) async fn listing(engine: &Engine, scope: &Scope) -> Result<Seen, Back
             None => {}
         }
     }
+    if !sidecars {
+        observation.leftovers.extend(uplink::leftover(scope, &networks));
+    }
+    let unused: Vec<&ImageSummary> = images
+        .iter()
+        .filter(|image| loaded.contains(&image.id) && !standing.contains(&image.id))
+        .collect();
+    observation.leftovers.extend(sidecar_images(engine, &unused).await?);
     let tags = images.into_iter().flat_map(|image| image.repo_tags);
     for name in tags.collect::<BTreeSet<String>>() {
         if let Some(digest) = labels::digest_of(scope, &name) {
@@ -79,7 +108,7 @@ async fn containers(
     filtered(engine, filter, vec![value]).await
 }
 
-async fn filtered(
+pub(super) async fn filtered(
     engine: &Engine,
     filter: &str,
     values: Vec<String>,
@@ -91,10 +120,37 @@ async fn filtered(
 }
 
 async fn images(engine: &Engine, scope: &Scope) -> Result<Vec<ImageSummary>, BackendError> {
-    let filters = HashMap::from([("reference".to_owned(), vec![labels::repository(scope)])]);
+    let repositories = vec![labels::repository(scope), sidecar_image::REPOSITORY.to_owned()];
+    let filters = HashMap::from([("reference".to_owned(), repositories)]);
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     let listed = engine.client.list_images(Some(options)).await;
     listed.map_err(|e| engine.failed("listing images", e))
+}
+
+/// Those of these images of sidecars that no container of anybody's stands on.
+async fn sidecar_images(
+    engine: &Engine,
+    unused: &[&ImageSummary],
+) -> Result<Vec<Leftover>, BackendError> {
+    let name_of = |image: &ImageSummary| {
+        image.repo_tags.iter().find(|name| sidecar_image::is_name(name)).cloned()
+    };
+    let named: Vec<(&ImageSummary, String)> =
+        unused.iter().filter_map(|image| Some((*image, name_of(image)?))).collect();
+    if named.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids = named.iter().map(|(image, _)| image.id.clone()).collect();
+    let users = filtered(engine, "ancestor", ids).await?;
+    let used: BTreeSet<String> = users.into_iter().filter_map(|user| user.image_id).collect();
+    let leftover = |(image, name): (&ImageSummary, String)| Leftover {
+        backend: BackendKind::Docker,
+        kind: LeftoverKind::Image,
+        id: InstanceId(image.id.clone()),
+        name,
+        digest: None,
+    };
+    Ok(named.into_iter().filter(|(image, _)| !used.contains(&image.id)).map(leftover).collect())
 }
 
 /// What stands under exactly this name.
@@ -102,6 +158,7 @@ pub(super) async fn by_name(
     engine: &Engine,
     name: &str,
 ) -> Result<Option<ContainerSummary>, BackendError> {
+    let name = name.replace('.', "\\.");
     Ok(containers(engine, "name", format!("^/?{name}$")).await?.pop())
 }
 
@@ -156,7 +213,8 @@ async fn look(
     mut instance: Instance,
     set: Option<&labels::Set>,
 ) -> Result<Option<Instance>, BackendError> {
-    if instance.ownership != Ownership::Ours {
+    // The listing of networks shows all of them.
+    if instance.ownership != Ownership::Ours || instance.resource == ResourceKind::Network {
         return Ok(Some(instance));
     }
     let inspected =

@@ -1,15 +1,13 @@
 //! A row of the engine's listing, read: an instance, a leftover, or none of our business. Pure.
 
-use std::collections::BTreeSet;
-
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 
-use super::NO_NETWORK;
 use super::labels::{self, Labels, Set};
+use super::wiring::{Wiring, attached};
 use crate::backend::Scope;
 use crate::model::{
     BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Leftover, LeftoverKind,
-    Ownership, ResourceKind, SandboxId,
+    Ownership, ResourceKind, SandboxId, SpecHash,
 };
 
 /// What a row is to us.
@@ -28,6 +26,8 @@ pub(super) struct Made {
     pub state: Option<String>,
     /// What was set.
     pub set: Option<Set>,
+    /// The digest of the program that a sidecar runs.
+    pub program: Option<SpecHash>,
 }
 
 /// Reads a row; `None` where it is nothing to us.
@@ -35,7 +35,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let id = InstanceId(found.id.clone()?);
     let name = name(&found);
     let empty = std::collections::HashMap::new();
-    let labels = Labels(found.labels.as_ref().unwrap_or(&empty));
+    let labels = Labels::of(found.labels.as_ref().unwrap_or(&empty));
     let ownership = labels.ownership(scope);
     let standing = sandbox_of_name(scope, &name);
     if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {
@@ -56,17 +56,20 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     if standing.is_none() && !stands_on_own_image(scope, &found, &labels, &fields) {
         return None;
     }
-    let sandbox = labelled.or(standing)?;
+    let (place, standing_as) = standing.unzip();
+    let sandbox = labelled.or(place)?;
     let resource = match labels.resource() {
         Some(text) if ownership != Ownership::Foreign => text.parse().ok(),
-        _ => None,
+        _ => standing_as,
     };
     let resource = resource.unwrap_or(ResourceKind::Machine);
     let state = state(&found);
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
-    let drift = if ours { drift(&found, &fields) } else { Vec::new() };
-    let mendable = if ours { networks(&found, running) } else { Vec::new() };
+    let set = labels.set();
+    let wiring = Wiring::of(scope, resource, &sandbox, set.as_ref());
+    let drift = if ours { drift(&found, &fields, set.as_ref()) } else { Vec::new() };
+    let mendable = wiring.drift(&found, running).filter(|_| ours).into_iter().collect();
     let notes = moved_tag(&found, &fields).filter(|_| ours).into_iter().collect();
     let instance = Instance {
         id,
@@ -76,7 +79,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         name,
         hash: labels.hash().filter(|_| ours),
         fields: if ours { fields } else { Fields::default() },
-        boot: running.then(|| boot(&found)).flatten(),
+        boot: running.then(|| boot(&found, wiring.first())).flatten(),
         state,
         drift,
         mendable,
@@ -86,7 +89,8 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         overlay: labels.overlay().filter(|_| ours),
         ownership,
     };
-    let made = Made { state: labels.state().map(str::to_owned), set: labels.set() };
+    let program = labels::program(&labels);
+    let made = Made { state: labels.state().map(str::to_owned), set, program };
     Some(Row::Instance(Box::new(instance), made))
 }
 
@@ -104,11 +108,21 @@ fn name(found: &ContainerSummary) -> String {
     names.clone().find(|name| !name.contains('/')).unwrap_or_default().to_owned()
 }
 
-/// The sandbox that this name belongs to, if it is a name that we would give.
-fn sandbox_of_name(scope: &Scope, name: &str) -> Option<SandboxId> {
-    let sandbox: SandboxId =
-        name.strip_prefix(&format!("bottle-{}-", scope.owner))?.parse().ok()?;
-    (scope.object_name(&sandbox) == name).then_some(sandbox)
+/// What a sandbox's object of this kind is called. A dot cannot stand in a sandbox's name.
+pub(super) fn name_of(scope: &Scope, sandbox: &SandboxId, kind: ResourceKind) -> String {
+    let name = scope.object_name(sandbox);
+    if kind == ResourceKind::Sidecar { format!("{name}.{kind}") } else { name }
+}
+
+/// What this name belongs to, if it is a name that we would give to a container.
+pub(super) fn sandbox_of_name(scope: &Scope, name: &str) -> Option<(SandboxId, ResourceKind)> {
+    let rest = name.strip_prefix(&format!("bottle-{}-", scope.owner))?;
+    let (rest, kind) = match rest.strip_suffix(".sidecar") {
+        Some(rest) => (rest, ResourceKind::Sidecar),
+        None => (rest, ResourceKind::Machine),
+    };
+    let sandbox: SandboxId = rest.parse().ok()?;
+    (name_of(scope, &sandbox, kind) == name).then_some((sandbox, kind))
 }
 
 /// Its image is the one that its labels speak of.
@@ -118,7 +132,11 @@ fn stands_on_own_image(
     labels: &Labels<'_>,
     fields: &Fields,
 ) -> bool {
-    image_as_set(scope, labels, fields).is_some_and(|set| found.image.as_deref() == Some(&set))
+    match labels.set().and_then(|set: Set| set.image) {
+        Some(id) => found.image_id.as_deref() == Some(&id),
+        None => image_as_set(scope, labels, fields)
+            .is_some_and(|set| found.image.as_deref() == Some(&set)),
+    }
 }
 
 /// The name of the image that it was made from.
@@ -156,20 +174,11 @@ fn exit_code(status: &str) -> Option<i32> {
 }
 
 /// The engine makes a new endpoint, with a new random id, at each start; of the network `none` too.
-fn boot(found: &ContainerSummary) -> Option<String> {
+/// That of `own` counts, and any other only where that is missing.
+fn boot(found: &ContainerSummary, own: &str) -> Option<String> {
     let networks = found.network_settings.as_ref()?.networks.as_ref()?;
     let id = |name: &str| networks.get(name)?.endpoint_id.clone().filter(|id| !id.is_empty());
-    id(NO_NETWORK).or_else(|| {
-        let names: BTreeSet<&String> = networks.keys().collect();
-        names.into_iter().find_map(|name| id(name))
-    })
-}
-
-/// The names of the networks that it is attached to.
-pub(super) fn attached(found: &ContainerSummary) -> BTreeSet<&str> {
-    let settings = found.network_settings.iter();
-    let networks = settings.filter_map(|settings| settings.networks.as_ref());
-    networks.flat_map(|networks| networks.keys().map(String::as_str)).collect()
+    id(own).or_else(|| attached(found).into_iter().find_map(id))
 }
 
 fn change(path: &str, from: &str, to: &str) -> FieldChange {
@@ -177,18 +186,7 @@ fn change(path: &str, from: &str, to: &str) -> FieldChange {
     FieldChange { path: path.to_owned(), from: some(from), to: some(to) }
 }
 
-/// Networks that were attached by hand. Engines differ in whether they list `none` of a container
-/// that does not run.
-fn networks(found: &ContainerSummary, running: bool) -> Vec<FieldChange> {
-    let names = attached(found);
-    if names.iter().any(|name| *name != NO_NETWORK) || (running && names.is_empty()) {
-        vec![change("networks", &names.into_iter().collect::<Vec<_>>().join(" "), NO_NETWORK)]
-    } else {
-        Vec::new()
-    }
-}
-
-fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
+fn drift(found: &ContainerSummary, fields: &Fields, set: Option<&Set>) -> Vec<FieldChange> {
     let mut changes = Vec::new();
     let mut compare = |path: &str, from: &str, to: &str| {
         if from != to {
@@ -196,6 +194,9 @@ fn drift(found: &ContainerSummary, fields: &Fields) -> Vec<FieldChange> {
         }
     };
     compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
+    if let (Some(id), Some(found)) = (set.and_then(|set| set.image.as_deref()), &found.image_id) {
+        compare("image", found, id);
+    }
     let set = fields.0.get("image").map(|image| image.strip_prefix("docker:").unwrap_or(image));
     if let (Some(set), Some(image)) = (set, found.image.as_deref())
         && names_another_image(image, set)

@@ -8,7 +8,7 @@ use bollard::query_parameters::{
 };
 
 use super::engine::Engine;
-use super::{error, labels, observe};
+use super::{error, labels, observe, sidecar_image, uplink};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, Leftover, LeftoverKind};
 
@@ -71,8 +71,14 @@ pub(super) async fn leftover(
     leftover: &Leftover,
 ) -> Result<(), BackendError> {
     let name = leftover.id.0.as_str();
+    if uplink::is_leftover(leftover) {
+        return uplink::tidy(engine, scope).await;
+    }
     match leftover.kind {
         LeftoverKind::Scratch => container(engine, name, &leftover.name).await,
+        LeftoverKind::Image if leftover.digest.is_none() => {
+            sidecar_image::remove(engine, name).await
+        }
         LeftoverKind::Image => {
             let Some(digest) = labels::digest_of(scope, name) else {
                 return Err(BackendError::Conflict { name: name.to_owned() });

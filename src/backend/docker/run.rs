@@ -3,9 +3,9 @@
 use bollard::query_parameters::StartContainerOptions;
 
 use super::engine::Engine;
-use super::{error, observe};
+use super::{error, observe, sidecar};
 use crate::backend::{BackendError, Scope};
-use crate::model::{Instance, InstanceState};
+use crate::model::{Instance, InstanceState, ResourceKind};
 
 /// Starts or unpauses; running already is fine. Returns the machine as it is now.
 pub(super) async fn start(
@@ -19,6 +19,9 @@ pub(super) async fn start(
         || BackendError::NotRunning { name: instance.name.clone(), state: "gone".to_owned() };
     if instance.state == InstanceState::Paused {
         unpause(engine, instance).await?;
+    }
+    if instance.resource == ResourceKind::Sidecar {
+        sidecar::wire(engine, scope, instance).await?;
     }
     match engine.client.start_container(id, None::<StartContainerOptions>).await {
         Ok(()) => {}

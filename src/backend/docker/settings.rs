@@ -79,6 +79,11 @@ fn flatten(config: &ContainerConfig, host: &HostConfig) -> Settings {
     flat.list("group_add", host.group_add.as_ref());
     flat.put("runtime", host.runtime.as_ref());
     flat.put("network_mode", host.network_mode.as_ref());
+    flat.list("dns", host.dns.as_ref());
+    flat.list("dns_options", host.dns_options.as_ref());
+    flat.list("dns_search", host.dns_search.as_ref());
+    flat.list("extra_hosts", host.extra_hosts.as_ref());
+    flat.list("links", host.links.as_ref());
     flat.put("ipc_mode", host.ipc_mode.as_ref());
     flat.put("pid_mode", host.pid_mode.as_ref());
     flat.put("uts_mode", host.uts_mode.as_ref());
@@ -225,7 +230,8 @@ mod tests {
     fn set() -> Set {
         let body =
             ContainerCreateBody { host_config: Some(host()), ..ContainerCreateBody::default() };
-        Set { uid: 0, gid: 0, home: "/".into(), settings: of_body(&body) }
+        let settings = of_body(&body);
+        Set { uid: 0, gid: 0, home: "/".into(), address: None, image: None, settings }
     }
 
     fn found(host: HostConfig) -> ContainerInspectResponse {

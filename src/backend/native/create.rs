@@ -108,6 +108,7 @@ fn fill(
         command: spec.command.clone(),
         restart: spec.restart,
         waits_for_env: spec.waits_for_env,
+        connected: spec.connected,
         resources: spec.resources,
     };
     Ok(state::write_json(&folder.join(state::MACHINE), &record)?)

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use super::call::{ROOTLESS, WORD};
 use super::wire::{self, Answer, Request};
-use super::{caps, copy, enter, namespaces, start, sys};
+use super::{caps, copy, enter, namespaces, sidecar, start, sys};
 
 /// Does the helper's work and ends the process, if that is what it was started for.
 pub(super) fn run_if_asked() {
@@ -64,6 +64,13 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
         Request::Unpack { folder } => {
             let [tar] = take(fds)?;
             copy::unpack_layer(&folder, tar)?;
+            Ok(Answer::Done)
+        }
+        Request::Listen { target } => {
+            let [init, out] = take(fds)?;
+            let listener = sidecar::listen(&target, &init)?;
+            let fds = [std::os::fd::AsFd::as_fd(&listener)];
+            wire::send(&mut UnixStream::from(out), &Answer::Done, &fds)?;
             Ok(Answer::Done)
         }
         Request::Probe => {

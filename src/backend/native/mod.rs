@@ -33,6 +33,7 @@ mod program;
 mod pump;
 mod remove;
 mod seccomp;
+mod sidecar;
 mod start;
 mod state;
 mod sys;
@@ -55,13 +56,14 @@ use self::call::Helper;
 use self::observe::Found;
 use self::state::{Folder, Mode, Store};
 use self::wire::{Request, Target};
+use super::hostside::Program;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, MainState, Observation, Progress, Scope, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, SandboxId,
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind, SandboxId,
 };
 
 /// How long what should take milliseconds may take.
@@ -84,6 +86,8 @@ pub struct Native {
 #[derive(Debug)]
 struct Shared {
     helper: Helper,
+    /// What sidecars are.
+    program: Program,
     /// Whether namespaces can be made here; asked once.
     works: OnceCell<Result<(), String>>,
 }
@@ -98,18 +102,18 @@ impl Native {
     /// With this very program as its helper.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Helper::this_program())
+        Self::with(Helper::this_program(), Program::this())
     }
 
     /// With another build of the program as its helper: for tests, whose own program has another
     /// `main`.
     #[must_use]
     pub fn with_helper(program: &Path) -> Self {
-        Self::with(Helper::at(program))
+        Self::with(Helper::at(program), Program::at(program))
     }
 
-    fn with(helper: Helper) -> Self {
-        Self { shared: Arc::new(Shared { helper, works: OnceCell::new() }) }
+    fn with(helper: Helper, program: Program) -> Self {
+        Self { shared: Arc::new(Shared { helper, program, works: OnceCell::new() }) }
     }
 
     /// Does blocking work elsewhere.
@@ -195,8 +199,12 @@ impl Backend for Native {
 
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
         let (what, scope) = ("observing native sandboxes", scope.clone());
-        self.blocking(what, move |_| {
-            observe::observe(&scope, depth).map_err(|error| BackendError::failed(what, error))
+        self.blocking(what, move |shared| {
+            let failed = |error| BackendError::failed(what, error);
+            let mut observation = observe::observe(&scope, depth).map_err(failed)?;
+            let sidecars = sidecar::observe(shared.sidecars(&scope), &scope).map_err(failed)?;
+            observation.instances.extend(sidecars);
+            Ok(observation)
         })
         .await
     }
@@ -248,13 +256,21 @@ impl Backend for Native {
     }
 
     async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
-        let ResourceSpec::Machine(spec) = spec else {
-            return Err(BackendError::Unsupported(format!(
-                "the native backend makes no {}",
-                spec.kind()
-            )));
+        let scope = scope.clone();
+        let spec = match spec {
+            ResourceSpec::Machine(spec) => spec.clone(),
+            ResourceSpec::Sidecar(spec) => {
+                let spec = spec.clone();
+                let make = move |shared: &Shared| shared.sidecars(&scope).create(&spec);
+                return self.blocking("creating a sidecar", make).await;
+            }
+            ResourceSpec::Network(_) => {
+                return Err(BackendError::Unsupported(format!(
+                    "the native backend makes no {}: a machine's network is a part of it",
+                    spec.kind()
+                )));
+            }
         };
-        let (scope, spec) = (scope.clone(), spec.clone());
         self.blocking("creating", move |_| {
             let name = scope.object_name(&spec.sandbox);
             let folder = Store::of(&scope).sandbox(&spec.sandbox);
@@ -281,6 +297,9 @@ impl Backend for Native {
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        if instance.resource == ResourceKind::Sidecar {
+            return self.start_sidecar(scope, instance).await;
+        }
         let (scope, instance) = (scope.clone(), instance.clone());
         self.blocking("starting", move |shared| {
             let what = format!("starting {}", instance.name);
@@ -293,14 +312,49 @@ impl Backend for Native {
                 folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
             let request = Request::Start { folder: folder_path, hidden };
             shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
+            shared.attach(&scope, &instance.sandbox)?;
             let found = observe::look(&folder, &host_boot()?);
             Ok(observe::instance(&scope, instance.sandbox, &found))
         })
         .await
     }
 
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("attaching", move |shared| shared.attach(&scope, &instance.sandbox)).await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), sidecar.clone());
+        self.blocking("loading a sidecar", move |shared| {
+            shared.sidecars(&scope).own(&instance)?.load(&document)
+        })
+        .await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        let (scope, instance) = (scope.clone(), sidecar.clone());
+        self.blocking("asking a sidecar", move |shared| {
+            shared.sidecars(&scope).own(&instance)?.state().map(Bytes::from)
+        })
+        .await
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
+        if instance.resource == ResourceKind::Sidecar {
+            let end = move |shared: &Shared| shared.sidecars(&scope).teardown(&instance);
+            return self.blocking("tearing a sidecar down", end).await;
+        }
         self.blocking("tearing down", move |_| match find(&scope, &instance) {
             Ok((folder, found)) => {
                 let what = format!("tearing {} down", instance.name);
@@ -422,6 +476,10 @@ impl Backend for Native {
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Sidecar {
+            let record = self.shared.sidecars(scope).own(instance)?.record_of();
+            return record.show(options, out).await;
+        }
         let (folder, found) = find(scope, instance)?;
         let init = match &found.run {
             Some(run) => enter::init_of(run)

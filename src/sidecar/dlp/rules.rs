@@ -16,7 +16,7 @@ use pattern::{Pattern, Reach};
 const LONG: usize = 4096;
 
 /// A set of rules, ready to search with.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
     pub(super) rules: Vec<Rule>,
     /// Allowlists of every rule.

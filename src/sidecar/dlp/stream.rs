@@ -39,19 +39,9 @@ impl BodyScanner {
     ///
     /// The first new thing that must not leave. Scanning may go on after it, where a finding is
     /// only told.
-    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Finding> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Finding> {
         let before = self.found.len();
-        while !bytes.is_empty() {
-            if self.held.len() == WINDOW {
-                self.search(true);
-                self.open_start = true;
-                self.held.copy_within(WINDOW - OVERLAP.., 0);
-                self.held.truncate(OVERLAP);
-            }
-            let (now, later) = bytes.split_at(bytes.len().min(WINDOW - self.held.len()));
-            self.held.extend_from_slice(now);
-            bytes = later;
-        }
+        self.take(bytes);
         self.found.get(before).map_or(Ok(()), |finding| Err(finding.clone()))
     }
 
@@ -66,10 +56,37 @@ impl BodyScanner {
         self.found.get(before).map_or(Ok(()), |finding| Err(finding.clone()))
     }
 
+    /// The body is at its end: everything that was found in it.
+    #[must_use]
+    pub fn end(mut self) -> Vec<Finding> {
+        self.search(false);
+        std::mem::take(&mut self.found)
+    }
+
+    /// What has been found so far.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.found
+    }
+
     /// How many of the last bytes must not be passed on yet: a secret may have begun in them.
     #[must_use]
     pub const fn hold_back(&self) -> usize {
         self.held.len()
+    }
+
+    pub(super) fn take(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.held.len() == WINDOW {
+                self.search(true);
+                self.open_start = true;
+                self.held.copy_within(WINDOW - OVERLAP.., 0);
+                self.held.truncate(OVERLAP);
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(WINDOW - self.held.len()));
+            self.held.extend_from_slice(now);
+            bytes = later;
+        }
     }
 
     fn search(&mut self, open_end: bool) {

@@ -1,0 +1,388 @@
+//! The network of one sandbox: a bridge that nothing but its sidecar and its machine is on, and that
+//! the host itself has no address on.
+//!
+//! `internal` alone would leave the host's own listeners in reach, by the bridge's address and by
+//! every other of the host's. Without an address there is no way there but raw frames, which need a
+//! capability that no machine has.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkDisconnectRequest};
+use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
+
+use super::engine::Engine;
+use super::labels::{self, Labels};
+use super::subnet::{Pool, Subnet};
+use super::{error, parse, wiring};
+use crate::backend::{BackendError, Scope};
+use crate::model::spec::{NetworkSpec, ResourceSpec};
+use crate::model::{
+    BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership, ResourceKind,
+    SandboxId,
+};
+
+/// The bridge has no address on the host.
+const NO_ADDRESS: &str = "com.docker.network.bridge.inhibit_ipv4";
+
+/// What newer engines call the same, and better: they leave out the default route too.
+const GATEWAY_MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+
+/// Subnets that are tried before it is said that none is to be had: others make networks too.
+const TRIES: usize = 32;
+
+/// Every network of the engine, in one call: those of others say which subnets and names are taken.
+pub(super) async fn all(engine: &Engine) -> Result<Vec<Network>, BackendError> {
+    let listed = engine.client.list_networks(None).await;
+    listed.map_err(|e| engine.failed("listing networks", e))
+}
+
+/// The labels of a network that was found, as they are read.
+pub(super) fn labels_of(found: &Network) -> HashMap<String, String> {
+    found.labels.clone().unwrap_or_default()
+}
+
+/// The subnets that a network takes.
+fn subnets(found: &Network) -> impl Iterator<Item = Subnet> {
+    let configs = found.ipam.iter().filter_map(|ipam| ipam.config.as_ref()).flatten();
+    configs.filter_map(|config| config.subnet.as_ref()?.parse().ok())
+}
+
+/// The network of this sandbox that is ours, and its subnet, as containers are attached to it.
+pub(super) fn find<'a>(
+    scope: &Scope,
+    networks: &'a [Network],
+    name: &str,
+) -> Option<(&'a Network, Subnet)> {
+    let ours = networks.iter().filter(|found| found.name.as_deref() == Some(name));
+    let mut ours = ours.filter(|found| {
+        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
+    });
+    ours.find_map(|found| Some((found, subnets(found).find(|subnet| subnet.fits())?)))
+}
+
+/// The subnet of a sandbox's network, which has to be there.
+pub(super) async fn subnet(
+    engine: &Engine,
+    scope: &Scope,
+    sandbox: &SandboxId,
+) -> Result<Subnet, BackendError> {
+    let name = scope.object_name(sandbox);
+    let networks = all(engine).await?;
+    let found = find(scope, &networks, &name);
+    found.map(|(_, subnet)| subnet).ok_or_else(|| wiring::missing(&name))
+}
+
+/// A network of a sandbox, or one that stands under the name of one; `None`: nothing to us.
+pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
+    let (id, name) = (InstanceId(found.id.clone()?), found.name.clone()?);
+    let map = labels_of(found);
+    let labels = Labels::of(&map);
+    let ownership = labels.ownership(scope);
+    let ours = ownership != Ownership::Foreign;
+    let standing = parse::sandbox_of_name(scope, &name);
+    let standing = standing.filter(|(_, kind)| *kind == ResourceKind::Machine);
+    let standing = standing.map(|(sandbox, _)| sandbox);
+    let sandbox = if ours {
+        let network = labels.resource() == Some(ResourceKind::Network.as_str());
+        labels.sandbox().filter(|_| network)
+    } else {
+        standing
+    };
+    let fields = labels.fields();
+    Some(Instance {
+        id,
+        backend: BackendKind::Docker,
+        resource: ResourceKind::Network,
+        sandbox: sandbox?,
+        name,
+        hash: labels.hash().filter(|_| ours),
+        fields: if ours { fields } else { Fields::default() },
+        // There is nothing to start.
+        state: InstanceState::Running,
+        boot: None,
+        drift: if ours { drift(found) } else { Vec::new() },
+        mendable: Vec::new(),
+        notes: Vec::new(),
+        image: None,
+        created: None,
+        overlay: None,
+        ownership,
+    })
+}
+
+/// What the walls stand on, of a network that somebody may have made by hand.
+fn drift(found: &Network) -> Vec<FieldChange> {
+    let option = |name: &str| {
+        found.options.as_ref().and_then(|options| options.get(name)).cloned().unwrap_or_default()
+    };
+    let flag = |flag: Option<bool>| flag.unwrap_or(false).to_string();
+    let fits = subnets(found).any(Subnet::fits);
+    [
+        ("driver", found.driver.clone().unwrap_or_default(), "bridge"),
+        ("internal", flag(found.internal), "true"),
+        ("ipv6", flag(found.enable_ipv6), "false"),
+        (NO_ADDRESS, option(NO_ADDRESS), "true"),
+        ("subnet", if fits { "ipv4" } else { "too small" }.to_owned(), "ipv4"),
+    ]
+    .into_iter()
+    .filter(|(_, from, to)| from != to)
+    .map(|(path, from, to)| FieldChange {
+        path: path.to_owned(),
+        from: Some(from),
+        to: Some(to.to_owned()),
+    })
+    .collect()
+}
+
+fn request(scope: &Scope, spec: &NetworkSpec, subnet: Subnet) -> NetworkCreateRequest {
+    NetworkCreateRequest {
+        name: scope.object_name(&spec.sandbox),
+        driver: Some("bridge".to_owned()),
+        internal: Some(true),
+        attachable: Some(false),
+        enable_ipv6: Some(false),
+        options: Some(HashMap::from([
+            (NO_ADDRESS.to_owned(), "true".to_owned()),
+            (GATEWAY_MODE.to_owned(), "isolated".to_owned()),
+        ])),
+        ipam: Some(Ipam {
+            driver: Some("default".to_owned()),
+            config: Some(vec![IpamConfig {
+                subnet: Some(subnet.to_string()),
+                ..IpamConfig::default()
+            }]),
+            options: None,
+        }),
+        labels: Some(labels::of_resource(scope, &ResourceSpec::Network(spec.clone()))),
+        ..NetworkCreateRequest::default()
+    }
+}
+
+/// Makes the network in a free subnet, or finds the one that is there already.
+pub(super) async fn create(
+    engine: &Engine,
+    scope: &Scope,
+    spec: &NetworkSpec,
+) -> Result<Instance, BackendError> {
+    let pool = Pool::of(spec.pool.as_deref()).map_err(BackendError::Unsupported)?;
+    let name = scope.object_name(&spec.sandbox);
+    // Anywhere: runs that make networks side by side should not all begin with the same subnet.
+    let start = RandomState::new().hash_one(&name);
+    let mut tried = Vec::new();
+    for _ in 0..TRIES {
+        let networks = all(engine).await?;
+        if let Some(found) = networks.iter().find(|found| found.name.as_deref() == Some(&name)) {
+            return existing(scope, spec, &name, found);
+        }
+        let mut taken: Vec<Subnet> = networks.iter().flat_map(subnets).collect();
+        taken.extend(&tried);
+        let Some(subnet) = pool.free(start, &taken) else {
+            return Err(BackendError::Unsupported(format!(
+                "every subnet of {pool} is taken: name a larger `network_pool`"
+            )));
+        };
+        match engine.client.create_network(request(scope, spec, subnet)).await {
+            Ok(made) => return settled(engine, scope, spec, &name, &made.id).await,
+            // Somebody was faster; who, the next listing shows.
+            Err(e) if error::words(&e).contains("overlap") => tried.push(subnet),
+            Err(e) if error::is_status(&e, 409) => {}
+            Err(e) => return Err(engine.failed(format!("creating network {name}"), e)),
+        }
+    }
+    Err(BackendError::failed(
+        format!("creating network {name}"),
+        anyhow::anyhow!("the engine refused {TRIES} subnets of {pool}: others take them too fast"),
+    ))
+}
+
+/// Engines allow two networks of one name. Of two that were made side by side the earlier one stays.
+async fn settled(
+    engine: &Engine,
+    scope: &Scope,
+    spec: &NetworkSpec,
+    name: &str,
+    made: &str,
+) -> Result<Instance, BackendError> {
+    let networks = all(engine).await?;
+    let mut named: Vec<&Network> =
+        networks.iter().filter(|found| found.name.as_deref() == Some(name)).collect();
+    named.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
+    let first = named.first().ok_or_else(|| {
+        BackendError::failed(
+            format!("creating network {name}"),
+            anyhow::anyhow!("it was gone right after it was made"),
+        )
+    })?;
+    if first.id.as_deref() != Some(made) {
+        drop(engine.client.remove_network(made).await);
+    }
+    existing(scope, spec, name, first)
+}
+
+/// What stands under our name already: the very thing that was asked for, or an error.
+fn existing(
+    scope: &Scope,
+    spec: &NetworkSpec,
+    name: &str,
+    found: &Network,
+) -> Result<Instance, BackendError> {
+    match instance(scope, found) {
+        Some(found) if found.ownership == Ownership::Ours => {
+            if found.hash == Some(spec.hash()) {
+                Ok(found)
+            } else {
+                Err(BackendError::failed(
+                    format!("creating network {name}"),
+                    anyhow::anyhow!("it is there already, made from another spec: remove it first"),
+                ))
+            }
+        }
+        _ => Err(BackendError::Conflict { name: name.to_owned() }),
+    }
+}
+
+/// Removes a network that is certain to be this scope's own; already gone ⇒ `Ok`.
+pub(super) async fn remove(
+    engine: &Engine,
+    scope: &Scope,
+    network: &Instance,
+) -> Result<(), BackendError> {
+    let networks = all(engine).await?;
+    let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
+    let Some(found) = found else { return Ok(()) };
+    if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
+        return Err(BackendError::Conflict { name: network.name.clone() });
+    }
+    delete(engine, &network.id.0, &network.name).await
+}
+
+/// Removes a network on which nothing is left but what the engine has forgotten to take off.
+pub(super) async fn delete(engine: &Engine, id: &str, name: &str) -> Result<(), BackendError> {
+    let what = || format!("removing network {name}");
+    match engine.client.remove_network(id).await {
+        Ok(()) => return Ok(()),
+        Err(e) if error::is_status(&e, 404) => return Ok(()),
+        Err(e) if !error::words(&e).contains("active endpoints") => {
+            return Err(engine.failed(what(), e));
+        }
+        Err(_) => {}
+    }
+    let users = attached(engine, id, name).await?;
+    let mut living = BTreeSet::new();
+    for (container, shown) in &users {
+        let looked =
+            engine.client.inspect_container(container, None::<InspectContainerOptions>).await;
+        match looked {
+            Ok(_) => {
+                living.insert(shown.clone());
+            }
+            Err(e) if error::is_status(&e, 404) => {
+                let container = shown.clone();
+                let request = NetworkDisconnectRequest { container, force: Some(true) };
+                // Whether it worked shows when the network is removed.
+                drop(engine.client.disconnect_network(id, request).await);
+            }
+            Err(e) => return Err(engine.failed(what(), e)),
+        }
+    }
+    if !living.is_empty() {
+        let living: Vec<String> = living.into_iter().collect();
+        return Err(BackendError::failed(
+            what(),
+            anyhow::anyhow!("{} is still on it: disconnect or remove it", living.join(", ")),
+        ));
+    }
+    match engine.client.remove_network(id).await {
+        Ok(()) => Ok(()),
+        Err(e) if error::is_status(&e, 404) => Ok(()),
+        Err(e) => Err(engine.failed(what(), e)),
+    }
+}
+
+/// The containers on a network, by id and name.
+async fn attached(
+    engine: &Engine,
+    id: &str,
+    name: &str,
+) -> Result<Vec<(String, String)>, BackendError> {
+    match engine.client.inspect_network(id, None::<InspectNetworkOptions>).await {
+        Ok(found) => {
+            let on = found.containers.unwrap_or_default().into_iter();
+            Ok(on.map(|(id, end)| (id.clone(), end.name.unwrap_or(id))).collect())
+        }
+        Err(e) if error::is_status(&e, 404) => Ok(Vec::new()),
+        Err(e) => Err(engine.failed(format!("inspecting network {name}"), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::tests::scope;
+    use super::*;
+
+    fn spec() -> NetworkSpec {
+        NetworkSpec { sandbox: "ada".parse().unwrap(), fields: Fields::default(), pool: None }
+    }
+
+    /// What an engine would list of a request.
+    fn listed(request: NetworkCreateRequest) -> Network {
+        Network {
+            id: Some("n1".into()),
+            name: Some(request.name),
+            driver: request.driver,
+            internal: request.internal,
+            enable_ipv6: request.enable_ipv6,
+            options: request.options,
+            ipam: request.ipam,
+            labels: request.labels,
+            ..Network::default()
+        }
+    }
+
+    fn ada() -> Network {
+        listed(request(&scope(), &spec(), "198.18.7.8/29".parse().unwrap()))
+    }
+
+    #[test]
+    fn a_network_of_ours_is_read_as_it_was_made() {
+        let found = instance(&scope(), &ada()).unwrap();
+        assert_eq!((found.name.as_str(), found.sandbox.as_str()), ("bottle-team-ada", "ada"));
+        assert_eq!((found.resource, found.ownership), (ResourceKind::Network, Ownership::Ours));
+        assert_eq!((found.hash, found.state), (Some(spec().hash()), InstanceState::Running));
+        assert_eq!(found.drift, []);
+        let networks = [ada()];
+        let (_, subnet) = find(&scope(), &networks, "bottle-team-ada").unwrap();
+        assert_eq!(subnet.to_string(), "198.18.7.8/29");
+    }
+
+    #[test]
+    fn a_network_with_our_labels_and_without_its_walls_is_seen_through() {
+        for (breach, path) in [
+            ((|n: &mut Network| n.internal = Some(false)) as fn(&mut Network), "internal"),
+            (|n| n.enable_ipv6 = Some(true), "ipv6"),
+            (|n| n.options = None, NO_ADDRESS),
+            (|n| n.driver = Some("macvlan".into()), "driver"),
+            (|n| n.ipam = None, "subnet"),
+        ] {
+            let mut found = ada();
+            breach(&mut found);
+            let drift = instance(&scope(), &found).unwrap().drift;
+            assert_eq!(drift.iter().map(|d| d.path.as_str()).collect::<Vec<_>>(), [path]);
+        }
+    }
+
+    #[test]
+    fn strangers_count_in_our_place_only_and_the_uplink_is_no_sandboxs() {
+        let mut found = ada();
+        found.labels = None;
+        assert_eq!(instance(&scope(), &found).unwrap().ownership, Ownership::Foreign);
+        assert!(find(&scope(), &[found.clone()], "bottle-team-ada").is_none());
+        for name in ["bridge", "bottle-team-ada.sidecar", "bottle-team.uplink"] {
+            found.name = Some(name.into());
+            assert!(instance(&scope(), &found).is_none(), "{name}");
+        }
+        found.labels = Some(labels::of_uplink(&scope()));
+        assert!(instance(&scope(), &found).is_none());
+    }
+}

@@ -1,0 +1,8 @@
+//! The sidecar, alive: the built program, with a document, name servers and upstreams of the test's
+//! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
+
+mod client;
+mod hosts;
+mod names;
+mod upstream;
+mod world;
