@@ -13,6 +13,7 @@ mod convergence;
 mod docker;
 mod docs;
 mod examples;
+mod fuzz;
 mod layering;
 mod manifest;
 mod manifest_hostile;
