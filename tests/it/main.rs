@@ -21,6 +21,7 @@ mod manifest_skill;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;
+mod sidecar_dlp;
 mod smolmachines;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]
