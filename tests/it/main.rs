@@ -26,6 +26,7 @@ mod native;
 mod reconcile;
 #[cfg(target_os = "linux")]
 mod sidecar;
+mod sidecar_dlp;
 mod smolmachines;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]

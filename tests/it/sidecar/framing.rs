@@ -43,12 +43,7 @@ const REFUSED: &[(&str, &str, u16, &str)] = &[
         400,
         "malformed_request",
     ),
-    (
-        "S04",
-        "GET / HTTP/1.1\r\nHost: api.example.com\r\nX: a\rb\r\n\r\n",
-        400,
-        "malformed_request",
-    ),
+    ("S04", "GET / HTTP/1.1\r\nHost: api.example.com\r\nX: a\rb\r\n\r\n", 400, "malformed_request"),
     (
         "S05",
         "POST / HTTP/1.1\r\nHost: api.example.com\r\nContent-Length : 5\r\n\r\nhello",

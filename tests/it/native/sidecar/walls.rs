@@ -209,7 +209,11 @@ async fn the_sidecar_itself() {
         for (what, number, arguments) in [
             ("ptrace", libc::SYS_ptrace, format!("16, {pid}, 0, 0")),
             ("pidfd_open", libc::SYS_pidfd_open, format!("{pid}, 0")),
-            ("process_vm_readv", libc::SYS_process_vm_readv, format!("{pid}, pack('PQ', 'x' x 8, 8), 1, pack('QQ', 65536, 8), 1, 0")),
+            (
+                "process_vm_readv",
+                libc::SYS_process_vm_readv,
+                format!("{pid}, pack('PQ', 'x' x 8, 8), 1, pack('QQ', 65536, 8), 1, 0"),
+            ),
         ] {
             let probe = format!(
                 "my @a = ({arguments}); print syscall({number}, @a) < 0 ? \"refused $!\" : 'allowed'"
