@@ -5,6 +5,7 @@ mod fakes;
 #[cfg(target_os = "linux")]
 mod guests;
 mod killed;
+mod old;
 mod real;
 mod rig;
 mod sandboxes;
