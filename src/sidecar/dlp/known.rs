@@ -10,7 +10,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::decode::local::alignments;
 
 /// A shorter value would be found in texts that have nothing to do with it.
-pub const SHORTEST: usize = 8;
+const SHORTEST: usize = 8;
 
 /// So many bytes of a form are in the automaton, which cannot be wiped; the rest is compared with
 /// what can.
@@ -142,8 +142,11 @@ impl Form {
         let start = anchor.checked_sub(self.anchor().start)?;
         let range = start..start + self.bytes.len();
         let there = text.get(range.clone())?;
-        let same =
-            if self.fold { there.eq_ignore_ascii_case(&self.bytes) } else { *there == **self.bytes };
+        let same = if self.fold {
+            there.eq_ignore_ascii_case(&self.bytes)
+        } else {
+            *there == **self.bytes
+        };
         same.then_some(range)
     }
 }

@@ -45,8 +45,10 @@ fn in_every_kind_of_body() {
     blocked(format!("{{\"file\": \"A=1\\n{token}\\nB=2\"}}"));
     blocked(format!("{{\"json\": \"{{\\\"file\\\": \\\"A=1\\\\n{token}\\\\n\\\"}}\"}}"));
     blocked(format!("name=x&token={token}&y=z"));
-    blocked(format!("--b\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n{token}\r\n--b--\r\n"));
-    blocked([b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", token.as_bytes(), b"\0\xff\xfe"].concat());
+    blocked(format!(
+        "--b\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n{token}\r\n--b--\r\n"
+    ));
+    blocked([b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0", token.as_bytes(), b"\0\xff\xfe"].concat());
     blocked([b"\x0a\x28\x0a\x04", token.as_bytes(), b"\x12\x00"].concat());
 }
 
@@ -56,8 +58,13 @@ fn encoded_once_and_more_than_once() {
     let percent: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let some = token.replace('g', "%67").replace('p', "%70");
     let escaped: String = token.bytes().map(|byte| format!("\\u{byte:04x}")).collect();
-    let forms =
-        [STANDARD.encode(&token), URL_SAFE_NO_PAD.encode(&token), hex::encode(&token), percent, some];
+    let forms = [
+        STANDARD.encode(&token),
+        URL_SAFE_NO_PAD.encode(&token),
+        hex::encode(&token),
+        percent,
+        some,
+    ];
     for form in &forms {
         blocked(format!("/?k={form}"));
         blocked(format!("{{\"k\":\"{form}\"}}"));
@@ -142,7 +149,11 @@ fn a_known_value_is_found_in_every_form_and_nothing_excuses_it() {
         STANDARD.encode(utf16),
     ] {
         let expected = vec![Finding { rule: "API_TOKEN".to_owned(), known: true }];
-        assert_eq!(scanner.scan(HOST, today(), format!("a={form};").as_bytes()), expected, "{form}");
+        assert_eq!(
+            scanner.scan(HOST, today(), format!("a={form};").as_bytes()),
+            expected,
+            "{form}"
+        );
     }
     assert!(found(&scanner, github_token().as_bytes()).is_empty(), "this one is excused");
     let elsewhere = scanner.scan("example.org", today(), github_token().as_bytes());

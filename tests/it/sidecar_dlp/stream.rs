@@ -64,7 +64,8 @@ fn a_secret_is_found_wherever_windows_end_and_none_of_it_passes_before() {
     let encoded = STANDARD.encode(format!("it is in here: {token}, and there is more"));
     let wide: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let mut noise = Noise(7);
-    let filler: Vec<u8> = (0..300 << 10).map(|_| b"abcdefgh ijklm.\n"[noise.next() as usize % 16]).collect();
+    let filler: Vec<u8> =
+        (0..300 << 10).map(|_| b"abcdefgh ijklm.\n"[noise.next() as usize % 16]).collect();
     // Around the borders of windows, and of what two of them share.
     for border in [112 << 10, 128 << 10, 224 << 10, 240 << 10] {
         for shift in [0, 1, 17, 39, 40, 77, 120] {

@@ -47,9 +47,8 @@ fn gitleaks_rules_fire_exactly_as_in_gitleaks_raw_and_encoded() {
     assert!(ids.len() > 200, "only {} rules", ids.len());
     let rules = Arc::new(rules);
     let known = Arc::new(Known::default());
-    let with = |depth| {
-        Scanner::new(Arc::clone(&rules), Arc::clone(&known), Vec::new()).with_depth(depth)
-    };
+    let with =
+        |depth| Scanner::new(Arc::clone(&rules), Arc::clone(&known), Vec::new()).with_depth(depth);
     // As deep as the text is encoded: further down there is more to find, such as JWTs in base64.
     let (raw, encoded) = (with(0), with(1));
     let vectors = vectors();

@@ -148,20 +148,26 @@ fn compile(at: At<'_>, key: &str, start: usize, text: &str) -> Result<Pattern, R
 pub(super) fn read(text: &str, compile: Compile) -> Result<Rules, RulesError> {
     let at = At { text, rule: None, compile };
     let document = DeTable::parse(text).map_err(|error| {
-        at.wrong(error.span().map_or(0, |span| span.start), format!("not TOML: {}", error.message()))
+        at.wrong(
+            error.span().map_or(0, |span| span.start),
+            format!("not TOML: {}", error.message()),
+        )
     })?;
     let mut file = Section::new(at, "the file", document.get_ref())?;
     for told in ["title", "description", "minVersion"] {
         file.text(told)?;
     }
-    let extend = file.keys.remove("extend").map(|(_, value)| extend(at, value)).transpose()?.flatten();
+    let extend =
+        file.keys.remove("extend").map(|(_, value)| extend(at, value)).transpose()?.flatten();
 
     let mut rules: Vec<Rule> = Vec::new();
     let mut starts = Vec::new();
     for value in file.tables("rules")? {
         let rule = rule(at, value)?;
         if rules.iter().any(|other| other.id == rule.id) {
-            return Err(at.wrong(value.span().start, format!("two rules have the id `{}`", rule.id)));
+            return Err(
+                at.wrong(value.span().start, format!("two rules have the id `{}`", rule.id))
+            );
         }
         starts.push((Arc::clone(&rule.id), value.span().start));
         rules.push(rule);
@@ -177,7 +183,8 @@ pub(super) fn read(text: &str, compile: Compile) -> Result<Rules, RulesError> {
         }
         for target in targets {
             let rule = found.rules.iter_mut().find(|rule| *rule.id == *target);
-            let missing = || at.wrong(start, format!("`targetRules` names `{target}`: no such rule"));
+            let missing =
+                || at.wrong(start, format!("`targetRules` names `{target}`: no such rule"));
             rule.ok_or_else(missing)?.allow.push(Arc::clone(&allow));
         }
     }
