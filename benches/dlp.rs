@@ -42,6 +42,12 @@ fn sources(folder: &Path, out: &mut Vec<u8>) {
     }
 }
 
+/// Time that this one thread has had a core for: other work on the machine does not count.
+fn on_core() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap();
+    Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
+}
+
 /// Resident memory, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -80,9 +86,9 @@ fn main() {
     for (name, body) in &bodies {
         let mut best = Duration::MAX;
         for _ in 0..RUNS {
-            let begun = Instant::now();
+            let begun = on_core();
             let found = scanner.scan("api.example.com", today, body);
-            best = best.min(begun.elapsed());
+            best = best.min(on_core() - begun);
             assert!(found.is_empty(), "{name}: {found:?}");
         }
         println!("{name:>16}: {:5.0} MB/s", body.len() as f64 / 1e6 / best.as_secs_f64());
