@@ -2,6 +2,7 @@
 //! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
 
 mod client;
+mod credentials;
 mod framing;
 mod hosts;
 mod leaks;

@@ -54,7 +54,9 @@ const SMALL: u64 = 1 << 20;
 #[derive(Debug, Clone, Error, PartialEq, Eq)]
 pub enum Unscannable {
     /// A coding that is not known, or too many.
-    #[error("the content coding is none of gzip, deflate, br and zstd, or there are more than three")]
+    #[error(
+        "the content coding is none of gzip, deflate, br and zstd, or there are more than three"
+    )]
     Coding,
     /// Not what the coding says, cut off, or followed by something else.
     #[error("the body is not {0:?} from its first to its last byte")]

@@ -59,7 +59,15 @@ impl Relayed {
         revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
         back: (Arc<Loaded>, Target, Connection),
     ) -> Self {
-        Self { incoming, redactor, idle: None, revoked, back: Some(back), trailers: None, ended: false }
+        Self {
+            incoming,
+            redactor,
+            idle: None,
+            revoked,
+            back: Some(back),
+            trailers: None,
+            ended: false,
+        }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {

@@ -93,9 +93,7 @@ pub(super) async fn answer(
             return Ok(response.map(|relayed| Outgoing::relayed(relayed, working)));
         }
         Ok(Ok(Answer::Tunnel)) => Response::new(Bytes::new()),
-        Ok(Err(Refusal::New(code))) => {
-            case.deny(&code, unread || door.wire.violation().is_some())
-        }
+        Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),
         Ok(Err(Refusal::Logged(code))) => case.page(&code),
         // The message of a panic may hold a value, so nobody is told it.
         Err(_) => case.mistake(),

@@ -69,9 +69,8 @@ async fn what_is_not_listed_is_refused_at_the_connect() {
     let world = World::start(allowing(&hosts)).await;
     for (count, (case, authority, status, code)) in CONNECTS.iter().enumerate() {
         let mut client = world.proxy().await;
-        let answer = client
-            .ask(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"))
-            .await;
+        let answer =
+            client.ask(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
         assert_eq!((answer.status, answer.code()), (*status, *code), "{case} {authority}");
         assert_eq!(client.rest().await, b"", "{case}: the connection ends");
         let denials = world.log("deny");
@@ -137,8 +136,9 @@ async fn what_is_not_listed_is_refused_in_plain_http() {
         world.untouched();
     }
     let mut client = world.proxy().await;
-    let answer =
-        client.ask("GET http://api.example.com/echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await;
+    let answer = client
+        .ask("GET http://api.example.com/echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(world.upstream.one().header("host"), ["api.example.com"]);
 }
@@ -176,8 +176,17 @@ async fn nothing_listed_is_nothing_reached() {
 async fn an_allowed_name_with_a_private_address_is_refused() {
     let world = World::start(allowing(&["api.example.com"])).await;
     let private = [
-        "10.0.0.5", "192.168.1.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1",
-        "fd00::1", "::ffff:10.0.0.5", "64:ff9b::a00:5", "93.184.216.99",
+        "10.0.0.5",
+        "192.168.1.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "0.0.0.0",
+        "::1",
+        "fd00::1",
+        "::ffff:10.0.0.5",
+        "64:ff9b::a00:5",
+        "93.184.216.99",
     ];
     for (count, address) in private.iter().enumerate() {
         world.names.set("api.example.com", &[&[address]]);

@@ -38,7 +38,8 @@ async fn a_secret_is_found_wherever_it_stands() {
     let world = World::start(allowing(&["api.example.com"])).await;
     let token = token();
     let percent: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
-    let utf16: Vec<u8> = format!("token={token}\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16: Vec<u8> =
+        format!("token={token}\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
     let url_safe = base64(format!("??>{token}??>").as_bytes()).replace('+', "-").replace('/', "_");
     let json_body = format!("{{\"a\":[1,2],\"b\":\"{token}\"}}");
     let multipart = format!(
@@ -51,12 +52,20 @@ async fn a_secret_is_found_wherever_it_stands() {
         ("D02 cookie", request("/", &format!("Cookie: a=b; c={token}\r\n"), b"")),
         (
             "D02 basic",
-            request("/", &format!("Authorization: Basic {}\r\n", base64(format!("u:{token}").as_bytes())), b""),
+            request(
+                "/",
+                &format!("Authorization: Basic {}\r\n", base64(format!("u:{token}").as_bytes())),
+                b"",
+            ),
         ),
         ("D03 json", request("/", "Content-Type: application/json\r\n", json_body.as_bytes())),
         (
             "D03 form",
-            request("/", "Content-Type: application/x-www-form-urlencoded\r\n", format!("a=1&b={token}").as_bytes()),
+            request(
+                "/",
+                "Content-Type: application/x-www-form-urlencoded\r\n",
+                format!("a=1&b={token}").as_bytes(),
+            ),
         ),
         (
             "D03 multipart",
@@ -110,7 +119,7 @@ async fn a_secret_in_pieces_is_one_secret() {
     let answer = client.ask(request("/echo", "", &body)).await;
     assert!(rule(&answer).contains("github"));
     assert_eq!(world.wait_for("deny", 2).await[1]["code"], answer.code());
-    let arrived = world.upstream.one();
+    let arrived = world.upstream.wait_for_one().await;
     assert!(!arrived.whole && arrived.body.len() <= at, "{} of {at}", arrived.body.len());
 }
 
@@ -148,7 +157,7 @@ async fn what_cannot_be_searched_is_refused() {
     }
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.code()), (413, "dlp_unscannable"));
-    assert!(!world.upstream.one().whole);
+    assert!(!world.upstream.wait_for_one().await.whole);
 }
 
 /// In warn mode what a rule finds passes, with a word in the log; a credential never does.
@@ -173,12 +182,8 @@ async fn warning_passes_on_all_but_credentials() {
     assert_eq!(world.upstream.arrived()[1].body.len(), 17 << 20);
     // D13, C24
     let both = format!("{} {secret}", token());
-    let forms = [
-        secret.to_owned(),
-        base64(format!("user:{secret}").as_bytes()),
-        hex::encode(secret),
-        both,
-    ];
+    let forms =
+        [secret.to_owned(), base64(format!("user:{secret}").as_bytes()), hex::encode(secret), both];
     for (count, form) in forms.iter().enumerate() {
         for request in [
             request("/echo", "", form.as_bytes()),

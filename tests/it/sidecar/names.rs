@@ -39,11 +39,7 @@ impl Names {
     }
 }
 
-async fn serve(
-    socket: UdpSocket,
-    asked: Arc<Mutex<Vec<String>>>,
-    answers: Arc<Mutex<Answers>>,
-) {
+async fn serve(socket: UdpSocket, asked: Arc<Mutex<Vec<String>>>, answers: Arc<Mutex<Answers>>) {
     let mut bytes = [0; 1500];
     while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
         let Some((name, kind, end)) = question(&bytes[..length]) else { continue };

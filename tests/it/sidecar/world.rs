@@ -38,8 +38,7 @@ impl Drop for World {
 
 /// An allowlist of whole hosts, at port 443.
 pub(super) fn allowing(hosts: &[&str]) -> Value {
-    let allow: Vec<Value> =
-        hosts.iter().map(|host| json!({ "host": host, "port": 443 })).collect();
+    let allow: Vec<Value> = hosts.iter().map(|host| json!({ "host": host, "port": 443 })).collect();
     json!({ "allow": allow, "routes": [], "dlp": { "action": "block" } })
 }
 
