@@ -7,6 +7,7 @@ mod framing;
 mod hosts;
 mod leaks;
 mod names;
+mod running;
 mod tunnel;
 mod upstream;
 mod world;

@@ -26,7 +26,7 @@ use super::upload::Upload;
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
 use crate::sidecar::{
-    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide,
+    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide, decide_connect,
     decide_path_door,
 };
 
@@ -153,17 +153,39 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     // A new policy may forbid what is under way.
-    let question = decided.question.clone();
-    let mut revoked = door.shared.until(move |loaded| !question.still_allowed(loaded));
+    let mut revoked = revoked(door, case, &decided);
     let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
     let response = tokio::select! {
         biased;
         response = exchange(case, &loaded, &decided, &head.method, &headers, upload) => response?,
-        () = &mut revoked => return Err(Code::HostNotAllowed.into()),
+        () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
     };
     let (response, connection) = response;
     let back = (Arc::clone(&loaded), decided.target.clone(), connection);
     relay(&loaded, &decided, response, revoked, back).await.map(Answer::Relayed)
+}
+
+/// Waits until a new policy forbids what is under way, and says so. Where it forbids the whole tunnel,
+/// the tunnel does.
+fn revoked(
+    door: &Door,
+    case: &Arc<Case>,
+    decided: &Decided,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let question = decided.question.clone();
+    let tunnel = match &door.kind {
+        Kind::Front(_) => None,
+        Kind::Tunnel(authority) => Some(authority.clone()),
+    };
+    let forbidden = door.shared.until(move |loaded| {
+        let ends = |authority| decide_connect(&loaded.policy, authority).is_err();
+        !question.still_allowed(loaded) && !tunnel.as_ref().is_some_and(ends)
+    });
+    let case = Arc::clone(case);
+    Box::pin(async move {
+        forbidden.await;
+        case.revoked();
+    })
 }
 
 #[cfg(any(test, feature = "testing"))]
