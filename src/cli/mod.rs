@@ -23,6 +23,7 @@ mod logs;
 mod look;
 mod man;
 mod plan;
+mod policy;
 mod progress;
 mod prompt;
 mod reasons;
@@ -104,6 +105,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(global, args).await.map_err(CliError::in_sandbox),
         Command::Logs(args) => logs::run(global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
+        Command::Policy(args) => policy::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,
         Command::Schema(args) => schema::run(ui, args),
         Command::Completions(args) => completions::run(ui, args),

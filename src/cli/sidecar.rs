@@ -42,6 +42,9 @@ pub(super) struct ServeArgs {
     /// Append the log to this file [default: stdout]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Become this user of the host first
+    #[arg(long, value_name = "UID")]
+    user: Option<u32>,
     /// Give up what is not needed: this process runs on a host
     #[arg(long)]
     confine: bool,
@@ -60,6 +63,7 @@ pub(super) fn serve(args: &ServeArgs) -> ExitCode {
         listen: args.listen.clone(),
         control: args.control.clone(),
         log: args.log.clone(),
+        user: args.user,
         confine: args.confine,
     };
     match start::serve(&options) {

@@ -8,10 +8,17 @@ use std::fmt::Write as _;
 
 use super::access::route_url;
 use super::id::BackendKind;
-use super::policy::{CredentialRoute, Policy, RouteRole};
+use super::policy::{CredentialRoute, RouteRole};
 
 /// What stands where a tool wants a credential.
 pub const PLACEHOLDER: &str = "added-by-the-sidecar";
+
+/// Every path that [`files`] may give.
+pub const PATHS: [&str; 3] = [".npmrc", ".config/git/config", ".config/tea/config.yml"];
+
+/// How the fields of a guest begin that say what a role sets up: its name and a dot.
+pub const NAMES: [&str; 4] =
+    ["anthropic-base-url.", "npm-registry.", "git-insteadof.", "tea-login."];
 
 /// A file below the home folder of the sandbox's user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,10 +31,9 @@ pub struct RoleFile {
 
 /// The files of all roles; one of a kind for all routes.
 #[must_use]
-pub fn files(policy: &Policy, backend: BackendKind) -> Vec<RoleFile> {
+pub fn files(routes: &[CredentialRoute], backend: BackendKind) -> Vec<RoleFile> {
     let base = |route: &CredentialRoute| route_url(backend, route);
-    let of =
-        |role: RouteRole| policy.routes.iter().filter(move |route| route.roles.contains(&role));
+    let of = |role: RouteRole| routes.iter().filter(move |route| route.roles.contains(&role));
     let npm: String = of(RouteRole::NpmRegistry).map(|route| npm(&base(route))).collect();
     let git: String = of(RouteRole::GitInsteadof).map(|route| git(&base(route), route)).collect();
     let mut tea = String::new();
@@ -35,8 +41,8 @@ pub fn files(policy: &Policy, backend: BackendKind) -> Vec<RoleFile> {
         tea.push_str(if index == 0 { "logins:\n" } else { "" });
         tea.push_str(&login(&base(route), route, index == 0));
     }
-    let files = [(".npmrc", npm), (".config/git/config", git), (".config/tea/config.yml", tea)];
-    let files = files.into_iter().filter(|(_, content)| !content.is_empty());
+    let files = PATHS.into_iter().zip([npm, git, tea]);
+    let files = files.filter(|(_, content)| !content.is_empty());
     files.map(|(path, content)| RoleFile { path, content }).collect()
 }
 
@@ -92,22 +98,18 @@ mod tests {
         }
     }
 
-    fn policy(routes: &[CredentialRoute]) -> Policy {
-        Policy { routes: routes.to_vec(), ..Policy::default() }
-    }
-
     #[test]
     fn every_role() {
         let mut far = route("/far/", "far.example", "/org", &[RouteRole::GitInsteadof]);
         far.port = 8443;
-        let policy = policy(&[
+        let routes = [
             route("/llm/", "llm.example", "", &[RouteRole::AnthropicBaseUrl]),
             route("/npm/", "npm.example", "", &[RouteRole::NpmRegistry]),
             route("/g/t/", "git.example", "", &[RouteRole::GitInsteadof, RouteRole::TeaLogin]),
             far,
             route("/", "root.example", "/sub", &[RouteRole::TeaLogin]),
             route("/plain/", "plain.example", "", &[]),
-        ]);
+        ];
         let npm = "registry=http://sidecar:3128/npm/\n\
                    //sidecar:3128/npm/:_authToken=added-by-the-sidecar\n";
         let git = "[url \"http://sidecar:3128/g/t/\"]\n\tinsteadOf = \"https://git.example/\"\n\
@@ -131,16 +133,16 @@ mod tests {
             file(".config/git/config", git),
             file(".config/tea/config.yml", tea),
         ];
-        let files = files(&policy, BackendKind::Docker);
+        let files = files(&routes, BackendKind::Docker);
         assert_eq!(files, expected);
         assert!(!format!("{files:?}").contains("SECRET_NAME"));
     }
 
     #[test]
     fn no_role_is_no_file() {
-        let plain = policy(&[route("/a/", "a.example", "", &[])]);
+        let plain = [route("/a/", "a.example", "", &[])];
         assert_eq!(files(&plain, BackendKind::Native), []);
-        let git = policy(&[route("/a/", "a.example", "", &[RouteRole::GitInsteadof])]);
+        let git = [route("/a/", "a.example", "", &[RouteRole::GitInsteadof])];
         let files = files(&git, BackendKind::Native);
         assert!(files[0].content.contains("http://127.0.0.1:3128/a/"), "{files:?}");
     }

@@ -8,6 +8,9 @@
 //! | `load` | `"length":N`, and N bytes after the line: a [`Document`](super::document::Document) | validates all of it, then works by it; on an error nothing changes |
 //! | `state` | | nothing |
 //! | `listen` | listening sockets, as `SCM_RIGHTS` | accepts the machine's connections on them too |
+//! | `attach` | a listening socket and a pidfd | accepts the machine's connections there until that process ends, and on none that was attached before |
+//! | `intercept` | `"token":"…"`, a listening socket | accepts the connections of a microVM there, see `egress::machine`, and on none that was attached before |
+//! | `detach` | | closes what was attached |
 //! | `stop` | | ends the sidecar |
 //!
 //! The answer is one line too: `{"state":{…}}` or `{"error":"…"}`. Neither holds a credential.
@@ -44,6 +47,9 @@ enum Message {
     Load { length: u64 },
     State {},
     Listen {},
+    Attach {},
+    Intercept { token: String },
+    Detach {},
     Stop {},
 }
 
@@ -172,6 +178,11 @@ async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
         Ok((Message::Load { .. }, payload, _)) => (sidecar.load(&payload), false),
         Ok((Message::State {}, ..)) => (Ok(sidecar.state()), false),
         Ok((Message::Listen {}, _, sockets)) => (sidecar.listen(sockets), false),
+        Ok((Message::Attach {}, _, sockets)) => (sidecar.attach(sockets).await, false),
+        Ok((Message::Intercept { token }, _, sockets)) => {
+            (sidecar.intercept(sockets, &token).await, false)
+        }
+        Ok((Message::Detach {}, ..)) => (Ok(sidecar.detach().await), false),
         Ok((Message::Stop {}, ..)) => (Ok(sidecar.state()), true),
         Err(error) => (Err(format!("reading the message: {error}")), false),
     };
@@ -216,8 +227,9 @@ async fn receive(
         }
     };
     let payload = &line[end + 1..];
-    let message = serde_json::from_slice(&line[..end])
-        .map_err(|_| io::Error::other("it is none of load, state, listen, stop"))?;
+    let message = serde_json::from_slice(&line[..end]).map_err(|_| {
+        io::Error::other("it is none of load, state, listen, attach, intercept, detach, stop")
+    })?;
     let expected = match message {
         Message::Load { length } => length,
         _ => 0,

@@ -56,6 +56,8 @@ pub struct Options {
     pub control: Endpoint,
     /// The log; none: stdout.
     pub log: Option<PathBuf>,
+    /// The user of the host that it becomes first; its group has the same number.
+    pub user: Option<u32>,
     /// It runs on a host, and gives up there what it does not need.
     pub confine: bool,
 }
@@ -71,6 +73,9 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
     use anyhow::Context as _;
     // What it makes, only its own user can open.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    if let Some(user) = options.user {
+        become_user(user).with_context(|| format!("becoming the user {user}"))?;
+    }
     let record = match &options.log {
         Some(path) => Record::file(path, limits::LOG)
             .with_context(|| format!("opening the log {}", path.display()))?,
@@ -121,6 +126,23 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
         Ok::<(), anyhow::Error>(())
     })?;
     runtime.shutdown_background();
+    Ok(())
+}
+
+/// Becomes this user for good, without any capability. The process has one thread.
+fn become_user(user: u32) -> io::Result<()> {
+    if user == 0 || user == u32::MAX {
+        return Err(io::Error::other("expected one without rights"));
+    }
+    let (uid, gid) = (rustix::process::Uid::from_raw(user), rustix::process::Gid::from_raw(user));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    // With the last id that is root's, every capability goes.
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    let left = rustix::thread::capabilities(None)?;
+    if !(left.effective | left.permitted).is_empty() {
+        return Err(io::Error::other("it would keep rights of root's"));
+    }
     Ok(())
 }
 

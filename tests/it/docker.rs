@@ -18,13 +18,14 @@ use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::contract::docker::{BUSYBOX, docker, images};
+use crate::contract::docker::{BUSYBOX, docker, images, settings, sidecar_program};
 use crate::support;
 
 mod drift;
 mod engine;
 mod guest;
 mod image;
+mod sidecar;
 
 /// A corner of the engine, emptied when it goes.
 struct Corner {
@@ -45,7 +46,7 @@ impl Corner {
                 data: folder.path().join("data"),
                 hidden: Vec::new(),
             };
-            Self { backend: Docker::from_env(), scope, folder }
+            Self { backend: Docker::new(settings()), scope, folder }
         })
     }
 
@@ -101,6 +102,11 @@ impl Drop for Corner {
             for id in ids.lines() {
                 docker(&["rm", "--force", "--volumes", id]).ok();
             }
+        }
+        let networks =
+            docker(&["network", "ls", "--quiet", "--filter", &label]).unwrap_or_default();
+        for id in networks.lines() {
+            docker(&["network", "rm", id]).ok();
         }
         let listed = docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
         for image in listed.unwrap_or_default().lines().filter(|image| image.contains(owner)) {

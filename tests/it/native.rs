@@ -8,6 +8,7 @@ mod kill;
 mod leaks;
 mod life;
 pub(crate) mod limits;
+mod sidecar;
 mod support;
 mod terminal;
 mod walls;

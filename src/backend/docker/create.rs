@@ -272,8 +272,12 @@ mod tests {
     use crate::model::{Workspace, WorkspaceMode};
 
     fn made(spec: &MachineSpec, traits: &Traits) -> ContainerCreateBody {
+        made_in(spec, traits, None)
+    }
+
+    fn made_in(spec: &MachineSpec, traits: &Traits, subnet: Option<Subnet>) -> ContainerCreateBody {
         let user = Accounts::default().resolve(Some("1000"), None).unwrap();
-        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits })
+        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits, subnet })
     }
 
     #[test]
@@ -316,6 +320,29 @@ mod tests {
     }
 
     #[test]
+    fn a_connected_machine_is_in_its_own_network_and_asks_its_sidecar_for_names() {
+        let mut spec = machine("ada");
+        spec.connected = true;
+        let subnet = "198.18.7.8/29".parse().unwrap();
+        let body = made_in(&spec, &traits(), Some(subnet));
+        let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("bottle-team-ada"));
+        assert_eq!(host.dns, Some(vec!["198.18.7.10".to_owned()]));
+        assert_eq!(host.dns_search, Some(vec![".".to_owned()]));
+        assert_eq!(host.extra_hosts, Some(vec!["sidecar:198.18.7.10".to_owned()]));
+        assert_eq!((host.cap_drop, host.cap_add), (Some(vec!["ALL".to_owned()]), None));
+        let ends = body.networking_config.unwrap().endpoints_config.unwrap();
+        assert_eq!(ends.len(), 1);
+        let address = ends["bottle-team-ada"].ipam_config.as_ref().unwrap().ipv4_address.clone();
+        assert_eq!(address.as_deref(), Some("198.18.7.11"));
+        let labels = body.labels.unwrap();
+        let set: Set = Labels::of(&labels).set().unwrap();
+        assert_eq!(set.address, Some(subnet.machine()));
+        assert_eq!(set.settings["dns"], "198.18.7.10");
+        assert_eq!(set.settings["extra_hosts"], "sidecar:198.18.7.10");
+    }
+
+    #[test]
     fn the_workspace_is_the_only_mount() {
         let mut spec = machine("ada");
         spec.workdir = Some("/work".into());
@@ -351,7 +378,7 @@ mod tests {
     fn labels_tell_what_was_set_and_no_value_twice() {
         let body = made(&machine("ada"), &traits());
         let labels = body.labels.unwrap();
-        let set = Labels(&labels).set().unwrap();
+        let set = Labels::of(&labels).set::<labels::Set>().unwrap();
         assert_eq!(set.identity().uid, 1000);
         assert_eq!(set.settings["cap_drop"], "ALL");
         assert!(!set.settings.keys().any(|name| name.starts_with("env")));

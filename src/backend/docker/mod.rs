@@ -302,12 +302,14 @@ impl Backend for Docker {
         if instance.resource == ResourceKind::Network {
             return network::remove(&*self.engine().await?, scope, instance).await;
         }
-        if instance.resource == ResourceKind::Sidecar {
-            locked(&self.known).remove(&instance.id);
-            return sidecar::teardown(&*self.engine().await?, scope, instance).await;
-        }
+        let sidecar = instance.resource == ResourceKind::Sidecar;
         match self.own(scope, instance).await {
+            Ok((engine, _)) if sidecar => sidecar::teardown(&engine, scope, instance).await?,
             Ok((engine, _)) => remove::machine(&engine, instance).await?,
+            // What only it needed may have stayed, where a run was cut short.
+            Err(BackendError::NotRunning { .. }) if sidecar => {
+                uplink::tidy(&*self.engine().await?, scope).await?;
+            }
             Err(BackendError::NotRunning { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }

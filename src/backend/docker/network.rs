@@ -56,7 +56,7 @@ pub(super) fn find<'a>(
 ) -> Option<(&'a Network, Subnet)> {
     let ours = networks.iter().filter(|found| found.name.as_deref() == Some(name));
     let mut ours = ours.filter(|found| {
-        Labels(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
+        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
     });
     ours.find_map(|found| Some((found, subnets(found).find(|subnet| subnet.fits())?)))
 }
@@ -77,7 +77,7 @@ pub(super) async fn subnet(
 pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
     let (id, name) = (InstanceId(found.id.clone()?), found.name.clone()?);
     let map = labels_of(found);
-    let labels = Labels(&map);
+    let labels = Labels::of(&map);
     let ownership = labels.ownership(scope);
     let ours = ownership != Ownership::Foreign;
     let standing = parse::sandbox_of_name(scope, &name);
@@ -251,7 +251,7 @@ pub(super) async fn remove(
     let networks = all(engine).await?;
     let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
     let Some(found) = found else { return Ok(()) };
-    if Labels(&labels_of(found)).ownership(scope) != Ownership::Ours {
+    if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
         return Err(BackendError::Conflict { name: network.name.clone() });
     }
     delete(engine, &network.id.0, &network.name).await
@@ -313,5 +313,76 @@ async fn attached(
         }
         Err(e) if error::is_status(&e, 404) => Ok(Vec::new()),
         Err(e) => Err(engine.failed(format!("inspecting network {name}"), e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::tests::scope;
+    use super::*;
+
+    fn spec() -> NetworkSpec {
+        NetworkSpec { sandbox: "ada".parse().unwrap(), fields: Fields::default(), pool: None }
+    }
+
+    /// What an engine would list of a request.
+    fn listed(request: NetworkCreateRequest) -> Network {
+        Network {
+            id: Some("n1".into()),
+            name: Some(request.name),
+            driver: request.driver,
+            internal: request.internal,
+            enable_ipv6: request.enable_ipv6,
+            options: request.options,
+            ipam: request.ipam,
+            labels: request.labels,
+            ..Network::default()
+        }
+    }
+
+    fn ada() -> Network {
+        listed(request(&scope(), &spec(), "198.18.7.8/29".parse().unwrap()))
+    }
+
+    #[test]
+    fn a_network_of_ours_is_read_as_it_was_made() {
+        let found = instance(&scope(), &ada()).unwrap();
+        assert_eq!((found.name.as_str(), found.sandbox.as_str()), ("bottle-team-ada", "ada"));
+        assert_eq!((found.resource, found.ownership), (ResourceKind::Network, Ownership::Ours));
+        assert_eq!((found.hash, found.state), (Some(spec().hash()), InstanceState::Running));
+        assert_eq!(found.drift, []);
+        let networks = [ada()];
+        let (_, subnet) = find(&scope(), &networks, "bottle-team-ada").unwrap();
+        assert_eq!(subnet.to_string(), "198.18.7.8/29");
+    }
+
+    #[test]
+    fn a_network_with_our_labels_and_without_its_walls_is_seen_through() {
+        for (breach, path) in [
+            ((|n: &mut Network| n.internal = Some(false)) as fn(&mut Network), "internal"),
+            (|n| n.enable_ipv6 = Some(true), "ipv6"),
+            (|n| n.options = None, NO_ADDRESS),
+            (|n| n.driver = Some("macvlan".into()), "driver"),
+            (|n| n.ipam = None, "subnet"),
+        ] {
+            let mut found = ada();
+            breach(&mut found);
+            let drift = instance(&scope(), &found).unwrap().drift;
+            assert_eq!(drift.iter().map(|d| d.path.as_str()).collect::<Vec<_>>(), [path]);
+        }
+    }
+
+    #[test]
+    fn strangers_count_in_our_place_only_and_the_uplink_is_no_sandboxs() {
+        let mut found = ada();
+        found.labels = None;
+        assert_eq!(instance(&scope(), &found).unwrap().ownership, Ownership::Foreign);
+        assert!(find(&scope(), &[found.clone()], "bottle-team-ada").is_none());
+        for name in ["bridge", "bottle-team-ada.sidecar", "bottle-team.uplink"] {
+            found.name = Some(name.into());
+            assert!(instance(&scope(), &found).is_none(), "{name}");
+        }
+        found.labels = Some(labels::of_uplink(&scope()));
+        assert!(instance(&scope(), &found).is_none());
     }
 }

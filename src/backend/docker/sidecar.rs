@@ -21,9 +21,7 @@ use super::wiring::Wiring;
 use super::{Docker, create, exec, network, observe, parse, remove, settings, uplink};
 use crate::backend::{BackendError, ExecOutput, ExecSpec, Progress, Scope};
 use crate::model::access::PROXY_PORT;
-use crate::model::{
-    FieldChange, Instance, InstanceState, Ownership, ResourceKind, SidecarSpec, SpecHash,
-};
+use crate::model::{FieldChange, Instance, InstanceState, ResourceKind, SidecarSpec, SpecHash};
 
 /// What a sidecar may hold at most: its own bound, with room for the command that loads it.
 const MEMORY: i64 = 64 << 20;
@@ -35,7 +33,7 @@ const PIDS: i64 = 64;
 const NANO_CPUS: i64 = 1_000_000_000;
 
 /// Where a command that is run beside the sidecar reaches it.
-const CONTROL: &str = "unix:/run/bottle/control.sock";
+const CONTROL: &str = "/run/bottle/control.sock";
 
 /// How long a sidecar that was started may take until it listens, and the pause between two looks.
 const READY: Duration = Duration::from_secs(15);
@@ -57,7 +55,8 @@ struct Parts<'a> {
 fn body(scope: &Scope, spec: &SidecarSpec, parts: &Parts<'_>) -> ContainerCreateBody {
     let network = scope.object_name(&spec.sandbox);
     let listen = format!("{}:{PROXY_PORT}", parts.address);
-    let command = ["sidecar", "serve", "--listen", &listen, "--control", CONTROL];
+    let control = format!("unix:{CONTROL}");
+    let command = ["sidecar", "serve", "--listen", &listen, "--control", &control];
     let mut body = ContainerCreateBody {
         image: Some(parts.image.to_owned()),
         hostname: Some("sidecar".to_owned()),
@@ -177,7 +176,7 @@ pub(super) async fn wire(
 ) -> Result<(), BackendError> {
     let Some(found) = observe::raw_by_id(engine, &sidecar.id).await? else { return Ok(()) };
     let empty = HashMap::new();
-    let set = labels::Labels(found.labels.as_ref().unwrap_or(&empty)).set();
+    let set = labels::Labels::of(found.labels.as_ref().unwrap_or(&empty)).set();
     let wiring = Wiring::of_instance(scope, sidecar, set.as_ref());
     if wiring.drift(&found, false).is_none() {
         return Ok(());
@@ -185,23 +184,17 @@ pub(super) async fn wire(
     wiring.mend(engine, scope, &found, &sidecar.name).await
 }
 
-/// Removes the container, and what only it needed: the uplink of the last, the image of the last.
+/// Removes a container that is this scope's own, and what only it needed: the uplink of the last, the image of the last.
 pub(super) async fn teardown(
     engine: &Engine,
     scope: &Scope,
     sidecar: &Instance,
 ) -> Result<(), BackendError> {
-    match observe::by_id(engine, scope, &sidecar.id).await? {
-        Some((found, _)) if found.ownership != Ownership::Ours => {
-            return Err(BackendError::Conflict { name: sidecar.name.clone() });
+    if let Some((_, made)) = observe::by_id(engine, scope, &sidecar.id).await? {
+        remove::machine(engine, sidecar).await?;
+        if let Some(image) = made.set.and_then(|set| set.image) {
+            sidecar_image::remove(engine, &image).await?;
         }
-        Some((_, made)) => {
-            remove::machine(engine, sidecar).await?;
-            if let Some(image) = made.set.and_then(|set| set.image) {
-                sidecar_image::remove(engine, &image).await?;
-            }
-        }
-        None => {}
     }
     uplink::tidy(engine, scope).await
 }
@@ -304,4 +297,72 @@ fn refusal(doing: &str, sidecar: &Instance, said: &ExecOutput) -> BackendError {
         words => words.to_owned(),
     };
     BackendError::failed(format!("{doing} {}", sidecar.name), anyhow::anyhow!(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::tests::traits;
+    use super::super::labels::Labels;
+    use super::super::labels::tests::scope;
+    use super::*;
+    use crate::model::Fields;
+
+    fn made() -> ContainerCreateBody {
+        let spec = SidecarSpec {
+            sandbox: "ada".parse().unwrap(),
+            fields: Fields::default(),
+            policy: Arc::default(),
+        };
+        let parts = Parts {
+            image: "sha256:side",
+            program: SpecHash::of_bytes(b"bottle"),
+            address: Ipv4Addr::new(198, 18, 7, 10),
+            traits: &traits(),
+        };
+        body(&scope(), &spec, &parts)
+    }
+
+    #[test]
+    fn a_sidecar_is_hardened() {
+        let body = made();
+        let host = body.host_config.unwrap();
+        assert_eq!(body.user.as_deref(), Some("65532:65532"));
+        assert_eq!(host.readonly_rootfs, Some(true));
+        assert_eq!((host.cap_drop, host.cap_add), (Some(vec!["ALL".to_owned()]), None));
+        assert_eq!(host.security_opt, Some(vec!["no-new-privileges".to_owned()]));
+        assert_eq!((host.privileged, host.pid_mode, host.devices), (Some(false), None, None));
+        assert_eq!((host.binds, host.mounts, host.port_bindings), (None, None, None));
+        assert_eq!((host.memory, host.memory_swap), (Some(MEMORY), Some(MEMORY)));
+        assert_eq!((host.pids_limit, host.nano_cpus), (Some(64), Some(1_000_000_000)));
+        assert_eq!(host.sysctls.unwrap()["net.ipv4.ip_forward"], "0");
+        let tmpfs: Vec<(String, String)> = host.tmpfs.unwrap().into_iter().collect();
+        assert_eq!(tmpfs[0].0, "/run/bottle");
+        assert!(tmpfs[0].1.contains("noexec") && tmpfs[0].1.contains("mode=0700,uid=65532"));
+        assert_eq!(tmpfs.len(), 1);
+        let log = host.log_config.unwrap();
+        assert_eq!((log.typ.as_deref(), log.config.unwrap().len()), (Some("json-file"), 2));
+    }
+
+    #[test]
+    fn it_listens_on_the_sandboxs_side_only_and_is_known_there_by_name() {
+        let body = made();
+        assert_eq!(
+            body.cmd.unwrap(),
+            [
+                "sidecar",
+                "serve",
+                "--listen",
+                "198.18.7.10:3128",
+                "--control",
+                "unix:/run/bottle/control.sock"
+            ]
+        );
+        let ends = body.networking_config.unwrap().endpoints_config.unwrap();
+        let end = &ends["bottle-team-ada"];
+        assert_eq!(end.aliases, Some(vec!["sidecar".to_owned()]));
+        assert_eq!(body.env, None);
+        let labels = body.labels.unwrap();
+        assert_eq!(labels::program(&Labels::of(&labels)), Some(SpecHash::of_bytes(b"bottle")));
+        assert_eq!(Labels::of(&labels).set::<Set>().unwrap().image.as_deref(), Some("sha256:side"));
+    }
 }

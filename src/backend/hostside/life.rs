@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
@@ -32,6 +32,10 @@ pub(in crate::backend) struct Sidecars<'a> {
     backend: BackendKind,
     program: &'a Program,
 }
+
+/// How a sidecar names its own folder, in which it was started: it may lie deeper than the address of
+/// a socket is long, and below folders that the sidecar may not enter.
+const HERE: &str = "/proc/self/cwd";
 
 /// One sidecar, as it is for as long as this is held.
 pub(in crate::backend) struct Sidecar<'a> {
@@ -157,7 +161,7 @@ impl<'a> Sidecars<'a> {
         instance: &Instance,
     ) -> Result<Sidecar<'a>, BackendError> {
         let mut sidecar = self.own(instance)?;
-        if !sidecar.running {
+        if !sidecar.answers()? {
             let what = format!("starting {}", instance.name);
             sidecar.start().map_err(|error| BackendError::failed(what, error))?;
         }
@@ -260,6 +264,28 @@ impl Sidecar<'_> {
         }
     }
 
+    /// Whether it runs and can be told something. One whose starter was killed may be on its way there,
+    /// or to its end: that is waited for.
+    pub(in crate::backend) fn answers(&mut self) -> Result<bool, BackendError> {
+        let name = self.all.name(&self.sandbox);
+        let failed = |error: io::Error| BackendError::failed(format!("waiting for {name}"), error);
+        let Some(run) = self.run.as_ref().filter(|_| self.running) else { return Ok(false) };
+        let control = Control::of(&self.folder.own(), &run.process).map_err(failed)?;
+        let until = Instant::now() + READY;
+        while run.process.pidfd().map_err(failed)?.is_some() {
+            if control.answers().map_err(failed)? {
+                return Ok(true);
+            }
+            if Instant::now() > until {
+                let seconds = READY.as_secs();
+                return Err(BackendError::Deadline { what: format!("starting {name}"), seconds });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.running = false;
+        Ok(false)
+    }
+
     fn make(&self, spec: &SidecarSpec) -> anyhow::Result<Record> {
         let user = user::unprivileged();
         let own = self.folder.own();
@@ -298,9 +324,10 @@ impl Sidecar<'_> {
         }
         let program = self.all.program.build(None).context("reading this program")?;
         let mut arguments: Vec<String> =
-            ["sidecar", "serve", "--control", &format!("unix:{SOCKET}"), "--log", LOG]
+            ["sidecar", "serve", "--confine", "--control", &format!("unix:{HERE}/{SOCKET}")]
                 .map(str::to_owned)
                 .into();
+        arguments.extend(["--log".to_owned(), format!("{HERE}/{LOG}")]);
         if let Some(user) = record.user {
             arguments.extend(["--user".to_owned(), user.to_string()]);
         }

@@ -3,13 +3,14 @@
 //!
 //! One file a concern, in the order in which a sandbox comes to be: `create` writes its folder
 //! (`state`), `call` starts the helper (`helper`, `wire`), `start` makes its first process, `init`,
-//! which puts its view together (`namespaces`, `mounts`, `etc`, `image`), gives up every right
+//! which puts its view together (`namespaces`, `mounts`, `base`, `etc`, `image`), gives up every right
 //! (`caps`, `landlock`, `seccomp`; `limits` were set before) and stays. `enter`, `pump`, `program` and
 //! `copy` work in one that runs; `observe` and `log` read what is on the host. All that is unsafe is
 //! in `sys`.
 
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
 
+mod base;
 mod call;
 mod caps;
 mod copy;
@@ -88,6 +89,7 @@ struct Shared {
     helper: Helper,
     /// What sidecars are.
     program: Program,
+    digests: base::Digests,
     /// Whether namespaces can be made here; asked once.
     works: OnceCell<Result<(), String>>,
 }
@@ -113,7 +115,14 @@ impl Native {
     }
 
     fn with(helper: Helper, program: Program) -> Self {
-        Self { shared: Arc::new(Shared { helper, program, works: OnceCell::new() }) }
+        Self {
+            shared: Arc::new(Shared {
+                helper,
+                program,
+                digests: base::Digests::default(),
+                works: OnceCell::new(),
+            }),
+        }
     }
 
     /// Does blocking work elsewhere.
@@ -180,6 +189,16 @@ fn remove_folder(path: &Path) -> io::Result<()> {
         Ok(parent) => inside::remove_tree(parent.as_fd(), name),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// Removes a folder that others may look for: it has no name of meaning any more before it has lost
+/// anything, so that nobody takes what is left of it for the whole.
+fn discard(store: &Store, path: &Path) -> io::Result<()> {
+    let scratch = store.scratch("removing")?;
+    match std::fs::rename(path, &scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.and_then(|()| remove_folder(&scratch)),
     }
 }
 
@@ -271,7 +290,8 @@ impl Backend for Native {
                 )));
             }
         };
-        self.blocking("creating", move |_| {
+        let (scope, spec) = (scope.clone(), spec.clone());
+        self.blocking("creating", move |shared| {
             let name = scope.object_name(&spec.sandbox);
             let folder = Store::of(&scope).sandbox(&spec.sandbox);
             let what = format!("creating {name}");
@@ -279,7 +299,7 @@ impl Backend for Native {
                 Ok(observe::instance(&scope, id.clone(), &observe::look(&folder, &host_boot()?)))
             };
             if !folder.path().exists() {
-                create::create(&scope, &spec)
+                create::create(&scope, &spec, &shared.digests)
                     .map_err(|error| BackendError::failed(&what, error))?;
                 return look(&spec.sandbox);
             }

@@ -35,10 +35,9 @@ impl Shared {
 
     /// Attaches the sandbox to its sidecar, where both run.
     pub(super) fn attach(&self, scope: &Scope, sandbox: &SandboxId) -> Result<(), BackendError> {
-        match self.sidecars(scope).of(sandbox)? {
-            Some(sidecar) => self.attach_to(scope, &sidecar),
-            None => Ok(()),
-        }
+        let Some(mut sidecar) = self.sidecars(scope).of(sandbox)? else { return Ok(()) };
+        // Where it does not, it is attached once it runs.
+        if sidecar.answers()? { self.attach_to(scope, &sidecar) } else { Ok(()) }
     }
 
     /// The same, with a sidecar that is held.

@@ -5,10 +5,9 @@
 //! native/<sandbox>/run.json       its init: pid, start time, boot of the host
 //! native/<sandbox>/main           what its command does, which run is ready; init has it open
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
-//! native/<sandbox>/root           its own files: of `image: host` the root itself
-//! native/<sandbox>/upper, work    its changes to what it shares with others
+//! native/<sandbox>/upper, work    its own files: what it changed of what it shares with others
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
-//! native/.etc/<digest>            the part of /etc that sandboxes share; the newest stays
+//! native/.bases/<digest>          the root that sandboxes of `image: host` share; the newest stays
 //! native/.images/<digest>         an unpacked image
 //! native/.making-*, .removing-*   half-made and half-removed: never wanted
 //! ```
@@ -26,7 +25,7 @@ use crate::backend::Scope;
 use crate::model::{Fields, Resources, Restart, SandboxId, SpecHash};
 
 /// The meaning of [`Record`]; another number is not ours to read.
-pub(super) const RECORD_VERSION: u32 = 1;
+pub(super) const RECORD_VERSION: u32 = 2;
 
 /// How a sandbox's ids are mapped. Decided when it is made: its files have owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +58,10 @@ pub(super) const IDS: u32 = 65536;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RootFs {
-    /// The host's programs, with the shared part of `/etc` by its digest.
+    /// A base, with the host's programs in it.
     Host {
-        /// Name of the folder in `.etc`.
-        etc: String,
+        /// Name of the folder in `.bases`.
+        base: String,
     },
     /// An unpacked image.
     Image {
@@ -139,8 +138,8 @@ impl Store {
         Folder(self.0.join(id.as_str()))
     }
 
-    pub(super) fn etc(&self) -> PathBuf {
-        self.0.join(".etc")
+    pub(super) fn bases(&self) -> PathBuf {
+        self.0.join(".bases")
     }
 
     pub(super) fn images(&self) -> PathBuf {
@@ -162,9 +161,9 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
-    /// Holds the lock of who copies the shared `/etc`; freed when dropped.
-    pub(super) fn lock_etc(&self) -> io::Result<fs::File> {
-        let file = self.lock_file(".etc-lock")?;
+    /// Holds the lock of who makes a base; freed when dropped.
+    pub(super) fn lock_bases(&self) -> io::Result<fs::File> {
+        let file = self.lock_file(".bases-lock")?;
         file.lock()?;
         Ok(file)
     }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use super::orphans::Note;
 use super::{locked, parse};
 use crate::backend::BackendError;
 use crate::model::BackendKind;
@@ -115,6 +116,8 @@ pub(super) struct Call {
     pub what: String,
     /// How much of its stdout is kept.
     pub keep: usize,
+    /// What is noted of it while it lasts, where it changes something.
+    pub note: Option<Note>,
 }
 
 impl Call {
@@ -130,6 +133,7 @@ impl Call {
             deadline,
             what: what.into(),
             keep: KEPT,
+            note: None,
         }
     }
 }
@@ -178,10 +182,14 @@ pub(super) async fn run(settings: &Settings, call: Call) -> Result<Ended, Backen
     let program = settings.find().map_err(unreachable)?;
     let seconds = call.deadline.as_secs();
     let what = call.what.clone();
-    match tokio::time::timeout(call.deadline, run_to_end(settings, &program, call)).await {
-        Ok(ended) => ended,
-        Err(_) => Err(BackendError::Deadline { what: format!("{what}, by smolvm,"), seconds }),
+    let note = call.note.clone();
+    let ended = tokio::time::timeout(call.deadline, run_to_end(settings, &program, call)).await;
+    if let Some(note) = note {
+        note.over();
     }
+    ended.unwrap_or_else(|_| {
+        Err(BackendError::Deadline { what: format!("{what}, by smolvm,"), seconds })
+    })
 }
 
 async fn run_to_end(
@@ -195,6 +203,9 @@ async fn run_to_end(
     command.stdin(if call.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(&mut command, program)?;
+    if let Some(note) = &call.note {
+        note.made_by(child.id());
+    }
     let (stdout, stderr) = (Arc::<Mutex<Kept>>::default(), Arc::<Mutex<Kept>>::default());
     let reading = {
         let (out, err) = (child.stdout.take(), child.stderr.take());

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call};
 use super::image::Source;
 use super::labels::{self, Set};
+use super::orphans::Note;
 use super::parse::{self, Row};
 use super::version::Version;
 use super::{Smolmachines, observe, sidecar};
@@ -50,6 +51,7 @@ pub(super) fn set(spec: &MachineSpec, version: Version) -> Set {
     Set {
         cpus: u64::from(spec.resources.millicpus.div_ceil(1000).max(1)),
         memory_mib: spec.resources.memory.div_ceil(MIB),
+        pids: spec.resources.pids,
         user: spec.user.clone(),
         home: spec.env.get("HOME").cloned(),
         workdir: spec.workdir.clone(),
@@ -128,7 +130,8 @@ pub(super) async fn machine(
     }
     let set = set(spec, version);
     let nonce = nonce().map_err(|e| BackendError::failed(what.clone(), e))?;
-    let call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    let mut call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    call.note = Some(Note::new(scope, &what));
     let ended = command::run(&backend.settings, call).await?;
     // Whatever it said: what is there counts. Somebody else may have been faster.
     if let Some(row) = observe::by_name(backend, scope, &name).await? {

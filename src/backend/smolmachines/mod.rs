@@ -3,7 +3,8 @@
 //! The program keeps the machines; their labels are the truth about what exists, and one listing
 //! shows them all. `command` is the one place that starts it, `version` knows what it can do,
 //! `parse` and `labels` are pure. A machine comes to be in `image`, `create` and `run`; `guest`
-//! sets each run of it up before `exec`, `copy` and `logs` work in it.
+//! sets each run of it up before `exec`, `copy` and `logs` work in it. `orphans` knows the calls of a
+//! `bottle` that was killed.
 //!
 //! A machine has no network, unless it has a sidecar (`sidecar`): then every connection ends there.
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
@@ -18,6 +19,7 @@ mod image;
 mod labels;
 mod logs;
 mod observe;
+mod orphans;
 mod parse;
 mod record;
 mod run;

@@ -70,7 +70,7 @@ pub(super) fn check(spec: &MachineSpec, version: Version) -> Result<(), BackendE
 }
 
 /// What `machine create` is told of the network: the gateway, where the sidecar answers, is the only
-/// address that there is. No name can be looked up but one that nobody has.
+/// address that there is, and no name can be looked up.
 pub(super) fn create_args(spec: &MachineSpec) -> Vec<String> {
     if !spec.connected {
         return Vec::new();
@@ -81,8 +81,8 @@ pub(super) fn create_args(spec: &MachineSpec) -> Vec<String> {
         .into()
 }
 
-/// A name for which no server answers, nor will.
-const NO_NAME: &str = "sidecar.invalid";
+/// The one name that it may ask for, which says nothing: without one it may ask for any.
+const NO_NAME: &str = "localhost";
 /// An address of this host at which nothing answers.
 const NO_SERVER: &str = "127.255.255.254";
 

@@ -166,10 +166,12 @@ struct Whole<D> {
 impl<D: Read> Read for Whole<D> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.decoder.read(buffer)?;
-        if length == 0 && !buffer.is_empty() && (self.rest)(&mut self.decoder).read(&mut [0])? > 0 {
-            return Err(io::ErrorKind::InvalidData.into());
+        if length > 0 || buffer.is_empty() {
+            return Ok(length);
         }
-        Ok(length)
+        // That of brotli tells of what is left only when it is asked once more.
+        let more = self.decoder.read(buffer)? + (self.rest)(&mut self.decoder).read(&mut [0])?;
+        if more > 0 { Err(io::ErrorKind::InvalidData.into()) } else { Ok(0) }
     }
 }
 

@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use std::ops::Range;
+
+use aho_corasick::automaton::{Automaton as _, StateID};
+use aho_corasick::dfa::DFA;
+use aho_corasick::{Anchored, MatchKind};
 
 use super::decode::local::{Coding, Form, forms};
 use super::engine::Hit;
@@ -29,10 +33,22 @@ struct Keyword {
     exactly: Option<Box<[u8]>>,
 }
 
+/// Parts of a text that are walked in turn.
+const LANES: usize = 4;
+
+/// One walk through a part of a text.
+#[derive(Debug, Clone, Copy)]
+struct Lane {
+    state: StateID,
+    at: usize,
+    /// What ends before this is another lane's.
+    from: usize,
+}
+
 /// The automaton and what its literals mean.
 #[derive(Debug)]
 pub(super) struct Matcher {
-    automaton: AhoCorasick,
+    automaton: DFA,
     meanings: Vec<Meaning>,
 }
 
@@ -81,38 +97,104 @@ impl Matcher {
             literals.push(anchor.to_vec());
             meanings.push(Meaning::Known { value, form });
         }
-        let automaton = AhoCorasick::builder()
+        let automaton = DFA::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)
-            .kind(Some(AhoCorasickKind::DFA))
+            .prefilter(false)
             .build(&literals)
             .expect("rules and values are far smaller than the automaton's limit of 2^31 states");
         Self { automaton, meanings }
     }
 
     /// Finds every literal in a text.
+    ///
+    /// Each step of the automaton waits for the one before, so several parts of the text are walked
+    /// in turn.
     pub(super) fn search(&self, known: &Known, bytes: &[u8], hits: &mut Hits) {
-        for found in self.automaton.find_overlapping_iter(bytes) {
-            match &self.meanings[found.pattern().as_usize()] {
-                Meaning::Keyword(rules) => {
-                    let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-                    let (start, end) = (place(found.start()), place(found.end()));
-                    let there = &bytes[found.range()];
-                    let counts = |keyword: &&Keyword| {
-                        keyword.exactly.as_ref().is_none_or(|exactly| *there == **exactly)
-                    };
-                    let rules = rules.iter().filter(counts).map(|keyword| keyword.rule);
-                    hits.keywords.extend(rules.map(|rule| Hit { rule, start, end }));
+        let part = bytes.len() / LANES;
+        if part <= self.automaton.max_pattern_len() {
+            let mut lane = self.lane(0, 0);
+            self.walk(&mut lane, bytes.len(), known, bytes, hits);
+            return;
+        }
+        let mut lanes: [Lane; LANES] = std::array::from_fn(|lane| {
+            // What ends in this part may begin in the one before.
+            let from = lane * part;
+            self.lane(from.saturating_sub(self.automaton.max_pattern_len()), from)
+        });
+        // The first lane is the shortest, for it has nothing before it.
+        for _ in 0..part {
+            for lane in &mut lanes {
+                self.step(lane, known, bytes, hits);
+            }
+        }
+        for (number, lane) in (1..).zip(&mut lanes) {
+            let end = if number == LANES { bytes.len() } else { number * part };
+            self.walk(lane, end, known, bytes, hits);
+        }
+    }
+
+    fn lane(&self, at: usize, from: usize) -> Lane {
+        let start = self.automaton.start_state(Anchored::No);
+        Lane { state: start.expect("it is built for searches that are not anchored"), at, from }
+    }
+
+    fn walk(&self, lane: &mut Lane, end: usize, known: &Known, bytes: &[u8], hits: &mut Hits) {
+        while lane.at < end {
+            self.step(lane, known, bytes, hits);
+        }
+    }
+
+    #[inline(always)]
+    fn step(&self, lane: &mut Lane, known: &Known, bytes: &[u8], hits: &mut Hits) {
+        lane.state = self.automaton.next_state(Anchored::No, lane.state, bytes[lane.at]);
+        lane.at += 1;
+        if self.automaton.is_special(lane.state) && lane.at > lane.from {
+            self.found(*lane, known, bytes, hits);
+        }
+    }
+
+    /// Some literals end here.
+    #[cold]
+    fn found(&self, lane: Lane, known: &Known, bytes: &[u8], hits: &mut Hits) {
+        if !self.automaton.is_match(lane.state) {
+            return;
+        }
+        for index in 0..self.automaton.match_len(lane.state) {
+            let pattern = self.automaton.match_pattern(lane.state, index);
+            let range = lane.at - self.automaton.pattern_len(pattern)..lane.at;
+            self.literal(pattern.as_usize(), range, known, bytes, hits);
+        }
+    }
+
+    /// A literal stands here.
+    fn literal(
+        &self,
+        literal: usize,
+        range: Range<usize>,
+        known: &Known,
+        bytes: &[u8],
+        hits: &mut Hits,
+    ) {
+        let there = &bytes[range.clone()];
+        match &self.meanings[literal] {
+            Meaning::Keyword(rules) => {
+                let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+                let (start, end) = (place(range.start), place(range.end));
+                let counts = |keyword: &&Keyword| {
+                    keyword.exactly.as_ref().is_none_or(|exactly| *there == **exactly)
+                };
+                let rules = rules.iter().filter(counts).map(|keyword| keyword.rule);
+                hits.keywords.extend(rules.map(|rule| Hit { rule, start, end }));
+            }
+            Meaning::Encoded(form) => {
+                if form.coding == Coding::Hex || *there == *form.bytes {
+                    hits.encoded.push((range.start, form.coding));
                 }
-                Meaning::Encoded(form) => {
-                    if form.coding == Coding::Hex || bytes[found.range()] == *form.bytes {
-                        hits.encoded.push((found.start(), form.coding));
-                    }
-                }
-                Meaning::Known { value, form } => {
-                    if known.stands_at(*value, *form, bytes, found.start()) {
-                        hits.known.push(*value);
-                    }
+            }
+            Meaning::Known { value, form } => {
+                if known.stands_at(*value, *form, bytes, range.start) {
+                    hits.known.push(*value);
                 }
             }
         }

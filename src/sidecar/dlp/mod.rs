@@ -32,7 +32,7 @@ mod stream;
 mod suppress;
 
 pub use archive::{Report, is_packed};
-pub use known::{Finder, Known, TooShort};
+pub use known::{Finder, Known, SHORTEST, TooShort};
 pub use rules::{Rules, RulesError};
 pub use scanner::{DEPTH, Finding, Layer, Scanner};
 pub use stream::BodyScanner;

@@ -1,5 +1,6 @@
 //! A body that comes in pieces: windows of fixed size, wherever the pieces begin and end.
 
+use std::fmt;
 use std::sync::Arc;
 
 use time::Date;
@@ -15,7 +16,6 @@ pub(super) const WINDOW: usize = 128 << 10;
 pub(super) const OVERLAP: usize = 16 << 10;
 
 /// Scans one body as it passes, in constant memory.
-#[derive(Debug)]
 pub struct BodyScanner {
     scanner: Arc<Scanner>,
     host: String,
@@ -96,6 +96,13 @@ impl BodyScanner {
                 self.found.push(finding);
             }
         }
+    }
+}
+
+impl fmt::Debug for BodyScanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.held.len();
+        f.debug_struct("BodyScanner").field("held", &held).field("found", &self.found).finish()
     }
 }
 

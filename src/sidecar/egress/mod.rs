@@ -12,6 +12,7 @@ mod dial;
 mod framed;
 mod headers;
 pub mod limits;
+mod machine;
 mod outgoing;
 mod page;
 mod proxy;

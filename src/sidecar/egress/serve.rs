@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Socket, refuse, serve};
+use super::machine::{Machine, Token, admit};
 use super::resolve::System;
 use super::slots::Slots;
 use super::state::Loaded;
@@ -33,9 +34,20 @@ pub(super) struct Shared {
     provider: Arc<CryptoProvider>,
     started_at: String,
     stop: CancellationToken,
+    machine: Machine,
 }
 
 impl Shared {
+    /// What was handed in for the machine.
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// When it ends.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// What holds now.
     pub(super) fn loaded(&self) -> Option<Arc<Loaded>> {
         self.loaded.borrow().clone()
@@ -100,6 +112,7 @@ impl Sidecar {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             started_at: crate::sidecar::record::timestamp(),
             stop: CancellationToken::new(),
+            machine: Machine::default(),
         });
         tokio::spawn(sweep(Arc::clone(&shared)));
         Ok(Self(shared))
@@ -171,9 +184,14 @@ impl Sidecar {
         }
         let listeners: Result<Vec<_>, String> = sockets.into_iter().map(Listener::new).collect();
         for listener in listeners? {
-            tokio::spawn(accept(Arc::clone(&self.0), listener));
+            let until = self.0.stop.clone();
+            tokio::spawn(accept(Arc::clone(&self.0), listener, until, None));
         }
         Ok(self.state())
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
     }
 
     /// Ends it: no connection is accepted or served any more.
@@ -190,13 +208,13 @@ impl Sidecar {
 }
 
 /// A listening socket of either kind.
-enum Listener {
+pub(super) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Listener {
-    fn new(socket: OwnedFd) -> Result<Self, String> {
+    pub(super) fn new(socket: OwnedFd) -> Result<Self, String> {
         let fail = |error: io::Error| format!("using a listening socket: {error}");
         let refuse = |what: &str| format!("using a listening socket: {what}");
         let listens =
@@ -229,10 +247,16 @@ impl Listener {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: Listener) {
+/// Accepts connections until then; with a `token`, those that begin with it.
+pub(super) async fn accept(
+    shared: Arc<Shared>,
+    listener: Listener,
+    until: CancellationToken,
+    token: Option<Arc<Token>>,
+) {
     loop {
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = until.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         let Ok(socket) = accepted else {
@@ -242,7 +266,20 @@ async fn accept(shared: Arc<Shared>, listener: Listener) {
         };
         match shared.slots.take() {
             Some(slot) => {
-                tokio::spawn(serve(Arc::clone(&shared), socket, slot));
+                let (shared, token) = (Arc::clone(&shared), token.clone());
+                tokio::spawn(async move {
+                    let mut socket = socket;
+                    if let Some(token) = token {
+                        let admitted = tokio::select! {
+                            () = slot.evicted() => false,
+                            admitted = admit(&shared, &mut socket, &token) => admitted,
+                        };
+                        if !admitted {
+                            return;
+                        }
+                    }
+                    serve(shared, socket, slot).await;
+                });
             }
             None => {
                 tokio::spawn(refuse(Arc::clone(&shared), socket));

@@ -30,6 +30,42 @@ pub(crate) fn images() -> PathBuf {
     }
 }
 
+/// The engine that the environment names, with a program that a sidecar can run.
+pub(crate) fn settings() -> Settings {
+    Settings { sidecar_program: Some(sidecar_program().to_owned()), ..Settings::from_env() }
+}
+
+/// What sidecars run: the program that BOTTLE_TEST_STATIC names, else a stand-in that lets nothing
+/// through, which is made within seconds and kept beside cargo's own.
+pub(crate) fn sidecar_program() -> &'static Path {
+    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    MADE.get_or_init(|| match std::env::var_os("BOTTLE_TEST_STATIC") {
+        Some(program) => program.into(),
+        None => stand_in(),
+    })
+}
+
+fn stand_in() -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sidecar.rs");
+    let digest = SpecHash::of_bytes(&std::fs::read(&source).expect("it is in the repository"));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let program = folder.join(format!("sidecar-{}", digest.short()));
+    if program.exists() {
+        return program;
+    }
+    let new = program.with_extension(std::process::id().to_string());
+    let made = std::process::Command::new(option_env!("RUSTC").unwrap_or("rustc"))
+        .args(["--edition", "2024", "-C", "target-feature=+crt-static"])
+        .args(["-C", "opt-level=1", "-C", "strip=symbols", "-o"])
+        .args([&new, &source])
+        .output()
+        .expect("there is a compiler where tests are built");
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "the stand-in of the sidecar: {said}");
+    std::fs::rename(&new, &program).expect("it was just made");
+    program
+}
+
 /// The docker client: what somebody else would use.
 pub(crate) fn docker(args: &[&str]) -> Result<String, String> {
     let output = std::process::Command::new("docker").args(args).output().expect("docker runs");
@@ -53,7 +89,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
     };
     let scopes = [scope(&ours, "here"), scope(&theirs, "here"), scope(&ours, "there")];
     Some(Box::new(Engine {
-        backend: Docker::from_env(),
+        backend: Docker::new(settings()),
         scopes,
         foreign: Mutex::default(),
         _data: data,

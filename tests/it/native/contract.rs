@@ -155,7 +155,7 @@ impl Fixture for OnNative {
 
     fn lacks(&self) -> &[Capability] {
         // Its objects lie in folders of their owner's own, and it is never far.
-        &[Capability::Outsiders, Capability::Unreachable, Capability::Pause]
+        &[Capability::Outsiders, Capability::Unreachable, Capability::Pause, Capability::Sidecars]
     }
 
     fn scope(&self) -> &Scope {
@@ -226,4 +226,4 @@ impl Fixture for OnNative {
     }
 }
 
-crate::contract::contract_suite!(on_native, crate::native::contract::fixture, lacks: [Outsiders, Unreachable, Pause]);
+crate::contract::contract_suite!(on_native, crate::native::contract::fixture, lacks: [Outsiders, Unreachable, Pause, Sidecars]);

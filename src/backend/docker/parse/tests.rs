@@ -206,3 +206,94 @@ fn only_the_workspace_and_the_images_own_volumes_may_be_mounted() {
     let named = mount("volume", Some("db"), "/var/lib/docker/volumes/db", "/db");
     assert_eq!(with(vec![workspace(), named]).len(), 1);
 }
+
+/// A container of the sandbox that is in these networks, each as (name, address).
+fn wired(kind: ResourceKind, networks: &[(&str, &str)]) -> ContainerSummary {
+    let mut set = set();
+    set.address = Some("198.18.0.3".parse().unwrap());
+    let mut found = ada();
+    if kind == ResourceKind::Sidecar {
+        set.image = Some("sha256:side".into());
+        let spec = crate::model::SidecarSpec {
+            sandbox: "ada".parse().unwrap(),
+            fields: Fields::default(),
+            policy: std::sync::Arc::default(),
+        };
+        found.names = Some(vec!["/bottle-team-ada.sidecar".into()]);
+        found.image = Some("bottle-sidecar:1".into());
+        found.image_id = Some("sha256:side".into());
+        let program = SpecHash::of_bytes(b"bottle");
+        found.labels = Some(labels::of_sidecar(&scope(), &spec, &set, program));
+    } else {
+        found.labels = Some(labels::of_machine(&scope(), &machine("ada"), &set));
+    }
+    let end = |(name, address): &(&str, &str)| {
+        let end = EndpointSettings {
+            endpoint_id: Some(format!("end-{name}")),
+            ip_address: Some((*address).to_owned()),
+            ..EndpointSettings::default()
+        };
+        ((*name).to_owned(), end)
+    };
+    let networks = Some(networks.iter().map(end).collect());
+    found.network_settings = Some(ContainerSummaryNetworkSettings { networks });
+    found
+}
+
+#[test]
+fn what_is_connected_stands_in_its_own_network_and_in_no_other() {
+    let own = ("bottle-team-ada", "198.18.0.3");
+    let mendable = |kind, networks: &[(&str, &str)]| {
+        let found = instance(wired(kind, networks)).unwrap();
+        assert_eq!((found.resource, found.drift.len()), (kind, 0));
+        let change = found.mendable.into_iter().next();
+        change.map(|change| (change.from.unwrap_or_default(), change.to.unwrap_or_default()))
+    };
+    let some = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
+    assert_eq!(mendable(ResourceKind::Machine, &[own]), None);
+    assert_eq!(
+        mendable(ResourceKind::Machine, &[("bridge", "172.17.0.9"), own]),
+        some("bottle-team-ada bridge", "bottle-team-ada")
+    );
+    assert_eq!(mendable(ResourceKind::Machine, &[]), some("", "bottle-team-ada"));
+    assert_eq!(mendable(ResourceKind::Machine, &[("none", "")]), some("none", "bottle-team-ada"));
+    assert_eq!(
+        mendable(ResourceKind::Machine, &[("bottle-team-ada", "198.18.0.4")]),
+        some("bottle-team-ada as 198.18.0.4", "bottle-team-ada as 198.18.0.3")
+    );
+    let uplink = ("bottle-team.uplink", "172.18.0.2");
+    assert_eq!(mendable(ResourceKind::Sidecar, &[own, uplink]), None);
+    assert_eq!(
+        mendable(ResourceKind::Sidecar, &[own]),
+        some("bottle-team-ada", "bottle-team-ada bottle-team.uplink")
+    );
+}
+
+#[test]
+fn a_run_is_known_by_the_endpoint_in_its_own_network() {
+    let networks = [("bottle-team-ada", "198.18.0.3"), ("bottle-team.uplink", "172.18.0.2")];
+    let found = instance(wired(ResourceKind::Sidecar, &networks)).unwrap();
+    assert_eq!(found.boot.as_deref(), Some("end-bottle-team-ada"));
+}
+
+#[test]
+fn a_sidecar_is_known_by_its_labels_and_its_image() {
+    let mut found = wired(ResourceKind::Sidecar, &[("bottle-team-ada", "198.18.0.3")]);
+    let read = row(&scope(), found.clone()).unwrap();
+    let Row::Instance(sidecar, made) = read else { panic!("{read:?}") };
+    assert_eq!(
+        (sidecar.name.as_str(), sidecar.sandbox.as_str()),
+        ("bottle-team-ada.sidecar", "ada")
+    );
+    assert_eq!(made.program, Some(SpecHash::of_bytes(b"bottle")));
+    found.names = Some(vec!["/renamed".into()]);
+    assert!(instance(found.clone()).is_some());
+    found.image_id = Some("sha256:other".into());
+    assert!(instance(found.clone()).is_none(), "a copy that was committed");
+    found.names = Some(vec!["/bottle-team-ada.sidecar".into()]);
+    assert_eq!(instance(found.clone()).unwrap().drift[0].path, "image");
+    found.labels = None;
+    let stranger = instance(found).unwrap();
+    assert_eq!(stranger.ownership, Ownership::Foreign);
+    assert_eq!(stranger.resource, ResourceKind::Sidecar);
+}

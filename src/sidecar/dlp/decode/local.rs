@@ -8,6 +8,9 @@ use crate::sidecar::encodings::{alignments, url_alphabet};
 /// Shorter ones stand in any text by chance.
 const SHORTEST: usize = 4;
 
+/// More of a form would only make the automaton larger: six characters of base64 are one in 10^10.
+const LONGEST: usize = 6;
+
 /// So much encoded text is decoded on either side of a keyword.
 const NEIGHBOURHOOD: usize = 4096;
 
@@ -39,6 +42,7 @@ pub(in crate::sidecar::dlp) fn forms<'k>(keywords: impl Iterator<Item = &'k str>
         forms.push(Form { bytes: ::hex::encode(keyword).into_bytes(), coding: Coding::Hex });
     }
     forms.retain(|form| form.bytes.len() >= SHORTEST);
+    forms.iter_mut().for_each(|form| form.bytes.truncate(LONGEST));
     forms.sort_by(|one, other| (&one.bytes, one.coding).cmp(&(&other.bytes, other.coding)));
     forms.dedup();
     forms

@@ -212,13 +212,13 @@ fn spellings(hir: &Hir) -> Option<Vec<Vec<Atom>>> {
             members(class).map_or_else(gap, |set| set.into_iter().map(|atom| vec![atom]).collect())
         }
         HirKind::Capture(capture) => spellings(&capture.sub)?,
-        HirKind::Repetition(repetition) => match repetition.min {
-            0 => gap(),
-            least => {
+        HirKind::Repetition(repetition) => match (repetition.min, repetition.max) {
+            (0, Some(1)) => [vec![Vec::new()], spellings(&repetition.sub)?].concat(),
+            (0, _) => gap(),
+            (1, Some(1)) => spellings(&repetition.sub)?,
+            _ => {
                 let mut found = spellings(&repetition.sub)?;
-                if repetition.max != Some(1) || least != 1 {
-                    found.iter_mut().for_each(|spelling| spelling.push(Atom::Gap));
-                }
+                found.iter_mut().for_each(|spelling| spelling.push(Atom::Gap));
                 found
             }
         },
@@ -252,7 +252,11 @@ fn spellings(hir: &Hir) -> Option<Vec<Vec<Atom>>> {
 /// The members of a small class; nothing if it is large.
 fn members(class: &Class) -> Option<Vec<Atom>> {
     const SMALL: usize = 8;
-    let Class::Bytes(class) = class else { return None };
+    let class = match class {
+        Class::Bytes(class) => class,
+        // An alternation of single ASCII characters becomes one of these.
+        Class::Unicode(class) => &class.to_byte_class()?,
+    };
     let bytes = class.ranges().iter().flat_map(|range| range.start()..=range.end());
     let bytes: Vec<u8> = bytes.take(SMALL + 1).collect();
     if bytes.len() > SMALL {
