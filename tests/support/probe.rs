@@ -8,19 +8,24 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_millis(700);
 
 fn main() {
-    let tries: Vec<_> = std::env::args()
-        .skip(1)
-        .map(|what| std::thread::spawn(move || (what.clone(), attempt(&what))))
-        .collect();
-    for one in tries {
-        let (what, ended) = one.join().unwrap();
-        println!("{what} {ended}");
-    }
+    let tries = Mutex::new(std::env::args().skip(1).collect::<Vec<_>>().into_iter());
+    // As many at once as a small machine may have threads.
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                loop {
+                    let Some(what) = tries.lock().unwrap().next() else { return };
+                    println!("{what} {}", attempt(&what));
+                }
+            });
+        }
+    });
 }
 
 fn attempt(what: &str) -> String {
