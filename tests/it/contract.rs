@@ -483,5 +483,5 @@ pub(crate) use contract_suite;
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
 contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
 contract_suite!(
-    on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause, Sidecars], together
+    on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause], together
 );
