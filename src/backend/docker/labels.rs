@@ -18,6 +18,9 @@ pub(super) const PROBE: &str = "probe";
 /// [`label::RESOURCE`] of the network by which an owner's sidecars reach the world.
 pub(super) const UPLINK: &str = "uplink";
 
+/// [`label::RESOURCE`] of the bridge that a sandbox's network is carried by.
+pub(super) const CARRIER: &str = "carrier";
+
 /// The digest of the program that a sidecar runs.
 pub(super) const PROGRAM: &str = "io.bottle.program";
 
@@ -93,6 +96,13 @@ fn json(value: &impl Serialize) -> String {
 /// The labels of an owner's uplink.
 pub(super) fn of_uplink(scope: &Scope) -> HashMap<String, String> {
     common(scope, UPLINK)
+}
+
+/// The labels of what carries a sandbox's network.
+pub(super) fn of_carrier(scope: &Scope, sandbox: &SandboxId) -> HashMap<String, String> {
+    let mut labels = common(scope, CARRIER);
+    labels.insert(label::SANDBOX.to_owned(), sandbox.to_string());
+    labels
 }
 
 /// The labels of a probe.
