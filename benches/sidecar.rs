@@ -96,7 +96,14 @@ async fn connect(world: &World, through: bool, http2: bool) -> Sender {
 }
 
 /// So many connections ask the same over and over again.
-async fn measure(world: &World, what: &str, connections: usize, http2: bool, path: &str, body: &Bytes) {
+async fn measure(
+    world: &World,
+    what: &str,
+    connections: usize,
+    http2: bool,
+    path: &str,
+    body: &Bytes,
+) {
     let mut lines = Vec::new();
     for through in [false, true] {
         let mut tasks = Vec::new();
@@ -122,7 +129,8 @@ async fn measure(world: &World, what: &str, connections: usize, http2: bool, pat
         }
         let elapsed = begun.elapsed().as_secs_f64();
         times.sort();
-        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+        let at =
+            |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
         lines.push(format!(
             "{:>8.0} req/s {:>7.1} MB/s  p50 {:>6.3} ms  p99 {:>6.3} ms",
             times.len() as f64 / elapsed,
@@ -143,12 +151,8 @@ fn resident(world: &World) -> String {
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let world = World::with(
-            allowing(&[HOST]),
-            Upstream::start(Certificate::Good).await,
-            &[],
-        )
-        .await;
+        let world =
+            World::with(allowing(&[HOST]), Upstream::start(Certificate::Good).await, &[]).await;
         println!("idle: {}", resident(&world));
         let none = Bytes::new();
         let text = |length: usize| {
@@ -160,10 +164,12 @@ fn main() {
             let name = if http2 { "h2" } else { "h1" };
             for connections in [1, 16] {
                 let what = |of: &str| format!("{name} {connections:>2} conn {of}");
-                measure(&world, &what("1 KiB down"), connections, http2, "/bytes?1024", &none).await;
+                measure(&world, &what("1 KiB down"), connections, http2, "/bytes?1024", &none)
+                    .await;
                 measure(&world, &what("1 KiB up"), connections, http2, "/bytes?10", &small).await;
                 world.upstream.forget();
-                measure(&world, &what("1 MiB down"), connections, http2, "/bytes?1048576", &none).await;
+                measure(&world, &what("1 MiB down"), connections, http2, "/bytes?1048576", &none)
+                    .await;
                 measure(&world, &what("1 MiB up"), connections, http2, "/bytes?10", &large).await;
                 world.upstream.forget();
             }
