@@ -341,10 +341,10 @@ impl Sidecar<'_> {
         Ok(())
     }
 
-    /// Ends exactly the process that the record names.
+    /// Ends exactly the process that the record names, and waits until it holds nothing any more.
     fn end(&self) -> anyhow::Result<()> {
         if let Some(run) = &self.run
-            && let Some(pidfd) = run.process.pidfd()?
+            && let Some(pidfd) = run.process.remains()?
         {
             process::kill(&pidfd, DYING).context("ending its process")?;
         }

@@ -6,6 +6,7 @@
 //! a sidecar that starts anew beside its running machine takes the same. The socket is made here, and
 //! handed to the sidecar with the token, over its control socket.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
@@ -79,6 +80,11 @@ pub(super) fn create_args(spec: &MachineSpec) -> Vec<String> {
     ["--allow-cidr", &gateway, "--allow-host-pattern", NO_NAME, "--dns", NO_SERVER]
         .map(str::to_owned)
         .into()
+}
+
+/// What the listing shows of that.
+pub(super) fn reach() -> BTreeSet<String> {
+    [format!("{MICROVM_GATEWAY}/32"), format!("={NO_NAME}"), format!("dns {NO_SERVER}")].into()
 }
 
 /// The one name that it may ask for, which says nothing: without one it may ask for any.

@@ -92,7 +92,7 @@ pub(crate) async fn teardown_of_what_never_started(f: &dyn Fixture) {
     let created = create(f, &machine(f, ada())).await;
     f.backend().teardown(f.scope(), &created).await.expect("tearing down");
     assert!(observe(f).await.instances.is_empty());
-    let again = running(f).await;
+    let again = create(f, &machine(f, ada())).await;
     assert_eq!(only(f).await.id, again.id, "the name is free again");
 }
 
@@ -127,7 +127,7 @@ pub(crate) async fn removed_outside_is_gone(f: &dyn Fixture) {
     f.backend().teardown(f.scope(), &machine).await.expect("tearing down what is gone");
     let started = f.backend().start(f.scope(), &machine).await;
     assert!(matches!(started, Err(BackendError::NotRunning { .. })), "{started:?}");
-    let again = running(f).await;
+    let again = create(f, &super::machine(f, ada())).await;
     assert_ne!(again.id, machine.id);
 }
 
@@ -152,13 +152,15 @@ pub(crate) async fn a_fresh_machine_shows_no_drift(f: &dyn Fixture) {
     };
     let machine = start(f, &create(f, &spec).await).await;
     exec(f, &machine, &["sh", "-c", "cat > /tmp/x"], "x").await;
-    for _ in 0..2 {
+    for again in [false, true] {
+        if again {
+            f.stop(&machine).await;
+            start(f, &machine).await;
+        }
         let deep = f.backend().observe(f.scope(), Depth::Deep).await.expect("observing");
         assert_eq!(deep.instances.len(), 1);
         assert_eq!(deep.instances[0].drift, []);
         assert_eq!(only(f).await.drift, []);
-        f.stop(&machine).await;
-        start(f, &machine).await;
     }
 }
 

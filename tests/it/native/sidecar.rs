@@ -12,9 +12,8 @@ use bottle::model::{
 };
 
 use super::support::{Corner, chain, machine, text};
-use far::Far;
+use crate::support::Far;
 
-mod far;
 mod killed;
 mod walls;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bottle::backend::{Backend, Depth};
 use bottle::model::{InstanceState, ResourceKind};
 
-use super::far::Far;
 use super::{alive, connected};
 use crate::native::support::{Corner, PROGRAM, program};
+use crate::support::Far;
 
 fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
