@@ -8,11 +8,17 @@ fn main() -> ExitCode {
     // The native backend starts this program again as its helper, before any second thread.
     #[cfg(target_os = "linux")]
     bottle::backend::native::helper_main();
+    // So does what starts a sidecar beside this process.
+    #[cfg(target_os = "linux")]
+    bottle::backend::hostside::main_if_asked();
     // A shell that wants something completed calls before anything else is parsed.
     if bottle::cli::complete() {
         return ExitCode::SUCCESS;
     }
     let cli = bottle::cli::Cli::parse();
+    if let Some(exit) = bottle::cli::run_alone(&cli) {
+        return exit;
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {

@@ -18,6 +18,7 @@ mod load;
 mod provision;
 pub mod report;
 mod run;
+mod settings;
 mod trust;
 mod upload;
 mod workspace;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::upload::{Owner, Tar};
-use super::{Context, Names, trust, workspace};
+use super::{Context, Names, settings, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
 use crate::model::access;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
@@ -77,6 +77,7 @@ pub(super) async fn provision(
     } else if prior.is_some_and(|prior| prior.ca.is_some()) {
         upload.wipe.push(access::CA_PATH.to_owned());
     }
+    settings::put(&mut upload, &mut tar, work, &identity)?;
     skills(&mut tar, guest, &skills_dir, owner)?;
     let copies_workspace = copies_workspace(backend, context, work, &receipt).await?;
     let changes_env = changes_env(work);

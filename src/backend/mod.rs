@@ -508,8 +508,12 @@ pub trait Backend: Send + Sync {
 pub type Backends = BTreeMap<BackendKind, Arc<dyn Backend>>;
 
 pub mod docker;
+#[cfg(target_os = "linux")]
+pub mod hostside;
+mod labels;
 #[cfg(feature = "testing")]
 pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod native;
+mod oci;
 pub mod smolmachines;

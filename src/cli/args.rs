@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::sidecar::SidecarArgs;
 use crate::model::BackendKind;
 use crate::plan::AllowTeardown;
 
@@ -124,6 +125,8 @@ pub(super) enum Command {
     Logs(LogsArgs),
     /// Tear down everything that the tree owns
     Down(DownArgs),
+    /// Ask what a sandbox may reach
+    Policy(PolicyArgs),
     /// Tell what works on this machine, what does not, and what to do about it
     Doctor(DoctorArgs),
     /// Print JSON Schema
@@ -132,6 +135,9 @@ pub(super) enum Command {
     Completions(CompletionsArgs),
     /// Print the manual page of bottle, or of one of its commands
     Man(ManArgs),
+    /// Serve a machine's way out, or tell what serves it what to do
+    #[command(hide = true)]
+    Sidecar(SidecarArgs),
 }
 
 /// Options of what reads the tree.
@@ -345,6 +351,44 @@ pub(super) struct LogsArgs {
     /// Show the sidecar's record instead
     #[arg(long)]
     pub(super) sidecar: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(super) command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Tell whether a request would pass, and by what: exit 0 when it would, 1 when not
+    Check(PolicyCheckArgs),
+    /// Show all that a sandbox may reach, and with which credentials
+    Show(PolicyShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PolicyCheckArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// What it would ask for: https://host/path
+    #[arg(value_name = "URL", value_hint = clap::ValueHint::Url)]
+    pub(super) url: String,
+    /// The method of the request
+    #[arg(long, value_name = "M", default_value = "GET")]
+    pub(super) method: String,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PolicyShowArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
 }
 
 #[derive(Debug, Args)]

@@ -10,10 +10,12 @@ use super::text::plural;
 use super::ui::{Ui, paint, style};
 use crate::manifest;
 use crate::model::{AgentsFolder, Desired, Severity};
+use crate::reconcile::sidecars;
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &CheckArgs) -> Result<Exit, CliError> {
     let options = setup::load_options(global, args.path.as_deref(), &args.read)?;
-    let desired = manifest::load(&options).map_err(anyhow::Error::from)?;
+    let mut desired = manifest::load(&options).map_err(anyhow::Error::from)?;
+    sidecars::check_rules(&mut desired);
     let count = |severity| desired.diagnostics.iter().filter(|d| d.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     if ui.json() {

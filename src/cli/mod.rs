@@ -23,6 +23,7 @@ mod logs;
 mod look;
 mod man;
 mod plan;
+mod policy;
 mod progress;
 mod prompt;
 mod reasons;
@@ -34,6 +35,7 @@ mod run;
 mod saved;
 mod schema;
 mod setup;
+mod sidecar;
 mod signals;
 mod status;
 mod status_text;
@@ -47,6 +49,18 @@ use args::Command;
 pub use completions::complete;
 use error::{CliError, Exit};
 use ui::Ui;
+
+/// Runs what has to begin before there is a second thread, if that is what was asked for.
+#[must_use]
+pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
+    match &cli.command {
+        Command::Sidecar(args) => match &args.command {
+            sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
 
 /// Runs one command and says how the program ends.
 pub async fn run(cli: Cli) -> ExitCode {
@@ -91,10 +105,12 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(global, args).await.map_err(CliError::in_sandbox),
         Command::Logs(args) => logs::run(global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
+        Command::Policy(args) => policy::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,
         Command::Schema(args) => schema::run(ui, args),
         Command::Completions(args) => completions::run(ui, args),
         Command::Man(args) => man::run(ui, args),
+        Command::Sidecar(args) => sidecar::run(ui, args).await,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::plan::document::{TreeDocument, VERSION};
 use crate::plan::{Change, Options, Verdict};
 use crate::reconcile::state::now;
 use crate::reconcile::{Last, LastOutcome, Reconciler, View};
+use crate::sidecar::egress::State;
 
 /// So many machines are asked at once what they do, each no longer than this.
 const ASKED_AT_ONCE: usize = 16;
@@ -60,6 +61,46 @@ pub(super) struct SandboxStatus {
     /// The last lines of output of what fails.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) output: Vec<String>,
+    /// What its sidecar did since it was started, where it has one that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sidecar: Option<SidecarStatus>,
+}
+
+/// What a sidecar did since it was started.
+#[derive(Debug, Serialize)]
+pub(super) struct SidecarStatus {
+    /// Since when it serves, as RFC 3339 has it.
+    pub(super) started_at: String,
+    /// A policy is in force; until then nothing passes.
+    pub(super) loaded: bool,
+    /// Requests that were let through.
+    pub(super) allowed: u64,
+    /// Requests that were let through although a leak rule matched.
+    pub(super) warned: u64,
+    /// Requests and connections that were refused, by why.
+    pub(super) denied: BTreeMap<String, u64>,
+}
+
+impl SidecarStatus {
+    fn of(state: State) -> Self {
+        let count = |event: &str| state.counts.get(event).copied().unwrap_or(0);
+        let denied = state
+            .counts
+            .iter()
+            .filter_map(|(event, count)| Some((event.strip_prefix("deny:")?.to_owned(), *count)));
+        Self {
+            loaded: state.generation > 0,
+            allowed: count("allow"),
+            warned: state
+                .counts
+                .iter()
+                .filter(|(event, _)| event.starts_with("warn"))
+                .map(|(_, count)| count)
+                .sum(),
+            denied: denied.collect(),
+            started_at: state.started_at,
+        }
+    }
 }
 
 impl SandboxStatus {
@@ -77,6 +118,10 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
     let mains = mains(&reconciler, &view).await;
     let mut sandboxes = sandboxes(&view, &last, &mains);
     outputs(&reconciler, &view, &mut sandboxes).await;
+    let mut sidecars = sidecars(&reconciler, &view).await;
+    for status in &mut sandboxes {
+        status.sidecar = sidecars.remove(&status.sandbox);
+    }
     let document = StatusDocument {
         version: VERSION,
         tree: view.tree(),
@@ -125,6 +170,27 @@ async fn mains(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, Main
         .await
 }
 
+/// What running sidecars say of themselves.
+async fn sidecars(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, SidecarStatus> {
+    let asked = view.observed.instances.iter().filter(|instance| {
+        instance.resource == ResourceKind::Sidecar
+            && instance.ownership == Ownership::Ours
+            && instance.state == InstanceState::Running
+    });
+    let asked = asked.filter_map(|i| Some((i, reconciler.backends.get(&i.backend)?)));
+    stream::iter(asked.collect::<Vec<_>>())
+        .map(async |(sidecar, backend)| {
+            let asked = backend.sidecar_state(&view.scope, sidecar);
+            let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
+            let state: State = serde_json::from_slice(&answer).ok()?;
+            Some((sidecar.sandbox.clone(), SidecarStatus::of(state)))
+        })
+        .buffer_unordered(ASKED_AT_ONCE)
+        .filter_map(async |answer| answer)
+        .collect()
+        .await
+}
+
 fn sandboxes(
     view: &View,
     last: &Last,
@@ -154,6 +220,7 @@ fn sandboxes(
                 last: last.sandboxes.get(id).cloned(),
                 notes: of.iter().flat_map(|change| change.notes.iter().cloned()).collect(),
                 output: Vec::new(),
+                sidecar: None,
             }
         })
         .collect()

@@ -24,6 +24,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
         table(&mut text, document, now, width);
     }
     failures(&mut text, document, now, width);
+    denials(&mut text, document, width);
     let notes =
         text::by_note(document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())));
     if !notes.is_empty() {
@@ -136,6 +137,26 @@ fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize
                 let _ = writeln!(text, "  {}", harmless(line));
             }
         }
+    }
+}
+
+/// What sidecars refused: the reasons, most often first.
+fn denials(text: &mut String, document: &StatusDocument, width: usize) {
+    for status in &document.sandboxes {
+        let Some(sidecar) = status.sidecar.as_ref().filter(|s| !s.denied.is_empty()) else {
+            continue;
+        };
+        let mut denied: Vec<(&String, &u64)> = sidecar.denied.iter().collect();
+        denied.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
+        let list: Vec<String> =
+            denied.iter().map(|(code, count)| format!("{} ×{count}", harmless(code))).collect();
+        text.push('\n');
+        let line = format!(
+            "{}: {}; `bottle logs {0} --sidecar` shows each",
+            status.sandbox,
+            list.join(", ")
+        );
+        text::note(text, "denied:", style::CHANGE, &line, width);
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::id::BackendKind;
 use super::policy::{CredentialRoute, Policy, RouteRole};
+use super::roles::PLACEHOLDER;
 
 /// The port on which a sidecar listens, as its machine sees it.
 pub const PROXY_PORT: u16 = 3128;
@@ -77,6 +78,8 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
     for route in &policy.routes {
         if route.roles.contains(&RouteRole::AnthropicBaseUrl) {
             set("ANTHROPIC_BASE_URL", &route_url(backend, route));
+            // The program wants one to start; the sidecar throws it away.
+            set("ANTHROPIC_AUTH_TOKEN", PLACEHOLDER);
         }
     }
     env

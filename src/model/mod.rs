@@ -1,8 +1,9 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
-//! `id` names things, `spec` says what a sandbox is, `policy` what it may reach and `access` how its
-//! programs find the way there, `hash` gives each resource its content hash, `desired` and `observed` are the two inputs of the planner, and
-//! `diagnostic` is what is said about a manifest that is wrong.
+//! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
+//! its programs find the way there, `hash` gives each resource its content hash, `desired` and
+//! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
+//! is wrong.
 
 pub mod access;
 pub mod desired;
@@ -11,6 +12,7 @@ pub mod hash;
 pub mod id;
 pub mod observed;
 pub mod policy;
+pub mod roles;
 pub mod skill;
 pub mod spec;
 

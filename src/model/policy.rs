@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use super::hash::{Fields, SpecHash};
 
-use serde::{Deserialize, Serialize};
-
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -110,8 +108,7 @@ pub struct GitUpstream {
 }
 
 /// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
@@ -176,8 +173,7 @@ pub struct CredentialRoute {
 }
 
 /// What to do with a request in which a secret was found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DlpAction {
     /// Refuse it.
     #[default]
@@ -228,8 +224,7 @@ pub struct Egress {
 }
 
 /// Which names an allowlist entry covers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPattern {
     /// Exactly this name.
     Exact(String),
@@ -250,8 +245,7 @@ impl std::fmt::Display for HostPattern {
 }
 
 /// One allowlist entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowEntry {
     /// The names, lower case.
     pub host: HostPattern,
@@ -283,8 +277,7 @@ impl AllowEntry {
 }
 
 /// One narrow suppression of a leak rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DlpAllow {
     /// The rule's id.
     pub rule: String,

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::git::{self, Revision};
-use super::sidecars::{Authorities, Credentials, Documents};
+use super::sidecars::{self, Authorities, Credentials, Documents};
 use super::state::{State, TreeState, now};
 use super::values::{self, Sources};
 use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
@@ -144,8 +144,12 @@ impl Reconciler {
     /// When the tree as a whole cannot be read: then there is no plan.
     pub async fn desired(&self) -> anyhow::Result<Desired> {
         let options = self.load.clone();
-        let loaded = tokio::task::spawn_blocking(move || manifest::load(&options)).await;
-        Ok(loaded.context("reading the tree")??)
+        let load = move || -> anyhow::Result<Desired> {
+            let mut desired = manifest::load(&options)?;
+            sidecars::check_rules(&mut desired);
+            Ok(desired)
+        };
+        tokio::task::spawn_blocking(load).await.context("reading the tree")?
     }
 
     /// Reads whose the tree is, and nothing else of it.

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,9 +20,11 @@ use zeroize::Zeroizing;
 use super::state::{State, TreeState, make_private, read_json, write_json};
 use crate::apply::{Certificate, Secret, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
+use crate::model::policy::RulesFile;
 use crate::model::{Desired, Diagnostic, SandboxId, SidecarSpec};
 use crate::sidecar::PolicyPart;
 use crate::sidecar::ca::{self, RENEW_BEFORE};
+use crate::sidecar::dlp::{Rules, SHORTEST};
 use crate::sidecar::document::{self, CaPart, Document};
 
 /// The values of the variables that credential routes refer to, by name, where they are set.
@@ -44,11 +47,21 @@ impl Credentials {
             };
             let value = value.into_string().map(Zeroizing::new);
             match value {
-                Ok(value) if value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                Ok(value) if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                    hold(desired, &name, "cannot stand in a header", GRAPHIC);
+                }
+                Ok(value) if value.len() < SHORTEST => {
+                    let what = format!(
+                        "has {} bytes: in less than {SHORTEST} nobody can tell a leak from chance",
+                        value.len()
+                    );
+                    hold(desired, &name, &what, "use a longer token");
+                }
+                Ok(value) => {
                     let digest = state.digest(&name, &value);
                     found.insert(name, Secret { value, digest });
                 }
-                _ => hold(desired, &name),
+                Err(_) => hold(desired, &name, "is not UTF-8", GRAPHIC),
             }
         }
         Self(found)
@@ -61,26 +74,61 @@ impl Credentials {
     }
 }
 
+const GRAPHIC: &str = "set it to the token alone: printable ASCII, no blanks, no line end";
+
 /// Nothing is done for the sandboxes that use a credential that cannot be used.
-fn hold(desired: &mut Desired, name: &str) {
-    let users: Vec<SandboxId> = desired
-        .sandboxes
-        .values()
-        .filter(|spec| spec.policy.routes.iter().any(|route| route.token_ref == name))
-        .map(|spec| spec.id.clone())
-        .collect();
-    for id in users {
+fn hold(desired: &mut Desired, name: &str, what: &str, hint: &str) {
+    let users = desired.sandboxes.values();
+    let users = users.filter(|spec| spec.policy.routes.iter().any(|r| r.token_ref == name));
+    for id in users.map(|spec| spec.id.clone()).collect::<Vec<_>>() {
         let Some(spec) = desired.sandboxes.remove(&id) else { continue };
         let message = format!(
-            "the value of {name}, which a route of bottle {} refers to, cannot stand in a header",
+            "the value of {name}, which a route of bottle {} refers to, {what}",
             spec.bottle
         );
-        let hint =
-            format!("set {name} to the token alone: printable ASCII, no blanks, no line end");
-        let diagnostic = Diagnostic { hint: Some(hint), ..Diagnostic::error(spec.source, message) };
+        let hint = Some(hint.to_owned());
+        let diagnostic = Diagnostic { hint, ..Diagnostic::error(spec.source, message) };
         desired.diagnostics.push(diagnostic.clone());
         desired.held.insert(id, vec![diagnostic]);
     }
+}
+
+/// Holds the sandboxes whose bottle names a file of leak rules that does not hold. Each file is tried
+/// once.
+pub fn check_rules(desired: &mut Desired) {
+    let mut tried: BTreeMap<PathBuf, Option<Diagnostic>> = BTreeMap::new();
+    let named: Vec<(SandboxId, RulesFile)> = desired
+        .sandboxes
+        .values()
+        .filter_map(|spec| Some((spec.id.clone(), spec.policy.egress.dlp_rules.clone()?)))
+        .collect();
+    for (id, file) in named {
+        let found = tried.entry(file.path.clone()).or_insert_with(|| {
+            let error = Rules::from_toml(&file.text).err()?;
+            let rule = error.rule.map(|rule| format!("rule `{rule}`: ")).unwrap_or_default();
+            let message = format!("{rule}{}", error.what);
+            let hint = "no sandbox whose `egress.dlp_rules` names this file is touched until it is set right";
+            let diagnostic = Diagnostic {
+                line: error.line,
+                column: 1,
+                hint: Some(hint.to_owned()),
+                source_line: file.text.lines().nth(error.line.saturating_sub(1)).map(visible),
+                width: 1,
+                ..Diagnostic::error(file.path.display().to_string(), message)
+            };
+            desired.diagnostics.push(diagnostic.clone());
+            Some(diagnostic)
+        });
+        if let Some(diagnostic) = found {
+            desired.sandboxes.remove(&id);
+            desired.held.insert(id, vec![diagnostic.clone()]);
+        }
+    }
+}
+
+/// A line that can be shown: control characters are replaced.
+fn visible(line: &str) -> String {
+    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// An authority as the state folder keeps it: 0600, one file a sandbox.

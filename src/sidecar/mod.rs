@@ -26,15 +26,27 @@ pub mod allowlist;
 pub mod authority;
 pub mod ca;
 pub mod code;
+#[cfg(target_os = "linux")]
+pub mod confine;
+pub mod control;
+pub mod credential;
+pub mod dlp;
 pub mod document;
+pub mod egress;
+mod encodings;
+pub mod framing;
 pub mod part;
 pub mod path;
 pub mod policy;
+pub mod record;
+#[cfg(target_os = "linux")]
+pub mod start;
 
 pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
 pub use authority::{Authority, Host};
 pub use code::Code;
+pub use framing::Framing;
 pub use part::PolicyPart;
 pub use path::{CanonicalPath, PathPattern};
 pub use policy::{

@@ -6,8 +6,10 @@
 //! | `working` | plan, apply, status, exec, run, logs, down, on the native backend |
 //! | `history` | what a tree's past means for its present: commits, and names that it has had |
 //! | `people` | terminals: questions, hidden values, signals, closed pipes |
+//! | `policy` | policy check, policy show |
 
 mod history;
 mod people;
+mod policy;
 mod reading;
 mod working;

@@ -8,6 +8,8 @@
 //!
 //! which makes one test of every case. What a backend cannot show, it says in `lacks`, and a test
 //! compares that with what its fixture says; a real backend lacks nothing that it could have.
+//! Where a machine is dear, the suite ends with `together`: then the cases that leave a machine as
+//! they found it are one test, on one machine.
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -15,7 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bottle::backend::{
-    Backend, BackendError, Depth, ExecOutput, ExecSpec, Observation, Progress, Scope,
+    Backend, BackendError, Depth, ExecOutput, ExecSpec, ExecUser, Observation, Progress, Scope,
 };
 use bottle::model::{
     BackendKind, ImageRef, Instance, InstanceState, MachineSpec, Ownership, ResourceSpec,
@@ -75,6 +77,11 @@ pub(crate) trait Fixture: Send + Sync {
         asked
     }
 
+    /// Whether anything can be left of what was done in a scope.
+    fn touched(&self, _scope: &Scope) -> bool {
+        true
+    }
+
     /// Our scope: unique to this fixture.
     fn scope(&self) -> &Scope;
 
@@ -118,37 +125,99 @@ pub(crate) trait Fixture: Send + Sync {
     async fn cleanup(&self);
 }
 
+/// The body of a case.
+pub(crate) type Body = for<'a> fn(&'a dyn Fixture) -> LocalBoxFuture<'a, ()>;
+
+/// Whether a backend can show what a case needs; else it is said to be left out.
+fn fits(backend: &str, case: &str, needs: &[Capability], fixture: &dyn Fixture) -> bool {
+    let missing = needs.iter().find(|need| fixture.lacks().contains(need));
+    if let Some(missing) = missing {
+        support::left_out(
+            &format!("contract of {backend}: {case}"),
+            &format!("it cannot show {missing:?}"),
+        );
+    }
+    missing.is_none()
+}
+
+/// How a case ended: `Err` with what it panicked with.
+async fn attempt(case: &str, fixture: &dyn Fixture, body: Body) -> std::thread::Result<()> {
+    let body = tokio::time::timeout(fixture.patience(), body(fixture));
+    match AssertUnwindSafe(body).catch_unwind().await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Box::new(format!("{case} did not end"))),
+        Err(panic) => Err(panic),
+    }
+}
+
 /// Runs one case, and cleans up however it ends.
 pub(crate) async fn run(
     backend: &str,
     case: &str,
     needs: &[Capability],
     fixture: Option<Box<dyn Fixture>>,
-    body: impl for<'a> FnOnce(&'a dyn Fixture) -> LocalBoxFuture<'a, ()>,
+    body: Body,
 ) {
     // Whoever returns none has said what is left out.
     let Some(fixture) = fixture else { return };
     let fixture = fixture.as_ref();
-    if let Some(missing) = needs.iter().find(|need| fixture.lacks().contains(need)) {
-        support::left_out(
-            &format!("contract of {backend}: {case}"),
-            &format!("it cannot show {missing:?}"),
-        );
+    if !fits(backend, case, needs, fixture) {
         return;
     }
-    let body = tokio::time::timeout(fixture.patience(), body(fixture));
-    let ended = AssertUnwindSafe(body).catch_unwind().await;
+    let ended = attempt(case, fixture, body).await;
+    let cleaned = clean_up(fixture).await;
+    match ended {
+        Ok(()) => cleaned.expect("cleaning up"),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Runs cases one after the other on the machine that the first of them makes. One that fails does
+/// not keep the others from running: they get a new machine.
+pub(crate) async fn run_together(
+    backend: &str,
+    fixture: Option<Box<dyn Fixture>>,
+    cases: &[(&str, &[Capability], Body)],
+) {
+    let Some(fixture) = fixture else { return };
+    let fixture = fixture.as_ref();
+    let mut failed = Vec::new();
+    for (case, needs, body) in cases {
+        if !fits(backend, case, needs, fixture) {
+            continue;
+        }
+        let begun = std::time::Instant::now();
+        let ended = attempt(case, fixture, *body).await.is_ok() && forget(fixture).await;
+        let word = if ended { "ok" } else { "FAILED" };
+        support::say(&format!("{backend}: {case}: {word}, {} s", begun.elapsed().as_secs()));
+        if !ended {
+            failed.push(*case);
+            wipe(fixture.backend(), fixture.scope()).await.expect("cleaning up");
+        }
+    }
+    clean_up(fixture).await.expect("cleaning up");
+    assert!(failed.is_empty(), "of {} cases these failed: {failed:?}", cases.len());
+}
+
+/// Takes away what a case left in the machine, for the next one.
+async fn forget(f: &dyn Fixture) -> bool {
+    const ALL: &str = "rm -rf /home/node/* /home/node/.[!.]* /tmp/* /etc/bottle /run/bottle/env";
+    let on = running(f).await;
+    let spec = ExecSpec { user: ExecUser::Root, ..ExecSpec::new(["sh", "-c", ALL]) };
+    let ended = f.backend().exec(f.scope(), &on, &spec, Bytes::new()).await;
+    ended.is_ok_and(|ended| ended.code == 0)
+}
+
+async fn clean_up(fixture: &dyn Fixture) -> Result<(), BackendError> {
     let longer = ownership::longer(fixture.scope());
     let mut cleaned = Ok(());
     for scope in [fixture.scope(), fixture.other_owner(), fixture.other_state(), &longer] {
-        cleaned = cleaned.and(wipe(fixture.backend(), scope).await);
+        if fixture.touched(scope) {
+            cleaned = cleaned.and(wipe(fixture.backend(), scope).await);
+        }
     }
     fixture.cleanup().await;
-    match ended {
-        Ok(Ok(())) => cleaned.expect("cleaning up"),
-        Ok(Err(_)) => panic!("{case} did not end"),
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
+    cleaned
 }
 
 /// Removes all that a scope owns.
@@ -277,76 +346,93 @@ pub(crate) fn is_real(kind: BackendKind) -> bool {
 /// `$fixture` is an `async fn() -> Option<Box<dyn Fixture>>`; it returns none where the backend
 /// cannot be tested, after it has said so by `support::left_out`.
 macro_rules! contract_suite {
-    ($backend:ident, $fixture:path, lacks: [$($lacks:ident),*]) => {
-        $crate::contract::contract_suite! { @cases $backend $fixture, [$($lacks),*],
-            lifecycle::nothing_is_observed_as_nothing [];
-            lifecycle::what_is_created_is_observed_as_it_was_made [];
-            lifecycle::creating_twice_makes_one [];
-            lifecycle::creating_over_another_hash_fails_and_leaves_it [];
-            lifecycle::starting_twice_is_starting_once [];
-            lifecycle::boot_changes_with_every_start_and_only_then [];
-            lifecycle::teardown_twice_is_teardown_once [];
-            lifecycle::teardown_of_what_never_started [];
-            lifecycle::teardown_spares_what_came_after [];
-            lifecycle::stopped_outside_is_stopped_and_keeps_its_files [];
-            lifecycle::removed_outside_is_gone [];
-            lifecycle::paused_outside_is_unpaused_by_start [Pause];
-            lifecycle::a_fresh_machine_shows_no_drift [];
-            lifecycle::several_machines_are_kept_apart [];
-            lifecycle::limits_are_set [];
-            ownership::a_foreign_object_is_a_conflict_and_untouched [Outsiders];
-            ownership::another_owner_is_invisible [Outsiders];
-            ownership::another_owner_is_never_acted_on [Outsiders];
-            ownership::owners_whose_names_run_into_each_other [Outsiders];
-            ownership::another_state_folder_is_seen_as_such [Outsiders];
-            ownership::what_was_adopted_is_ours [Outsiders];
-            ownership::out_of_reach_is_an_error_and_not_nothing [Unreachable];
-            images::an_absent_image_touches_nothing [];
-            images::preparing_twice_is_fine [];
-            images::tars_and_folders_are_images_too [Import];
-            images::an_import_goes_when_nothing_stands_on_it [Import];
-            exec::exit_codes_are_the_commands [];
-            exec::a_signal_is_128_and_its_number [];
-            exec::streams_are_kept_apart [];
-            exec::stdin_arrives_whole [];
-            exec::output_is_bounded [];
-            exec::environment_user_and_folder [];
-            exec::the_sandboxs_user [];
-            exec::what_does_not_run_runs_nothing [];
-            exec::attached_commands_have_exit_codes [];
-            exec::the_volatile_folder_is_private_and_forgets [];
-            exec::delivered_values_are_loaded_before_a_command [];
-            exec::walls [Userland];
-            files::copied_in_as_packed [];
-            files::copied_over_what_is_there [];
-            files::wiped_before_it_is_unpacked [];
-            files::wiping_a_symlink_spares_its_target [];
-            files::folders_that_exist_keep_owner_and_mode [];
-            files::no_name_leads_out [];
-            files::no_symlink_leads_out [];
-            files::copied_out_as_it_is [];
-            files::copied_out_up_to_a_limit [];
-            files::files_need_a_running_machine [];
-            files::the_prompt_is_the_users_own [];
-            main_process::without_a_command_it_idles [];
-            main_process::it_waits_until_the_guest_is_ready [];
-            main_process::it_runs_again_after_a_restart [];
-            main_process::one_that_ends_well_is_completed [];
-            main_process::one_that_fails_and_stays_down [];
-            main_process::one_that_fails_is_started_again [];
-            main_process::it_waits_for_asked_for_values [];
-            main_process::it_gets_its_environment [Userland];
-            main_process::its_output_is_the_log [];
-            sidecar::its_parts_are_observed_as_they_were_made [Sidecars];
-            sidecar::creating_its_parts_twice_makes_one_of_each [Sidecars];
-            sidecar::one_that_was_started_anew_has_forgotten [Sidecars];
-            sidecar::it_is_replaced_beside_its_running_machine [Sidecars];
-            sidecar::tearing_down_its_parts_leaves_nothing [Sidecars];
-            sidecar::what_is_no_sidecar_cannot_be_loaded [];
-            sidecar::that_of_another_owner_is_never_acted_on [Sidecars, Outsiders];
+    ($backend:ident, $fixture:path, lacks: [$($lacks:ident),*] $(, $together:ident)?) => {
+        $crate::contract::contract_suite! { @suite $backend $fixture, [$($lacks),*], [$($together)?],
+            alone {
+                lifecycle::nothing_is_observed_as_nothing [];
+                lifecycle::what_is_created_is_observed_as_it_was_made [];
+                lifecycle::creating_twice_makes_one [];
+                lifecycle::creating_over_another_hash_fails_and_leaves_it [];
+                lifecycle::teardown_twice_is_teardown_once [];
+                lifecycle::teardown_of_what_never_started [];
+                lifecycle::teardown_spares_what_came_after [];
+                lifecycle::removed_outside_is_gone [];
+                lifecycle::paused_outside_is_unpaused_by_start [Pause];
+                lifecycle::a_fresh_machine_shows_no_drift [];
+                lifecycle::several_machines_are_kept_apart [];
+                ownership::a_foreign_object_is_a_conflict_and_untouched [Outsiders];
+                ownership::another_owner_is_invisible [Outsiders];
+                ownership::another_owner_is_never_acted_on [Outsiders];
+                ownership::owners_whose_names_run_into_each_other [Outsiders];
+                ownership::another_state_folder_is_seen_as_such [Outsiders];
+                ownership::what_was_adopted_is_ours [Outsiders];
+                ownership::out_of_reach_is_an_error_and_not_nothing [Unreachable];
+                images::an_absent_image_touches_nothing [];
+                images::preparing_twice_is_fine [];
+                images::tars_and_folders_are_images_too [Import];
+                images::an_import_goes_when_nothing_stands_on_it [Import];
+                exec::environment_user_and_folder [];
+                exec::the_sandboxs_user [];
+                exec::what_does_not_run_runs_nothing [];
+                files::files_need_a_running_machine [];
+                main_process::it_waits_until_the_guest_is_ready [];
+                main_process::it_runs_again_after_a_restart [];
+                main_process::one_that_ends_well_is_completed [];
+                main_process::one_that_fails_and_stays_down [];
+                main_process::one_that_fails_is_started_again [];
+                main_process::it_waits_for_asked_for_values [];
+                main_process::it_gets_its_environment [Userland];
+                main_process::its_output_is_the_log [];
+                sidecar::its_parts_are_observed_as_they_were_made [Sidecars];
+                sidecar::creating_its_parts_twice_makes_one_of_each [Sidecars];
+                sidecar::one_that_was_started_anew_has_forgotten [Sidecars];
+                sidecar::it_is_replaced_beside_its_running_machine [Sidecars];
+                sidecar::tearing_down_its_parts_leaves_nothing [Sidecars];
+                sidecar::what_is_no_sidecar_cannot_be_loaded [];
+                sidecar::that_of_another_owner_is_never_acted_on [Sidecars, Outsiders];
+            }
+            together {
+                main_process::without_a_command_it_idles [];
+                lifecycle::limits_are_set [];
+                lifecycle::starting_twice_is_starting_once [];
+                exec::exit_codes_are_the_commands [];
+                exec::a_signal_is_128_and_its_number [];
+                exec::streams_are_kept_apart [];
+                exec::stdin_arrives_whole [];
+                exec::output_is_bounded [];
+                exec::attached_commands_have_exit_codes [];
+                exec::delivered_values_are_loaded_before_a_command [];
+                exec::walls [Userland];
+                files::copied_over_what_is_there [];
+                files::wiped_before_it_is_unpacked [];
+                files::wiping_a_symlink_spares_its_target [];
+                files::folders_that_exist_keep_owner_and_mode [];
+                files::no_name_leads_out [];
+                files::no_symlink_leads_out [];
+                files::copied_out_as_it_is [];
+                files::copied_out_up_to_a_limit [];
+                files::the_prompt_is_the_users_own [];
+                files::copied_in_as_packed [];
+                exec::the_volatile_folder_is_private_and_forgets [];
+                lifecycle::boot_changes_with_every_start_and_only_then [];
+                lifecycle::stopped_outside_is_stopped_and_keeps_its_files [];
+            }
+        }
+    };
+    (@suite $backend:ident $fixture:path, [$($lacks:ident),*], [],
+        alone { $($alone:tt)* } together { $($together:tt)* }) => {
+        $crate::contract::contract_suite! {
+            @cases $backend $fixture, [$($lacks),*], [], $($alone)* $($together)*
+        }
+    };
+    (@suite $backend:ident $fixture:path, [$($lacks:ident),*], [together],
+        alone { $($alone:tt)* } together { $($together:tt)* }) => {
+        $crate::contract::contract_suite! {
+            @cases $backend $fixture, [$($lacks),*], [$($together)*], $($alone)*
         }
     };
     (@cases $backend:ident $fixture:path, [$($lacks:ident),*],
+        [$($shared_module:ident::$shared:ident [$($shared_needs:ident),*];)*],
         $($module:ident::$case:ident [$($needs:ident),*];)*) => {
         mod $backend {
             #[tokio::test]
@@ -370,6 +456,24 @@ macro_rules! contract_suite {
                     .await;
                 }
             )*
+            $crate::contract::contract_suite! { @together $backend $fixture,
+                $($shared_module::$shared [$($shared_needs),*];)*
+            }
+        }
+    };
+    (@together $backend:ident $fixture:path,) => {};
+    (@together $backend:ident $fixture:path,
+        $($module:ident::$case:ident [$($needs:ident),*];)+) => {
+        #[tokio::test]
+        async fn those_that_share_a_machine() {
+            use $crate::contract::{Body, Capability};
+            let cases: &[(&str, &[Capability], Body)] = &[$(
+                (stringify!($case), &[$(Capability::$needs),*], |f| {
+                    Box::pin($crate::contract::$module::$case(f))
+                }),
+            )+];
+            let fixture = $fixture().await;
+            $crate::contract::run_together(stringify!($backend), fixture, cases).await;
         }
     };
 }
@@ -377,4 +481,6 @@ pub(crate) use contract_suite;
 
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
 contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
-contract_suite!(on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause, Sidecars]);
+contract_suite!(
+    on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause, Sidecars], together
+);

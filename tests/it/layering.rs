@@ -53,6 +53,7 @@ const EFFECTS: &[&str] = &[
     "apply/run.rs",
     "apply/workspace.rs",
     "backend/docker/",
+    "backend/hostside/",
     "backend/native/",
     "backend/smolmachines/",
     "cli/",
@@ -69,6 +70,9 @@ const EFFECTS: &[&str] = &[
     "reconcile/state.rs",
     "reconcile/values.rs",
     "sidecar/ca.rs",
+    "sidecar/egress/",
+    "sidecar/record.rs",
+    "sidecar/start.rs",
 ];
 
 /// All that is wrong with one source file, a line each.

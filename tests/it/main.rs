@@ -6,21 +6,27 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail so")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test says")]
 
+mod alike;
 mod cli;
 mod contract;
 mod convergence;
 mod docker;
 mod docs;
 mod examples;
+mod fuzz;
 mod layering;
 mod manifest;
 mod manifest_hostile;
 mod manifest_locate;
 mod manifest_resolve;
 mod manifest_skill;
+mod moving;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;
+#[cfg(target_os = "linux")]
+mod sidecar;
+mod sidecar_dlp;
 mod smolmachines;
 // Not every test file uses all of it yet, and each new one should find it ready.
 #[allow(dead_code)]

@@ -110,7 +110,7 @@ pub(super) fn left(leftover: &Leftover) -> Option<&str> {
 /// A carrier of this scope's own that carries nothing.
 fn is_unused(scope: &Scope, networks: &[Network], found: &Network) -> bool {
     let map = network::labels_of(found);
-    let labels = Labels(&map);
+    let labels = Labels::of(&map);
     labels.resource() == Some(labels::CARRIER)
         && labels.ownership(scope) == Ownership::Ours
         && found.id.as_deref().is_some_and(|id| {

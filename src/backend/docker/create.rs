@@ -336,7 +336,7 @@ mod tests {
         let address = ends["bottle-team-ada"].ipam_config.as_ref().unwrap().ipv4_address.clone();
         assert_eq!(address.as_deref(), Some("198.18.7.11"));
         let labels = body.labels.unwrap();
-        let set = Labels(&labels).set().unwrap();
+        let set: Set = Labels::of(&labels).set().unwrap();
         assert_eq!(set.address, Some(subnet.machine()));
         assert_eq!(set.settings["dns"], "198.18.7.10");
         assert_eq!(set.settings["extra_hosts"], "sidecar:198.18.7.10");
@@ -378,7 +378,7 @@ mod tests {
     fn labels_tell_what_was_set_and_no_value_twice() {
         let body = made(&machine("ada"), &traits());
         let labels = body.labels.unwrap();
-        let set = Labels(&labels).set().unwrap();
+        let set = Labels::of(&labels).set::<labels::Set>().unwrap();
         assert_eq!(set.identity().uid, 1000);
         assert_eq!(set.settings["cap_drop"], "ALL");
         assert!(!set.settings.keys().any(|name| name.starts_with("env")));

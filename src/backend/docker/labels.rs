@@ -1,19 +1,14 @@
-//! The labels of a container: written at creation, read in every listing. Pure.
+//! The labels of a container, and the names of imported images. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{Identity, LABEL_VERSION, Scope, label};
+pub(super) use crate::backend::labels::{Labels, PROBE, SET};
+use crate::backend::{Identity, Scope, label, labels};
 use crate::model::spec::ResourceSpec;
-use crate::model::{Fields, MachineSpec, Ownership, SandboxId, SidecarSpec, SpecHash};
-
-/// What was set at creation and is neither a field nor to be read off the listing: a JSON object.
-pub(super) const SET: &str = "io.bottle.set";
-
-/// [`label::RESOURCE`] of a container that only serves to read an image, and is never started.
-pub(super) const PROBE: &str = "probe";
+use crate::model::{MachineSpec, SandboxId, SidecarSpec, SpecHash};
 
 /// [`label::RESOURCE`] of the network by which an owner's sidecars reach the world.
 pub(super) const UPLINK: &str = "uplink";
@@ -23,6 +18,11 @@ pub(super) const CARRIER: &str = "carrier";
 
 /// The digest of the program that a sidecar runs.
 pub(super) const PROGRAM: &str = "io.bottle.program";
+
+/// The digest of the program that a sidecar was made with.
+pub(super) fn program(labels: &Labels<'_>) -> Option<SpecHash> {
+    labels.text(PROGRAM)?.parse().ok()
+}
 
 /// Settings by name, flat: what was sent, or what was found.
 pub(super) type Settings = BTreeMap<String, String>;
@@ -54,16 +54,7 @@ impl Set {
 
 /// The labels of a machine.
 pub(super) fn of_machine(scope: &Scope, spec: &MachineSpec, set: &Set) -> HashMap<String, String> {
-    let mut labels = of_resource(scope, &ResourceSpec::Machine(spec.clone()));
-    let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value);
-    put(SET, json(set));
-    if let Some(overlay) = &spec.overlay {
-        put(label::OVERLAY, overlay.clone());
-    }
-    if let Some(digest) = spec.image.digest() {
-        put(label::IMAGE, digest.to_string());
-    }
-    labels
+    labels::of_machine(scope, spec, set, spec.image.digest()).into_iter().collect()
 }
 
 /// The labels of a sidecar that runs this program.
@@ -81,7 +72,8 @@ pub(super) fn of_sidecar(
 
 /// What the labels of every resource say.
 pub(super) fn of_resource(scope: &Scope, spec: &ResourceSpec) -> HashMap<String, String> {
-    let mut labels = common(scope, spec.kind().as_str());
+    let mut labels: HashMap<String, String> =
+        labels::common(scope, spec.kind().as_str()).into_iter().collect();
     let mut put = |name: &str, value: String| labels.insert(name.to_owned(), value);
     put(label::SANDBOX, spec.sandbox().to_string());
     put(label::HASH, spec.hash().to_string());
@@ -95,94 +87,19 @@ fn json(value: &impl Serialize) -> String {
 
 /// The labels of an owner's uplink.
 pub(super) fn of_uplink(scope: &Scope) -> HashMap<String, String> {
-    common(scope, UPLINK)
+    labels::common(scope, UPLINK).into_iter().collect()
 }
 
 /// The labels of what carries a sandbox's network.
 pub(super) fn of_carrier(scope: &Scope, sandbox: &SandboxId) -> HashMap<String, String> {
-    let mut labels = common(scope, CARRIER);
+    let mut labels: HashMap<String, String> = labels::common(scope, CARRIER).into_iter().collect();
     labels.insert(label::SANDBOX.to_owned(), sandbox.to_string());
     labels
 }
 
 /// The labels of a probe.
 pub(super) fn of_probe(scope: &Scope) -> HashMap<String, String> {
-    common(scope, PROBE)
-}
-
-fn common(scope: &Scope, resource: &str) -> HashMap<String, String> {
-    [
-        (label::OWNER, scope.owner.as_str()),
-        (label::STATE, scope.state.as_str()),
-        (label::VERSION, LABEL_VERSION),
-        (label::RESOURCE, resource),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-    .into()
-}
-
-/// The labels of a container that was found.
-pub(super) struct Labels<'a>(pub &'a HashMap<String, String>);
-
-impl<'a> Labels<'a> {
-    fn text(&self, name: &str) -> Option<&'a str> {
-        self.0.get(name).map(String::as_str)
-    }
-
-    /// Whose it is. Without our owner's label it is nobody's business.
-    pub(super) fn ownership(&self, scope: &Scope) -> Ownership {
-        if self.text(label::OWNER) != Some(scope.owner.as_str()) {
-            return Ownership::Foreign;
-        }
-        match self.state() {
-            Some(state) if state == scope.state || scope.adopted.contains(state) => Ownership::Ours,
-            Some(state) => Ownership::OtherState(state.to_owned()),
-            None => Ownership::OtherState("unknown".to_owned()),
-        }
-    }
-
-    pub(super) fn state(&self) -> Option<&'a str> {
-        self.text(label::STATE)
-    }
-
-    pub(super) fn resource(&self) -> Option<&'a str> {
-        self.text(label::RESOURCE)
-    }
-
-    pub(super) fn sandbox(&self) -> Option<SandboxId> {
-        self.text(label::SANDBOX)?.parse().ok()
-    }
-
-    /// Labels of another version mean something else, so their hash is not known.
-    pub(super) fn hash(&self) -> Option<SpecHash> {
-        (self.text(label::VERSION) == Some(LABEL_VERSION))
-            .then(|| self.text(label::HASH)?.parse().ok())
-            .flatten()
-    }
-
-    pub(super) fn fields(&self) -> Fields {
-        self.json(label::FIELDS).unwrap_or_default()
-    }
-
-    pub(super) fn set(&self) -> Option<Set> {
-        self.json(SET)
-    }
-
-    pub(super) fn program(&self) -> Option<SpecHash> {
-        self.text(PROGRAM)?.parse().ok()
-    }
-
-    pub(super) fn image(&self) -> Option<SpecHash> {
-        self.text(label::IMAGE)?.parse().ok()
-    }
-
-    pub(super) fn overlay(&self) -> Option<String> {
-        self.text(label::OVERLAY).map(str::to_owned)
-    }
-
-    fn json<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
-        serde_json::from_str(self.text(name)?).ok()
-    }
+    labels::common(scope, PROBE).into_iter().collect()
 }
 
 /// The repository that holds the images which `bottle` imported for an owner, one tag a digest.
@@ -211,38 +128,12 @@ pub(super) fn digest_of(scope: &Scope, name: &str) -> Option<SpecHash> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::model::{BackendKind, ImageRef, Resources, Restart};
-
-    pub(in crate::backend::docker) fn scope() -> Scope {
-        Scope {
-            owner: "team".parse().unwrap(),
-            state: "s1".into(),
-            adopted: BTreeSet::from(["s0".to_owned()]),
-            data: "/nonexistent".into(),
-            hidden: Vec::new(),
-        }
-    }
+    pub(in crate::backend::docker) use crate::backend::labels::tests::scope;
+    use crate::model::BackendKind;
 
     pub(in crate::backend::docker) fn machine(name: &str) -> MachineSpec {
-        MachineSpec {
-            sandbox: name.parse().unwrap(),
-            backend: BackendKind::Docker,
-            image: ImageRef::Registry("node:22".into()),
-            host_paths: Vec::new(),
-            env: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
-            connected: false,
-            waits_for_env: false,
-            resources: Resources::default(),
-            workdir: None,
-            mount: None,
-            user: None,
-            command: Vec::new(),
-            restart: Restart::OnFailure,
-            overlay: None,
-        }
+        labels::tests::machine(BackendKind::Docker, name)
     }
 
     pub(in crate::backend::docker) fn set() -> Set {
@@ -255,46 +146,6 @@ pub(super) mod tests {
             image: None,
             settings,
         }
-    }
-
-    #[test]
-    fn labels_survive_the_engine() {
-        let mut spec = machine("ada");
-        spec.overlay = Some("/work/.bottle".into());
-        spec.image = ImageRef::Tar { path: "/x.tar".into(), digest: SpecHash::of_bytes(b"x") };
-        let map = of_machine(&scope(), &spec, &set());
-        let labels = Labels(&map);
-        assert_eq!(labels.ownership(&scope()), Ownership::Ours);
-        assert_eq!(labels.sandbox(), Some(spec.sandbox.clone()));
-        assert_eq!(labels.hash(), Some(spec.hash()));
-        assert_eq!(labels.fields(), spec.fields());
-        assert_eq!(labels.set(), Some(set()));
-        assert_eq!(labels.image(), Some(SpecHash::of_bytes(b"x")));
-        assert_eq!(labels.overlay().as_deref(), Some("/work/.bottle"));
-    }
-
-    #[test]
-    fn ownership_is_by_owner_and_state() {
-        let mut map = of_machine(&scope(), &machine("ada"), &set());
-        let mut set_state = |state: Option<&str>| {
-            match state {
-                Some(state) => map.insert(label::STATE.into(), state.into()),
-                None => map.remove(label::STATE),
-            };
-            Labels(&map).ownership(&scope())
-        };
-        assert_eq!(set_state(Some("s0")), Ownership::Ours);
-        assert_eq!(set_state(Some("s9")), Ownership::OtherState("s9".into()));
-        assert_eq!(set_state(None), Ownership::OtherState("unknown".into()));
-        map.insert(label::OWNER.into(), "team-b".into());
-        assert_eq!(Labels(&map).ownership(&scope()), Ownership::Foreign);
-    }
-
-    #[test]
-    fn a_hash_of_another_version_is_not_known() {
-        let mut map = of_machine(&scope(), &machine("ada"), &set());
-        map.insert(label::VERSION.into(), "9".into());
-        assert_eq!(Labels(&map).hash(), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bollard::models::{Network, NetworkCreateRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
 
 use super::engine::Engine;
-use super::labels::{self, Labels};
+use super::labels::{self, Labels, Set};
 use super::subnet::{Pool, Subnet};
 use super::{carrier, error, observe, parse, wiring};
 use crate::backend::{BackendError, Scope, label};
@@ -50,7 +50,7 @@ pub(super) fn find<'a>(
 ) -> Option<(&'a Network, Subnet)> {
     let ours = networks.iter().filter(|found| found.name.as_deref() == Some(name));
     let mut ours = ours.filter(|found| {
-        Labels(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
+        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
     });
     ours.find_map(|found| Some((found, subnets(found).find(|subnet| subnet.fits())?)))
 }
@@ -71,7 +71,7 @@ pub(super) async fn subnet(
 pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> Option<Instance> {
     let (id, name) = (InstanceId(found.id.clone()?), found.name.clone()?);
     let map = labels_of(found);
-    let labels = Labels(&map);
+    let labels = Labels::of(&map);
     let ownership = labels.ownership(scope);
     let ours = ownership != Ownership::Foreign;
     let standing = parse::sandbox_of_name(scope, &name);
@@ -224,8 +224,8 @@ async fn known(
     ];
     let parts = observe::filtered(engine, "label", labels).await?;
     let addresses = parts.iter().filter_map(|part| {
-        let labels = Labels(part.labels.as_ref()?);
-        (labels.ownership(scope) == Ownership::Ours).then(|| labels.set()?.address).flatten()
+        let labels = Labels::of(part.labels.as_ref()?);
+        (labels.ownership(scope) == Ownership::Ours).then(|| labels.set::<Set>()?.address).flatten()
     });
     Ok(addresses.map(Subnet::around).next())
 }
@@ -288,7 +288,7 @@ pub(super) async fn remove(
     let networks = all(engine).await?;
     let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
     let Some(found) = found else { return Ok(()) };
-    if Labels(&labels_of(found)).ownership(scope) != Ownership::Ours {
+    if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
         return Err(BackendError::Conflict { name: network.name.clone() });
     }
     // Ours by its own labels, and not because something of ours stands on it.

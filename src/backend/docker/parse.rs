@@ -35,7 +35,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let id = InstanceId(found.id.clone()?);
     let name = name(&found);
     let empty = std::collections::HashMap::new();
-    let labels = Labels(found.labels.as_ref().unwrap_or(&empty));
+    let labels = Labels::of(found.labels.as_ref().unwrap_or(&empty));
     let ownership = labels.ownership(scope);
     let standing = sandbox_of_name(scope, &name);
     if ownership != Ownership::Foreign && labels.resource() == Some(labels::PROBE) {
@@ -89,7 +89,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         overlay: labels.overlay().filter(|_| ours),
         ownership,
     };
-    let program = labels.program();
+    let program = labels::program(&labels);
     let made = Made { state: labels.state().map(str::to_owned), set, program };
     Some(Row::Instance(Box::new(instance), made))
 }
@@ -132,7 +132,7 @@ fn stands_on_own_image(
     labels: &Labels<'_>,
     fields: &Fields,
 ) -> bool {
-    match labels.set().and_then(|set| set.image) {
+    match labels.set().and_then(|set: Set| set.image) {
         Some(id) => found.image_id.as_deref() == Some(&id),
         None => image_as_set(scope, labels, fields)
             .is_some_and(|set| found.image.as_deref() == Some(&set)),

@@ -176,7 +176,7 @@ pub(super) async fn wire(
 ) -> Result<(), BackendError> {
     let Some(found) = observe::raw_by_id(engine, &sidecar.id).await? else { return Ok(()) };
     let empty = HashMap::new();
-    let set = labels::Labels(found.labels.as_ref().unwrap_or(&empty)).set();
+    let set = labels::Labels::of(found.labels.as_ref().unwrap_or(&empty)).set();
     let wiring = Wiring::of_instance(scope, sidecar, set.as_ref());
     if wiring.drift(&found, false).is_none() {
         return Ok(());
@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(end.aliases, Some(vec!["sidecar".to_owned()]));
         assert_eq!(body.env, None);
         let labels = body.labels.unwrap();
-        assert_eq!(Labels(&labels).program(), Some(SpecHash::of_bytes(b"bottle")));
-        assert_eq!(Labels(&labels).set().unwrap().image.as_deref(), Some("sha256:side"));
+        assert_eq!(labels::program(&Labels::of(&labels)), Some(SpecHash::of_bytes(b"bottle")));
+        assert_eq!(Labels::of(&labels).set::<Set>().unwrap().image.as_deref(), Some("sha256:side"));
     }
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::backend::oci::{Descriptor, Index, Manifest, clean};
 use crate::model::SpecHash;
 
 /// No manifest or index that a program made is larger.
@@ -181,13 +182,9 @@ impl Contents {
         )?;
         let manifest = self.oci_manifest(index, architecture, 0)?;
         Ok(Image {
-            config: blob(&manifest.config.digest)?,
+            config: manifest.config.place()?,
             repo_tags: None,
-            layers: manifest
-                .layers
-                .iter()
-                .map(|layer| blob(&layer.digest))
-                .collect::<anyhow::Result<_>>()?,
+            layers: manifest.layers.iter().map(Descriptor::place).collect::<anyhow::Result<_>>()?,
         })
     }
 
@@ -198,17 +195,13 @@ impl Contents {
         depth: usize,
     ) -> anyhow::Result<Manifest> {
         ensure!(depth <= LINKS, "its indexes are nested too deeply");
-        let fits = |entry: &Descriptor| {
-            entry.platform.as_ref().is_none_or(|platform| {
-                platform.os == "linux" && platform.architecture == architecture
-            })
-        };
-        let mut entries: Vec<Descriptor> = index.manifests.into_iter().filter(fits).collect();
+        let mut entries: Vec<Descriptor> = index.manifests;
+        entries.retain(|entry| entry.fits(architecture));
         let Some(entry) = entries.pop() else {
             bail!("it has no image for linux/{architecture}");
         };
         ensure!(entries.is_empty(), "it holds {} images: save just one", entries.len() + 1);
-        let name = blob(&entry.digest)?;
+        let name = entry.place()?;
         let lacks = || format!("it lacks its {name}");
         if entry.media_type.contains("index") || entry.media_type.contains("manifest.list") {
             let inner = self.json::<Index>(&name)?.with_context(lacks)?;
@@ -216,52 +209,6 @@ impl Contents {
         }
         self.json::<Manifest>(&name)?.with_context(lacks)
     }
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    os: String,
-    architecture: String,
-}
-
-/// Where an OCI layout keeps what has this digest.
-fn blob(digest: &str) -> anyhow::Result<String> {
-    let (algorithm, hex) = digest.split_once(':').context("a digest in it is none")?;
-    Ok(format!("blobs/{algorithm}/{hex}"))
-}
-
-/// A name in the tar without `.` and `..`; nothing is ever opened by it.
-fn clean(path: &Path) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::Normal(name) => parts.push(name.to_string_lossy().into_owned()),
-            std::path::Component::ParentDir => drop(parts.pop()),
-            _ => {}
-        }
-    }
-    parts.join("/")
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub(super) fn find<'a>(
     let Some(first) = named.first() else { return Ok(None) };
     let isolates = first.options.as_ref().and_then(|options| options.get(ICC));
     let map = network::labels_of(first);
-    let ours = Labels(&map).ownership(scope) != Ownership::Foreign;
+    let ours = Labels::of(&map).ownership(scope) != Ownership::Foreign;
     if ours && isolates.map(String::as_str) == Some("false") {
         Ok(Some(first))
     } else {
@@ -100,6 +100,6 @@ pub(super) async fn tidy(engine: &Engine, scope: &Scope) -> Result<(), BackendEr
 pub(super) fn leftover(scope: &Scope, networks: &[Network]) -> Option<Leftover> {
     let found = find(scope, networks).ok()??;
     let map = network::labels_of(found);
-    let ours = Labels(&map).ownership(scope) == Ownership::Ours;
+    let ours = Labels::of(&map).ownership(scope) == Ownership::Ours;
     ours.then(|| carrier::leftover(found.id.as_deref()?, &name(scope))).flatten()
 }

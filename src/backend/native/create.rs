@@ -11,21 +11,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 
 use super::state::{self, Mode, Mount, Record, RootFs, Store, User};
-use super::{etc, image, namespaces, remove_folder};
+use super::{base, etc, image, namespaces, remove_folder};
 use crate::backend::{BackendError, Scope};
 use crate::model::{ImageRef, MachineSpec, ResourceSpec};
 
 /// Makes the sandbox's folder under a temporary name and gives it its own once it is whole.
-pub(super) fn create(scope: &Scope, spec: &MachineSpec) -> anyhow::Result<()> {
+pub(super) fn create(
+    scope: &Scope,
+    spec: &MachineSpec,
+    digests: &base::Digests,
+) -> anyhow::Result<()> {
     let store = Store::of(scope);
     store.make()?;
     let id = state::random_id()?;
     let random = u32::from_str_radix(&id[..8], 16)?;
     let mode = namespaces::mode(random);
     // Shared: what is shared between sandboxes does not go while one is made that needs it.
-    let _lock = store.lock(false)?;
+    let lock = store.lock(false)?;
     let scratch = store.scratch("making")?;
-    let made = fill(scope, &store, spec, id, mode, &scratch).and_then(|()| {
+    let made = fill(scope, &store, spec, id, mode, digests, &scratch).and_then(|()| {
         let folder = store.sandbox(&spec.sandbox);
         fs::rename(&scratch, folder.path())
             .with_context(|| format!("giving it its name {}", folder.path().display()))
@@ -33,6 +37,10 @@ pub(super) fn create(scope: &Scope, spec: &MachineSpec) -> anyhow::Result<()> {
     if made.is_err() {
         let _ = remove_folder(&scratch);
     }
+    drop(lock);
+    // Where the host has changed, the base that it had may be nobody's now. One that cannot be
+    // removed is seen as a leftover, and does not make this sandbox any less made.
+    let _ = base::sweep(&store);
     made
 }
 
@@ -42,24 +50,22 @@ fn fill(
     spec: &MachineSpec,
     id: String,
     mode: Mode,
+    digests: &base::Digests,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(folder)?;
-    for (name, bits) in [("stage", 0o700), ("upper", 0o755), ("work", 0o700), ("root", 0o755)] {
-        fs::DirBuilder::new().mode(bits).create(folder.join(name))?;
+    for name in ["", "stage", "upper", "work"] {
+        fs::DirBuilder::new().mode(0o700).create(folder.join(name))?;
     }
     let owners = |path: &Path, id: u32| -> io::Result<()> {
         mode.host_id(id).map_or(Ok(()), |id| lchown(path, Some(id), Some(id)))
     };
-    let (rootfs, user, env, workdir, own_etc);
+    let (rootfs, user, env, workdir);
     match &spec.image {
         ImageRef::Host => {
             user = host_user(spec.user.as_deref())?;
-            rootfs = RootFs::Host { etc: etc::shared(store)? };
+            rootfs = RootFs::Host { base: base::shared(store, digests)? };
             env = Vec::new();
             workdir = None;
-            etc::skeleton(&folder.join("root"), &user, &owners)?;
-            own_etc = folder.join("upper/etc");
         }
         reference => {
             let digest = reference.digest().context("its image has no digest")?;
@@ -68,14 +74,15 @@ fn fill(
             rootfs = RootFs::Image { digest };
             env = image.env();
             workdir = image.workdir();
-            let upper = folder.join("upper/root");
-            fs::create_dir(&upper)?;
-            owners(&upper, 0)?;
-            own_etc = upper.join("etc");
         }
     }
-    fs::create_dir(&own_etc)?;
-    owners(&own_etc, 0)?;
+    let own_etc = folder.join("upper/root/etc");
+    for path in [&folder.join("upper/root"), &own_etc] {
+        fs::create_dir(path)?;
+        // What the sandbox sees of a folder is this one's mode, whatever the operator's umask is.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+        owners(path, 0)?;
+    }
     for (name, text) in etc::own(spec.sandbox.as_str(), &user, spec.image == ImageRef::Host) {
         let path = own_etc.join(name);
         fs::write(&path, text)?;
@@ -108,6 +115,7 @@ fn fill(
         command: spec.command.clone(),
         restart: spec.restart,
         waits_for_env: spec.waits_for_env,
+        connected: spec.connected,
         resources: spec.resources,
     };
     Ok(state::write_json(&folder.join(state::MACHINE), &record)?)

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Signal, WaitOptions};
 use rustix::pty::OpenptFlags;
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
@@ -23,6 +23,7 @@ use super::start::join;
 use super::state::{self, Mode, User};
 use super::sys::{self, Fork};
 use super::wire::{Exec, Target};
+use crate::backend::hostside;
 
 /// As whom a sandbox is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +72,7 @@ pub(super) fn enter(target: &Target, init: &OwnedFd, who: As) -> anyhow::Result<
 }
 
 /// Whether the process behind a pidfd has not ended.
-pub(super) fn alive(pidfd: &OwnedFd) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(0))
-}
+pub(super) use hostside::lives as alive;
 
 /// Runs a command in a sandbox and returns its exit code.
 pub(super) fn exec(exec: Exec, init: OwnedFd, stdio: [OwnedFd; 3]) -> anyhow::Result<i32> {
@@ -201,29 +199,10 @@ fn terminal(stdio: [OwnedFd; 3]) -> anyhow::Result<(Streams, [Option<OwnedFd>; 3
 
 /// A pidfd of the sandbox's init: of that very process, or of none.
 pub(super) fn init_of(run: &state::Run) -> anyhow::Result<Option<OwnedFd>> {
-    if state::host_boot()? != run.host_boot {
-        return Ok(None);
-    }
-    let Some(pid) = Pid::from_raw(run.pid) else { return Ok(None) };
-    let pidfd = match rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    // Asked after it was opened: the number cannot have been given to another in between.
-    Ok((state::start_time(run.pid) == Some(run.start_time)).then_some(pidfd))
+    Ok(run.pidfd()?)
 }
 
 /// Kills init, and with it every process of the sandbox, and waits until it is gone.
 pub(super) fn kill(init: &OwnedFd, deadline: std::time::Duration) -> anyhow::Result<()> {
-    match rustix::process::pidfd_send_signal(init, Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => return Err(error).context("killing its init"),
-    }
-    let timeout = Timespec::try_from(deadline)?;
-    let gone = rustix::io::retry_on_intr(|| {
-        rustix::event::poll(&mut [PollFd::new(init, PollFlags::IN)], Some(&timeout))
-    })?;
-    anyhow::ensure!(gone > 0, "its init did not die within {} s", deadline.as_secs());
-    Ok(())
+    hostside::kill(init, deadline).context("killing its init")
 }

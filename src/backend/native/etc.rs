@@ -1,21 +1,18 @@
 //! The `/etc` of a sandbox that stands on the host's programs: what programs need to run, nothing
 //! that tells who or where the host is.
 //!
-//! The larger part is the same for every sandbox: it is copied from the host once, under a digest
-//! of what was copied, and shared. The few files that name the sandbox are its own.
+//! The larger part is the same for every sandbox, and stands in the base that they share. The few
+//! files that name the sandbox are its own.
 
 #![expect(clippy::disallowed_methods, reason = "files of the host are read and copied")]
 
 use std::ffi::OsStr;
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use super::observe;
-use super::state::{Store, User};
+use super::state::User;
 
 /// What is copied from the host's `/etc`, where it is there: how programs, libraries, fonts and the
 /// trust store are found. Names that end in `*` stand for all that begin so.
@@ -75,79 +72,12 @@ fn is_copied(name: &OsStr) -> bool {
     })
 }
 
-/// The host's folders of programs: `/usr`, `/opt`, and of `/bin`, `/sbin` and `/lib*` those that
-/// are folders of their own.
-pub(super) fn program_folders() -> Vec<PathBuf> {
-    top_level().into_iter().filter(|path| !path.is_symlink() && path.is_dir()).collect()
-}
-
-/// Those of them that only point into another (`/bin` → `usr/bin`), with where.
-fn program_links() -> Vec<(PathBuf, PathBuf)> {
-    top_level()
-        .into_iter()
-        .filter_map(|path| fs::read_link(&path).ok().map(|to| (path, to)))
-        .collect()
-}
-
-fn top_level() -> Vec<PathBuf> {
-    let wanted =
-        |name: &str| matches!(name, "usr" | "opt" | "bin" | "sbin") || name.starts_with("lib");
-    let mut found: Vec<PathBuf> = fs::read_dir("/")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(wanted))
-        .map(|entry| entry.path())
-        .collect();
-    found.sort();
-    found
-}
-
-/// Makes sure that the shared part is there and current; returns its name in [`Store::etc`].
-/// The caller holds the store's lock.
-pub(super) fn shared(store: &Store) -> io::Result<String> {
-    let source = Path::new("/etc");
-    let mut entries = Vec::new();
-    walk(source, Path::new(""), &mut entries)?;
-    entries.sort_by(|a, b| a.0.cmp(&b.0));
-    let name = fingerprint(&entries);
-    let folder = store.etc().join(&name);
-    if folder.is_dir() {
-        return Ok(name);
-    }
-    // One copies, and the others wait for it: it is hundreds of files.
-    let _one = store.lock_etc()?;
-    if folder.is_dir() {
-        return Ok(name);
-    }
-    let scratch = store.scratch("making")?;
-    fs::create_dir(&scratch)?;
-    for (path, metadata) in &entries {
-        copy(&source.join(path), &scratch.join(path), metadata)?;
-    }
-    fs::set_permissions(&scratch, fs::Permissions::from_mode(0o755))?;
-    fs::create_dir_all(store.etc())?;
-    match fs::rename(&scratch, &folder) {
-        // Another process was as quick.
-        Err(_) if folder.is_dir() => super::remove_folder(&scratch)?,
-        result => result?,
-    }
-    Ok(name)
-}
-
-/// Names of the shared parts in [`Store::etc`] that no new sandbox will use. The newest stays, also
-/// when no sandbox is left: to copy it takes longer than everything else that makes one.
-pub(super) fn outdated(store: &Store) -> io::Result<Vec<String>> {
-    let folder = store.etc();
-    let made = |name: &String| fs::metadata(folder.join(name)).and_then(|m| m.modified()).ok();
-    let mut names = observe::names(&folder)?;
-    names.sort_by_key(made);
-    names.pop();
-    Ok(names)
-}
-
 /// All that is copied, parents first. What the world may not read is private.
-fn walk(base: &Path, folder: &Path, found: &mut Vec<(PathBuf, Metadata)>) -> io::Result<()> {
+pub(super) fn walk(
+    base: &Path,
+    folder: &Path,
+    found: &mut Vec<(PathBuf, Metadata)>,
+) -> io::Result<()> {
     let top = folder.as_os_str().is_empty();
     for entry in fs::read_dir(base.join(folder))? {
         let entry = entry?;
@@ -155,8 +85,7 @@ fn walk(base: &Path, folder: &Path, found: &mut Vec<(PathBuf, Metadata)>) -> io:
         let wanted = if top { is_copied(&name) } else { !PRIVATE.iter().any(|p| name == *p) };
         let Ok(metadata) = entry.metadata() else { continue };
         let kind = metadata.file_type();
-        let readable =
-            kind.is_symlink() || metadata.mode() & 0o004 != 0 && (kind.is_file() || kind.is_dir());
+        let readable = kind.is_symlink() || public(&metadata) && (kind.is_file() || kind.is_dir());
         if !wanted || !readable {
             continue;
         }
@@ -177,39 +106,37 @@ fn is_manual(link: &Path) -> bool {
     fs::read_link(link).is_ok_and(|target| target.starts_with("/usr/share/man"))
 }
 
-fn fingerprint(entries: &[(PathBuf, Metadata)]) -> String {
-    let mut hasher = Sha256::new();
-    for (path, metadata) in entries {
-        hasher.update(path.as_os_str().as_encoded_bytes());
-        for number in [
-            metadata.ino(),
-            metadata.size(),
-            u64::from(metadata.mode()),
-            metadata.mtime().cast_unsigned(),
-            metadata.mtime_nsec().cast_unsigned(),
-        ] {
-            hasher.update(number.to_le_bytes());
-        }
-    }
-    hex::encode(&hasher.finalize()[..8])
+/// Whether the world may read it.
+fn public(metadata: &Metadata) -> bool {
+    metadata.mode() & 0o004 != 0
 }
 
-fn copy(from: &Path, to: &Path, metadata: &Metadata) -> io::Result<()> {
-    let kind = metadata.file_type();
+/// Copies one of those that [`walk`] found. What has gone or become private since is left out.
+pub(super) fn copy(from: &Path, to: &Path, found: &Metadata) -> io::Result<()> {
+    let kind = found.file_type();
     if kind.is_symlink() {
         return symlink(fs::read_link(from)?, to);
     }
     if kind.is_dir() {
         fs::create_dir(to)?;
-    } else {
-        match fs::read(from) {
-            // Gone since it was listed, or kept from us by more than its mode.
-            Err(_) => return Ok(()),
-            Ok(bytes) => fs::write(to, bytes)?,
-        }
+        return set_mode(to, found);
     }
-    let mode = metadata.mode() & 0o755 | 0o444;
-    fs::set_permissions(to, fs::Permissions::from_mode(mode))
+    // The file that is judged is the one that is read, whatever has its name by now.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let Ok(mut file) = File::options().read(true).custom_flags(flags).open(from) else {
+        return Ok(());
+    };
+    let metadata = file.metadata()?;
+    let mut bytes = Vec::new();
+    if !metadata.is_file() || !public(&metadata) || file.read_to_end(&mut bytes).is_err() {
+        return Ok(());
+    }
+    fs::write(to, bytes)?;
+    set_mode(to, &metadata)
+}
+
+fn set_mode(path: &Path, of: &Metadata) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(of.mode() & 0o755 | 0o444))
 }
 
 /// The files of `/etc` that are the sandbox's own, by name.
@@ -240,52 +167,6 @@ pub(super) fn own(name: &str, user: &User, host_image: bool) -> Vec<(&'static st
     files
 }
 
-/// Makes the root folder of a sandbox on the host's programs: what is not shown from the host.
-/// Everything is root's but what `user` needs.
-pub(super) fn skeleton(
-    root: &Path,
-    user: &User,
-    owners: &dyn Fn(&Path, u32) -> io::Result<()>,
-) -> io::Result<()> {
-    let folder = |path: &str, mode: u32, uid: u32| -> io::Result<()> {
-        let path = root.join(path);
-        fs::create_dir_all(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        owners(&path, uid)
-    };
-    folder("", 0o755, 0)?;
-    for path in program_folders() {
-        if let Ok(path) = path.strip_prefix("/") {
-            folder(&path.to_string_lossy(), 0o755, 0)?;
-        }
-    }
-    for (path, to) in program_links() {
-        if let Ok(path) = path.strip_prefix("/") {
-            symlink(to, root.join(path))?;
-            owners(&root.join(path), 0)?;
-        }
-    }
-    for path in ["etc", "home", "mnt", "proc", "sys", "dev", "run", "var", "var/lib", "var/log"] {
-        folder(path, 0o755, 0)?;
-    }
-    for path in ["var/cache", "var/spool", "var/opt", "var/local"] {
-        folder(path, 0o755, 0)?;
-    }
-    folder("root", 0o700, 0)?;
-    for path in ["tmp", "var/tmp"] {
-        folder(path, 0o1777, 0)?;
-    }
-    for (name, to) in [("var/run", "/run"), ("var/lock", "/run/lock")] {
-        symlink(to, root.join(name))?;
-        owners(&root.join(name), 0)?;
-    }
-    let home = user.home.trim_start_matches('/');
-    if user.uid != 0 && !home.is_empty() {
-        folder(home, 0o755, user.uid)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +192,26 @@ mod tests {
         walk(folder.path(), Path::new(""), &mut found).unwrap();
         let names: Vec<_> = found.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         assert_eq!(names, ["ssl", "ssl/cert"]);
+    }
+
+    #[test]
+    fn what_has_become_private_since_it_was_found_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["public", "private", "link"] {
+            fs::write(path(name), name).unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(0o664)).unwrap();
+        }
+        let found = fs::symlink_metadata(path("public")).unwrap();
+        fs::set_permissions(path("private"), fs::Permissions::from_mode(0o660)).unwrap();
+        fs::remove_file(path("link")).unwrap();
+        symlink("public", path("link")).unwrap();
+        for name in ["public", "private", "link", "gone"] {
+            copy(&path(name), &path(&format!("{name}-copy")), &found).unwrap();
+        }
+        let copied = |name: &str| path(&format!("{name}-copy")).exists();
+        assert_eq!(["public", "private", "link", "gone"].map(copied), [true, false, false, false]);
+        assert_eq!(fs::metadata(path("public-copy")).unwrap().mode() & 0o7777, 0o644);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::state::{self, Store, User};
 use super::wire::Request;
 use super::{copy, namespaces, remove_folder};
 use crate::backend::Progress;
+use crate::backend::oci::{Descriptor, Index, Manifest, architecture, clean};
 use crate::model::{ImageRef, SpecHash};
 
 /// What an image says about the programs in it.
@@ -248,30 +249,6 @@ struct DockerEntry {
 }
 
 #[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
 struct ConfigFile {
     #[serde(default)]
     config: Option<Config>,
@@ -296,7 +273,7 @@ impl Tar {
         }
         for (name, to) in links {
             let base = Path::new(&name).parent().unwrap_or(Path::new(""));
-            if let Some(place) = files.get(&tidy(&base.join(&to))).or_else(|| files.get(&to)) {
+            if let Some(place) = files.get(&clean(&base.join(&to))).or_else(|| files.get(&to)) {
                 files.insert(name, *place);
             }
         }
@@ -327,7 +304,8 @@ impl Tar {
             (entry.config, entry.layers)
         } else if self.files.contains_key("index.json") {
             let manifest = self.oci_manifest()?;
-            (blob(&manifest.config)?, manifest.layers.iter().map(blob).collect::<Result<_, _>>()?)
+            let layers = manifest.layers.iter().map(Descriptor::place);
+            (manifest.config.place()?, layers.collect::<Result<_, _>>()?)
         } else {
             anyhow::bail!(
                 "it is no image: neither manifest.json (`docker save`) nor index.json (OCI layout) \
@@ -340,26 +318,17 @@ impl Tar {
 
     /// Of several, that of this machine's architecture.
     fn oci_manifest(&self) -> anyhow::Result<Manifest> {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
+        let architecture = architecture();
         let mut name = "index.json".to_owned();
         // An index may point to another.
         for _ in 0..4 {
             let index: Index = self.json(&name)?;
-            let fits = |found: &&Descriptor| {
-                found.platform.as_ref().is_none_or(|platform| {
-                    platform.os == "linux" && platform.architecture == architecture
-                })
-            };
             let chosen = index
                 .manifests
                 .iter()
-                .find(fits)
+                .find(|found| found.fits(architecture))
                 .with_context(|| format!("it holds no image for linux/{architecture}"))?;
-            name = blob(chosen)?;
+            name = chosen.place()?;
             if let Ok(manifest) = self.json::<Manifest>(&name) {
                 return Ok(manifest);
             }
@@ -382,24 +351,6 @@ impl Tar {
             _ => Ok(Box::new(self.part(name)?)),
         }
     }
-}
-
-fn blob(descriptor: &Descriptor) -> anyhow::Result<String> {
-    let (kind, digest) = descriptor.digest.split_once(':').context("a digest without its kind")?;
-    Ok(format!("blobs/{kind}/{digest}"))
-}
-
-/// A relative path without `.` and `..`.
-fn tidy(path: &Path) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => drop(parts.pop()),
-            std::path::Component::Normal(part) => parts.push(part.to_string_lossy().into_owned()),
-            _ => {}
-        }
-    }
-    parts.join("/")
 }
 
 #[cfg(test)]
@@ -425,10 +376,5 @@ mod tests {
         let text = r#"{"config": {"User": "", "Env": null, "Cmd": null, "WorkingDir": null}}"#;
         let config = serde_json::from_str::<ConfigFile>(text).unwrap().config.unwrap();
         assert!(config.env.is_empty() && config.workdir.is_empty());
-    }
-
-    #[test]
-    fn links_of_old_saves_are_resolved() {
-        assert_eq!(tidy(Path::new("b/../a/layer.tar")), "a/layer.tar");
     }
 }

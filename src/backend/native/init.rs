@@ -185,6 +185,13 @@ fn backoff(times: u32) -> Duration {
     Duration::from_secs(1u64 << times.saturating_sub(1).min(6)).min(Duration::from_secs(60))
 }
 
+/// How long to wait on for what was waited for so long. It may come at once, or, where a value is
+/// missing, in days: it is noticed late by a tenth of the time that it took, and by no more than half
+/// a second.
+fn patience(waited: Duration) -> Duration {
+    (waited / 10).clamp(Duration::from_millis(10), Duration::from_millis(500))
+}
+
 /// A command that ran so long has not failed in a row with what comes next.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -266,11 +273,7 @@ impl Keeper {
     /// When to look again although nothing happens.
     fn timeout(&self) -> Option<Duration> {
         match self.main {
-            // What it waits for may come at once, or, where a value is missing, in days.
-            Main::Waiting if self.waiting_since.elapsed() < Duration::from_secs(10) => {
-                Some(Duration::from_millis(10))
-            }
-            Main::Waiting => Some(Duration::from_millis(500)),
+            Main::Waiting => Some(patience(self.waiting_since.elapsed())),
             Main::BackingOff { until, .. } => Some(until.saturating_duration_since(Instant::now())),
             _ => None,
         }
@@ -412,5 +415,11 @@ mod tests {
         let seconds: Vec<u64> = (1..=8).map(|times| backoff(times).as_secs()).collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff(u32::MAX).as_secs(), 60);
+    }
+
+    #[test]
+    fn who_has_waited_longer_looks_less_often() {
+        let after = |millis: u64| patience(Duration::from_millis(millis)).as_millis();
+        assert_eq!([0, 99, 1000, 3000, 86_400_000].map(after), [10, 10, 100, 300, 500]);
     }
 }

@@ -2,14 +2,15 @@
 //! to install.
 //!
 //! One file a concern, in the order in which a sandbox comes to be: `create` writes its folder
-//! (`state`), `call` starts the helper (`helper`, `wire`), `start` makes its first process, `init`,
-//! which puts its view together (`namespaces`, `mounts`, `etc`, `image`), gives up every right
+//! (`state`), `call` starts the helper (`helper`, `wire`, `sealed`), `start` makes its first process, `init`,
+//! which puts its view together (`namespaces`, `mounts`, `base`, `etc`, `image`), gives up every right
 //! (`caps`, `landlock`, `seccomp`; `limits` were set before) and stays. `enter`, `pump`, `program` and
 //! `copy` work in one that runs; `observe` and `log` read what is on the host. All that is unsafe is
 //! in `sys`.
 
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
 
+mod base;
 mod call;
 mod caps;
 mod copy;
@@ -32,7 +33,9 @@ mod observe;
 mod program;
 mod pump;
 mod remove;
+mod sealed;
 mod seccomp;
+mod sidecar;
 mod start;
 mod state;
 mod sys;
@@ -55,13 +58,14 @@ use self::call::Helper;
 use self::observe::Found;
 use self::state::{Folder, Mode, Store};
 use self::wire::{Request, Target};
+use super::hostside::Program;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, MainState, Observation, Progress, Scope, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, SandboxId,
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind, SandboxId,
 };
 
 /// How long what should take milliseconds may take.
@@ -84,6 +88,9 @@ pub struct Native {
 #[derive(Debug)]
 struct Shared {
     helper: Helper,
+    /// What sidecars are.
+    program: Program,
+    digests: base::Digests,
     /// Whether namespaces can be made here; asked once.
     works: OnceCell<Result<(), String>>,
 }
@@ -98,18 +105,25 @@ impl Native {
     /// With this very program as its helper.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Helper::this_program())
+        Self::with(Helper::this_program(), Program::this())
     }
 
     /// With another build of the program as its helper: for tests, whose own program has another
     /// `main`.
     #[must_use]
     pub fn with_helper(program: &Path) -> Self {
-        Self::with(Helper::at(program))
+        Self::with(Helper::at(program), Program::at(program))
     }
 
-    fn with(helper: Helper) -> Self {
-        Self { shared: Arc::new(Shared { helper, works: OnceCell::new() }) }
+    fn with(helper: Helper, program: Program) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                helper,
+                program,
+                digests: base::Digests::default(),
+                works: OnceCell::new(),
+            }),
+        }
     }
 
     /// Does blocking work elsewhere.
@@ -179,6 +193,16 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a folder that others may look for: it has no name of meaning any more before it has lost
+/// anything, so that nobody takes what is left of it for the whole.
+fn discard(store: &Store, path: &Path) -> io::Result<()> {
+    let scratch = store.scratch("removing")?;
+    match std::fs::rename(path, &scratch) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.and_then(|()| remove_folder(&scratch)),
+    }
+}
+
 /// An anonymous file with these bytes, to be read from its beginning.
 fn in_memory(bytes: &[u8]) -> io::Result<File> {
     let mut file = File::from(rustix::fs::memfd_create("bottle", rustix::fs::MemfdFlags::CLOEXEC)?);
@@ -195,8 +219,12 @@ impl Backend for Native {
 
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
         let (what, scope) = ("observing native sandboxes", scope.clone());
-        self.blocking(what, move |_| {
-            observe::observe(&scope, depth).map_err(|error| BackendError::failed(what, error))
+        self.blocking(what, move |shared| {
+            let failed = |error| BackendError::failed(what, error);
+            let mut observation = observe::observe(&scope, depth).map_err(failed)?;
+            let sidecars = sidecar::observe(shared.sidecars(&scope), &scope).map_err(failed)?;
+            observation.instances.extend(sidecars);
+            Ok(observation)
         })
         .await
     }
@@ -248,14 +276,23 @@ impl Backend for Native {
     }
 
     async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
-        let ResourceSpec::Machine(spec) = spec else {
-            return Err(BackendError::Unsupported(format!(
-                "the native backend makes no {}",
-                spec.kind()
-            )));
+        let scope = scope.clone();
+        let spec = match spec {
+            ResourceSpec::Machine(spec) => spec.clone(),
+            ResourceSpec::Sidecar(spec) => {
+                let spec = spec.clone();
+                let make = move |shared: &Shared| shared.sidecars(&scope).create(&spec);
+                return self.blocking("creating a sidecar", make).await;
+            }
+            ResourceSpec::Network(_) => {
+                return Err(BackendError::Unsupported(format!(
+                    "the native backend makes no {}: a machine's network is a part of it",
+                    spec.kind()
+                )));
+            }
         };
         let (scope, spec) = (scope.clone(), spec.clone());
-        self.blocking("creating", move |_| {
+        self.blocking("creating", move |shared| {
             let name = scope.object_name(&spec.sandbox);
             let folder = Store::of(&scope).sandbox(&spec.sandbox);
             let what = format!("creating {name}");
@@ -263,7 +300,7 @@ impl Backend for Native {
                 Ok(observe::instance(&scope, id.clone(), &observe::look(&folder, &host_boot()?)))
             };
             if !folder.path().exists() {
-                create::create(&scope, &spec)
+                create::create(&scope, &spec, &shared.digests)
                     .map_err(|error| BackendError::failed(&what, error))?;
                 return look(&spec.sandbox);
             }
@@ -281,6 +318,9 @@ impl Backend for Native {
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        if instance.resource == ResourceKind::Sidecar {
+            return self.start_sidecar(scope, instance).await;
+        }
         let (scope, instance) = (scope.clone(), instance.clone());
         self.blocking("starting", move |shared| {
             let what = format!("starting {}", instance.name);
@@ -293,14 +333,49 @@ impl Backend for Native {
                 folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
             let request = Request::Start { folder: folder_path, hidden };
             shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
+            shared.attach(&scope, &instance.sandbox)?;
             let found = observe::look(&folder, &host_boot()?);
             Ok(observe::instance(&scope, instance.sandbox, &found))
         })
         .await
     }
 
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("attaching", move |shared| shared.attach(&scope, &instance.sandbox)).await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), sidecar.clone());
+        self.blocking("loading a sidecar", move |shared| {
+            shared.sidecars(&scope).own(&instance)?.load(&document)
+        })
+        .await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        let (scope, instance) = (scope.clone(), sidecar.clone());
+        self.blocking("asking a sidecar", move |shared| {
+            shared.sidecars(&scope).own(&instance)?.state().map(Bytes::from)
+        })
+        .await
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
+        if instance.resource == ResourceKind::Sidecar {
+            let end = move |shared: &Shared| shared.sidecars(&scope).teardown(&instance);
+            return self.blocking("tearing a sidecar down", end).await;
+        }
         self.blocking("tearing down", move |_| match find(&scope, &instance) {
             Ok((folder, found)) => {
                 let what = format!("tearing {} down", instance.name);
@@ -422,6 +497,10 @@ impl Backend for Native {
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Sidecar {
+            let record = self.shared.sidecars(scope).own(instance)?.record_of();
+            return record.show(options, out).await;
+        }
         let (folder, found) = find(scope, instance)?;
         let init = match &found.run {
             Some(run) => enter::init_of(run)

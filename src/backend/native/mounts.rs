@@ -49,7 +49,7 @@ pub(super) fn enter_root(sources: &Sources<'_>) -> anyhow::Result<()> {
         .context("making mounts private")?;
     let mut view = View::new(sources)?;
     match &sources.record.rootfs {
-        RootFs::Host { etc } => view.host(etc)?,
+        RootFs::Host { .. } => view.host()?,
         RootFs::Image { .. } => {}
     }
     for path in &sources.record.host_paths {
@@ -86,15 +86,13 @@ impl<'a> View<'a> {
             fs::create_dir(Path::new("stage").join(folder))?;
         }
         let mut staged = 0;
-        let root = match &sources.record.rootfs {
-            RootFs::Host { .. } => clone_tree(Path::new("root"))?,
-            RootFs::Image { digest } => {
-                let image = format!("../.images/{digest}/rootfs");
-                let lower = stage_lower(Path::new(&image), sources.userns, &mut staged)?;
-                overlay(&lower, Some("root"), sources.record.mode)
-                    .context("putting a writable layer over the image")?
-            }
+        let lower = match &sources.record.rootfs {
+            RootFs::Host { base } => format!("../.bases/{base}"),
+            RootFs::Image { digest } => format!("../.images/{digest}/rootfs"),
         };
+        let lower = stage_lower(Path::new(&lower), sources.userns, &mut staged)?;
+        let root = overlay(&lower, Some("root"), sources.record.mode)
+            .context("putting a writable layer over its root")?;
         sys::mount_setattr(root.as_fd(), NOSUID | NODEV, None)?;
         put(&root, CWD, "stage/root")?;
         let mut skipped = mount_points()?;
@@ -113,19 +111,14 @@ impl<'a> View<'a> {
         mode.host_id(user.uid).zip(mode.host_id(user.gid))
     }
 
-    /// The host's programs, and an `/etc` that says nothing of the host.
-    fn host(&mut self, etc: &str) -> anyhow::Result<()> {
-        for folder in super::etc::program_folders() {
+    /// The host's programs.
+    fn host(&mut self) -> anyhow::Result<()> {
+        for folder in super::base::program_folders() {
             let target = folder.to_str().context("a folder of / is not UTF-8")?;
             self.show(&folder, target, Access::Write)
                 .with_context(|| format!("showing {target}"))?;
         }
-        let base = format!("../.etc/{etc}");
-        let lower = stage_lower(Path::new(&base), self.sources.userns, &mut self.staged)?;
-        let merged = overlay(&lower, Some("etc"), self.sources.record.mode)
-            .context("putting a writable layer over /etc")?;
-        sys::mount_setattr(merged.as_fd(), NOSUID | NODEV, None)?;
-        self.put(&merged, "etc")
+        Ok(())
     }
 
     /// How the ids of what is shown are mapped: of programs, and of what the operator named.

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::etc;
+use super::base;
 use super::limits::Cgroups;
 use super::state::{self, Folder, Record, Run, Store};
 use crate::backend::{Depth, Observation, Scope};
@@ -29,7 +29,7 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         },
         ..Observation::default()
     };
-    let mut used_etc = Vec::new();
+    let mut used_bases = Vec::new();
     for name in names(store.path())? {
         if name.starts_with(".making-") || name.starts_with(".removing-") {
             observation.leftovers.push(leftover(LeftoverKind::Scratch, &name, None));
@@ -37,8 +37,8 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         let Ok(sandbox) = SandboxId::new(name) else { continue };
         let folder = store.sandbox(&sandbox);
         let found = look(&folder, &host_boot);
-        if let Some(state::RootFs::Host { etc }) = found.record.as_ref().map(|r| &r.rootfs) {
-            used_etc.push(etc.clone());
+        if let Some(state::RootFs::Host { base }) = found.record.as_ref().map(|r| &r.rootfs) {
+            used_bases.push(base.clone());
         }
         let mut instance = instance(scope, sandbox, &found);
         if depth == Depth::Deep
@@ -49,9 +49,9 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         }
         observation.instances.push(instance);
     }
-    for name in etc::outdated(&store)? {
-        if !used_etc.contains(&name) {
-            let name = format!(".etc/{name}");
+    for name in base::outdated(&store)? {
+        if !used_bases.contains(&name) {
+            let name = format!(".bases/{name}");
             observation.leftovers.push(leftover(LeftoverKind::Scratch, &name, None));
         }
     }

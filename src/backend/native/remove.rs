@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::limits::Cgroups;
 use super::observe::Found;
 use super::state::{Folder, Store};
-use super::{enter, observe, remove_folder};
+use super::{base, discard, enter, observe};
 use crate::backend::{Depth, Scope};
 use crate::model::{Leftover, LeftoverKind};
 
@@ -39,12 +39,10 @@ pub(super) fn teardown(store: &Store, folder: &Folder, found: &Found) -> anyhow:
         Cgroups::discover().of(&record.id).remove().context("removing its cgroups")?;
     }
     // The name is free at once; what is left if this is interrupted is a leftover.
-    let scratch = store.scratch("removing")?;
-    match fs::rename(folder.path(), &scratch) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result.context("taking its name away")?,
-    }
-    remove_folder(&scratch).context("removing its files")
+    discard(store, folder.path()).context("removing its files")?;
+    // A base that cannot be removed is seen as a leftover.
+    let _ = base::sweep(store);
+    Ok(())
 }
 
 /// Removes a leftover, unless something stands on it by now.
@@ -53,7 +51,7 @@ pub(super) fn prune(scope: &Scope, leftover: &Leftover) -> anyhow::Result<()> {
     // Names as they were observed, and nothing else.
     let path = Path::new(&leftover.id.0);
     let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    let ours = [".making-", ".removing-", ".etc/", ".images/"];
+    let ours = [".making-", ".removing-", ".bases/", ".images/"];
     anyhow::ensure!(
         plain && ours.iter().any(|prefix| leftover.id.0.starts_with(prefix)),
         "`{}` is no leftover",
@@ -69,7 +67,7 @@ pub(super) fn prune(scope: &Scope, leftover: &Leftover) -> anyhow::Result<()> {
         && now.instances.iter().any(|i| i.image.is_some() && i.image == leftover.digest);
     let listed = now.leftovers.iter().any(|found| found.id == leftover.id);
     if !used && listed {
-        remove_folder(&store.path().join(path))?;
+        discard(&store, &store.path().join(path))?;
     }
     if now.instances.is_empty() {
         // The folder of images itself, once it is empty.

@@ -5,10 +5,9 @@
 //! native/<sandbox>/run.json       its init: pid, start time, boot of the host
 //! native/<sandbox>/main           what its command does, which run is ready; init has it open
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
-//! native/<sandbox>/root           its own files: of `image: host` the root itself
-//! native/<sandbox>/upper, work    its changes to what it shares with others
+//! native/<sandbox>/upper, work    its own files: what it changed of what it shares with others
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
-//! native/.etc/<digest>            the part of /etc that sandboxes share; the newest stays
+//! native/.bases/<digest>          the root that sandboxes of `image: host` share; the newest stays
 //! native/.images/<digest>         an unpacked image
 //! native/.making-*, .removing-*   half-made and half-removed: never wanted
 //! ```
@@ -26,7 +25,7 @@ use crate::backend::Scope;
 use crate::model::{Fields, Resources, Restart, SandboxId, SpecHash};
 
 /// The meaning of [`Record`]; another number is not ours to read.
-pub(super) const RECORD_VERSION: u32 = 1;
+pub(super) const RECORD_VERSION: u32 = 2;
 
 /// How a sandbox's ids are mapped. Decided when it is made: its files have owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,10 +58,10 @@ pub(super) const IDS: u32 = 65536;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RootFs {
-    /// The host's programs, with the shared part of `/etc` by its digest.
+    /// A base, with the host's programs in it.
     Host {
-        /// Name of the folder in `.etc`.
-        etc: String,
+        /// Name of the folder in `.bases`.
+        base: String,
     },
     /// An unpacked image.
     Image {
@@ -112,27 +111,15 @@ pub(super) struct Record {
     pub(super) command: Vec<String>,
     pub(super) restart: Restart,
     pub(super) waits_for_env: bool,
+    /// It has a sidecar, its only way out.
+    #[serde(default)]
+    pub(super) connected: bool,
     pub(super) resources: Resources,
 }
 
-/// The receipt of a start. A pid alone names nobody: it is reused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Run {
-    /// Of init, as the host counts.
-    pub(super) pid: i32,
-    /// Of init, in clock ticks since the host started.
-    pub(super) start_time: u64,
-    /// Which start of the host that was.
-    pub(super) host_boot: String,
-}
-
-impl Run {
-    /// Identifies this run of the sandbox.
-    pub(super) fn boot(&self) -> String {
-        let host = self.host_boot.get(..8).unwrap_or(&self.host_boot);
-        format!("{}.{}.{host}", self.pid, self.start_time)
-    }
-}
+/// The receipt of a start: init, which a pid alone would not name.
+pub(super) use crate::backend::hostside::Process as Run;
+pub(super) use crate::backend::hostside::{host_boot, start_time};
 
 /// The folder of all native sandboxes of one owner.
 #[derive(Debug, Clone)]
@@ -151,8 +138,8 @@ impl Store {
         Folder(self.0.join(id.as_str()))
     }
 
-    pub(super) fn etc(&self) -> PathBuf {
-        self.0.join(".etc")
+    pub(super) fn bases(&self) -> PathBuf {
+        self.0.join(".bases")
     }
 
     pub(super) fn images(&self) -> PathBuf {
@@ -174,9 +161,9 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
-    /// Holds the lock of who copies the shared `/etc`; freed when dropped.
-    pub(super) fn lock_etc(&self) -> io::Result<fs::File> {
-        let file = self.lock_file(".etc-lock")?;
+    /// Holds the lock of who makes a base; freed when dropped.
+    pub(super) fn lock_bases(&self) -> io::Result<fs::File> {
+        let file = self.lock_file(".bases-lock")?;
         file.lock()?;
         Ok(file)
     }
@@ -230,7 +217,7 @@ impl Folder {
 
     /// Whether `run` is alive.
     pub(super) fn alive(run: &Run, host_boot: &str) -> bool {
-        run.host_boot == host_boot && start_time(run.pid) == Some(run.start_time)
+        run.alive(host_boot)
     }
 
     /// Whether `run` is alive, and was not only about to be: an init that is set up dies with its
@@ -286,60 +273,9 @@ pub(super) fn random_id() -> io::Result<String> {
     Ok(hex::encode(bytes))
 }
 
-/// Which start of the host this is.
-pub(super) fn host_boot() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
-}
-
-/// When the process was started, in ticks since the host was; `None` when it is gone, or dead and
-/// only waiting to be reaped.
-pub(super) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_of(&stat)
-}
-
-/// The flag of a process that is on its way out (`PF_EXITING` of the kernel).
-const EXITING: u64 = 0x4;
-/// SIGKILL among pending signals.
-const KILLED: u64 = 1 << 8;
-
-/// The start time in a line of `/proc/PID/stat`, of a process that lives and goes on living.
-fn start_of(stat: &str) -> Option<u64> {
-    // The name, in parentheses, may hold anything, also parentheses.
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
-    // By their numbers in proc(5), where the name is the second.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let (flags, start, pending) = (number(9)?, number(22)?, number(31)?);
-    let dead = matches!(*fields.first()?, "Z" | "X" | "x");
-    // One that was killed is as good as gone: the init of many processes dies only after them.
-    (!dead && flags & EXITING == 0 && pending & KILLED == 0).then_some(start)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_that_was_killed_is_gone() {
-        let stat = |state: &str, flags: u64, pending: u64| {
-            format!(
-                "7 (a) b) {state} 1 7 7 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0 0 0 0 0 0 0 {pending} 0"
-            )
-        };
-        assert_eq!(start_of(&stat("S", 0x0040_0100, 0)), Some(4242));
-        assert_eq!(start_of(&stat("S", 0x0040_0104, 0)), None);
-        assert_eq!(start_of(&stat("R", 0x0040_0100, 256)), None);
-        assert_eq!(start_of(&stat("Z", 0x0040_0100, 0)), None);
-        assert_eq!(start_of("7 (a"), None);
-    }
-
-    #[test]
-    fn a_process_is_known_by_its_start() {
-        let own = i32::try_from(std::process::id()).unwrap();
-        assert!(start_time(own).is_some());
-        assert_eq!(start_time(own), start_time(own));
-        assert_eq!(start_time(i32::MAX), None);
-    }
 
     #[test]
     fn ids_outside_the_range_stay_inside_it() {

@@ -54,6 +54,12 @@ pub(super) enum Request {
         /// The folder.
         folder: PathBuf,
     },
+    /// Listen where the sandbox's way out is. Descriptors: its init, and a socket that the listening one
+    /// goes through. Answer: [`Answer::Done`].
+    Listen {
+        /// Where.
+        target: Target,
+    },
     /// Try to make namespaces. Answer: [`Answer::Done`].
     Probe,
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use super::orphans::Note;
 use super::{locked, parse};
 use crate::backend::BackendError;
 use crate::model::BackendKind;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub path: Option<OsString>,
     /// Where `smolvm` keeps what it downloads and unpacks, where that can be told.
     pub cache: Option<PathBuf>,
+    /// The program that sidecars are; none: this one. For tests, whose own program is another.
+    pub bottle: Option<PathBuf>,
     /// Further variables for the program: for tests.
     pub env: Vec<(OsString, OsString)>,
 }
@@ -56,6 +59,7 @@ impl Settings {
             program: set("BOTTLE_SMOLVM").map(PathBuf::from),
             path: set("PATH"),
             cache: data.or_else(|| set("XDG_CACHE_HOME").map(PathBuf::from)).or_else(home),
+            bottle: None,
             env: Vec::new(),
         }
     }
@@ -112,6 +116,8 @@ pub(super) struct Call {
     pub what: String,
     /// How much of its stdout is kept.
     pub keep: usize,
+    /// What is noted of it while it lasts, where it changes something.
+    pub note: Option<Note>,
 }
 
 impl Call {
@@ -127,6 +133,7 @@ impl Call {
             deadline,
             what: what.into(),
             keep: KEPT,
+            note: None,
         }
     }
 }
@@ -175,10 +182,14 @@ pub(super) async fn run(settings: &Settings, call: Call) -> Result<Ended, Backen
     let program = settings.find().map_err(unreachable)?;
     let seconds = call.deadline.as_secs();
     let what = call.what.clone();
-    match tokio::time::timeout(call.deadline, run_to_end(settings, &program, call)).await {
-        Ok(ended) => ended,
-        Err(_) => Err(BackendError::Deadline { what: format!("{what}, by smolvm,"), seconds }),
+    let note = call.note.clone();
+    let ended = tokio::time::timeout(call.deadline, run_to_end(settings, &program, call)).await;
+    if let Some(note) = note {
+        note.over();
     }
+    ended.unwrap_or_else(|_| {
+        Err(BackendError::Deadline { what: format!("{what}, by smolvm,"), seconds })
+    })
 }
 
 async fn run_to_end(
@@ -192,6 +203,9 @@ async fn run_to_end(
     command.stdin(if call.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(&mut command, program)?;
+    if let Some(note) = &call.note {
+        note.made_by(child.id());
+    }
     let (stdout, stderr) = (Arc::<Mutex<Kept>>::default(), Arc::<Mutex<Kept>>::default());
     let reading = {
         let (out, err) = (child.stdout.take(), child.stderr.take());

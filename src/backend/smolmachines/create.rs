@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::command::{self, Call};
 use super::image::Source;
 use super::labels::{self, Set};
+use super::orphans::Note;
 use super::parse::{self, Row};
 use super::version::Version;
-use super::{Smolmachines, observe};
+use super::{Smolmachines, observe, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{ImageRef, Instance, MachineSpec, Ownership};
 
@@ -50,6 +51,7 @@ pub(super) fn set(spec: &MachineSpec, version: Version) -> Set {
     Set {
         cpus: u64::from(spec.resources.millicpus.div_ceil(1000).max(1)),
         memory_mib: spec.resources.memory.div_ceil(MIB),
+        pids: spec.resources.pids,
         user: spec.user.clone(),
         home: spec.env.get("HOME").cloned(),
         workdir: spec.workdir.clone(),
@@ -57,6 +59,7 @@ pub(super) fn set(spec: &MachineSpec, version: Version) -> Set {
         command: spec.command.clone(),
         restart: spec.restart.as_str().to_owned(),
         waits_for_env: spec.waits_for_env,
+        connected: spec.connected,
         image,
         kept_log: image && version.logs(),
     }
@@ -95,6 +98,8 @@ pub(super) fn args(
             spec.image.digest()
         }
     };
+    args.extend(sidecar::create_args(spec));
+    let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
     for (name, value) in &spec.env {
         option("--env", format!("{name}={value}"));
     }
@@ -125,7 +130,8 @@ pub(super) async fn machine(
     }
     let set = set(spec, version);
     let nonce = nonce().map_err(|e| BackendError::failed(what.clone(), e))?;
-    let call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    let mut call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
+    call.note = Some(Note::new(scope, &what));
     let ended = command::run(&backend.settings, call).await?;
     // Whatever it said: what is there counts. Somebody else may have been faster.
     if let Some(row) = observe::by_name(backend, scope, &name).await? {

@@ -53,8 +53,8 @@ pub(super) async fn findings(backend: &Smolmachines, boot: bool) -> Vec<Finding>
     findings.extend(kvm());
     findings.push(finding(
         "limits",
-        Health::Limited,
-        "memory and whole CPUs are enforced; resources.pids is not",
+        Health::Works,
+        "memory and whole CPUs are the machine's own; resources.pids is kept by the guest's kernel",
         None,
     ));
     if boot {

@@ -20,9 +20,10 @@ const DEADLINE: Duration = Duration::from_secs(600);
 /// What the program ends with when it could not even start our shell in a container.
 const NOT_STARTED: i32 = 255;
 
-/// The shell gives a command that cannot be run its usual codes, on machines of every kind.
-const EXEC_SH: &str = r#"[ -z "$1" ] || cd "$1" || exit 126
-shift
+/// `PIDS WORKDIR COMMAND…`. The shell gives a command that cannot be run its usual codes, on machines
+/// of every kind.
+const EXEC_SH: &str = r#"[ -z "$2" ] || cd "$2" || exit 126
+shift 2
 exec "$@""#;
 
 /// The start of an `exec`: how errors are told, and where it happens.
@@ -88,8 +89,11 @@ impl Target {
     fn args(&self, spec: &ExecSpec, options: &[&str]) -> Result<Vec<String>, BackendError> {
         let unsupported = |why| BackendError::Unsupported(format!("{}: {why}", self.instance.name));
         let workdir = spec.workdir.as_deref().or(self.set.workdir.as_deref()).unwrap_or_default();
-        let mut argv = vec!["sh".to_owned(), "-c".to_owned(), EXEC_SH.to_owned(), "sh".to_owned()];
-        argv.push(workdir.to_owned());
+        // What sets the machine up is not to fail because the sandbox's user has filled it.
+        let pids = if spec.user == ExecUser::Sandbox { self.set.pids } else { 0 };
+        let script = format!("pids=$1\n{}{EXEC_SH}", guest::LIMIT_SH);
+        let mut argv = vec!["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()];
+        argv.extend([pids.to_string(), workdir.to_owned()]);
         argv.extend(spec.argv.iter().cloned());
         let becoming =
             guest::becoming(&self.guest, &self.set, self.version).map_err(unsupported)?;
@@ -276,7 +280,8 @@ mod tests {
 
     #[test]
     fn a_command_line_is_passed_word_by_word() {
-        let set = Set { image: true, workdir: Some("/work".into()), ..Set::default() };
+        let workdir = Some("/work".into());
+        let set = Set { image: true, workdir, pids: 64, ..Set::default() };
         let spec = ExecSpec {
             env: vec![("A".into(), "b c\n".into())],
             ..ExecSpec::new(["echo", "a b", "$HOME", ""])
@@ -286,7 +291,7 @@ mod tests {
                     HOME=/home/node --env";
         assert_eq!(args[..12].join(" "), head);
         assert_eq!(args[12..16], ["A=b c\n", "--", "sh", "-c"]);
-        assert_eq!(args[17..], ["sh", "/work", "echo", "a b", "$HOME", ""]);
+        assert_eq!(args[17..], ["sh", "64", "/work", "echo", "a b", "$HOME", ""]);
         let root = ExecSpec { user: ExecUser::Root, workdir: Some("/etc".into()), ..spec };
         let set = Set { image: true, ..Set::default() };
         let args = target(set, NEW).args(&root, &[]).unwrap();

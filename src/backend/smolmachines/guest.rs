@@ -30,9 +30,21 @@ pub(super) const FILE: &str = "/var/log/bottle-main";
 /// Who may be in the machine, and who its programs are when nobody says so.
 const PROBE_SH: &str = "id -u; id -g; echo ---; cat /etc/passwd; echo ---; cat /etc/group";
 
-/// As root: `UID GID WORKDIR OWN LOG`. All of it may have been done before.
+/// How a shell and all that it becomes is bounded to `$pids` processes. Root is bound by the control
+/// group that [`SETUP_SH`] made, everybody else by a limit on the user, which may only be lowered;
+/// shells name that one by either letter.
+pub(super) const LIMIT_SH: &str = r#"[ "$pids" = 0 ] ||
+{ echo $$ >/sys/fs/cgroup/bottle/cgroup.procs; } 2>/dev/null ||
+ulimit -u "$pids" 2>/dev/null || ulimit -p "$pids" 2>/dev/null
+"#;
+
+/// As root: `UID GID WORKDIR OWN LOG PIDS`. All of it may have been done before.
 const SETUP_SH: &str = r#"umask 022
-uid=$1 gid=$2 workdir=$3 own=$4 log=$5
+uid=$1 gid=$2 workdir=$3 own=$4 log=$5 pids=$6
+if [ "$uid" = 0 ] && [ "$pids" != 0 ]; then
+group=/sys/fs/cgroup/bottle
+{ mkdir -p "$group" && echo "$pids" >"$group/pids.max"; } || exit
+fi
 mkdir -p /run/bottle || exit
 if ! grep -q ' /run/bottle ' /proc/mounts; then
 mount -t tmpfs -o "rw,noexec,nosuid,nodev,size=16m,mode=0700,uid=$uid,gid=$gid" tmpfs /run/bottle || exit
@@ -48,11 +60,11 @@ else
 mkdir -p "${log%/*}" && touch "$log" && chown "$uid:$gid" "$log"
 fi"#;
 
-/// As the sandbox's user: `LOG WORKDIR SCRIPT…`. A second one in the same run has nothing to do.
+/// As the sandbox's user, after [`LIMIT_SH`]: `PIDS LOG WORKDIR SCRIPT…`. A second one in the same run has nothing to do.
 /// Opened for reading too, a pipe that nobody reads yet holds nobody up.
 const MAIN_SH_START: &str = r#"mkdir /run/bottle/.main 2>/dev/null || exit 0
-log=$1 workdir=$2
-shift 2
+log=$2 workdir=$3
+shift 3
 [ -z "$workdir" ] || cd "$workdir" || exit
 if [ -p "$log" ]; then exec 1<>"$log"; else exec >>"$log"; fi
 exec /bin/sh -c "$@" 2>&1"#;
@@ -233,13 +245,15 @@ impl SetUp<'_> {
             Becoming::Flag(_) => &["--user", "0:0"],
             _ => &[],
         };
-        self.run(root, &["sh", "-c", SETUP_SH, "sh", &uid, &gid, workdir, own, log]).await?;
+        let pids = self.set.pids.to_string();
+        self.run(root, &["sh", "-c", SETUP_SH, "sh", &uid, &gid, workdir, own, log, &pids]).await?;
         if self.set.mount.is_some() {
             self.check_mount(guest, &becoming).await?;
         }
         let waits = if self.set.waits_for_env { "1" } else { "0" };
         let script = main_script();
-        let argv = ["sh", "-c", MAIN_SH_START, "sh", log, workdir, &script, "bottle"];
+        let start = format!("pids=$1\n{LIMIT_SH}{MAIN_SH_START}");
+        let argv = ["sh", "-c", &start, "sh", &pids, log, workdir, &script, "bottle"];
         let argv = argv.into_iter().chain([self.set.restart.as_str(), waits]);
         let argv: Vec<String> =
             argv.chain(self.set.command.iter().map(String::as_str)).map(str::to_owned).collect();

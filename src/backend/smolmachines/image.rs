@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::parse::Row;
 use super::{Smolmachines, labels, record};
 use crate::backend::docker::{rootfs, tarball};
+use crate::backend::oci::architecture;
 use crate::backend::{BackendError, Progress, Scope};
 use crate::model::{
     BackendKind, ImageRef, InstanceId, Leftover, LeftoverKind, MachineSpec, Ownership, SpecHash,
@@ -97,14 +98,6 @@ pub(super) async fn ready(
 
 fn shown_of(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -286,7 +279,7 @@ fn digest_of(file: &str) -> Option<SpecHash> {
 
 fn in_use(scope: &Scope, rows: &[Row], digest: SpecHash) -> bool {
     rows.iter().any(|row| {
-        let labels = labels::Labels(&row.labels);
+        let labels = labels::Labels::of(&row.labels);
         labels.ownership(scope) != Ownership::Foreign && labels.image() == Some(digest)
     })
 }

@@ -3,9 +3,10 @@
 //! The program keeps the machines; their labels are the truth about what exists, and one listing
 //! shows them all. `command` is the one place that starts it, `version` knows what it can do,
 //! `parse` and `labels` are pure. A machine comes to be in `image`, `create` and `run`; `guest`
-//! sets each run of it up before `exec`, `copy` and `logs` work in it.
+//! sets each run of it up before `exec`, `copy` and `logs` work in it. `orphans` knows the calls of a
+//! `bottle` that was killed.
 //!
-//! A machine has no network: nothing that would give it one is ever asked for.
+//! A machine has no network, unless it has a sidecar (`sidecar`): then every connection ends there.
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
 
 mod command;
@@ -18,9 +19,11 @@ mod image;
 mod labels;
 mod logs;
 mod observe;
+mod orphans;
 mod parse;
 mod record;
 mod run;
+mod sidecar;
 mod version;
 
 use std::collections::HashMap;
@@ -34,12 +37,13 @@ use tokio::io::AsyncWrite;
 pub use command::Settings;
 
 use super::docker::Docker;
+use super::hostside::Program;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, Observation, Progress, Scope, Upload,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec};
+use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec, ResourceKind};
 
 /// The smolmachines backend. Making one starts nothing and looks for nothing.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ pub struct Smolmachines {
     /// What is known of the guests.
     guests: Arc<Mutex<HashMap<InstanceId, guest::Guest>>>,
     locks: Arc<Mutex<HashMap<String, Lock>>>,
+    /// What sidecars are.
+    program: Program,
 }
 
 type Lock = Arc<tokio::sync::Mutex<()>>;
@@ -69,7 +75,9 @@ impl Smolmachines {
     /// The program that `settings` name, with images from `docker`.
     #[must_use]
     pub fn new(settings: Settings, docker: Docker) -> Self {
+        let program = settings.bottle.as_deref().map_or_else(Program::this, Program::at);
         Self {
+            program,
             settings: Arc::new(settings),
             docker: Arc::new(docker),
             guests: Arc::default(),
@@ -100,32 +108,63 @@ impl Backend for Smolmachines {
         spec: &MachineSpec,
         progress: &Progress,
     ) -> Result<(), BackendError> {
-        version::of(&self.settings, scope).await?;
+        sidecar::check(spec, version::of(&self.settings, scope).await?)?;
         doctor::can_boot()?;
         create::check_mount(spec)?;
         image::ready(self, scope, spec, progress).await.map(drop)
     }
 
     async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
-        let ResourceSpec::Machine(spec) = spec else {
-            return Err(BackendError::Unsupported(format!(
-                "the smolmachines backend makes machines only, and {} of {} is none",
-                spec.kind(),
-                spec.sandbox()
-            )));
+        let spec = match spec {
+            ResourceSpec::Machine(spec) => spec,
+            ResourceSpec::Sidecar(spec) => return sidecar::create(self, scope, spec).await,
+            ResourceSpec::Network(_) => {
+                return Err(BackendError::Unsupported(format!(
+                    "the smolmachines backend makes no {}: a machine's network is a part of it",
+                    spec.kind()
+                )));
+            }
         };
         let version = version::of(&self.settings, scope).await?;
+        sidecar::check(spec, version)?;
         create::check_mount(spec)?;
         let source = image::ready(self, scope, spec, &Progress::silent()).await?;
         create::machine(self, scope, spec, version, &source).await
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
-        run::start(self, scope, instance).await
+        match instance.resource {
+            ResourceKind::Sidecar => sidecar::start(self, scope, instance).await,
+            _ => run::start(self, scope, instance).await,
+        }
     }
 
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
-        run::teardown(self, scope, instance).await
+        match instance.resource {
+            ResourceKind::Sidecar => sidecar::teardown(self, scope, instance).await,
+            _ => run::teardown(self, scope, instance).await,
+        }
+    }
+
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        sidecar::mend(self, scope, instance).await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        sidecar::load(self, scope, sidecar, document).await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        sidecar::state(self, scope, sidecar).await
     }
 
     async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
@@ -187,7 +226,10 @@ impl Backend for Smolmachines {
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
-        logs::logs(self, scope, instance, options, out).await
+        match instance.resource {
+            ResourceKind::Sidecar => sidecar::logs(self, scope, instance, options, out).await,
+            _ => logs::logs(self, scope, instance, options, out).await,
+        }
     }
 
     async fn events(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::command::{self, Call, LARGEST_LISTING};
 use super::labels::{self, Labels, Set};
 use super::parse::{self, Row};
-use super::{Smolmachines, guest, image};
+use super::{Smolmachines, guest, image, orphans, sidecar};
 use crate::backend::{BackendError, Observation, Scope};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership,
@@ -42,7 +42,8 @@ async fn settled_rows(backend: &Smolmachines, scope: &Scope) -> Result<Vec<Row>,
     for _ in 1..LOOKS {
         let rows = rows(backend).await?;
         let silent = |row: &Row| {
-            row.state == "unreachable" && Labels(&row.labels).ownership(scope) == Ownership::Ours
+            row.state == "unreachable"
+                && Labels::of(&row.labels).ownership(scope) == Ownership::Ours
         };
         if !rows.iter().any(silent) {
             return Ok(rows);
@@ -58,15 +59,14 @@ pub(super) async fn observe(
     scope: &Scope,
 ) -> Result<Observation, BackendError> {
     let version = super::version::of(&backend.settings, scope).await?;
+    orphans::settled(scope).await;
     let rows = settled_rows(backend, scope).await?;
-    let instances = rows.iter().filter_map(|row| instance(scope, row)).collect();
+    let mut instances: Vec<Instance> = rows.iter().filter_map(|row| instance(scope, row)).collect();
+    instances.extend(sidecar::observe(backend, scope).await?);
     let leftovers = image::leftovers(scope);
     let facts = BackendFacts {
         version: format!("smolvm {version}"),
         root_images: guest::root_images(scope),
-        unenforced: vec![
-            "resources.pids is not enforced: a microVM bounds memory and CPUs".to_owned(),
-        ],
         ..BackendFacts::default()
     };
     Ok(Observation { instances, leftovers, facts })
@@ -98,7 +98,7 @@ pub(super) async fn own(
     let conflict = || BackendError::Conflict { name: id.name.clone() };
     let found = instance(scope, &row).filter(|i| i.ownership == Ownership::Ours);
     let found = found.ok_or_else(conflict)?;
-    let set = Labels(&row.labels).set().ok_or_else(|| {
+    let set = Labels::of(&row.labels).set().ok_or_else(|| {
         BackendError::failed(
             format!("looking at {name}"),
             anyhow::anyhow!("its label {} is gone: remove it and apply again", labels::SET),
@@ -126,7 +126,7 @@ pub(super) async fn running(
 
 /// `NAME@NONCE`: the program knows names only, and a name comes again.
 pub(super) fn id(row: &Row) -> InstanceId {
-    let nonce = Labels(&row.labels).id().map(str::to_owned);
+    let nonce = Labels::of(&row.labels).text(labels::ID).map(str::to_owned);
     let nonce = nonce.unwrap_or_else(|| format!("at-{}", row.created.unwrap_or_default()));
     InstanceId(format!("{}@{nonce}", row.name))
 }
@@ -138,7 +138,7 @@ pub(super) fn name_of(id: &InstanceId) -> Option<&str> {
 
 /// A row as an instance; `None` where it is nothing to us.
 pub(super) fn instance(scope: &Scope, row: &Row) -> Option<Instance> {
-    let labels = Labels(&row.labels);
+    let labels = Labels::of(&row.labels);
     let ownership = labels.ownership(scope);
     let ours = ownership != Ownership::Foreign;
     if ours && labels.resource() == Some(labels::PROBE) {
@@ -213,8 +213,9 @@ fn drift(row: &Row, set: &Set) -> Vec<FieldChange> {
     compare("resources.memory (MiB)", row.memory_mib, set.memory_mib);
     compare("mounts", row.mounts, u64::from(set.mount.is_some()));
     compare("ports", row.ports, 0);
-    if row.network {
-        changes.push(change("networks", "network", "none"));
+    if row.network != set.connected {
+        let shown = |connected: bool| if connected { "network" } else { "none" };
+        changes.push(change("networks", shown(row.network), shown(set.connected)));
     }
     changes
 }

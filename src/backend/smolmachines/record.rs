@@ -1,5 +1,6 @@
 //! What this backend remembers in the tree's state folder. Losing any of it costs a question to a
-//! machine or to the program, nothing else.
+//! machine or to the program, nothing else; but for the doors of the sidecars, which running machines
+//! were given.
 
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -27,12 +28,13 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// Remembers, whole or not at all. A failure is only worth a line in the log.
 pub(super) fn write(path: &Path, value: &impl Serialize) {
-    if let Err(error) = try_write(path, value) {
+    if let Err(error) = keep(path, value) {
         tracing::warn!(path = %path.display(), %error, "cannot remember");
     }
 }
 
-fn try_write(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
+/// Keeps what must not be lost, whole or not at all.
+pub(super) fn keep(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
     make(path.parent().unwrap_or(path))?;
     let new = path.with_extension(format!("{}.new", std::process::id()));
     let write = || {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::command::{self, Call};
 use super::labels::Set;
-use super::{Smolmachines, guest, observe, parse};
+use super::orphans::Note;
+use super::{Smolmachines, guest, observe, parse, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, InstanceState};
 
@@ -52,10 +53,14 @@ async fn boot(
     let what = format!("starting {}", instance.name);
     let args = ["machine", verb, "--name", &instance.name];
     let mut call = Call::new(&*what, START_DEADLINE, args);
+    call.note = Some(Note::new(scope, &what));
     if set.mount.is_some() && rustix::process::geteuid().is_root() {
         // As root each machine's process becomes a user of its own, to whom the operator's folder
         // is closed.
         call.env.push(("SMOLVM_VM_UID_DROP", "off".to_owned()));
+    }
+    if set.connected {
+        sidecar::start_args(scope, &instance.sandbox, &mut call)?;
     }
     let ended = command::run(&backend.settings, call).await?;
     let words = parse::words(&ended.stderr);
@@ -104,10 +109,13 @@ pub(super) async fn teardown(
     };
     let what = format!("removing {}", now.name);
     let args = ["machine", "delete", "--force", "--cascade", "--name", &now.name];
-    let ended = command::run(&backend.settings, Call::new(&*what, TEARDOWN_DEADLINE, args)).await?;
+    let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
+    call.note = Some(Note::new(scope, &what));
+    let ended = command::run(&backend.settings, call).await?;
     match observe::own(backend, scope, instance).await {
         Err(BackendError::NotRunning { .. }) => {
             guest::forget(backend, scope, instance);
+            sidecar::machine_is_gone(backend, scope, &instance.sandbox).await;
             Ok(())
         }
         Ok(_) => {

@@ -35,6 +35,14 @@ const OLDEST: Version = Version { major: 1, minor: 9, patch: 0 };
 const COMPLETE: Version = Version { major: 1, minor: 32, patch: 0 };
 
 impl Version {
+    /// The one in which machines were seen to be held to an interceptor.
+    pub(super) const INTERCEPTOR: Self = COMPLETE;
+
+    /// Every connection of a machine can be delivered to a listener of ours.
+    pub(super) fn interceptor(self) -> bool {
+        self >= Self::INTERCEPTOR
+    }
+
     /// Reads `smolvm 1.32.2`, as `--version` prints it.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix("smolvm "))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bottle::backend::docker::Docker;
 use bottle::backend::smolmachines::{Settings, Smolmachines};
-use bottle::backend::{Backend, Scope};
+use bottle::backend::{Backend, ExecSpec, Scope};
 use bottle::model::{ImageRef, Instance, OwnerId, Resources, SpecHash};
 use serde_json::Value;
 
@@ -85,6 +85,11 @@ impl Fixture for Machines {
         Duration::from_secs(900)
     }
 
+    fn touched(&self, scope: &Scope) -> bool {
+        // Whatever is done in a scope begins with a note on the program's version.
+        scope.data.exists()
+    }
+
     fn scope(&self) -> &Scope {
         &self.scopes[0]
     }
@@ -153,12 +158,16 @@ impl Fixture for Machines {
         let cpus = row["cpus"].as_u64().and_then(|cpus| u32::try_from(cpus).ok());
         let memory = row["memory_mib"].as_u64().expect("it has memory") << 20;
         let millicpus = cpus.expect("it has CPUs") * 1000;
-        Resources { millicpus, memory, pids: 0, disk: None }
+        let spec = ExecSpec::new(["sh", "-c", "ulimit -u"]);
+        let said = self.backend.exec(self.scope(), machine, &spec, bytes::Bytes::new()).await;
+        let said = String::from_utf8(said.expect("it runs").stdout).expect("it is a number");
+        let pids = said.trim().parse().expect("it is a number");
+        Resources { millicpus, memory, pids, disk: None }
     }
 
     fn enforced(&self, asked: Resources) -> Resources {
-        // Whole CPUs, and as many processes as the memory holds.
-        Resources { millicpus: asked.millicpus.next_multiple_of(1000), pids: 0, ..asked }
+        // Whole CPUs.
+        Resources { millicpus: asked.millicpus.next_multiple_of(1000), ..asked }
     }
 
     async fn cleanup(&self) {

@@ -28,7 +28,7 @@ async fn lives_of_a_sandbox() {
     }
 }
 
-/// Processes of the host whose mounts are in this folder's sandboxes, or whose name is init's.
+/// Processes of the host whose name is init's.
 fn inits() -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -39,12 +39,12 @@ fn inits() -> Vec<i32> {
     .collect()
 }
 
-/// Those of them that stand in the sandbox `ada` of this corner.
+/// Those of them that write to a file of a sandbox of this corner: their mounts tell nothing.
 fn inits_of(corner: &Corner) -> usize {
-    let folder = corner.beside().file_name().unwrap().to_str().unwrap().to_owned();
     let ours = |pid: &i32| {
-        std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))
-            .is_ok_and(|mounts| mounts.contains(&folder))
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|path| path.starts_with(corner.beside()))
     };
     inits().iter().filter(|pid| ours(pid)).count()
 }
@@ -119,9 +119,9 @@ fn assert_nothing_left(corner: &Corner) {
     };
     let native = corner.scope.data.join("native");
     let mut left = names(&native);
-    left.retain(|name| name != ".lock" && name != ".etc-lock" && name != ".etc");
+    left.retain(|name| name != ".lock" && name != ".bases-lock" && name != ".bases");
     assert!(left.is_empty(), "{left:?}");
-    let copies = names(&native.join(".etc"));
+    let copies = names(&native.join(".bases"));
     assert!(copies.len() <= 1, "{copies:?}");
 }
 
@@ -174,10 +174,34 @@ async fn a_reused_pid_is_not_a_running_sandbox() {
 }
 
 #[tokio::test]
+async fn a_base_goes_with_the_last_that_stands_on_it() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    let bases = corner.scope.data.join("native/.bases");
+    let names = || {
+        let entries = std::fs::read_dir(&bases).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    // As if the host had changed, and another sandbox had been made since.
+    std::fs::create_dir(bases.join("newer")).unwrap();
+    let bob = corner.create(&machine("bob")).await;
+    corner.teardown(&bob).await;
+    assert_eq!(names().len(), 2);
+    assert_eq!(corner.say(&on, "ls /etc/profile").await, "/etc/profile");
+    let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
+    assert!(seen.leftovers.is_empty(), "{seen:#?}");
+    corner.teardown(&on).await;
+    assert_eq!(names(), ["newer"]);
+    corner.wipe().await;
+}
+
+#[tokio::test]
 async fn half_of_a_sandbox_is_seen_and_removed() {
     let corner = Corner::new();
     let native = corner.scope.data.join("native");
-    std::fs::create_dir_all(native.join("ada/upper/etc")).unwrap();
+    std::fs::create_dir_all(native.join("ada/upper/root/etc")).unwrap();
     std::fs::create_dir_all(native.join(".making-x/root")).unwrap();
     std::fs::create_dir_all(native.join(".removing-x/work/work")).unwrap();
     let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();

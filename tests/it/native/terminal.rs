@@ -1,17 +1,13 @@
 //! A command on the caller's stdio: descriptors, and a real terminal.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use bottle::backend::{Attach, Backend, ExecSpec};
-use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
 
 use super::support::{Corner, PROGRAM, machine, program};
+use crate::support::Screen;
 
 #[tokio::test]
 async fn nothing_that_a_caller_left_open_gets_inside() {
@@ -51,81 +47,20 @@ async fn on_a_terminal() {
     println!("ended with {code}");
 }
 
-/// The other side of a terminal.
-struct Screen {
-    master: OwnedFd,
-    seen: Arc<Mutex<String>>,
-    child: Child,
-}
-
-impl Screen {
-    fn open(corner: &Corner) -> Self {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = rustix::pty::openpt(flags).unwrap();
-        rustix::pty::unlockpt(&master).unwrap();
-        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
-        let side = || Stdio::from(slave.try_clone().unwrap());
-        let child = Command::new("setsid")
-            .args(["--ctty", "--wait"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "native::terminal::on_a_terminal", "--nocapture"])
-            .env(FOLDER, corner.beside())
-            .env(PROGRAM, program())
-            .stdin(side())
-            .stdout(side())
-            .stderr(side())
-            .spawn()
-            .unwrap();
-        let seen = Arc::new(Mutex::new(String::new()));
-        let (mut reader, writer) = (File::from(master.try_clone().unwrap()), seen.clone());
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length) = reader.read(&mut buffer) {
-                writer.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-        });
-        let screen = Self { master, seen, child };
-        screen.resize(30, 100);
-        screen
-    }
-
-    fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(&self.master, size).unwrap();
-    }
-
-    fn type_in(&self, text: &str) {
-        File::from(self.master.try_clone().unwrap()).write_all(text.as_bytes()).unwrap();
-    }
-
-    /// Waits until `text` is on the screen, after what was waited for before.
-    fn shows(&self, text: &str) {
-        let began = Instant::now();
-        loop {
-            let mut seen = self.seen.lock().unwrap();
-            if let Some(at) = seen.find(text) {
-                seen.drain(..at + text.len());
-                return;
-            }
-            assert!(began.elapsed() < Duration::from_secs(20), "no {text:?} in {seen:?}");
-            drop(seen);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+fn screen(corner: &Corner) -> Screen {
+    let mut on_a_terminal = Command::new(std::env::current_exe().unwrap());
+    on_a_terminal
+        .args(["--exact", "native::terminal::on_a_terminal", "--nocapture"])
+        .env(FOLDER, corner.beside())
+        .env(PROGRAM, program());
+    Screen::open(&on_a_terminal, Duration::from_secs(20))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn size_signals_and_job_control() {
     let corner = Corner::new();
     corner.run(&machine("ada")).await;
-    let screen = Screen::open(&corner);
+    let screen = screen(&corner);
     screen.shows("$ ");
     screen.type_in("tty; stty size\n");
     screen.shows("/dev/pts/0");

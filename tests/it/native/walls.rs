@@ -127,7 +127,7 @@ async fn files_of_the_host() {
     let bob = corner.run(&machine("bob")).await;
     corner.say(&bob, "echo mine > /tmp/of-bob; echo mine > $HOME/of-bob").await;
     let native = corner.scope.data.join("native");
-    let of_bob = native.join("bob/root/tmp/of-bob");
+    let of_bob = native.join("bob/upper/root/tmp/of-bob");
     assert!(of_bob.exists(), "a control: it lies there");
     let mut paths = vec![
         "/etc/shadow".into(),

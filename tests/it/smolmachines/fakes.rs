@@ -1,9 +1,16 @@
 //! A `smolvm` that hangs, prints garbage, dies, is of another version or is not there: a clear
 //! error within its deadline, everything else goes on, and nothing is removed.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use bottle::backend::docker::Docker;
+use bottle::backend::smolmachines::{Settings, Smolmachines};
+use bottle::backend::{Backend, Depth, Scope};
+use bottle::model::{OwnerId, ResourceSpec};
 
 use crate::support::{Cli, Ended, TempTree};
 
@@ -202,4 +209,72 @@ fn a_plan_costs_one_call() {
     assert_eq!(rig.calls(), ["--version", "machine ls --json"], "the version is asked for once");
     rig.run(&["plan"]).exits(2);
     assert_eq!(rig.calls()[2..], ["machine ls --json"]);
+}
+
+/// Where the process below finds the program, and may keep what it needs.
+const FOLDER: &str = "BOTTLE_TEST_ORPHAN";
+
+fn in_folder(folder: &std::path::Path) -> (Smolmachines, Scope) {
+    let program = Some(folder.join("smolvm"));
+    let settings = Settings { program, path: std::env::var_os("PATH"), ..Settings::default() };
+    let scope = Scope {
+        owner: OwnerId::new("tests").unwrap(),
+        state: "here".to_owned(),
+        adopted: BTreeSet::new(),
+        data: folder.join("state"),
+        hidden: Vec::new(),
+    };
+    (Smolmachines::new(settings, Docker::from_env()), scope)
+}
+
+/// Not a test by itself: started by the one below, and killed while it waits for the program.
+#[tokio::test]
+async fn makes_a_machine_and_is_killed() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let (backend, scope) = in_folder(folder.as_ref());
+    let spec = ResourceSpec::Machine(super::real::machine("ada"));
+    let made = backend.create(&scope, &spec).await;
+    panic!("it was not killed: {made:?}");
+}
+
+/// The program goes on with what a killed `bottle` has asked it for. The next one looks after that.
+#[tokio::test]
+async fn what_a_killed_run_began_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("smolvm");
+    let calls = folder.path().join("calls");
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>'{0}'\ncase \"$*\" in\n--version) echo 'smolvm 1.32.2' ;;\n\
+         'machine ls --json') echo '[]' ;;\n'machine create '*) sleep 3; echo made >>'{0}' ;;\nesac\n",
+        calls.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let calls = || -> Vec<String> {
+        let calls = std::fs::read_to_string(&calls).unwrap_or_default();
+        calls.lines().map(str::to_owned).collect()
+    };
+    let mut maker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "smolmachines::fakes::makes_a_machine_and_is_killed"])
+        .env(FOLDER, folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !calls().iter().any(|call| call.starts_with("machine create")) {
+        assert!(begun.elapsed() < Duration::from_secs(20) && maker.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    let before = calls();
+    assert!(!before.iter().any(|call| call == "made"), "it was killed in time: {before:?}");
+    let (backend, scope) = in_folder(folder.path());
+    for expected in [&["made", "machine ls --json"][..], &["machine ls --json"]] {
+        let before = calls().len();
+        backend.observe(&scope, Depth::Listing).await.unwrap();
+        assert_eq!(calls()[before..], *expected, "first it ends, then it is looked at");
+    }
 }

@@ -13,6 +13,7 @@ use bottle::model::{
     ResourceSpec, Resources, Restart, SandboxId, SpecHash,
 };
 
+use crate::contract::docker::docker;
 use crate::support;
 
 /// The program with a data folder of its own, and a scope.
@@ -75,7 +76,7 @@ impl Corner {
     }
 }
 
-fn machine(name: &str) -> MachineSpec {
+pub(super) fn machine(name: &str) -> MachineSpec {
     MachineSpec {
         sandbox: SandboxId::new(name).unwrap(),
         backend: BackendKind::Smolmachines,
@@ -202,6 +203,87 @@ async fn a_root_folder_is_handed_over_and_goes_again() {
     corner.backend.prune(&corner.scope, &leftover).await.expect("pruning");
     assert_eq!(corner.observe().await.leftovers, []);
     assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 0, "it goes, too");
+}
+
+/// An image that only the local engine has; it goes with the test.
+struct EngineImage(String);
+
+impl EngineImage {
+    /// Imported from a layer with this one file, over whatever has the name.
+    fn import(&self, content: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("layer.tar");
+        let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o755);
+        tar.append_data(&mut header, "bin/sh", content.as_bytes()).unwrap();
+        tar.finish().unwrap();
+        let label = format!("--change=LABEL io.bottle.test={}", support::run_id());
+        docker(&["import", &label, path.to_str().unwrap(), &self.0]).expect("it can be imported");
+    }
+}
+
+impl Drop for EngineImage {
+    fn drop(&mut self) {
+        drop(docker(&["image", "rm", "--force", &self.0]));
+    }
+}
+
+#[tokio::test]
+async fn an_image_of_the_engine_is_exported_once_for_each_of_its_ids() {
+    let Some(corner) = Corner::new() else { return };
+    if !support::docker("an image of the local engine in a microVM") {
+        return;
+    }
+    let image = EngineImage(format!("bottle-{}:1", support::unique("image")));
+    let of =
+        |name: &str| MachineSpec { image: ImageRef::DockerLocal(image.0.clone()), ..machine(name) };
+    let refused = corner.try_create(&of("ada")).await.unwrap_err();
+    assert!(matches!(refused, BackendError::Image { .. }), "{refused}");
+    assert!(refused.to_string().contains("no image of that name"), "{refused}");
+    assert_eq!(corner.observe().await.leftovers, []);
+
+    image.import("first");
+    let ada = corner.create(&of("ada")).await;
+    let [first] = &corner.observe().await.leftovers[..] else { panic!("one archive is kept") };
+    let id = docker(&["image", "inspect", "--format", "{{.Id}}", &image.0]).unwrap();
+    let digest = first.digest.expect("it is known by the image's id");
+    assert_eq!(id, format!("sha256:{digest}"));
+    assert_eq!(ada.image, Some(digest));
+    let archive = corner.scope.data.join("smolmachines/images").join(&first.id.0);
+    let written = std::fs::metadata(&archive).unwrap().modified().unwrap();
+    let bob = corner.create(&of("bob")).await;
+    assert_eq!(bob.image, ada.image);
+    assert_eq!(std::fs::metadata(&archive).unwrap().modified().unwrap(), written, "it is kept");
+
+    // The name leads elsewhere now: another archive, and the old one goes when nothing stands on it.
+    image.import("second");
+    let cy = corner.create(&of("cy")).await;
+    assert_ne!(cy.image, ada.image);
+    assert_eq!(corner.observe().await.leftovers.len(), 2);
+    corner.teardown(&ada).await;
+    corner.backend.prune(&corner.scope, first).await.expect("pruning what is in use");
+    assert!(archive.exists(), "bob stands on it");
+    corner.teardown(&bob).await;
+    corner.backend.prune(&corner.scope, first).await.expect("pruning");
+    assert!(!archive.exists());
+    let left = corner.observe().await.leftovers;
+    assert_eq!((left.len(), left[0].digest), (1, cy.image));
+}
+
+#[tokio::test]
+async fn a_registry_that_is_not_there_is_told_at_the_first_start() {
+    let Some(corner) = Corner::new() else { return };
+    let image = ImageRef::Registry("localhost:1/bottle-test-absent:1".to_owned());
+    let made = corner.create(&MachineSpec { image, ..machine("ada") }).await;
+    let row = corner.smolvm(&["machine", "ls", "--json"]);
+    assert!(row.contains("\"image\": \"localhost:1/bottle-test-absent:1\""), "{row}");
+    let refused = corner.backend.start(&corner.scope, &made).await.unwrap_err();
+    let said = format!("{:#}", anyhow::Error::from(refused));
+    assert!(said.contains("http://localhost:1/v2/bottle-test-absent/manifests/1"), "{said}");
+    assert_eq!(corner.observe().await.instances, [made.clone()]);
+    corner.teardown(&made).await;
 }
 
 #[tokio::test]

@@ -1,77 +1,14 @@
 //! Whole sandboxes on real microVMs, by the command line: made, kept, changed, repaired, removed.
 
-use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::support::{self, Cli, Ended, TempTree};
-
-/// A tree of bare microVMs, torn down with the test.
-struct Rig {
-    program: PathBuf,
-    cli: Cli,
-    tree: TempTree,
-}
-
-impl Rig {
-    fn new() -> Option<Self> {
-        let program = support::smolvm("whole sandboxes on microVMs")?;
-        let mut rig = Self { program, cli: Cli::new(), tree: TempTree::new("smol") };
-        let program = rig.program.clone();
-        // Under emulation a start takes ten seconds, and much longer beside another one.
-        rig.cli.env("BOTTLE_SMOLVM", program).patience(Duration::from_secs(600));
-        if let Some(data) = std::env::var_os("SMOLVM_DATA_DIR") {
-            rig.cli.env("SMOLVM_DATA_DIR", data);
-        }
-        rig.bottle("256M");
-        rig.tree.skill("notes", "SKILL.md", "# Notes\n").skill("notes", "sub/more.md", "more\n");
-        Some(rig)
-    }
-
-    fn bottle(&self, memory: &str) {
-        let resources = format!("resources:\n  cpus: 1\n  memory: {memory}");
-        self.tree.bottle("dev", &format!("backend: smolmachines\n{resources}"));
-    }
-
-    fn run(&self, args: &[&str]) -> Ended {
-        let mut all = vec!["--tree", self.tree.path().to_str().unwrap()];
-        all.extend(args);
-        self.cli.run(all)
-    }
-
-    /// What a line of shell says in a sandbox, trimmed.
-    #[track_caller]
-    fn say(&self, name: &str, script: &str) -> String {
-        self.run(&["exec", name, "--", "sh", "-c", script]).exits(0).stdout.trim().to_owned()
-    }
-
-    /// The machines of this tree, as the program lists them.
-    fn machines(&self) -> Vec<Value> {
-        let listed = Command::new(&self.program).args(["machine", "ls", "--json"]).output();
-        let rows: Vec<Value> = serde_json::from_slice(&listed.unwrap().stdout).unwrap();
-        let ours = |row: &Value| row["labels"]["io.bottle.owner"] == self.tree.owner.as_str();
-        rows.into_iter().filter(ours).collect()
-    }
-
-    fn machine(&self, sandbox: &str) -> Value {
-        let mut found = self.machines();
-        found.retain(|row| row["labels"]["io.bottle.sandbox"] == sandbox);
-        assert_eq!(found.len(), 1, "{found:#?}");
-        found.remove(0)
-    }
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
-    }
-}
+use super::rig::Rig;
 
 #[test]
 fn a_life() {
-    let Some(rig) = Rig::new() else { return };
+    let Some(rig) = Rig::new("a life on microVMs") else { return };
+    rig.bottle("dev", "256M", "");
+    rig.tree.skill("notes", "SKILL.md", "# Notes\n").skill("notes", "sub/more.md", "more\n");
     rig.tree.agent("ada", "dev", "skills: [notes]", "You are ada.");
     rig.tree.agent("bob", "dev", "", "You are bob.");
     rig.tree.agent("cy", "dev", "command: [sh, -c, \"echo up; sleep 1000\"]", "You are cy.");
@@ -86,10 +23,7 @@ fn a_life() {
     rig.run(&["exec", "ada", "--", "no-such-program"]).exits(127);
     assert_eq!(
         rig.cli
-            .run_with(
-                ["--tree", rig.tree.path().to_str().unwrap(), "exec", "-i", "ada", "--", "cat"],
-                b"over stdin"
-            )
+            .run_with(rig.args(&["exec", "-i", "ada", "--", "cat"]), b"over stdin")
             .exits(0)
             .stdout,
         "over stdin"
@@ -127,7 +61,7 @@ fn a_life() {
 
     // Agents that are gone go, and a limit that only creation sets makes a new machine.
     rig.tree.remove("agents/bob.md").remove("agents/cy.md");
-    rig.bottle("320M");
+    rig.bottle("dev", "320M", "");
     rig.run(&["apply", "--yes", "--allow-teardown", "all"]).exits(0);
     assert_eq!(rig.machines().len(), 1);
     let replaced = rig.machine("ada");
@@ -136,4 +70,5 @@ fn a_life() {
     rig.run(&["plan"]).exits(0);
     rig.run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
     assert!(rig.machines().is_empty());
+    rig.nothing_is_left_over();
 }

@@ -6,10 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 mod command;
+#[cfg(target_os = "linux")]
+mod screen;
 mod tree;
 
 #[allow(unused_imports)] // as in main.rs: it should be ready
 pub(crate) use command::{Cli, Ended};
+#[allow(unused_imports)]
+#[cfg(target_os = "linux")]
+pub(crate) use screen::Screen;
 #[allow(unused_imports)]
 pub(crate) use tree::TempTree;
 
@@ -42,6 +47,11 @@ pub(crate) fn left_out(what: &str, why: &str) {
     if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
         std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
     }
+}
+
+/// Says how far a long test is, past the capture of the test harness.
+pub(crate) fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).expect("stderr takes a line");
 }
 
 /// Whether `what`, which needs a Docker engine, is to run: yes where `BOTTLE_TEST_DOCKER` says that

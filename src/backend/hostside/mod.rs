@@ -1,0 +1,27 @@
+//! Sidecars that are processes of the host: what native sandboxes and microVMs have in common.
+//!
+//! A sidecar is this program again, as `bottle sidecar serve`, in a session of its own: it outlives
+//! the `bottle` that started it, and is found again by its folder (`record`). `launch` starts it so
+//! that there is never a process that no record names; `process` knows it for certain; `control` is
+//! how it is told what to do; `life` is what a backend calls; `log` shows its record. How a machine
+//! reaches its sidecar is the backend's own business: sockets that it makes are handed over.
+//!
+//! What happens to one sidecar happens under the lock of its folder, so that two runs of `bottle`
+//! cannot start it twice, and none is told what another has just undone.
+#![expect(clippy::disallowed_methods, reason = "a backend is effects")]
+
+mod control;
+mod launch;
+mod life;
+mod log;
+mod process;
+mod program;
+mod record;
+mod user;
+
+pub use launch::main_if_asked;
+
+pub(super) use life::{Sidecar, Sidecars};
+pub(super) use process::start_time;
+pub(super) use process::{Process, host_boot, kill, lives};
+pub(super) use program::Program;

@@ -1,0 +1,134 @@
+//! The one way out of a sandbox: a socket that listens inside it and is accepted on by a process
+//! outside.
+//!
+//! The sandbox's network has `lo` and nothing else, no route leads anywhere. A helper enters it, makes
+//! the socket, and hands it out; the sidecar accepts on it and stays where it is. Whichever of the two
+//! starts last is attached to the other. The socket holds the network of a sandbox that has ended, so
+//! the sidecar is given its init too, and closes the socket with it.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::thread::ThreadNameSpaceType;
+
+use super::observe::Found;
+use super::state::{self, Mode, Store};
+use super::wire::{self, Answer, Request, Target};
+use super::{DEADLINE, Native, Shared, caps, enter, host_boot, observe};
+use crate::backend::hostside::{Sidecar, Sidecars};
+use crate::backend::{BackendError, Scope};
+use crate::model::access::PROXY_PORT;
+use crate::model::{BackendKind, Instance, InstanceState, Ownership, SandboxId};
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+impl Shared {
+    /// The sidecars of this backend.
+    pub(super) fn sidecars<'a>(&'a self, scope: &'a Scope) -> Sidecars<'a> {
+        Sidecars::new(scope, BackendKind::Native, &self.program)
+    }
+
+    /// Attaches the sandbox to its sidecar, where both run.
+    pub(super) fn attach(&self, scope: &Scope, sandbox: &SandboxId) -> Result<(), BackendError> {
+        let Some(mut sidecar) = self.sidecars(scope).of(sandbox)? else { return Ok(()) };
+        // Where it does not, it is attached once it runs.
+        if sidecar.answers()? { self.attach_to(scope, &sidecar) } else { Ok(()) }
+    }
+
+    /// The same, with a sidecar that is held.
+    fn attach_to(&self, scope: &Scope, sidecar: &Sidecar<'_>) -> Result<(), BackendError> {
+        let sandbox = sidecar.sandbox();
+        let found = observe::look(&Store::of(scope).sandbox(sandbox), &host_boot()?);
+        let Some((machine, target)) = attachable(scope, sandbox, found) else { return Ok(()) };
+        if sidecar.boot().is_none() || sidecar.is_attached(&machine) {
+            return Ok(());
+        }
+        let what = format!("attaching {} to its sidecar", target.record.name);
+        let failed = |error: anyhow::Error| BackendError::failed(&what, error);
+        let Some(init) = enter::init_of(&target.run).map_err(failed)? else { return Ok(()) };
+        let control = sidecar.control()?;
+        // Of an attaching that was cut short, it may hold the address already.
+        control.detach().map_err(failed)?;
+        let (mut near, far) = UnixStream::pair().map_err(|error| failed(error.into()))?;
+        let fds = [init.as_fd(), far.as_fd()];
+        self.helper.call(&what, &Request::Listen { target }, &fds, None, Some(DEADLINE))?;
+        let listener = received(&mut near).map_err(failed)?;
+        control.attach(listener.as_fd(), init.as_fd()).map_err(failed)?;
+        sidecar.note_attached(&machine).map_err(|error| failed(error.into()))
+    }
+}
+
+/// The run of the sandbox that could be attached, if it runs, is ours, and is to have a way out.
+fn attachable(scope: &Scope, sandbox: &SandboxId, found: Found) -> Option<(String, Target)> {
+    let instance = observe::instance(scope, sandbox.clone(), &found);
+    let ours = instance.ownership == Ownership::Ours && instance.state == InstanceState::Running;
+    let (record, run) = (found.record?, found.run?);
+    (ours && record.connected).then(|| (run.boot(), Target { record, run }))
+}
+
+fn received(socket: &mut UnixStream) -> anyhow::Result<OwnedFd> {
+    socket.set_nonblocking(true)?;
+    let (_, mut fds) = wire::receive::<Answer>(socket).context("receiving its socket")?;
+    fds.pop().context("no socket came")
+}
+
+/// The helper's part: the socket, listening in the sandbox whose init `init` (a pidfd) is.
+pub(super) fn listen(target: &Target, init: &OwnedFd) -> anyhow::Result<OwnedFd> {
+    let namespaces = match target.record.mode {
+        Mode::Root { .. } => ThreadNameSpaceType::NETWORK,
+        Mode::Rootless => ThreadNameSpaceType::NETWORK | ThreadNameSpaceType::USER,
+    };
+    rustix::thread::move_into_thread_name_spaces(init.as_fd(), namespaces)
+        .context("entering its network")?;
+    caps::undumpable()?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+    // Connections that the sidecar before it had may still be closing.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY_PORT);
+    match rustix::net::bind(&socket, &address).and_then(|()| rustix::net::listen(&socket, BACKLOG))
+    {
+        Ok(()) => Ok(socket),
+        Err(Errno::ADDRINUSE) => anyhow::bail!(
+            "a program in the sandbox has taken {address}, where its sidecar listens: end that \
+             program, or let the machine be made anew"
+        ),
+        Err(error) => Err(error).with_context(|| format!("listening on {address} in the sandbox")),
+    }
+}
+
+/// The sidecars, as the planner sees them, beside the machines of the same listing.
+pub(super) fn observe(sidecars: Sidecars<'_>, scope: &Scope) -> std::io::Result<Vec<Instance>> {
+    let host_boot = state::host_boot()?;
+    let instance = |sidecar: Sidecar<'_>| {
+        let mut instance = sidecar.instance();
+        let folder = Store::of(scope).sandbox(sidecar.sandbox());
+        let found = observe::look(&folder, &host_boot);
+        let machine = attachable(scope, sidecar.sandbox(), found).map(|(boot, _)| boot);
+        instance.mendable.extend(sidecar.unattached(machine.as_deref()));
+        instance
+    };
+    Ok(sidecars.all()?.into_iter().map(instance).collect())
+}
+
+impl Native {
+    /// Starts a sidecar, beside its machine where that runs.
+    pub(super) async fn start_sidecar(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Instance, BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("starting a sidecar", move |shared| {
+            let sidecar = shared.sidecars(&scope).start(&instance)?;
+            shared.attach_to(&scope, &sidecar)?;
+            Ok(sidecar.instance())
+        })
+        .await
+    }
+}

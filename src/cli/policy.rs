@@ -1,0 +1,256 @@
+//! `bottle policy`: what a sandbox may reach, from the very function that its sidecar asks.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::args::{Global, PolicyArgs, PolicyCheckArgs, PolicyCommand, PolicyShowArgs, ReadArgs};
+use super::error::{CliError, Exit};
+use super::setup;
+use super::text::wrap;
+use super::ui::{Ui, harmless, paint, style};
+use crate::manifest;
+use crate::model::access::{MICROVM_GATEWAY, PROXY_PORT, SIDECAR_NAME};
+use crate::model::{SandboxId, SandboxSpec};
+use crate::sidecar::allowlist::is_method;
+use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart};
+use crate::sidecar::{
+    Allowed, Authority, CanonicalPath, Code, Policy, PolicyPart, RouteRequest, Transport, decide,
+    decide_path_door,
+};
+
+/// The version of both documents.
+const VERSION: u32 = 1;
+
+pub(super) fn run(ui: &Ui, global: &Global, args: &PolicyArgs) -> Result<Exit, CliError> {
+    match &args.command {
+        PolicyCommand::Check(args) => check(ui, global, args),
+        PolicyCommand::Show(args) => show(ui, global, args),
+    }
+}
+
+/// What the tree says of this sandbox. No backend is asked, and no lock is taken.
+fn spec(global: &Global, name: &str, read: &ReadArgs) -> Result<SandboxSpec, CliError> {
+    let id = SandboxId::new(name).map_err(anyhow::Error::from)?;
+    let options = setup::load_options(global, None, read)?;
+    let mut desired = manifest::load(&options).map_err(anyhow::Error::from)?;
+    if let Some(spec) = desired.sandboxes.remove(&id) {
+        return Ok(spec);
+    }
+    if let Some(diagnostics) = desired.held.remove(&id) {
+        let mut error = CliError::failed(format!("the manifests of {id} do not hold"));
+        error.diagnostics = diagnostics;
+        return Err(error);
+    }
+    let known: Vec<&str> = desired.sandboxes.keys().map(SandboxId::as_str).collect();
+    let error = CliError::failed(format!("the tree has no agent {id}"));
+    Err(if known.is_empty() { error } else { error.hint(format!("it has: {}", known.join(", "))) })
+}
+
+/// The answer, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    version: u32,
+    sandbox: &'a SandboxId,
+    method: &'a str,
+    url: &'a str,
+    allowed: bool,
+    /// The entry of the allowlist or the route that lets it pass.
+    by: Option<String>,
+    /// The route whose credential it gets, and that credential's name.
+    route: Option<String>,
+    credential: Option<String>,
+    /// Where a request at the path door goes.
+    upstream: Option<String>,
+    /// The private ranges into which the host may resolve.
+    exceptions: Vec<String>,
+    code: Option<String>,
+    status: Option<u16>,
+    next: Option<&'static str>,
+}
+
+fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliError> {
+    let spec = spec(global, &args.name, &args.read)?;
+    let policy = Policy::compile(&PolicyPart::from(&spec.policy)).map_err(CliError::failed)?;
+    let mut answer = Answer {
+        version: VERSION,
+        sandbox: &spec.id,
+        method: &args.method,
+        url: &args.url,
+        allowed: false,
+        by: None,
+        route: None,
+        credential: None,
+        upstream: None,
+        exceptions: Vec::new(),
+        code: None,
+        status: None,
+        next: None,
+    };
+    match ask(&policy, &args.method, &args.url) {
+        Ok((Allowed { grant, route }, upstream)) => {
+            answer.allowed = true;
+            answer.by = Some(grant.entry.into());
+            answer.exceptions = grant.exceptions.iter().map(ToString::to_string).collect();
+            answer.route = route.as_ref().map(|route| route.path().to_owned());
+            answer.credential = route.map(|route| route.credential().to_owned());
+            answer.upstream = upstream;
+        }
+        Err(code) => {
+            answer.status = Some(code.status());
+            answer.next = Some(code.next());
+            answer.code = Some(code.as_str().into_owned());
+        }
+    }
+    if ui.json() {
+        ui.document(&answer)?;
+    } else {
+        ui.data(&answer_text(&answer, ui.width()))?;
+    }
+    Ok(if answer.allowed { Exit::Done } else { Exit::Failed })
+}
+
+/// Reads the URL as the sidecar reads a request for it, and asks.
+fn ask(policy: &Policy, method: &str, url: &str) -> Result<(Allowed, Option<String>), Code> {
+    let (transport, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (Transport::Https, rest),
+        (None, Some(rest)) => (Transport::Http, rest),
+        (None, None) => return Err(Code::MalformedRequest),
+    };
+    if !is_method(method.as_bytes()) {
+        return Err(Code::MalformedRequest);
+    }
+    let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let authority = Authority::parse(host.as_bytes(), Some(transport.default_port()))?;
+    let target = if target.is_empty() { "/" } else { target };
+    let path = CanonicalPath::parse(target.as_bytes())?;
+    if transport == Transport::Http && is_door(&authority) {
+        let RouteRequest { grant, route, upstream_path } = decide_path_door(policy, method, &path)?;
+        let upstream = format!("https://{}{upstream_path}", route.upstream().to_header(443));
+        return Ok((Allowed { grant, route: Some(route) }, Some(upstream)));
+    }
+    Ok((decide(policy, &authority, transport, method, &path)?, None))
+}
+
+/// Whether this is what a machine calls its own sidecar.
+fn is_door(authority: &Authority) -> bool {
+    let host = authority.host().to_string();
+    authority.port() == PROXY_PORT
+        && [SIDECAR_NAME, MICROVM_GATEWAY, "127.0.0.1", "localhost"].contains(&host.as_str())
+}
+
+fn answer_text(answer: &Answer<'_>, width: usize) -> String {
+    let (word, colour) =
+        if answer.allowed { ("allowed", style::GOOD) } else { ("denied", style::BAD) };
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let mut line = |label, text: Option<String>| lines.extend(text.map(|text| (label, text)));
+    line("by", answer.by.clone());
+    line("credential", answer.credential.clone());
+    line("goes to", answer.upstream.clone());
+    let ranges = answer.exceptions.join(", ");
+    line("addresses", (!ranges.is_empty()).then(|| format!("public, and within {ranges}")));
+    let status = answer.status.unwrap_or_default();
+    line("code", answer.code.as_ref().map(|code| format!("{code}, HTTP {status}")));
+    line("next", answer.next.map(str::to_owned));
+    let url = harmless(answer.url).replace(['\n', '\t'], " ");
+    let method = harmless(answer.method).replace(['\n', '\t'], " ");
+    let mut text = format!("{}: {method} {url}\n", paint(colour, word));
+    for (label, line) in lines {
+        labelled(&mut text, label, &line, width);
+    }
+    text
+}
+
+/// The policy of a sandbox, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct PolicyDocument<'a> {
+    version: u32,
+    sandbox: &'a SandboxId,
+    bottle: &'a str,
+    policy: &'a PolicyPart,
+    /// The file of the operator's own rules.
+    dlp_rules: Option<&'a std::path::Path>,
+}
+
+fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliError> {
+    let spec = spec(global, &args.name, &args.read)?;
+    let part = PolicyPart::from(&spec.policy);
+    let document = PolicyDocument {
+        version: VERSION,
+        sandbox: &spec.id,
+        bottle: &spec.bottle,
+        policy: &part,
+        dlp_rules: spec.policy.egress.dlp_rules.as_ref().map(|rules| rules.path.as_path()),
+    };
+    if ui.json() {
+        ui.document(&document)?;
+    } else {
+        ui.data(&policy_text(&document, ui.width()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
+    let PolicyDocument { sandbox, bottle, policy, dlp_rules, .. } = document;
+    let mut text = format!("{} of bottle {bottle} may reach", paint(style::BOLD, sandbox.as_str()));
+    if policy.allow.is_empty() && policy.routes.is_empty() {
+        text.push_str(" nothing\n");
+        return text;
+    }
+    text.push('\n');
+    for entry in &policy.allow {
+        labelled(&mut text, "host", &entry_text(entry), width);
+    }
+    for route in &policy.routes {
+        labelled(&mut text, "route", &route_text(route), width);
+    }
+    for line in leak_lines(&policy.dlp, *dlp_rules) {
+        labelled(&mut text, "leaks", &line, width);
+    }
+    text
+}
+
+fn entry_text(entry: &AllowPart) -> String {
+    let AllowPart { host, port, methods, paths, cidr } = entry;
+    let mut text = format!("{host}:{port}");
+    if !methods.is_empty() {
+        let _ = write!(text, ", {}", methods.join(" "));
+    }
+    if !paths.is_empty() {
+        let _ = write!(text, ", {}", paths.join(" "));
+    }
+    if let Some(cidr) = cidr {
+        let _ = write!(text, ", also within {cidr}");
+    }
+    text
+}
+
+fn route_text(route: &RoutePart) -> String {
+    let RoutePart { path, host, port, upstream_path, auth_scheme, credential } = route;
+    let scheme = auth_scheme.as_str();
+    format!("{path} is https://{host}:{port}{upstream_path}/ with {scheme} {credential}")
+}
+
+fn leak_lines(dlp: &DlpPart, rules: Option<&std::path::Path>) -> Vec<String> {
+    let action = match dlp.action {
+        Action::Block => "a request that holds a secret is refused",
+        Action::Warn => "a request that holds a secret passes and is logged; credentials never do",
+    };
+    let mut lines = vec![action.to_owned()];
+    lines.extend(rules.map(|file| format!("rules: the built-in ones and {}", file.display())));
+    for allow in &dlp.allow {
+        let until = allow.expires.as_ref().map(|day| format!(" until {day}")).unwrap_or_default();
+        lines.push(format!("not {} to {}{until}: {}", allow.rule, allow.host, allow.reason));
+    }
+    lines
+}
+
+/// A line with what it is about in a column of its own.
+fn labelled(text: &mut String, label: &str, line: &str, width: usize) {
+    const COLUMN: usize = 13;
+    let line = harmless(line).replace(['\n', '\t'], " ");
+    for (index, part) in wrap(&line, width.saturating_sub(COLUMN), 0).iter().enumerate() {
+        let label = if index == 0 { label } else { "" };
+        let _ = writeln!(text, "  {label:<11}{part}");
+    }
+}

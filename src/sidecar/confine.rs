@@ -1,0 +1,141 @@
+//! What a sidecar that runs on the host gives up before it serves.
+//!
+//! It reads bytes of a machine that nobody trusts, with a user's rights. So it keeps no descriptor
+//! that it does not need, cannot be looked into, cannot start a program, and reaches no file but
+//! those of its own folder.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+/// System calls that a process which only moves bytes has no use for.
+const REFUSED: &[i64] = &[
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_move_mount,
+    libc::SYS_open_tree,
+    libc::SYS_fsopen,
+    libc::SYS_fsmount,
+    libc::SYS_mount_setattr,
+    libc::SYS_unshare,
+    libc::SYS_setns,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_keyctl,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_capset,
+    libc::SYS_personality,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_quotactl,
+    libc::SYS_acct,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_sethostname,
+    libc::SYS_mknodat,
+];
+
+/// Gives up what is not needed. Called before there is a second thread, for the last two bind only
+/// the thread that calls, and those that it starts.
+///
+/// # Errors
+/// When something could not be given up that this kernel lets one give up.
+pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    raise_descriptors();
+    close_all_but(keep);
+    landlock(folders).map_err(io::Error::other)?;
+    seccomp()
+}
+
+/// As many descriptors as the hard limit lets there be: each connection takes two.
+pub(super) fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = Some(maximum.unwrap_or(u64::MAX).min(8192));
+    if current.is_some_and(|current| Some(current) < wanted) {
+        // With fewer it takes fewer connections.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum });
+    }
+}
+
+#[expect(unsafe_code, reason = "no safe wrapper closes descriptors that nothing owns")]
+fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.extend([0, 1, 2]);
+    keep.sort_unstable();
+    keep.dedup();
+    let mut from = 0_u32;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if from < fd {
+            // SAFETY: called first thing in the process, before any value owns a descriptor that
+            // is not in `keep`.
+            unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+        }
+        from = fd.saturating_add(1);
+    }
+}
+
+/// Files are reached beneath these folders only. A kernel without Landlock lets the rest stand.
+fn landlock(folders: &[&Path]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let all = AccessFs::from_all(ABI::V5);
+    let own = AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::ReadDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeSock
+        | AccessFs::RemoveFile
+        | AccessFs::Refer
+        | AccessFs::Truncate;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .create()?;
+    for folder in folders {
+        ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(folder)?, own))?;
+    }
+    ruleset.restrict_self()?;
+    Ok(())
+}
+
+fn seccomp() -> io::Result<()> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
+    let rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
+}

@@ -1,0 +1,273 @@
+//! How a running sidecar is told what to do: one message a connection, over a unix socket that only
+//! its own user reaches.
+//!
+//! A message is one line of JSON, `{"op":"state"}`, and what belongs to it:
+//!
+//! | op | with it | does |
+//! |---|---|---|
+//! | `load` | `"length":N`, and N bytes after the line: a [`Document`](super::document::Document) | validates all of it, then works by it; on an error nothing changes |
+//! | `state` | | nothing |
+//! | `listen` | listening sockets, as `SCM_RIGHTS` | accepts the machine's connections on them too |
+//! | `attach` | a listening socket and a pidfd | accepts the machine's connections there until that process ends, and on none that was attached before |
+//! | `intercept` | `"token":"…"`, a listening socket | accepts the connections of a microVM there, see `egress::machine`, and on none that was attached before |
+//! | `detach` | | closes what was attached |
+//! | `stop` | | ends the sidecar |
+//!
+//! The answer is one line too: `{"state":{…}}` or `{"error":"…"}`. Neither holds a credential.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::net::{UnixListener, UnixStream};
+use zeroize::Zeroizing;
+
+use super::egress::limits;
+use super::egress::{Sidecar, State};
+
+/// For one message, and its answer.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// The line of a message.
+const LINE: usize = 1024;
+/// Sockets in one message.
+const SOCKETS: usize = 8;
+
+/// A message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+enum Message {
+    Load { length: u64 },
+    State {},
+    Listen {},
+    Attach {},
+    Intercept { token: String },
+    Detach {},
+    Stop {},
+}
+
+/// The answer to one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    State(State),
+    Error(String),
+}
+
+/// Why a sidecar did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens there.
+    #[error("no sidecar answers at {path}")]
+    Unreachable {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// What connecting to it says.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("talking to the sidecar")]
+    Broken(#[from] io::Error),
+    /// It answered with something else.
+    #[error("the sidecar's answer cannot be read")]
+    Answer(#[from] serde_json::Error),
+    /// It refused, and goes on as before.
+    #[error("the sidecar refuses: {0}")]
+    Refused(String),
+}
+
+/// Has the sidecar work by another document.
+///
+/// # Errors
+/// When it cannot be reached, or refuses the document.
+pub async fn load(path: &Path, document: &[u8]) -> Result<State, ControlError> {
+    let length = document.len() as u64;
+    call(path, &Message::Load { length }, document, &[]).await
+}
+
+/// Asks the sidecar how it is.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn state(path: &Path) -> Result<State, ControlError> {
+    call(path, &Message::State {}, &[], &[]).await
+}
+
+/// Hands listening sockets to the sidecar.
+///
+/// # Errors
+/// When it cannot be reached, or cannot use them.
+pub async fn listen(path: &Path, sockets: &[BorrowedFd<'_>]) -> Result<State, ControlError> {
+    call(path, &Message::Listen {}, &[], sockets).await
+}
+
+/// Ends the sidecar.
+///
+/// # Errors
+/// When it cannot be reached.
+pub async fn stop(path: &Path) -> Result<State, ControlError> {
+    call(path, &Message::Stop {}, &[], &[]).await
+}
+
+async fn call(
+    path: &Path,
+    message: &Message,
+    payload: &[u8],
+    sockets: &[BorrowedFd<'_>],
+) -> Result<State, ControlError> {
+    let mut stream = UnixStream::connect(path)
+        .await
+        .map_err(|source| ControlError::Unreachable { path: path.to_owned(), source })?;
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.writable().await?;
+    stream.try_io(Interest::WRITABLE, || send(&stream, &line, sockets))?;
+    stream.write_all(payload).await?;
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    match serde_json::from_slice(&answer)? {
+        Answer::State(state) => Ok(state),
+        Answer::Error(why) => Err(ControlError::Refused(why)),
+    }
+}
+
+/// Sends a line with sockets. It fits into the buffer of a socket on which nothing was sent yet.
+fn send(stream: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+        return Err(io::Error::other(format!("more than {SOCKETS} sockets in one message")));
+    }
+    let sent =
+        rustix::net::sendmsg(stream, &[IoSlice::new(line)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+}
+
+/// Answers messages until the sidecar stops.
+pub(super) async fn serve(listener: UnixListener, sidecar: Sidecar) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely: some will be closed.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // Whoever else may reach the socket's folder: only its own user, and root, say anything.
+        let own = rustix::process::geteuid().as_raw();
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
+            let sidecar = sidecar.clone();
+            tokio::spawn(async move {
+                // Whoever went away needs no answer.
+                let _ = tokio::time::timeout(DEADLINE, answer(stream, &sidecar)).await;
+            });
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
+    let (result, stop) = match receive(&mut stream).await {
+        Ok((Message::Load { .. }, payload, _)) => (sidecar.load(&payload), false),
+        Ok((Message::State {}, ..)) => (Ok(sidecar.state()), false),
+        Ok((Message::Listen {}, _, sockets)) => (sidecar.listen(sockets), false),
+        Ok((Message::Attach {}, _, sockets)) => (sidecar.attach(sockets).await, false),
+        Ok((Message::Intercept { token }, _, sockets)) => {
+            (sidecar.intercept(sockets, &token).await, false)
+        }
+        Ok((Message::Detach {}, ..)) => (Ok(sidecar.detach().await), false),
+        Ok((Message::Stop {}, ..)) => (Ok(sidecar.state()), true),
+        Err(error) => (Err(format!("reading the message: {error}")), false),
+    };
+    let answer = match result {
+        Ok(state) => Answer::State(state),
+        Err(why) => Answer::Error(why),
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    let written = stream.write_all(&line).await;
+    // Whoever says so sees the end of the connection when nothing is served any more.
+    if stop {
+        sidecar.stop();
+    }
+    written?;
+    stream.shutdown().await
+}
+
+/// Reads one message: its line, its sockets, and what comes after the line.
+async fn receive(
+    stream: &mut UnixStream,
+) -> io::Result<(Message, Zeroizing<Vec<u8>>, Vec<OwnedFd>)> {
+    // Wiped, for a payload may have come along; and never grown beyond this, for the same reason.
+    let mut line = Zeroizing::new(Vec::with_capacity(2 * LINE));
+    let mut bytes = Zeroizing::new([0; LINE]);
+    let mut sockets = Vec::new();
+    let end = loop {
+        stream.readable().await?;
+        let received =
+            stream.try_io(Interest::READABLE, || receive_some(stream, &mut bytes, &mut sockets));
+        match received {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => line.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(end) = memchr::memchr(b'\n', &line) {
+            break end;
+        }
+        if line.len() >= LINE {
+            return Err(io::Error::other("its line is too long"));
+        }
+    };
+    let payload = &line[end + 1..];
+    let message = serde_json::from_slice(&line[..end]).map_err(|_| {
+        io::Error::other("it is none of load, state, listen, attach, intercept, detach, stop")
+    })?;
+    let expected = match message {
+        Message::Load { length } => length,
+        _ => 0,
+    };
+    if expected > limits::DOCUMENT {
+        let limit = limits::DOCUMENT;
+        return Err(io::Error::other(format!("a document has at most {limit} bytes")));
+    }
+    let expected = usize::try_from(expected).unwrap_or(usize::MAX);
+    // Never grown while it is filled: what a growing vector leaves behind is not wiped.
+    let begun = payload.len();
+    let mut whole = Zeroizing::new(vec![0; expected.max(begun)]);
+    whole[..begun].copy_from_slice(payload);
+    if begun < expected {
+        stream.read_exact(&mut whole[begun..]).await?;
+    } else if begun > expected {
+        return Err(io::Error::other("there is more after it"));
+    }
+    Ok((message, whole, sockets))
+}
+
+fn receive_some(
+    stream: &UnixStream,
+    bytes: &mut [u8; LINE],
+    sockets: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::net::recvmsg(
+        stream.as_fd(),
+        &mut [IoSliceMut::new(bytes)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            sockets.extend(fds);
+        }
+    }
+    Ok(received.bytes)
+}

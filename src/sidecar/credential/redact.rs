@@ -1,0 +1,215 @@
+//! Known values in what comes back: each is replaced by `<redacted:NAME>`.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use aho_corasick::{AhoCorasick, BuildError, MatchKind};
+use bytes::Bytes;
+
+use crate::sidecar::encodings::{Encoding, encodings};
+
+/// So many bytes from the middle of a form are in the automaton, which cannot be wiped. The rest
+/// is compared with what can.
+const ANCHOR: usize = 6;
+
+/// The values to take out, in every encoding. Wiped when dropped; there is no `Debug`.
+pub struct Redactions {
+    names: Vec<Box<str>>,
+    forms: Vec<Form>,
+    anchors: AhoCorasick,
+    /// The forms that begin with a byte, by that byte.
+    beginning: Box<[Vec<usize>; 256]>,
+    longest: usize,
+}
+
+struct Form {
+    name: usize,
+    encoding: Encoding,
+    /// Where its anchor begins.
+    anchor: usize,
+}
+
+/// A place in a text: what stands there is part of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Span {
+    start: usize,
+    end: Reverse<usize>,
+    name: usize,
+}
+
+impl Form {
+    fn text(&self) -> &[u8] {
+        &self.encoding.bytes
+    }
+
+    fn anchor(&self) -> &[u8] {
+        &self.text()[self.anchor..self.text().len().min(self.anchor + ANCHOR)]
+    }
+
+    fn same(&self, own: &[u8], other: &[u8]) -> bool {
+        if self.encoding.fold { own.eq_ignore_ascii_case(other) } else { own == other }
+    }
+}
+
+impl Redactions {
+    /// Takes values, each with its name. Empty ones are nowhere to be found.
+    ///
+    /// # Errors
+    /// When they are too many for an automaton, which says nothing of them.
+    pub fn new<'v>(
+        values: impl IntoIterator<Item = (&'v str, &'v [u8])>,
+    ) -> Result<Self, BuildError> {
+        let (mut names, mut forms) = (Vec::new(), Vec::new());
+        for (name, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
+            for encoding in encodings(value) {
+                // A value of one or two bytes leaves nothing of its own in base64.
+                if encoding.bytes.is_empty() {
+                    continue;
+                }
+                let anchor = encoding.bytes.len().saturating_sub(ANCHOR) / 2;
+                forms.push(Form { name: names.len(), encoding, anchor });
+            }
+            names.push(name.into());
+        }
+        let mut beginning = Box::new([const { Vec::new() }; 256]);
+        for (index, form) in forms.iter().enumerate() {
+            let first = form.text()[0];
+            beginning[usize::from(first)].push(index);
+            let other = first ^ 0x20;
+            if form.encoding.fold && first.is_ascii_alphabetic() {
+                beginning[usize::from(other)].push(index);
+            }
+        }
+        let anchors = AhoCorasick::builder()
+            .ascii_case_insensitive(true)
+            .match_kind(MatchKind::Standard)
+            .build(forms.iter().map(Form::anchor))?;
+        let longest = forms.iter().map(|form| form.text().len()).max().unwrap_or(0);
+        Ok(Self { names, forms, anchors, beginning, longest })
+    }
+
+    /// Whether there is nothing to take out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.forms.is_empty()
+    }
+
+    /// A whole text without the values; `None` if it holds none.
+    #[must_use]
+    pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let spans = self.spans(text);
+        (!spans.is_empty()).then(|| self.replace(text, &spans, text.len(), 0).0)
+    }
+
+    /// Every place of a form, in order.
+    fn spans(&self, text: &[u8]) -> Vec<Span> {
+        let mut spans = Vec::new();
+        if self.is_empty() {
+            return spans;
+        }
+        for found in self.anchors.find_overlapping_iter(text) {
+            let form = &self.forms[found.pattern().as_usize()];
+            let Some(start) = found.start().checked_sub(form.anchor) else { continue };
+            let end = start + form.text().len();
+            if text.get(start..end).is_some_and(|there| form.same(form.text(), there)) {
+                spans.push(Span { start, end: Reverse(end), name: form.name });
+            }
+        }
+        spans.sort_unstable();
+        spans
+    }
+
+    /// Where the longest rest of the text begins that may be the beginning of a form.
+    fn begun(&self, text: &[u8]) -> usize {
+        let first = text.len().saturating_sub(self.longest.saturating_sub(1));
+        let begins = |at: &usize| {
+            let rest = &text[*at..];
+            self.beginning[usize::from(rest[0])].iter().any(|index| {
+                let form = &self.forms[*index];
+                form.text().get(..rest.len()).is_some_and(|begin| form.same(begin, rest))
+                    && form.text().len() > rest.len()
+            })
+        };
+        (first..text.len()).find(begins).unwrap_or(text.len())
+    }
+
+    /// The text up to `until`, with the places replaced that begin before it. The first `covered`
+    /// bytes were replaced already. Also how many of the bytes after `until` are.
+    fn replace(
+        &self,
+        text: &[u8],
+        spans: &[Span],
+        until: usize,
+        covered: usize,
+    ) -> (Vec<u8>, usize) {
+        let mut out = Vec::with_capacity(until + 32);
+        // Up to where the text is written or replaced.
+        let mut at = covered;
+        for span in spans.iter().take_while(|span| span.start < until) {
+            // Those that overlap are replaced together, under the first one's name.
+            if span.start >= at {
+                out.extend_from_slice(&text[at..span.start]);
+                out.extend_from_slice(b"<redacted:");
+                out.extend_from_slice(self.names[span.name].as_bytes());
+                out.push(b'>');
+            }
+            at = at.max(span.end.0);
+        }
+        out.extend_from_slice(text.get(at..until).unwrap_or_default());
+        (out, at.saturating_sub(until))
+    }
+}
+
+/// Takes values out of a text that comes in pieces. It holds back only what may be the beginning
+/// of a value, so an event of a stream goes on when it comes.
+pub struct Redactor {
+    redactions: Arc<Redactions>,
+    /// What was held back.
+    held: Vec<u8>,
+    /// So many bytes of it are part of a value that was replaced already.
+    covered: usize,
+}
+
+impl Redactor {
+    /// Begins a text.
+    #[must_use]
+    pub fn new(redactions: Arc<Redactions>) -> Self {
+        Self { redactions, held: Vec::new(), covered: 0 }
+    }
+
+    /// Begins another text with the same values.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(Arc::clone(&self.redactions))
+    }
+
+    /// Takes a piece, and gives what can go on.
+    #[must_use]
+    pub fn push(&mut self, piece: Bytes) -> Bytes {
+        let text = if self.held.is_empty() {
+            piece
+        } else {
+            self.held.extend_from_slice(&piece);
+            Bytes::from(std::mem::take(&mut self.held))
+        };
+        let until = self.redactions.begun(&text);
+        let spans = self.redactions.spans(&text);
+        self.held.extend_from_slice(&text[until..]);
+        if spans.is_empty() && self.covered == 0 {
+            return text.slice(..until);
+        }
+        let (out, covered) = self.redactions.replace(&text, &spans, until, self.covered);
+        self.covered = covered;
+        out.into()
+    }
+
+    /// What was held back, at the end of the text.
+    #[must_use]
+    pub fn finish(self) -> Bytes {
+        let spans = self.redactions.spans(&self.held);
+        self.redactions.replace(&self.held, &spans, self.held.len(), self.covered).0.into()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! Leak detection: what must not leave a sandbox, found in the text that leaves it.
+//!
+//! ```text
+//! body ─ coding (gzip, deflate, br, zstd; bounded) ─┐
+//!        archive (zip, tar.gz; bounded) ────────────┤
+//! URL, headers ─────────────────────────────────────┴─ scanner: windows of fixed size
+//!
+//! scanner: text ─ matcher (one automaton: keywords, encoded keywords, known values)
+//!               ├ engine  (pattern, secret, entropy, allowlists: around the keywords only)
+//!               └ decode  (percent, escapes, hex, base64, UTF-16: one layer) ─ text again, 3 deep
+//! ```
+//!
+//! Pure: no I/O and no clock. A [`Finding`] names a rule and never carries what was found.
+//!
+//! - [`Rules`] are in gitleaks' format. [`Rules::builtin`] are ours: `pack.toml`.
+//! - [`Known`] values are the credentials themselves; they are looked for exactly, in every usual
+//!   encoding, and [`Suppression`]s do not hold for them.
+//! - [`Scanner::scan`] takes a text as a whole, [`Scanner::stream`] one that comes in pieces; both
+//!   find the same. [`Scanner::scan_body`] takes codings off and opens archives.
+
+mod archive;
+pub mod coding;
+mod decode;
+mod engine;
+mod entropy;
+mod known;
+mod matcher;
+mod pack;
+mod rules;
+mod scanner;
+mod stream;
+mod suppress;
+
+pub use archive::{Report, is_packed};
+pub use known::{Finder, Known, SHORTEST, TooShort};
+pub use rules::{Rules, RulesError};
+pub use scanner::{DEPTH, Finding, Scanner};
+pub use stream::BodyScanner;
+pub use suppress::Suppression;

@@ -1,0 +1,284 @@
+//! A CONNECT, and what is said inside it.
+//!
+//! The tunnel ends here: the sidecar is the server that the client asked for, under a leaf of the
+//! sandbox's own authority. What is no TLS handshake, or names no host or another one, is closed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use futures_util::FutureExt as _;
+use hyper::Uri;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::case::Case;
+use super::framed::{Framed, Wire};
+use super::limits;
+use super::proxy::{Door, Kind, answer};
+use super::serve::Shared;
+use super::slots::Slot;
+use super::state::Loaded;
+use crate::sidecar::record::{Event, Line};
+use crate::sidecar::{Authority, Code, Host, decide_connect};
+
+/// The CONNECT that a connection was granted, until the connection becomes its tunnel.
+#[derive(Default)]
+pub(super) struct Pending(Mutex<Option<(Authority, OnUpgrade)>>);
+
+impl Pending {
+    pub(super) fn set(&self, authority: Authority, upgrade: OnUpgrade) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((authority, upgrade));
+    }
+
+    pub(super) fn take(&self) -> Option<(Authority, OnUpgrade)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Whether a CONNECT is granted. Nothing is resolved or dialled for it: what it is for is known with
+/// its first request.
+pub(super) fn grant(case: &Case, loaded: Option<&Loaded>, uri: &Uri) -> Result<Authority, Code> {
+    let raw = uri.authority().ok_or(Code::MalformedAuthority)?;
+    let authority = Authority::parse(raw.as_str().as_bytes(), None)?;
+    case.is_for(&authority, loaded);
+    let loaded = loaded.ok_or(Code::NotReady)?;
+    decide_connect(&loaded.policy, &authority)?;
+    if loaded.ca.is_none() {
+        return Err(Code::NotReady);
+    }
+    Ok(authority)
+}
+
+/// Bytes that were read already, and the connection that they came from.
+pub(super) struct Rewound<S> {
+    before: BytesMut,
+    inner: S,
+}
+
+impl<S> Rewound<S> {
+    pub(super) fn new(before: BytesMut, inner: S) -> Self {
+        Self { before, inner }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.before.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(context, out);
+        }
+        let count = self.before.len().min(out.remaining());
+        out.put_slice(&self.before[..count]);
+        self.before.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// Serves what is inside a tunnel, until it ends or a new policy forbids it.
+pub(super) async fn tunnel<S>(
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    socket: Rewound<S>,
+    authority: Authority,
+) where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let forbidden = {
+        let authority = authority.clone();
+        shared.until(move |loaded| decide_connect(&loaded.policy, &authority).is_err())
+    };
+    tokio::select! {
+        () = served(&shared, slot, socket, &authority) => {}
+        () = forbidden => {
+            let host = authority.to_string();
+            let line = Line { host: Some(&host), ..Line::new(Event::Revoked) };
+            // It is closed whether or not the log can say so.
+            let _ = shared.record.write(&line);
+        }
+    }
+}
+
+async fn served<S>(shared: &Arc<Shared>, slot: Arc<Slot>, socket: Rewound<S>, authority: &Authority)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let Ok(wire) = Wire::new(Arc::clone(&slot)) else { return };
+    let case = Case::new(shared, &wire);
+    let loaded = shared.loaded();
+    case.is_for(authority, loaded.as_deref());
+    let Some(loaded) = loaded else { return };
+    let _ = case.method.set("CONNECT".to_owned());
+    let _ = case.generation.set(loaded.generation);
+    let handshake = tokio::time::timeout(limits::HEAD, handshake(&loaded, socket, authority));
+    let stream = match handshake.await.unwrap_or(Err(NoTunnel::Refused(Code::NotTls))) {
+        Ok(stream) => stream,
+        Err(NoTunnel::Refused(code)) => return case.deny_later(&code),
+        Err(NoTunnel::Gone) => return,
+        Err(NoTunnel::Untrusted(detail)) => return case.trouble(&detail),
+    };
+    drop((case, loaded));
+    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let door = Arc::new(Door {
+        shared: Arc::clone(shared),
+        wire: Arc::clone(&wire),
+        kind: Kind::Tunnel(authority.clone()),
+    });
+    if http2 { Box::pin(serve_http2(stream, door)).await } else { serve_http1(stream, door).await }
+}
+
+enum NoTunnel {
+    Refused(Code),
+    /// The client went away before it said anything.
+    Gone,
+    /// The client does not like what it is shown.
+    Untrusted(String),
+}
+
+async fn handshake<S>(
+    loaded: &Loaded,
+    mut socket: Rewound<S>,
+    authority: &Authority,
+) -> Result<TlsStream<Rewound<S>>, NoTunnel>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !begins(&mut socket).await {
+        return Err(NoTunnel::Gone);
+    }
+    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
+    let start = acceptor.await.map_err(|_| NoTunnel::Refused(Code::NotTls))?;
+    let named =
+        start.client_hello().server_name().and_then(|name| Host::parse(name.as_bytes()).ok());
+    let (Some(name), true) = (authority.host().name(), named.as_ref() == Some(authority.host()))
+    else {
+        return Err(NoTunnel::Refused(Code::SniMismatch));
+    };
+    let ca = loaded.ca.as_ref().ok_or(NoTunnel::Refused(Code::NotReady))?;
+    let config =
+        ca.leaf(name, limits::LEAVES).map_err(|error| NoTunnel::Untrusted(error.to_string()))?;
+    start.into_stream(config).await.map_err(|error| match error.get_ref() {
+        Some(tls) if tls.is::<rustls::Error>() => NoTunnel::Untrusted(tls.to_string()),
+        _ => NoTunnel::Gone,
+    })
+}
+
+/// Whether anything comes at all.
+async fn begins<S: AsyncRead + Unpin>(socket: &mut Rewound<S>) -> bool {
+    if !socket.before.is_empty() {
+        return true;
+    }
+    socket.before.reserve(limits::HELLO);
+    let mut before = std::mem::take(&mut socket.before);
+    let read = tokio::io::AsyncReadExt::read_buf(&mut socket.inner, &mut before).await;
+    socket.before = before;
+    read.is_ok_and(|count| count > 0)
+}
+
+async fn serve_http1<S>(stream: S, door: Arc<Door>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let framed = Framed::new(stream, Arc::clone(&door.wire));
+    let service = service_fn(|request| answer(Arc::clone(&door), request));
+    let connection = http1_builder().serve_connection(TokioIo::new(framed), service);
+    if connection.await.is_err_and(|error| error.is_parse()) {
+        Case::new(&door.shared, &door.wire).deny_later(&Code::MalformedRequest);
+    }
+}
+
+/// How HTTP/1 is served, in a tunnel and outside.
+pub(super) fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // The filter in front has deadlines of its own.
+        .header_read_timeout(None)
+        .max_buf_size(limits::READ_BUFFER)
+        .max_headers(limits::FIELDS);
+    builder
+}
+
+async fn serve_http2<S>(stream: S, door: Arc<Door>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = {
+        let door = Arc::clone(&door);
+        service_fn(move |request| answer(Arc::clone(&door), request))
+    };
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::STREAMS)
+        .max_pending_accept_reset_streams(limits::PENDING_RESETS)
+        .max_local_error_reset_streams(limits::ERROR_RESETS)
+        .max_header_list_size(limits::HEADER_LIST)
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .max_send_buf_size(limits::SEND_BUFFER)
+        .keep_alive_interval(limits::KEEP_ALIVE)
+        .keep_alive_timeout(limits::HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = Box::pin(connection);
+    let mut idle = Box::pin(idle(&door.wire).fuse());
+    loop {
+        tokio::select! {
+            // How it ends is of no matter to anybody else.
+            _ = &mut connection => return,
+            () = &mut idle => connection.as_mut().graceful_shutdown(),
+        }
+    }
+}
+
+/// Waits until nothing was asked for a while.
+async fn idle(wire: &Wire) {
+    let mut quiet = false;
+    loop {
+        tokio::time::sleep(limits::KEEP_ALIVE).await;
+        if quiet && !wire.is_working() {
+            return;
+        }
+        quiet = !wire.is_working();
+    }
+}

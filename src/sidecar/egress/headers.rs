@@ -1,0 +1,133 @@
+//! Fields of a head that end at the sidecar, and those that go on.
+
+use hyper::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+
+use crate::sidecar::{Authority, Route};
+
+/// What belongs to one connection, and never to the next.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Takes out what belongs to this connection, and what its `Connection` field says does.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in nominated.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// The fields of a request that go on. Its host and the length of its body are written anew, from
+/// what was decided and scanned.
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    let trailers = headers
+        .get_all(TE)
+        .iter()
+        .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    strip_hop_by_hop(headers);
+    for name in [HOST, CONTENT_LENGTH, EXPECT, TE, HeaderName::from_static("http2-settings")] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The fields of a response that go on.
+pub(super) fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(TE);
+    // It names ways around the sidecar, which lead nowhere.
+    headers.remove(HeaderName::from_static("alt-svc"));
+}
+
+/// Whether the client asks for a WebSocket.
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    headers.contains_key(HeaderName::from_static("sec-websocket-key"))
+        || headers.get_all(UPGRADE).iter().any(|value| {
+            value.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"websocket")
+        })
+}
+
+/// Where at the path door the place is that a route's upstream names.
+pub(super) fn door_location(location: &str, route: &Route) -> Option<String> {
+    let path = match location.strip_prefix("https://") {
+        Some(rest) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let authority = Authority::parse(&rest.as_bytes()[..end], Some(443)).ok()?;
+            if authority != *route.upstream() {
+                return None;
+            }
+            &rest[end..]
+        }
+        None if location.starts_with('/') && !location.starts_with("//") => location,
+        None => return None,
+    };
+    let rest = path.strip_prefix(route.upstream_path())?;
+    match rest.strip_prefix('/') {
+        Some(rest) => Some(format!("{}{rest}", route.path())),
+        None if rest.is_empty() || rest.starts_with(['?', '#']) => {
+            Some(format!("{}{rest}", route.path()))
+        }
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn what_belongs_to_a_connection_stays_on_it() {
+        let mut headers = map(&[
+            ("connection", "X-Foo, authorization"),
+            ("connection", "close"),
+            ("x-foo", "1"),
+            ("x-bar", "1"),
+            ("authorization", "Bearer x"),
+            ("proxy-authorization", "Basic x"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("upgrade", "foo"),
+            ("expect", "100-continue"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        strip_request(&mut headers);
+        assert_eq!(headers, map(&[("x-bar", "1")]));
+        let mut headers = map(&[("te", " Trailers "), ("trailer", "x")]);
+        strip_request(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn websockets_are_seen() {
+        assert!(asks_for_websocket(&map(&[("upgrade", "foo, WebSocket")])));
+        assert!(asks_for_websocket(&map(&[("sec-websocket-key", "x")])));
+        assert!(!asks_for_websocket(&map(&[("upgrade", "tls")])));
+    }
+}

@@ -1,0 +1,133 @@
+//! Every bound of the sidecar, in one place.
+//!
+//! A machine is not trusted, so whatever it can make the sidecar keep, wait for or compute is
+//! bounded here. Together they keep the process below 64 MiB under attack.
+
+use std::time::Duration;
+
+/// Connections of the machine at once. The next one is answered 503 and closed.
+pub const CONNECTIONS: usize = 1024;
+
+/// Of those, how many may be without a complete request or handshake; the oldest makes room for a
+/// new one, so that a machine that opens many and says nothing only keeps itself waiting.
+pub const SILENT_CONNECTIONS: usize = 256;
+
+/// For a head to arrive, from its first byte, and for a TLS handshake.
+pub const HEAD: Duration = Duration::from_secs(10);
+
+/// For the next request of a connection to begin.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How much of a head HTTP/2 decodes.
+pub const HEADER_LIST: u32 = 64 * 1024;
+
+/// Fields of a head.
+pub const FIELDS: usize = 128;
+
+/// What is read at once of what should be a TLS handshake.
+pub const HELLO: usize = 4 * 1024;
+
+/// hyper's buffer of a connection: a head of the largest size that framing lets through, and room
+/// for a chunk of body.
+pub const READ_BUFFER: usize = 80 * 1024;
+
+/// Streams of one HTTP/2 connection at once.
+pub const STREAMS: u32 = 100;
+
+/// Streams that were reset before they were looked at; more close the connection.
+pub const PENDING_RESETS: usize = 20;
+
+/// Streams that the sidecar has reset because of their mistakes; more close the connection.
+pub const ERROR_RESETS: usize = 128;
+
+/// What one HTTP/2 stream may send ahead.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+
+/// What one HTTP/2 connection may send ahead.
+pub const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// What waits to be written to one HTTP/2 stream.
+pub const SEND_BUFFER: usize = 64 * 1024;
+
+/// What an upstream's HTTP/2 stream, and its connection, may send ahead.
+pub const UPSTREAM_STREAM_WINDOW: u32 = 256 * 1024;
+/// See [`UPSTREAM_STREAM_WINDOW`].
+pub const UPSTREAM_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// How much of a request's body is looked at before its upstream is dialled.
+pub const HELD_BODY: usize = 1024 * 1024;
+
+/// How long a body may take to fill that; what has come by then goes on behind the scanner.
+pub const HELD_BODY_TIME: Duration = Duration::from_secs(30);
+
+/// What all bodies that are held take together.
+pub const HELD_BODIES: usize = 16 * 1024 * 1024;
+
+/// How long a body waits for its share of that.
+pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);
+
+/// A body up to this size is searched where its request is worked on; a larger one beside it.
+pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
+
+/// The largest body that is scanned.
+pub const SCANNED_BODY: u64 = 16 * 1024 * 1024;
+
+/// The largest compressed body, as it comes; it is held whole.
+pub const ENCODED_BODY: usize = 4 * 1024 * 1024;
+
+/// Between two pieces of a request's body.
+pub const REQUEST_IDLE: Duration = Duration::from_secs(120);
+
+/// One DNS query; it is asked [`DNS_ATTEMPTS`] times.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(2);
+/// See [`DNS_TIMEOUT`].
+pub const DNS_ATTEMPTS: usize = 2;
+/// All queries for one name.
+pub const DNS_DEADLINE: Duration = Duration::from_secs(6);
+/// Answers that are kept, as long as they say, at most [`DNS_TTL`].
+pub const DNS_CACHE: u64 = 256;
+/// See [`DNS_CACHE`].
+pub const DNS_TTL: Duration = Duration::from_secs(300);
+
+/// How long one address has before the next one is tried beside it.
+pub const DIAL_STAGGER: Duration = Duration::from_millis(300);
+/// Addresses of one name that are tried.
+pub const DIAL_ADDRESSES: usize = 8;
+/// Until some address answers.
+pub const DIAL: Duration = Duration::from_secs(10);
+/// For the upstream's TLS handshake.
+pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Until an upstream begins to answer. Answers of language models that are not streamed take
+/// minutes.
+pub const RESPONSE_HEAD: Duration = Duration::from_secs(600);
+
+/// Between two pieces of a response.
+pub const RESPONSE_IDLE: Duration = Duration::from_secs(600);
+
+/// Connections to one upstream that are kept for the next request.
+pub const IDLE_UPSTREAMS: usize = 8;
+/// Connections to all upstreams that are kept for the next request.
+pub const ALL_IDLE_UPSTREAMS: usize = 64;
+/// How long they are kept.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
+
+/// Leaf certificates that are kept.
+pub const LEAVES: usize = 128;
+
+/// After the last byte of a refusal: how long, and how much, is still read of a request that was
+/// refused, so that its sender gets to read why.
+pub const LINGER: Duration = Duration::from_secs(2);
+/// See [`LINGER`].
+pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Threads that move bytes.
+pub const THREADS: usize = 2;
+/// Threads that search compressed bodies.
+pub const BLOCKING_THREADS: usize = 2;
+
+/// A document, as it is loaded.
+pub const DOCUMENT: u64 = 4 * 1024 * 1024;
+
+/// The log file; the one before it is kept beside it.
+pub const LOG: u64 = 16 * 1024 * 1024;

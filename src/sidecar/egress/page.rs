@@ -1,0 +1,87 @@
+//! The page that says why.
+
+use bytes::Bytes;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::sidecar::Code;
+
+/// Says which code it is, so that a program need not read the page.
+pub(super) const BLOCK: HeaderName = HeaderName::from_static("x-bottle-block");
+/// The request's name in the log.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-bottle-request-id");
+
+#[derive(Serialize)]
+struct Page<'a> {
+    error: &'static str,
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'a str>,
+    request_id: &'a str,
+    next: &'a str,
+}
+
+/// What a refusal is about. Nothing of it was made by the machine but the canonical host.
+#[derive(Default)]
+pub(super) struct About<'a> {
+    pub(super) host: Option<&'a str>,
+    pub(super) route: Option<&'a str>,
+    pub(super) request_id: &'a str,
+}
+
+/// The page for a refusal. `close`: nothing else is answered on this connection.
+pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Bytes> {
+    let text = code.as_str();
+    let rule = match code {
+        Code::Dlp { rule } => Some(&**rule),
+        Code::KnownSecret { .. } => Some("known-secret"),
+        _ => None,
+    };
+    let page = Page {
+        error: "refused by the sandbox's sidecar",
+        code: &text,
+        rule,
+        host: about.host,
+        route: about.route,
+        request_id: about.request_id,
+        next: code.next(),
+    };
+    // A page of strings is always written.
+    let mut body = serde_json::to_vec(&page).unwrap_or_default();
+    body.push(b'\n');
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() =
+        StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(BLOCK, value);
+    }
+    if let Ok(value) = HeaderValue::from_str(about.request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if close || code.closes() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The page for a mistake of the sidecar's own, which says nothing about it.
+pub(super) fn internal_error(request_id: &str) -> Response<Bytes> {
+    let page = format!(
+        "{{\"error\":\"the sandbox's sidecar made a mistake\",\"code\":\"internal_error\",\
+         \"request_id\":\"{request_id}\",\"next\":\"tell the operator: its log says where\"}}\n"
+    );
+    let mut response = Response::new(Bytes::from(page));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(BLOCK, HeaderValue::from_static("internal_error"));
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,0 +1,328 @@
+//! One request, from its head to the head of its answer.
+//!
+//! The order is the one of [`crate::sidecar`]: nothing is resolved before it is allowed, nothing is
+//! dialled before it is searched, and nothing is sent before the log says so.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
+
+use super::case::Case;
+use super::decided::{Decided, decided};
+use super::framed::Wire;
+use super::headers::{asks_for_websocket, door_location, strip_request, strip_response};
+use super::outgoing::{Outgoing, Relayed, redact};
+use super::scan::{codings, join_cookies};
+use super::serve::Shared;
+use super::state::Loaded;
+use super::upload::Upload;
+use super::upstream::{Connection, Reach, Target, Unanswered};
+use super::{connect, limits};
+use crate::sidecar::{Authority, Code, Route, decide_connect};
+
+/// Where requests come in.
+pub(super) struct Door {
+    pub(super) shared: Arc<Shared>,
+    pub(super) wire: Arc<Wire>,
+    pub(super) kind: Kind,
+}
+
+/// Which door it is.
+pub(super) enum Kind {
+    /// The connection itself: the proxy's front, and the path door.
+    Front(connect::Pending),
+    /// Inside the tunnel of a CONNECT.
+    Tunnel(Authority),
+}
+
+/// Answers one request. Whatever happens, there is an answer.
+pub(super) async fn answer(
+    door: Arc<Door>,
+    request: Request<Incoming>,
+) -> Result<Response<Outgoing>, Infallible> {
+    let working = door.wire.begin();
+    let case = Case::new(&door.shared, &door.wire);
+    // What is left unread of a request stands where the next one would begin.
+    let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2
+        || request.method() == Method::CONNECT;
+    let worked = AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await;
+    let page = match worked {
+        Ok(Ok(Answer::Relayed(response))) => {
+            return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working)));
+        }
+        Ok(Ok(Answer::Tunnel)) => Response::new(Bytes::new()),
+        Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),
+        Ok(Err(Refusal::Logged(code))) => case.page(&code),
+        // The message of a panic may hold a value, so nobody is told it.
+        Err(_) => case.mistake(),
+    };
+    Ok(page.map(|page| Outgoing::page(page, working)))
+}
+
+enum Answer {
+    Relayed(Box<Response<Relayed>>),
+    /// A CONNECT that is granted.
+    Tunnel,
+}
+
+enum Refusal {
+    New(Code),
+    /// The log has it already.
+    Logged(Code),
+}
+
+impl From<Code> for Refusal {
+    fn from(code: Code) -> Self {
+        Self::New(code)
+    }
+}
+
+async fn work(
+    door: &Door,
+    case: &Arc<Case>,
+    mut request: Request<Incoming>,
+) -> Result<Answer, Refusal> {
+    if let Some(violation) = door.wire.stands_for(request.uri().path()) {
+        return Err(violation.into());
+    }
+    let _ = case.method.set(request.method().as_str().to_owned());
+    let loaded = door.shared.loaded();
+    if let Some(loaded) = &loaded {
+        let _ = case.generation.set(loaded.generation);
+    }
+    if let (Kind::Front(pending), &Method::CONNECT) = (&door.kind, request.method()) {
+        let authority = connect::grant(case, loaded.as_deref(), request.uri())?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        pending.set(authority, upgrade);
+        return Ok(Answer::Tunnel);
+    }
+    let (loaded, decided) = decided(&door.kind, case, loaded, &request)?;
+    #[cfg(any(test, feature = "testing"))]
+    panic_if_asked(&loaded, &decided, request.headers());
+    if asks_for_websocket(request.headers()) {
+        return Err(Code::WebsocketRefused.into());
+    }
+    let (head, body) = request.into_parts();
+    let mut headers = head.headers;
+    let coding = codings(&headers);
+    join_cookies(&mut headers);
+    search_head(case, &loaded, &decided, &mut headers)?;
+    if let Some(route) = &decided.route {
+        inject(&loaded, route, &mut headers)?;
+    }
+    // A new policy may forbid what is under way.
+    let mut revoked = revoked(door, case, &decided);
+    let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
+    let response = tokio::select! {
+        biased;
+        response = exchange(case, &loaded, &decided, &head.method, &headers, upload) => response?,
+        () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
+    };
+    let (response, connection) = response;
+    let back = (Arc::clone(&loaded), decided.target.clone(), connection);
+    relay(&loaded, &decided, response, revoked, back)
+        .await
+        .map(|response| Answer::Relayed(Box::new(response)))
+}
+
+/// Waits until a new policy forbids what is under way, and says so. Where it forbids the whole tunnel,
+/// the tunnel does.
+fn revoked(
+    door: &Door,
+    case: &Arc<Case>,
+    decided: &Decided,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let question = decided.question.clone();
+    let tunnel = match &door.kind {
+        Kind::Front(_) => None,
+        Kind::Tunnel(authority) => Some(authority.clone()),
+    };
+    let forbidden = door.shared.until(move |loaded| {
+        let ends = |authority| decide_connect(&loaded.policy, authority).is_err();
+        !question.still_allowed(loaded) && !tunnel.as_ref().is_some_and(ends)
+    });
+    let case = Arc::clone(case);
+    Box::pin(async move {
+        forbidden.await;
+        case.revoked();
+    })
+}
+
+#[cfg(any(test, feature = "testing"))]
+#[expect(clippy::panic, reason = "a test asks what becomes of it")]
+fn panic_if_asked(loaded: &Loaded, decided: &Decided, headers: &HeaderMap) {
+    if loaded.testing.panic_path.as_deref() == Some(decided.path.path()) {
+        panic!("as a test asks: {headers:?}");
+    }
+}
+
+/// Looks for secrets in target and head, and takes out what does not go on.
+fn search_head(
+    case: &Case,
+    loaded: &Loaded,
+    decided: &Decided,
+    headers: &mut HeaderMap,
+) -> Result<(), Code> {
+    let target = decided.path.as_str();
+    let found = loaded.scan.head(case.host(), target, headers);
+    let (known, rules): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.known);
+    known.into_iter().try_for_each(|finding| case.judge(loaded, finding))?;
+    strip_request(headers);
+    if decided.route.is_some() {
+        strip_authorization(headers);
+    }
+    if rules.is_empty() {
+        return Ok(());
+    }
+    // What a rule has found may be gone by now, and does not leave.
+    let left = loaded.scan.head(case.host(), target, headers);
+    left.into_iter().try_for_each(|finding| case.judge(loaded, finding))
+}
+
+/// Whatever the agent said of who it is: on a route the sidecar says that.
+fn strip_authorization(headers: &mut HeaderMap) {
+    for name in ["authorization", "x-api-key", "api-key", "private-token", "cookie"] {
+        headers.remove(name);
+    }
+}
+
+/// Writes a route's credential into the head.
+fn inject(loaded: &Loaded, route: &Route, headers: &mut HeaderMap) -> Result<(), Code> {
+    let value = loaded.credentials.get(route.credential()).ok_or(Code::CredentialMissing)?;
+    let text = zeroize::Zeroizing::new(format!("{} {}", route.scheme().as_str(), value.reveal()));
+    let mut value = HeaderValue::from_str(&text).map_err(|_| Code::CredentialMissing)?;
+    value.set_sensitive(true);
+    headers.insert(AUTHORIZATION, value);
+    // Only what is not compressed can be searched for the credential as it comes back.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Ok(())
+}
+
+/// Connects, says so in the log, sends, and waits for the head of the answer.
+async fn exchange(
+    case: &Case,
+    loaded: &Loaded,
+    decided: &Decided,
+    method: &Method,
+    headers: &HeaderMap,
+    upload: Upload,
+) -> Result<(Response<Incoming>, Connection), Refusal> {
+    let reach = Reach { exceptions: &decided.grant.exceptions, forbidden: &loaded.forbidden };
+    let verdict = upload.verdict();
+    let mut upload = Some(upload);
+    let mut logged = false;
+    loop {
+        let kept = if logged { None } else { loaded.upstreams.kept(&decided.target, &reach) };
+        let fresh = kept.is_none();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => loaded.upstreams.connect(&decided.target, &reach).await?,
+        };
+        if !logged {
+            case.allow()?;
+            logged = true;
+        }
+        let body = upload.take().ok_or(Code::UpstreamUnreachable)?;
+        let request = request(&connection, decided, method, headers, body)?;
+        let sent = tokio::time::timeout(response_head(loaded), connection.send(request)).await;
+        match sent {
+            Err(_) => return Err(Code::UpstreamTimeout.into()),
+            Ok(Ok(response)) => return Ok((response, connection)),
+            // One that was kept may have been closed meanwhile: nothing was sent on it.
+            Ok(Err(Unanswered::Unsent(request))) if !fresh => {
+                upload = Some(request.into_body());
+            }
+            Ok(Err(_)) => {
+                return Err(match verdict.get() {
+                    Some(code) => Refusal::Logged(code),
+                    None => Code::UpstreamUnreachable.into(),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+fn response_head(_loaded: &Loaded) -> Duration {
+    limits::RESPONSE_HEAD
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn response_head(loaded: &Loaded) -> Duration {
+    loaded.testing.response_head_ms.map_or(limits::RESPONSE_HEAD, Duration::from_millis)
+}
+
+/// The request as the upstream gets it: of what was decided, and of nothing else.
+fn request(
+    connection: &Connection,
+    decided: &Decided,
+    method: &Method,
+    headers: &HeaderMap,
+    body: Upload,
+) -> Result<Request<Upload>, Code> {
+    let (scheme, port) = if decided.target.secure { ("https", 443) } else { ("http", 80) };
+    let authority = decided.target.authority.to_header(port);
+    let uri = if connection.is_http2() {
+        format!("{scheme}://{authority}{}", decided.path)
+    } else {
+        decided.path.to_string()
+    };
+    let mut request = Request::new(body);
+    *request.method_mut() = method.clone();
+    *request.uri_mut() = uri.parse().map_err(|_| Code::PathNotCanonical)?;
+    *request.headers_mut() = headers.clone();
+    if !connection.is_http2() {
+        let host = HeaderValue::from_str(&authority).map_err(|_| Code::MalformedAuthority)?;
+        request.headers_mut().insert(HOST, host);
+    }
+    Ok(request)
+}
+
+/// The answer as the machine gets it.
+async fn relay(
+    loaded: &Arc<Loaded>,
+    decided: &Decided,
+    response: Response<Incoming>,
+    revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
+    back: (Arc<Loaded>, Target, Connection),
+) -> Result<Response<Relayed>, Refusal> {
+    // Nothing was asked for that would have to switch protocols.
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Code::ResponseRefused.into());
+    }
+    let (mut head, body) = response.into_parts();
+    head.version = Version::default();
+    head.extensions.clear();
+    strip_response(&mut head.headers);
+    if decided.by_path
+        && let Some(route) = &decided.route
+        && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+        && let Some(own) = door_location(location, route)
+        && let Ok(own) = HeaderValue::from_str(&own)
+    {
+        head.headers.insert(LOCATION, own);
+    }
+    let redactor = loaded.scan.redactor();
+    if let Some(redactor) = &redactor {
+        redact(&mut head.headers, redactor);
+    }
+    if body.is_end_stream() {
+        return Ok(Response::from_parts(head, Relayed::new(body, None, revoked, back)));
+    }
+    if decided.route.is_some() && codings(&head.headers) != Ok(Vec::new()) {
+        return Err(Code::ResponseRefused.into());
+    }
+    if redactor.is_some() {
+        // It may become longer or shorter.
+        head.headers.remove(CONTENT_LENGTH);
+    }
+    Ok(Response::from_parts(head, Relayed::new(body, redactor, revoked, back)))
+}

@@ -1,0 +1,299 @@
+//! The sidecar as a whole: what it shares, its listeners, and what it can be told.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::AddressFamily;
+use rustls::crypto::CryptoProvider;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Socket, refuse, serve};
+use super::machine::{Machine, Token, admit};
+use super::resolve::System;
+use super::slots::Slots;
+use super::state::Loaded;
+use super::{limits, upload};
+use crate::sidecar::record::{Event, Line, Record};
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) record: Arc<Record>,
+    pub(super) budget: Arc<Semaphore>,
+    slots: Arc<Slots>,
+    loaded: watch::Sender<Option<Arc<Loaded>>>,
+    /// Documents are loaded one at a time.
+    loading: Mutex<u64>,
+    system: System,
+    provider: Arc<CryptoProvider>,
+    started_at: String,
+    stop: CancellationToken,
+    machine: Machine,
+}
+
+impl Shared {
+    /// What was handed in for the machine.
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// When it ends.
+    pub(super) fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// What holds now.
+    pub(super) fn loaded(&self) -> Option<Arc<Loaded>> {
+        self.loaded.borrow().clone()
+    }
+
+    /// Waits until a new document makes `over` true.
+    pub(super) fn until(
+        &self,
+        over: impl Fn(&Loaded) -> bool + Send + 'static,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut changes = self.loaded.subscribe();
+        Box::pin(async move {
+            while changes.changed().await.is_ok() {
+                let loaded = changes.borrow_and_update().clone();
+                if loaded.is_some_and(|loaded| over(&loaded)) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        })
+    }
+}
+
+/// How a sidecar is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// How many documents were loaded; 0: nothing passes yet.
+    pub generation: u64,
+    /// SHA-256 of the policy that holds.
+    pub policy: Option<String>,
+    /// The names of the credentials that were delivered.
+    pub credentials: Vec<String>,
+    /// Lines of the log, by what they say: `allow`, `deny:host_not_allowed`.
+    pub counts: BTreeMap<String, u64>,
+    /// Lines that could not be written.
+    pub lost: u64,
+    /// Connections of the machine.
+    pub connections: usize,
+    /// Since when it serves, as RFC 3339 has it.
+    pub started_at: String,
+}
+
+/// A sidecar that serves. Dropping it ends nothing; [`Sidecar::stop`] does.
+#[derive(Clone)]
+pub struct Sidecar(Arc<Shared>);
+
+impl Sidecar {
+    /// Starts with no policy at all: nothing passes until a document is loaded. Called within a
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the log cannot say that it starts.
+    pub fn start(record: Arc<Record>, system: System) -> io::Result<Self> {
+        record.write(&Line::new(Event::Start))?;
+        let shared = Arc::new(Shared {
+            record,
+            budget: upload::budget(),
+            slots: Arc::default(),
+            loaded: watch::Sender::new(None),
+            loading: Mutex::new(0),
+            system,
+            provider: Arc::new(rustls::crypto::ring::default_provider()),
+            started_at: crate::sidecar::record::timestamp(),
+            stop: CancellationToken::new(),
+            machine: Machine::default(),
+        });
+        tokio::spawn(sweep(Arc::clone(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Validates a document, and works by it from the next request on. On an error nothing changes.
+    ///
+    /// # Errors
+    /// What is wrong with it; no value of a credential is in it.
+    pub fn load(&self, document: &[u8]) -> Result<State, String> {
+        let shared = &self.0;
+        let mut generation = shared.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shared.loaded();
+        let loaded = Loaded::new(
+            document,
+            *generation + 1,
+            before.as_deref(),
+            &shared.system,
+            &shared.provider,
+        );
+        let from = before.as_ref().map(|before| before.digest.as_str());
+        match loaded {
+            Ok(loaded) => {
+                let line = Line {
+                    generation: Some(loaded.generation),
+                    from,
+                    to: Some(&loaded.digest),
+                    ..Line::new(Event::ConfigReload)
+                };
+                shared.record.write(&line).map_err(|error| format!("writing the log: {error}"))?;
+                *generation = loaded.generation;
+                shared.loaded.send_replace(Some(Arc::new(loaded)));
+                Ok(self.state())
+            }
+            Err(why) => {
+                let line = Line { from, ..Line::new(Event::ConfigRejected) };
+                // The document is refused whether or not the log can say so.
+                let _ = shared.record.write(&line.detail(&why));
+                Err(why)
+            }
+        }
+    }
+
+    /// How it is.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let loaded = self.0.loaded();
+        let loaded = loaded.as_deref();
+        State {
+            generation: loaded.map_or(0, |loaded| loaded.generation),
+            policy: loaded.map(|loaded| loaded.digest.clone()),
+            credentials: loaded
+                .map(|loaded| loaded.credentials.keys().cloned().collect())
+                .unwrap_or_default(),
+            counts: self.0.record.counts(),
+            lost: self.0.record.lost(),
+            connections: self.0.slots.open(),
+            started_at: self.0.started_at.clone(),
+        }
+    }
+
+    /// Accepts connections on these listening sockets too. Called within a runtime.
+    ///
+    /// # Errors
+    /// What is wrong with one of them; then none of them is used.
+    pub fn listen(&self, sockets: Vec<OwnedFd>) -> Result<State, String> {
+        if sockets.is_empty() {
+            return Err("no listening socket came with the message".to_owned());
+        }
+        let listeners: Result<Vec<_>, String> = sockets.into_iter().map(Listener::new).collect();
+        for listener in listeners? {
+            let until = self.0.stop.clone();
+            tokio::spawn(accept(Arc::clone(&self.0), listener, until, None));
+        }
+        Ok(self.state())
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0
+    }
+
+    /// Ends it: no connection is accepted or served any more.
+    pub fn stop(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Waits until it ends, and says so in the log.
+    pub async fn stopped(&self) {
+        self.0.stop.cancelled().await;
+        // It ends whether or not the log can say so.
+        let _ = self.0.record.write(&Line::new(Event::Stop));
+    }
+}
+
+/// A listening socket of either kind.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(super) fn new(socket: OwnedFd) -> Result<Self, String> {
+        let fail = |error: io::Error| format!("using a listening socket: {error}");
+        let refuse = |what: &str| format!("using a listening socket: {what}");
+        let listens =
+            rustix::net::sockopt::socket_acceptconn(&socket).map_err(|error| fail(error.into()))?;
+        if !listens {
+            return Err(refuse("it does not listen"));
+        }
+        let family = rustix::net::sockopt::socket_domain(&socket).map_err(|e| fail(e.into()))?;
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|error| fail(error.into()))?;
+        match family {
+            AddressFamily::INET | AddressFamily::INET6 => {
+                TcpListener::from_std(socket.into()).map(Self::Tcp).map_err(fail)
+            }
+            AddressFamily::UNIX => {
+                UnixListener::from_std(socket.into()).map(Self::Unix).map_err(fail)
+            }
+            _ => Err(refuse("it is neither of TCP nor of a unix socket")),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(listener) => {
+                let (socket, _) = listener.accept().await?;
+                socket.set_nodelay(true)?;
+                Ok(Socket::Tcp(socket))
+            }
+            Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Accepts connections until then; with a `token`, those that begin with it.
+pub(super) async fn accept(
+    shared: Arc<Shared>,
+    listener: Listener,
+    until: CancellationToken,
+    token: Option<Arc<Token>>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = until.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok(socket) = accepted else {
+            // Out of descriptors, most likely: some will be closed.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        match shared.slots.take() {
+            Some(slot) => {
+                let (shared, token) = (Arc::clone(&shared), token.clone());
+                tokio::spawn(async move {
+                    let mut socket = socket;
+                    if let Some(token) = token {
+                        let admitted = tokio::select! {
+                            () = slot.evicted() => false,
+                            admitted = admit(&shared, &mut socket, &token) => admitted,
+                        };
+                        if !admitted {
+                            return;
+                        }
+                    }
+                    serve(shared, socket, slot).await;
+                });
+            }
+            None => {
+                tokio::spawn(refuse(Arc::clone(&shared), socket));
+            }
+        }
+    }
+}
+
+/// Closes connections to upstreams that nobody has used for a while.
+async fn sweep(shared: Arc<Shared>) {
+    while !shared.stop.is_cancelled() {
+        tokio::time::sleep(limits::UPSTREAM_IDLE / 2).await;
+        if let Some(loaded) = shared.loaded() {
+            loaded.upstreams.sweep();
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What a sidecar works by: one loaded document, whole, or none.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use rustls::crypto::CryptoProvider;
+use sha2::{Digest as _, Sha256};
+
+use super::resolve::{Resolver, System};
+use super::scan::Scan;
+use super::upstream::{Upstreams, client_config};
+use crate::sidecar::Host;
+use crate::sidecar::ca::Ca;
+use crate::sidecar::credential::check;
+use crate::sidecar::document::{CaPart, Document, Secret, VERSION};
+use crate::sidecar::policy::Policy;
+
+/// A document that was found to be in order, made ready.
+pub(super) struct Loaded {
+    pub(super) generation: u64,
+    /// Of the policy, so that whoever delivered it sees which one holds.
+    pub(super) digest: String,
+    pub(super) policy: Policy,
+    /// What a request at the path door may call the sidecar.
+    pub(super) names: Vec<Host>,
+    pub(super) forbidden: Vec<IpAddr>,
+    pub(super) ca: Option<Arc<Ca>>,
+    ca_part: Option<CaPart>,
+    pub(super) scan: Scan,
+    pub(super) credentials: BTreeMap<String, Secret>,
+    pub(super) upstreams: Upstreams,
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) testing: crate::sidecar::document::Testing,
+}
+
+impl Loaded {
+    /// Checks all of a document before any of it holds.
+    pub(super) fn new(
+        text: &[u8],
+        generation: u64,
+        before: Option<&Self>,
+        system: &System,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, String> {
+        let document = parse(text)?;
+        let policy = Policy::compile(&document.policy)?;
+        for (name, value) in &document.credentials {
+            check(name, value.reveal().as_bytes()).map_err(|error| error.to_string())?;
+        }
+        let names = document.names.iter().map(|name| door_name(name)).collect::<Result<_, _>>()?;
+        let roots = document
+            .roots
+            .iter()
+            .map(|root| BASE64_STANDARD.decode(root).map_err(|_| "`roots`: not base64".to_owned()))
+            .collect::<Result<Vec<_>, _>>()?;
+        // A reload leaves the leaves that were signed.
+        let same = before.filter(|before| match (&before.ca_part, &document.ca) {
+            (Some(old), Some(new)) => old.certificate == new.certificate && old.key == new.key,
+            _ => false,
+        });
+        let ca = match (same.and_then(|before| before.ca.clone()), &document.ca) {
+            (Some(ca), _) => Some(ca),
+            (None, Some(part)) => Some(Arc::new(Ca::load(part, &document.sandbox, provider)?)),
+            (None, None) => None,
+        };
+        let resolver = Resolver::new(&document.resolver, system)?;
+        let tls = client_config(&roots, provider)?;
+        Ok(Self {
+            generation,
+            digest: digest(&document)?,
+            names,
+            ca,
+            upstreams: Upstreams::new(resolver, tls, dial_route(&document)),
+            scan: Scan::new(&document)?,
+            policy,
+            forbidden: document.forbidden,
+            ca_part: document.ca,
+            credentials: document.credentials,
+            #[cfg(any(test, feature = "testing"))]
+            testing: document.testing,
+        })
+    }
+}
+
+/// Reads a document. What a parser says about a wrong value would hold it, so only its place is
+/// told.
+fn parse(text: &[u8]) -> Result<Document, String> {
+    let document: Document = serde_json::from_slice(text).map_err(|error| {
+        format!(
+            "the document cannot be read at line {}, column {}: a field is unknown, missing or of \
+             the wrong type",
+            error.line(),
+            error.column()
+        )
+    })?;
+    if document.version == VERSION {
+        Ok(document)
+    } else {
+        Err(format!("`version` is {}: this sidecar reads {VERSION}", document.version))
+    }
+}
+
+fn door_name(name: &str) -> Result<Host, String> {
+    // An IPv6 address is written without brackets in a list of names.
+    let bare = name.parse::<IpAddr>().ok().map(Host::Ip);
+    bare.map_or_else(|| Host::parse(name.as_bytes()), Ok)
+        .map_err(|_| format!("`names`: `{name}` is neither a host name nor an address"))
+}
+
+/// The digest of a document's policy, in hex.
+fn digest(document: &Document) -> Result<String, String> {
+    let text = serde_json::to_vec(&document.policy)
+        .map_err(|error| format!("writing the policy: {error}"))?;
+    Ok(hex::encode(Sha256::digest(text)))
+}
+
+/// Where a checked address is dialled: there. Tests stand upstreams of their own behind it.
+#[cfg(not(any(test, feature = "testing")))]
+fn dial_route(_document: &Document) -> Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync> {
+    Box::new(|address| address)
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn dial_route(document: &Document) -> Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync> {
+    let routes = document.testing.dial.clone();
+    Box::new(move |address| routes.get(&address).copied().unwrap_or(address))
+}

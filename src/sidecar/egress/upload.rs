@@ -1,0 +1,365 @@
+//! A request's body on its way out: held and searched before anything is dialled, as far as that
+//! goes, and from there on searched as it passes.
+//!
+//! What a search has not cleared never goes on, so a secret that begins in one piece and ends in the
+//! next is never sent in part.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+
+use super::case::Case;
+use super::limits;
+use super::state::Loaded;
+use crate::sidecar::Code;
+use crate::sidecar::dlp::coding::{Coding, Unscannable};
+use crate::sidecar::dlp::{BodyScanner, Finding, is_packed};
+
+/// How much of the budget is taken at once, in units of it.
+const STEP: usize = 64;
+/// A unit of the budget.
+const UNIT: usize = 1024;
+
+/// The budget of all bodies that are held.
+pub(super) fn budget() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(limits::HELD_BODIES / UNIT))
+}
+
+/// What an upstream is sent.
+pub(super) struct Upload {
+    held: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// The length that the upstream is told.
+    length: Option<u64>,
+    rest: Option<Box<Rest>>,
+    verdict: Verdict,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What is still to come.
+struct Rest {
+    incoming: Incoming,
+    search: Search,
+    idle: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body ended early.
+#[derive(Clone, Default)]
+pub(super) struct Verdict(Arc<Mutex<Option<Code>>>);
+
+impl Verdict {
+    pub(super) fn get(&self) -> Option<Code> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, code: Code) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
+    }
+}
+
+/// The search of one body that passes.
+struct Search {
+    case: Arc<Case>,
+    loaded: Arc<Loaded>,
+    scanner: Option<BodyScanner>,
+    /// How many of its findings were told.
+    told: usize,
+    seen: u64,
+}
+
+impl Search {
+    fn new(case: &Arc<Case>, loaded: &Arc<Loaded>) -> Self {
+        let scanner = Some(loaded.scan.body(case.host()));
+        Self { case: Arc::clone(case), loaded: Arc::clone(loaded), scanner, told: 0, seen: 0 }
+    }
+
+    fn data(&mut self, data: &[u8]) -> Result<(), Code> {
+        self.seen += data.len() as u64;
+        if self.seen > limits::SCANNED_BODY && self.scanner.is_some() {
+            unscannable(&self.case, &self.loaded)?;
+            self.scanner = None;
+        }
+        let Some(scanner) = &mut self.scanner else { return Ok(()) };
+        if scanner.push(data).is_ok() {
+            return Ok(());
+        }
+        let found = scanner.findings();
+        let new = found[self.told..].to_vec();
+        self.told = found.len();
+        self.judge(new)
+    }
+
+    fn trailers(&self, trailers: &HeaderMap) -> Result<(), Code> {
+        self.judge(self.loaded.scan.head(self.case.host(), "", trailers))
+    }
+
+    fn end(&mut self) -> Result<(), Code> {
+        let Some(scanner) = self.scanner.take() else { return Ok(()) };
+        self.judge(scanner.end().split_off(self.told))
+    }
+
+    fn hold_back(&self) -> usize {
+        self.scanner.as_ref().map_or(0, BodyScanner::hold_back)
+    }
+
+    fn judge(&self, findings: Vec<Finding>) -> Result<(), Code> {
+        findings.into_iter().try_for_each(|finding| self.case.judge(&self.loaded, finding))
+    }
+}
+
+/// A body that cannot be searched is refused, or passed on with a word about it.
+fn unscannable(case: &Case, loaded: &Loaded) -> Result<(), Code> {
+    if loaded.scan.blocks() {
+        return Err(Code::DlpUnscannable);
+    }
+    case.unscanned();
+    Ok(())
+}
+
+impl Upload {
+    /// No body at all.
+    pub(super) fn empty() -> Self {
+        Self {
+            held: BytesMut::new(),
+            trailers: None,
+            length: None,
+            rest: None,
+            verdict: Verdict::default(),
+            _permit: None,
+        }
+    }
+
+    /// Why it ended early, if it did.
+    pub(super) fn verdict(&self) -> Verdict {
+        self.verdict.clone()
+    }
+
+    /// Takes a body as far as it is held, and searches it: nothing is dialled for one that is
+    /// refused. What is too long to be held streams behind its search.
+    pub(super) async fn hold(
+        mut incoming: Incoming,
+        coding: Result<Vec<Coding>, Unscannable>,
+        case: &Arc<Case>,
+        loaded: &Arc<Loaded>,
+        budget: &Arc<Semaphore>,
+    ) -> Result<Self, Code> {
+        if incoming.is_end_stream() {
+            return Ok(Self::empty());
+        }
+        let length = incoming.size_hint().exact();
+        let codings = match coding {
+            Ok(codings) => codings,
+            Err(_) => {
+                unscannable(case, loaded)?;
+                Vec::new()
+            }
+        };
+        // Refused by what it says of its length already, before any of it is asked for.
+        let (limit, most) = match codings.is_empty() {
+            true => (limits::HELD_BODY, limits::SCANNED_BODY),
+            false => (limits::ENCODED_BODY, limits::ENCODED_BODY as u64),
+        };
+        if length.is_some_and(|length| length > most) {
+            unscannable(case, loaded)?;
+        }
+        let mut search = Search::new(case, loaded);
+        let mut permit: Option<OwnedSemaphorePermit> = None;
+        let mut held = BytesMut::new();
+        let mut trailers = None;
+        let deadline = tokio::time::sleep(limits::HELD_BODY_TIME);
+        tokio::pin!(deadline);
+        let ended = loop {
+            let frame = tokio::select! {
+                frame = incoming.frame() => frame,
+                () = &mut deadline => break false,
+            };
+            let Some(frame) = frame else { break true };
+            match frame.map_err(|_| case.broken_off())?.into_data() {
+                Ok(data) => {
+                    let wanted = (held.len() + data.len()).div_ceil(UNIT);
+                    grow(&mut permit, wanted, budget).await?;
+                    held.extend_from_slice(&data);
+                    if held.len() >= limit {
+                        break incoming.is_end_stream();
+                    }
+                }
+                Err(frame) => {
+                    if let Ok(fields) = frame.into_trailers() {
+                        search.trailers(&fields)?;
+                        trailers = Some(fields);
+                    }
+                }
+            }
+        };
+        let verdict = Verdict::default();
+        if ended {
+            let held = search_whole(case, loaded, codings, held).await?;
+            let length = trailers.is_none().then_some(held.len() as u64);
+            return Ok(Self { held, trailers, length, rest: None, verdict, _permit: permit });
+        }
+        if !codings.is_empty() || is_packed(&held) {
+            // What is compressed can be looked into only as a whole.
+            if !codings.is_empty() {
+                unscannable(case, loaded)?;
+            }
+            case.unscanned();
+        }
+        search.data(&held)?;
+        let rest = Some(Box::new(Rest { incoming, search, idle: None }));
+        // What streams holds little; its share is for others.
+        Ok(Self { held, trailers, length, rest, verdict, _permit: None })
+    }
+}
+
+/// Searches a whole body. What takes long goes beside what else there is to do.
+async fn search_whole(
+    case: &Arc<Case>,
+    loaded: &Arc<Loaded>,
+    codings: Vec<Coding>,
+    held: BytesMut,
+) -> Result<BytesMut, Code> {
+    let small = held.len() <= limits::SEARCHED_AT_ONCE;
+    let search = {
+        let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
+        move || match loaded.scan.whole_body(case.host(), &codings, &held) {
+            Ok(report) => {
+                if report.unscanned {
+                    case.unscanned();
+                }
+                let mut findings = report.findings.into_iter();
+                findings.try_for_each(|finding| case.judge(&loaded, finding)).map(|()| held)
+            }
+            Err(_) => unscannable(&case, &loaded).map(|()| held),
+        }
+    };
+    if small {
+        return search();
+    }
+    // A panic on the way is no reason to let it pass.
+    tokio::task::spawn_blocking(search).await.unwrap_or(Err(Code::DlpUnscannable))
+}
+
+async fn grow(
+    permit: &mut Option<OwnedSemaphorePermit>,
+    wanted: usize,
+    budget: &Arc<Semaphore>,
+) -> Result<(), Code> {
+    let have = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    if wanted <= have {
+        return Ok(());
+    }
+    let more = (wanted - have).next_multiple_of(STEP);
+    let more = u32::try_from(more).map_err(|_| Code::DlpUnscannable)?;
+    let acquired = Arc::clone(budget).acquire_many_owned(more);
+    let more = tokio::time::timeout(limits::HELD_BODIES_WAIT, acquired)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .ok_or(Code::TooManyConnections)?;
+    match permit {
+        Some(permit) => permit.merge(more),
+        none => *none = Some(more),
+    }
+    Ok(())
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        loop {
+            let held_back = match &this.rest {
+                Some(rest) => rest.search.hold_back(),
+                None => 0,
+            };
+            let clear = this.held.len().saturating_sub(held_back);
+            if clear > 0 {
+                let piece = this.held.split_to(clear).freeze();
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            let Some(rest) = &mut this.rest else {
+                return Poll::Ready(this.trailers.take().map(|fields| Ok(Frame::trailers(fields))));
+            };
+            let step = match Pin::new(&mut rest.incoming).poll_frame(context) {
+                Poll::Ready(frame) => {
+                    rest.idle = None;
+                    rest.take(frame, &mut this.held, &mut this.trailers)
+                }
+                Poll::Pending => {
+                    let idle = rest
+                        .idle
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::REQUEST_IDLE)));
+                    ready!(idle.as_mut().poll(context));
+                    Err(Code::MalformedRequest)
+                }
+            };
+            match step {
+                Ok(true) => {
+                    this.rest = None;
+                }
+                Ok(false) => {}
+                Err(code) => {
+                    rest.search.case.deny_later(&code);
+                    this.verdict.set(code);
+                    this.rest = None;
+                    this.held.clear();
+                    let error = io::Error::other("the request's body ends here");
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) => SizeHint::with_exact(length),
+            None => SizeHint::default(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_none() && self.held.is_empty() && self.trailers.is_none()
+    }
+}
+
+impl Rest {
+    /// Takes the next frame. Whether it was the last.
+    fn take(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        held: &mut BytesMut,
+        trailers: &mut Option<HeaderMap>,
+    ) -> Result<bool, Code> {
+        let frame = match frame {
+            None => return self.search.end().map(|()| true),
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) => return Err(self.search.case.broken_off()),
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                self.search.data(&data)?;
+                held.extend_from_slice(&data);
+            }
+            Err(frame) => {
+                if let Ok(fields) = frame.into_trailers() {
+                    self.search.trailers(&fields)?;
+                    *trailers = Some(fields);
+                }
+            }
+        }
+        Ok(false)
+    }
+}

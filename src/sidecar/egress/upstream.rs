@@ -1,0 +1,277 @@
+#![expect(clippy::disallowed_methods, reason = "connections are kept for a time")]
+//! Connections to upstreams: verified, and kept for the next request.
+//!
+//! A connection that is kept remembers the address that was checked; the next request that would use
+//! it checks that address again, by its own grant. All of them belong to one loaded document, so a
+//! new policy begins with none.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+use super::dial::{checked, dial};
+use super::limits;
+use super::resolve::Resolver;
+use super::upload::Upload;
+use crate::sidecar::{Authority, CheckedAddr, Cidr, Code, Host};
+
+/// Which upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Target {
+    /// What was decided about; also the name that its certificate has to be for.
+    pub(super) authority: Authority,
+    /// TLS or not.
+    pub(super) secure: bool,
+}
+
+/// What may be dialled for one request.
+pub(super) struct Reach<'a> {
+    /// Private networks that the grant opens.
+    pub(super) exceptions: &'a [Cidr],
+    /// What nothing opens.
+    pub(super) forbidden: &'a [IpAddr],
+}
+
+/// All upstreams of one loaded document.
+pub(super) struct Upstreams {
+    resolver: Resolver,
+    tls: TlsConnector,
+    kept: Mutex<HashMap<Target, Vec<Kept>>>,
+    route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
+}
+
+/// An open connection.
+pub(super) struct Connection {
+    address: CheckedAddr,
+    sender: Sender,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Upload>),
+    Http2(http2::SendRequest<Upload>),
+}
+
+struct Kept {
+    since: Instant,
+    connection: Connection,
+}
+
+/// Why a request was not answered.
+pub(super) enum Unanswered {
+    /// The upstream had closed the connection before anything of the request was sent.
+    Unsent(Box<Request<Upload>>),
+    /// The connection failed with the request under way.
+    Failed,
+}
+
+impl Upstreams {
+    pub(super) fn new(
+        resolver: Resolver,
+        tls: Arc<ClientConfig>,
+        route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
+    ) -> Self {
+        Self { resolver, tls: tls.into(), kept: Mutex::default(), route }
+    }
+
+    /// A connection that is open already, whose address passes the check of this request.
+    pub(super) fn kept(&self, target: &Target, reach: &Reach<'_>) -> Option<Connection> {
+        // Nothing is left half-done under this lock, so its poison says nothing.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_target = kept.get_mut(target)?;
+        of_target.retain_mut(|kept| kept.usable(reach));
+        let shared = of_target.iter().find_map(|kept| kept.connection.share());
+        shared.or_else(|| of_target.pop().map(|kept| kept.connection))
+    }
+
+    /// Keeps a connection for the next request.
+    pub(super) fn keep(&self, target: &Target, connection: Connection) {
+        let since = Instant::now();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = kept.values().map(Vec::len).sum();
+        if all >= limits::ALL_IDLE_UPSTREAMS {
+            kept.retain(|_, of_target| {
+                of_target.retain_mut(Kept::open);
+                !of_target.is_empty()
+            });
+        }
+        let of_target = kept.entry(target.clone()).or_default();
+        if of_target.len() < limits::IDLE_UPSTREAMS && all < limits::ALL_IDLE_UPSTREAMS {
+            of_target.push(Kept { since, connection });
+        }
+    }
+
+    /// Closes what was not used for a while.
+    pub(super) fn sweep(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|_, of_target| {
+            of_target.retain_mut(Kept::open);
+            !of_target.is_empty()
+        });
+    }
+
+    /// Resolves, checks every address, dials one that passed, and verifies who answers.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        reach: &Reach<'_>,
+    ) -> Result<Connection, Code> {
+        let addresses = match target.authority.host() {
+            Host::Name(name) => self.resolver.addresses(name.as_str()).await?,
+            Host::Ip(_) => return Err(Code::SsrfDenied),
+        };
+        let addresses =
+            checked(&addresses, target.authority.port(), reach.exceptions, reach.forbidden)?;
+        let (stream, address) = dial(&addresses, &self.route).await?;
+        let sender = if target.secure {
+            let name = target.authority.host().to_string();
+            let name = ServerName::try_from(name).map_err(|_| Code::UpstreamTls)?;
+            let handshake = self.tls.connect(name, stream);
+            let stream = tokio::time::timeout(limits::UPSTREAM_HANDSHAKE, handshake)
+                .await
+                .map_err(|_| Code::UpstreamTimeout)?
+                .map_err(|error| not_verified(&error))?;
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                http2_over(stream).await?
+            } else {
+                http1_over(stream).await?
+            }
+        } else {
+            http1_over(stream).await?
+        };
+        let connection = Connection { address, sender };
+        if let Some(shared) = connection.share() {
+            self.keep(target, shared);
+        }
+        Ok(connection)
+    }
+}
+
+/// A handshake that failed: by what the upstream showed, or because it went away.
+fn not_verified(error: &io::Error) -> Code {
+    let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    if is_tls { Code::UpstreamTls } else { Code::UpstreamUnreachable }
+}
+
+async fn http1_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Sender, Code> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(limits::READ_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Code::UpstreamUnreachable)?;
+    // How it ends is seen by whoever waits for the answer.
+    tokio::spawn(connection.map(drop));
+    Ok(Sender::Http1(sender))
+}
+
+async fn http2_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Sender, Code> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(limits::UPSTREAM_STREAM_WINDOW)
+        .initial_connection_window_size(limits::UPSTREAM_CONNECTION_WINDOW)
+        .max_header_list_size(limits::HEADER_LIST)
+        .max_send_buf_size(limits::SEND_BUFFER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|_| Code::UpstreamUnreachable)?;
+    tokio::spawn(connection.map(drop));
+    Ok(Sender::Http2(sender))
+}
+
+impl Connection {
+    /// Whether requests on it are HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.sender, Sender::Http2(_))
+    }
+
+    /// The same connection for another request, where it takes several at once.
+    fn share(&self) -> Option<Self> {
+        match &self.sender {
+            Sender::Http1(_) => None,
+            Sender::Http2(sender) => {
+                Some(Self { address: self.address, sender: Sender::Http2(sender.clone()) })
+            }
+        }
+    }
+
+    /// Sends one request and waits for the head of its answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let unanswered = |mut error: TrySendError<Request<Upload>>| match error.take_message() {
+            Some(request) => Unanswered::Unsent(Box::new(request)),
+            None => Unanswered::Failed,
+        };
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unanswered),
+            Sender::Http2(sender) => {
+                if sender.ready().await.is_err() {
+                    return Err(Unanswered::Unsent(Box::new(request)));
+                }
+                sender.try_send_request(request).await.map_err(unanswered)
+            }
+        }
+    }
+}
+
+impl Kept {
+    fn open(&mut self) -> bool {
+        let fresh = self.since.elapsed() < limits::UPSTREAM_IDLE;
+        match &mut self.connection.sender {
+            Sender::Http1(sender) => {
+                fresh && !sender.is_closed() && {
+                    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                    !matches!(pin!(sender.ready()).poll(&mut context), Poll::Ready(Err(_)))
+                }
+            }
+            // Its time begins anew with every stream; what is open stays open.
+            Sender::Http2(sender) => fresh && !sender.is_closed(),
+        }
+    }
+
+    fn usable(&mut self, reach: &Reach<'_>) -> bool {
+        let address = self.connection.address.get();
+        self.open() && CheckedAddr::check(address, reach.exceptions, reach.forbidden).is_ok()
+    }
+}
+
+/// How upstreams are verified. There is no way to leave it out.
+pub(super) fn client_config(
+    roots: &[Vec<u8>],
+    provider: &Arc<rustls::crypto::CryptoProvider>,
+) -> Result<Arc<ClientConfig>, String> {
+    let mut store = RootCertStore::empty();
+    if roots.is_empty() {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let (_, ignored) = store.add_parsable_certificates(roots.iter().cloned().map(Into::into));
+    if store.is_empty() {
+        return Err(format!("`roots` holds no certificate: none of {ignored} can be read"));
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("setting up TLS: {error}"))?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.resumption = rustls::client::Resumption::in_memory_sessions(limits::ALL_IDLE_UPSTREAMS);
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,335 @@
+//! An upstream that remembers what reached it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+/// A request that arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) method: String,
+    /// As it was written, with its query.
+    pub(super) target: String,
+    pub(super) version: hyper::Version,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+    /// The body ended as it should.
+    pub(super) whole: bool,
+}
+
+impl Arrived {
+    pub(super) fn header(&self, name: &str) -> Vec<String> {
+        self.headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect()
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<Arrived>>,
+    connections: AtomicU64,
+}
+
+pub(super) struct Upstream {
+    pub(super) secure: SocketAddr,
+    pub(super) plain: SocketAddr,
+    /// In DER: what vouches for it.
+    pub(super) root: Vec<u8>,
+    seen: Arc<Seen>,
+}
+
+/// How its certificate is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certificate {
+    /// For whatever name it is asked.
+    Good,
+    /// By nobody that anyone knows.
+    Unknown,
+    WrongName,
+    Expired,
+}
+
+impl Upstream {
+    /// With HTTP/2 and HTTP/1.1.
+    pub(super) async fn start(certificate: Certificate) -> Self {
+        Self::with(certificate, &[b"h2", b"http/1.1"]).await
+    }
+
+    pub(super) async fn with(certificate: Certificate, protocols: &[&[u8]]) -> Self {
+        let seen = Arc::new(Seen::default());
+        let (root, mut config) = tls(certificate);
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Self {
+            secure: secure.local_addr().unwrap(),
+            plain: plain.local_addr().unwrap(),
+            root,
+            seen: Arc::clone(&seen),
+        };
+        let of_plain = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = plain.accept().await {
+                of_plain.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(socket, false, Arc::clone(&of_plain)));
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = secure.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+                seen.connections.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    if let Ok(socket) = acceptor.accept(socket).await {
+                        let http2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(socket, http2, seen).await;
+                    }
+                });
+            }
+        });
+        upstream
+    }
+
+    /// All that has arrived.
+    pub(super) fn arrived(&self) -> Vec<Arrived> {
+        self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// The one request that has arrived.
+    #[track_caller]
+    pub(super) fn one(&self) -> Arrived {
+        let arrived = self.arrived();
+        assert_eq!(arrived.len(), 1, "{arrived:#?}");
+        arrived[0].clone()
+    }
+
+    pub(super) fn forget(&self) {
+        self.seen.requests.lock().unwrap().clear();
+    }
+
+    /// The one request that arrives in time.
+    pub(super) async fn wait_for_one(&self) -> Arrived {
+        for _ in 0..500 {
+            if !self.arrived().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.one()
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve<S>(socket: S, http2: bool, seen: Arc<Seen>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request| answer(request, Arc::clone(&seen)));
+    let socket = TokioIo::new(socket);
+    if http2 {
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(socket, service).await;
+    } else {
+        let builder = hyper::server::conn::http1::Builder::new();
+        let _ = builder.serve_connection(socket, service).await;
+    }
+}
+
+type Body = BoxBody<Bytes, Infallible>;
+
+fn full(text: impl Into<Bytes>) -> Body {
+    Full::new(text.into()).boxed()
+}
+
+/// What a path asks for is what it gets.
+async fn answer(
+    request: Request<Incoming>,
+    seen: Arc<Seen>,
+) -> Result<Response<Body>, hyper::Error> {
+    let (head, mut body) = request.into_parts();
+    let target = head.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+    let mut arrived = Arrived {
+        method: head.method.to_string(),
+        target: target.clone(),
+        version: head.version,
+        headers: head.headers,
+        body: Vec::new(),
+        whole: false,
+    };
+    if head.uri.path() == "/early" {
+        seen.requests.lock().unwrap().push(arrived);
+        return Ok(Response::new(full("early")));
+    }
+    arrived.whole = loop {
+        match body.frame().await {
+            None => break true,
+            Some(Err(_)) => break false,
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    arrived.body.extend_from_slice(&data);
+                }
+            }
+        }
+    };
+    let echo = {
+        let mut text = format!("{} {target}\n", arrived.method);
+        for (name, value) in &arrived.headers {
+            text += &format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()));
+        }
+        let mut text = (text + "\n").into_bytes();
+        text.extend_from_slice(&arrived.body);
+        text
+    };
+    let authorization = arrived.header("authorization").concat();
+    seen.requests.lock().unwrap().push(arrived);
+    let response = Response::builder();
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let response = match head.uri.path() {
+        "/never" => std::future::pending().await,
+        "/redirect" | "/v1/redirect" => {
+            response.status(302).header("location", query).body(full("elsewhere"))
+        }
+        "/status" => response.status(query.parse::<u16>().unwrap()).body(full("")),
+        "/bytes" => response.body(full(vec![b'x'; query.parse().unwrap()])),
+        "/reflect" => response
+            .header("x-reflected", &authorization)
+            .header("alt-svc", "h3=\":443\"")
+            .header("connection", "x-hop")
+            .header("x-hop", "1")
+            .body(full(echo)),
+        "/gzip" => {
+            use std::io::Write as _;
+            let mut writer =
+                flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            writer.write_all(&echo).unwrap();
+            response.header("content-encoding", "gzip").body(full(writer.finish().unwrap()))
+        }
+        "/halves" => {
+            let middle = authorization.len() / 2;
+            let (first, second) = authorization.split_at(middle);
+            let pieces = ["before ", first, second, " after"].map(|piece| piece.to_owned());
+            response.body(pieces_of(pieces.into(), Duration::from_millis(30)))
+        }
+        "/events" => {
+            let pieces = (0..4).map(|number| format!("data: {number}\n\n")).collect();
+            response
+                .header("content-type", "text/event-stream")
+                .body(pieces_of(pieces, Duration::from_millis(150)))
+        }
+        "/forever" => {
+            let pieces = (0..100_000).map(|number| format!("{number}\n")).collect();
+            response.body(pieces_of(pieces, Duration::from_millis(20)))
+        }
+        "/trailers" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("x-end", format!("{authorization}.").parse().unwrap());
+            let frames = vec![
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"body"))),
+                Ok(Frame::trailers(trailers)),
+            ];
+            response
+                .header("trailer", "x-end")
+                .body(BodyExt::boxed(StreamBody::new(stream::iter(frames))))
+        }
+        _ => response.body(full(echo)),
+    };
+    Ok(response.unwrap())
+}
+
+fn pieces_of(pieces: Vec<String>, pause: Duration) -> Body {
+    let pieces = stream::unfold(pieces.into_iter(), move |mut pieces| async move {
+        let piece = pieces.next()?;
+        tokio::time::sleep(pause).await;
+        Some((Ok::<_, Infallible>(Frame::data(Bytes::from(piece))), pieces))
+    });
+    BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(pieces))))
+}
+
+/// A boxed body has to be `Sync`, and nothing here is shared.
+struct SyncStream<T>(std::pin::Pin<Box<T>>);
+
+impl<T: stream::Stream + Send> stream::Stream for SyncStream<T> {
+    type Item = T::Item;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// Signs for the name that a client asks for.
+#[derive(Debug)]
+struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    name: Option<&'static str>,
+    expired: bool,
+}
+
+impl ResolvesServerCert for Signer {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = self.name.or(hello.server_name())?;
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        if self.expired {
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = rustls::crypto::ring::default_provider();
+        let chain = CertifiedKey::from_der(vec![leaf.der().clone()], key, &provider);
+        Some(Arc::new(chain.unwrap()))
+    }
+}
+
+fn tls(certificate: Certificate) -> (Vec<u8>, ServerConfig) {
+    let make = || {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let root = params.self_signed(&key).unwrap().der().to_vec();
+        (root, Issuer::new(params, key))
+    };
+    let (mut root, issuer) = make();
+    if certificate == Certificate::Unknown {
+        root = make().0;
+    }
+    let signer = Signer {
+        issuer,
+        name: (certificate == Certificate::WrongName).then_some("other.example.org"),
+        expired: certificate == Certificate::Expired,
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(signer));
+    (root, config)
+}
