@@ -88,8 +88,11 @@ pub struct Ca {
     /// One for all leaves: they differ in nothing but the name.
     leaf_key: KeyPair,
     provider: Arc<CryptoProvider>,
-    leaves: Mutex<HashMap<Box<str>, (SystemTime, Arc<ServerConfig>)>>,
+    leaves: Mutex<Leaves>,
 }
+
+/// The leaves by their names, each with the time until which it is shown.
+type Leaves = HashMap<Box<str>, (SystemTime, Arc<ServerConfig>)>;
 
 impl fmt::Debug for Ca {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,4 +1,3 @@
-#![expect(clippy::disallowed_methods, reason = "opens the folders that stay reachable")]
 //! What a sidecar that runs on the host gives up before it serves.
 //!
 //! It reads bytes of a machine that nobody trusts, with a user's rights. So it keeps no descriptor

@@ -212,7 +212,7 @@ async fn receive(
     let end = loop {
         stream.readable().await?;
         let received =
-            stream.try_io(Interest::READABLE, || receive_some(stream, &mut *bytes, &mut sockets));
+            stream.try_io(Interest::READABLE, || receive_some(stream, &mut bytes, &mut sockets));
         match received {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => line.extend_from_slice(&bytes[..count]),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::allowlist::{Allowlist, Grant, is_never_passed_on};
+use super::allowlist::{Allowlist, Grant, is_method, is_never_passed_on};
 use super::authority::{Authority, Host};
 use super::code::Code;
 use super::part::{PolicyPart, RoutePart, Scheme};
@@ -200,7 +200,8 @@ pub fn decide(
     method: &str,
     path: &CanonicalPath,
 ) -> Result<Allowed, Code> {
-    if is_never_passed_on(method) {
+    // HTTP/2 carries methods as they are: `trace` may be TRACE to the upstream.
+    if !is_method(method.as_bytes()) || is_never_passed_on(method) {
         return Err(Code::MethodNotAllowed);
     }
     decide_connect(policy, authority)?;
@@ -267,9 +268,12 @@ fn rest<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
     path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// TRACE and OPTIONS echo what they are sent, and a CONNECT is no request to the upstream.
+/// TRACE, TRACK and OPTIONS may echo what they are sent, and a CONNECT is no request to the
+/// upstream.
 fn takes_credential(method: &str) -> bool {
-    !is_never_passed_on(method) && method != "OPTIONS"
+    is_method(method.as_bytes())
+        && !is_never_passed_on(method)
+        && !matches!(method, "OPTIONS" | "TRACK")
 }
 
 /// Whether a request is part of a push, in whichever way it is written.

@@ -4,21 +4,39 @@
 use std::sync::{Arc, LazyLock};
 
 use bottle::sidecar::credential::{Redactions, Redactor};
+use bottle::sidecar::dlp::coding::{Coding, Limits as Bounds};
+use bottle::sidecar::dlp::{Known, Rules, Scanner};
+use bottle::sidecar::document::Document;
 use bottle::sidecar::framing::{Framing, Limits};
 use bottle::sidecar::{
     Allowed, Authority, CanonicalPath, Code, Host, PathPattern, Policy, PolicyPart, Transport,
     decide, decide_connect, decide_path_door,
 };
 use bytes::Bytes;
+use time::Date;
 
-/// Every target by its name, which is also its folder in the corpus.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
-    ("authority", authority),
-    ("framing", framing),
-    ("path", path),
-    ("policy", policy),
-    ("policy_part", policy_part),
-    ("redact", redact),
+/// One of them.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Also its folder in the corpus.
+    pub name: &'static str,
+    /// Panics where something does not hold.
+    pub run: fn(&[u8]),
+    /// How many inputs of the cheapest target one of this costs, roughly.
+    pub cost: u32,
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target { name: "authority", run: authority, cost: 1 },
+    Target { name: "body", run: body, cost: 10 },
+    Target { name: "document", run: document, cost: 1 },
+    Target { name: "framing", run: framing, cost: 1 },
+    Target { name: "path", run: path, cost: 1 },
+    Target { name: "policy", run: policy, cost: 1 },
+    Target { name: "redact", run: redact, cost: 2 },
+    Target { name: "rules", run: rules, cost: 10 },
+    Target { name: "scan", run: scan, cost: 10 },
 ];
 
 /// A host that passes is one that nobody reads as another.
@@ -194,15 +212,76 @@ pub fn policy(data: &[u8]) {
     }
 }
 
-/// A policy in JSON is read whole or not at all, and what was read is written the same.
-pub fn policy_part(data: &[u8]) {
-    let Ok(part) = serde_json::from_slice::<PolicyPart>(data) else { return };
-    let text = serde_json::to_vec(&part).expect("it can be written");
-    assert_eq!(serde_json::from_slice::<PolicyPart>(&text).expect("it can be read again"), part);
-    // A policy that compiles grants what it says, and no address.
-    let Ok(policy) = Policy::compile(&part) else { return };
+/// A document is read whole or not at all, what was read is written the same, and its policy
+/// grants no address.
+pub fn document(data: &[u8]) {
+    let Ok(document) = serde_json::from_slice::<Document>(data) else { return };
+    let text = serde_json::to_vec(&document).expect("it can be written");
+    let again: Document = serde_json::from_slice(&text).expect("it can be read again");
+    assert_eq!((&again.policy, &again.names), (&document.policy, &document.names));
+    for (name, value) in &document.credentials {
+        let shown = format!("{document:?}");
+        assert!(value.reveal().len() < 8 || !shown.contains(value.reveal()), "{name} is shown");
+    }
+    let Ok(policy) = Policy::compile(&document.policy) else { return };
     let address = Authority::parse(b"127.0.0.1:443", None).expect("it is one");
     assert_eq!(decide_connect(&policy, &address), Err(Code::SsrfDenied));
+}
+
+/// Rules in TOML are read, or the error says where; then they search anything.
+pub fn rules(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    match Rules::from_toml(&text) {
+        Err(error) => assert!(error.line >= 1 && !error.what.is_empty(), "{error}"),
+        Ok(rules) => {
+            let known = Known::new([("TOKEN", TOKEN)]).expect("it is long enough");
+            let scanner = Scanner::new(Arc::new(rules), Arc::new(known), Vec::new());
+            let _ = scanner.scan("a.example", TODAY, data);
+        }
+    }
+}
+
+static SCANNER: LazyLock<Arc<Scanner>> = LazyLock::new(|| {
+    let known = Known::new([("TOKEN", TOKEN)]).expect("it is long enough");
+    let nothing = Rules::from_toml("").expect("no rule is fine");
+    let rules = Rules::builtin().merge(&nothing);
+    Arc::new(Scanner::new(Arc::new(rules), Arc::new(known), Vec::new()))
+});
+
+const TODAY: Date = Date::MIN;
+
+/// A text in pieces holds what the whole holds, and a known value is always found. The first
+/// byte says how large the pieces are.
+pub fn scan(data: &[u8]) {
+    let Some((size, input)) = data.split_first() else { return };
+    let whole = SCANNER.scan("a.example", TODAY, input);
+    let mut stream = SCANNER.stream("a.example", TODAY);
+    for piece in input.chunks(usize::from(*size).max(1)) {
+        let _ = stream.push(piece);
+    }
+    let mut pieces = stream.end();
+    pieces.sort();
+    pieces.dedup();
+    assert_eq!(pieces, whole);
+    if memchr::memmem::find(input, TOKEN).is_some() {
+        assert!(whole.iter().any(|finding| finding.known && finding.rule == "TOKEN"));
+    }
+}
+
+/// An encoded or packed body is decoded within its bounds, or it is said that it cannot be. The
+/// first byte says how it is encoded.
+pub fn body(data: &[u8]) {
+    let Some((kind, input)) = data.split_first() else { return };
+    let all = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
+    let codings: Vec<Coding> = all.get(usize::from(kind % 5)).copied().into_iter().collect();
+    let bounds = Bounds { output: 64 * 1024, ratio: 100 };
+    let _ = SCANNER.scan_body("a.example", TODAY, &codings, input, bounds);
+    let mut decoded = 0;
+    let _ = bottle::sidecar::dlp::coding::decode(&codings, input, bounds, &mut |piece| {
+        decoded += piece.len();
+        true
+    });
+    assert!(decoded <= 128 * 1024, "{decoded}");
 }
 
 const TOKEN: &[u8] = b"ghp_Zm9v/YmFy+0123456789";

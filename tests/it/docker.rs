@@ -26,6 +26,7 @@ mod engine;
 mod guest;
 mod image;
 mod sidecar;
+mod walls;
 
 /// A corner of the engine, emptied when it goes.
 struct Corner {

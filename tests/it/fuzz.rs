@@ -95,7 +95,8 @@ fn mutate(random: &mut Random, corpus: &[Vec<u8>]) -> Vec<u8> {
     input
 }
 
-fn run(name: &str, target: fn(&[u8])) {
+fn run(target: &targets::Target) {
+    let name = target.name;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
     let mut files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -107,28 +108,26 @@ fn run(name: &str, target: fn(&[u8])) {
     assert!(!corpus.is_empty(), "{} is empty", folder.display());
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let rounds = match std::env::var("BOTTLE_TEST_FUZZ_ROUNDS") {
-        Ok(text) => text.parse().expect("BOTTLE_TEST_FUZZ_ROUNDS is a number"),
+        Ok(text) => text.parse::<u32>().expect("BOTTLE_TEST_FUZZ_ROUNDS is a number"),
         Err(_) => ROUNDS,
     };
-    let mutated = (0..rounds).map(|_| mutate(&mut random, &corpus));
+    let mutated = (0..rounds / target.cost).map(|_| mutate(&mut random, &corpus));
     for input in corpus.iter().cloned().chain(mutated) {
-        let held = catch_unwind(AssertUnwindSafe(|| target(&input)));
+        let held = catch_unwind(AssertUnwindSafe(|| (target.run)(&input)));
         assert!(held.is_ok(), "{name}: this input fails: {:?}", String::from_utf8_lossy(&input));
     }
 }
 
 #[test]
 fn every_target_holds_for_its_corpus_and_for_mutations_of_it() {
-    for (name, target) in targets::TARGETS {
-        run(name, *target);
-    }
+    targets::TARGETS.iter().for_each(run);
 }
 
 #[test]
 fn every_target_has_a_driver() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("it is there");
-    for (name, _) in targets::TARGETS {
+    for targets::Target { name, .. } in targets::TARGETS {
         assert!(
             manifest.contains(&format!("name = \"{name}\"")),
             "{name} is not in its Cargo.toml"

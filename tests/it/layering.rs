@@ -70,8 +70,6 @@ const EFFECTS: &[&str] = &[
     "reconcile/state.rs",
     "reconcile/values.rs",
     "sidecar/ca.rs",
-    "sidecar/confine.rs",
-    "sidecar/control.rs",
     "sidecar/egress/",
     "sidecar/record.rs",
     "sidecar/start.rs",

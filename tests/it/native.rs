@@ -8,6 +8,7 @@ mod kill;
 mod leaks;
 mod life;
 pub(crate) mod limits;
+mod no_landlock;
 mod sidecar;
 mod support;
 mod terminal;

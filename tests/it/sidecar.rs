@@ -2,10 +2,12 @@
 //! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
 
 mod client;
+mod credentials;
 mod framing;
 mod hosts;
 mod leaks;
 mod names;
+mod running;
 mod tunnel;
 mod upstream;
 mod world;

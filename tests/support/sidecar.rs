@@ -65,7 +65,8 @@ fn serve(listen: &str, control: &str) {
         }
     });
     let socket = UnixListener::bind(control).unwrap_or_else(|e| refuse(&format!("{control}: {e}")));
-    println!("{{\"event\":\"start\",\"listen\":\"{listen}\"}}");
+    let forwards = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap_or_default();
+    println!("{{\"event\":\"start\",\"listen\":\"{listen}\",\"forwards\":{}}}", forwards.trim());
     for mut stream in socket.incoming().flatten() {
         let mut message = Vec::new();
         drop(stream.read_to_end(&mut message));

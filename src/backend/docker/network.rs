@@ -14,8 +14,8 @@ use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
 use super::engine::Engine;
 use super::labels::{self, Labels};
 use super::subnet::{Pool, Subnet};
-use super::{error, parse, wiring};
-use crate::backend::{BackendError, Scope};
+use super::{error, observe, parse, wiring};
+use crate::backend::{BackendError, Scope, label};
 use crate::model::spec::{NetworkSpec, ResourceSpec};
 use crate::model::{
     BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership, ResourceKind,
@@ -169,6 +169,7 @@ pub(super) async fn create(
     let name = scope.object_name(&spec.sandbox);
     // Anywhere: runs that make networks side by side should not all begin with the same subnet.
     let start = RandomState::new().hash_one(&name);
+    let known = known(engine, scope, spec).await?;
     let mut tried = Vec::new();
     for _ in 0..TRIES {
         let networks = all(engine).await?;
@@ -177,7 +178,8 @@ pub(super) async fn create(
         }
         let mut taken: Vec<Subnet> = networks.iter().flat_map(subnets).collect();
         taken.extend(&tried);
-        let Some(subnet) = pool.free(start, &taken) else {
+        let known = known.filter(|known| !taken.iter().any(|other| other.overlaps(*known)));
+        let Some(subnet) = known.or_else(|| pool.free(start, &taken)) else {
             return Err(BackendError::Unsupported(format!(
                 "every subnet of {pool} is taken: name a larger `network_pool`"
             )));
@@ -194,6 +196,24 @@ pub(super) async fn create(
         format!("creating network {name}"),
         anyhow::anyhow!("the engine refused {TRIES} subnets of {pool}: others take them too fast"),
     ))
+}
+
+/// The subnet that parts of the sandbox have by heart: they outlived their network.
+async fn known(
+    engine: &Engine,
+    scope: &Scope,
+    spec: &NetworkSpec,
+) -> Result<Option<Subnet>, BackendError> {
+    let labels = vec![
+        format!("{}={}", label::OWNER, scope.owner),
+        format!("{}={}", label::SANDBOX, spec.sandbox),
+    ];
+    let parts = observe::filtered(engine, "label", labels).await?;
+    let addresses = parts.iter().filter_map(|part| {
+        let labels = Labels(part.labels.as_ref()?);
+        (labels.ownership(scope) == Ownership::Ours).then(|| labels.set()?.address).flatten()
+    });
+    Ok(addresses.map(Subnet::around).next())
 }
 
 /// Engines allow two networks of one name. Of two that were made side by side the earlier one stays.

@@ -56,6 +56,7 @@ pub(super) async fn listing(
                     && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {
                     let wiring = Wiring::of_instance(scope, &instance, made.set.as_ref());
+                    instance.drift.extend(wiring.moved(scope, &networks));
                     let stale = wiring.stale(scope, &container, &networks).join(" ");
                     if !stale.is_empty() && instance.mendable.is_empty() {
                         instance.mendable.push(FieldChange {

@@ -242,26 +242,19 @@ pub(super) async fn load(
     if said.code == 0 {
         return Ok(());
     }
-    // It may have been started only just now.
-    if run(engine, sidecar, "state", Bytes::new()).await?.code == 0 {
-        return Err(refusal("loading", sidecar, &said));
-    }
+    // It may have been started only just now: once it listens, it is told again.
     let listens = async {
-        loop {
+        while run(engine, sidecar, "state", Bytes::new()).await?.code != 0 {
             tokio::time::sleep(PAUSE).await;
-            if run(engine, sidecar, "state", Bytes::new()).await?.code == 0 {
-                return Ok::<(), BackendError>(());
-            }
         }
+        Ok::<(), BackendError>(())
     };
-    match tokio::time::timeout(READY, listens).await {
-        Ok(listens) => listens?,
-        Err(_) => {
-            // One that ends again and again says more than one that does not answer.
-            still_runs(engine, scope, sidecar).await?;
-            return Err(refusal("loading", sidecar, &said));
-        }
-    }
+    let Ok(listens) = tokio::time::timeout(READY, listens).await else {
+        // One that ends again and again says more than one that does not answer.
+        still_runs(engine, scope, sidecar).await?;
+        return Err(refusal("loading", sidecar, &said));
+    };
+    listens?;
     let said = run(engine, sidecar, "load", document).await?;
     if said.code == 0 { Ok(()) } else { Err(refusal("loading", sidecar, &said)) }
 }

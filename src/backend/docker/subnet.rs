@@ -27,7 +27,7 @@ impl Subnet {
         1 << (32 - u32::from(self.length))
     }
 
-    fn overlaps(self, other: Self) -> bool {
+    pub(super) fn overlaps(self, other: Self) -> bool {
         let length = self.length.min(other.length);
         let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
         self.base & mask == other.base & mask
@@ -42,6 +42,11 @@ impl Subnet {
     /// The machine's address.
     pub(super) fn machine(self) -> Ipv4Addr {
         Ipv4Addr::from(self.base + 3)
+    }
+
+    /// The subnet in which something was given this address.
+    pub(super) fn around(address: Ipv4Addr) -> Self {
+        Self { base: u32::from(address) & !7, length: LENGTH }
     }
 
     /// It holds both addresses, and a broadcast address beyond them.
@@ -126,6 +131,7 @@ mod tests {
         assert_eq!(net.to_string(), "198.18.7.8/29");
         assert_eq!(net.sidecar(), Ipv4Addr::new(198, 18, 7, 10));
         assert_eq!(net.machine(), Ipv4Addr::new(198, 18, 7, 11));
+        assert_eq!((Subnet::around(net.sidecar()), Subnet::around(net.machine())), (net, net));
         assert_eq!(subnet("10.1.2.3/8").to_string(), "10.0.0.0/8");
         assert_eq!(subnet("1.2.3.4/0").to_string(), "0.0.0.0/0");
         for text in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/64", "x/8", "10.0.0.0/-1"] {

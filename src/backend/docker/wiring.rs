@@ -112,6 +112,18 @@ impl Wiring {
         stale
     }
 
+    /// Its own network has another subnet by now, and what has its addresses by heart cannot follow.
+    pub(super) fn moved(&self, scope: &Scope, networks: &[Network]) -> Option<FieldChange> {
+        let (name, address) = self.own.as_ref()?;
+        let (_, subnet) = network::find(scope, networks, name)?;
+        let place = if self.uplink.is_some() { subnet.sidecar() } else { subnet.machine() };
+        (place != *address).then(|| FieldChange {
+            path: "address".to_owned(),
+            from: Some(address.to_string()),
+            to: Some(place.to_string()),
+        })
+    }
+
     /// Detaches a container from what it should not be on, and attaches it to what it should.
     pub(super) async fn mend(
         &self,

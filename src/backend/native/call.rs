@@ -3,15 +3,17 @@
 #![expect(clippy::disallowed_methods, reason = "the helper is a process")]
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::state::Mode;
 use super::wire::{self, Answer, Request};
+use super::{landlock, sealed};
 use crate::backend::BackendError;
 
 /// The first argument by which this program knows that it is the helper.
@@ -21,18 +23,22 @@ pub(super) const WORD: &str = "__native";
 pub(super) const ROOTLESS: &str = "rootless";
 
 /// The program that is the helper: this one.
-#[derive(Debug, Clone)]
-pub(super) struct Helper(PathBuf);
+#[derive(Debug)]
+pub(super) struct Helper {
+    program: PathBuf,
+    /// A copy of it, made where that is needed.
+    sealed: OnceLock<OwnedFd>,
+}
 
 impl Helper {
     /// The running program, also when its file was replaced since.
     pub(super) fn this_program() -> Self {
-        Self(PathBuf::from("/proc/self/exe"))
+        Self::at(Path::new("/proc/self/exe"))
     }
 
     /// Another build of it, for tests: the running program is theirs.
     pub(super) fn at(path: &Path) -> Self {
-        Self(path.to_owned())
+        Self { program: path.to_owned(), sealed: OnceLock::new() }
     }
 
     /// Has a helper do something, and waits for its answer until `deadline` (none: for ever).
@@ -68,7 +74,12 @@ impl Helper {
     }
 
     fn spawn(&self, stdin: OwnedFd, within: Option<Mode>) -> io::Result<Child> {
-        let mut command = Command::new(&self.0);
+        // Its child has a descriptor of the same number, until it is the copy.
+        let program = match self.sealed()? {
+            Some(copy) => format!("/proc/self/fd/{}", copy.as_raw_fd()).into(),
+            None => self.program.clone(),
+        };
+        let mut command = Command::new(program);
         command.arg0("bottle").arg(WORD);
         if within == Some(Mode::Rootless) {
             command.arg(ROOTLESS);
@@ -80,6 +91,18 @@ impl Helper {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
+    }
+
+    /// What is executed in place of the file where nothing else keeps a sandbox from that.
+    fn sealed(&self) -> io::Result<Option<&OwnedFd>> {
+        if landlock::available() {
+            return Ok(None);
+        }
+        if self.sealed.get().is_none() {
+            let copy = sealed::copy(&self.program)?;
+            let _ = self.sealed.set(copy);
+        }
+        Ok(self.sealed.get())
     }
 }
 

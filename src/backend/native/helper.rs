@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use super::call::{ROOTLESS, WORD};
 use super::wire::{self, Answer, Request};
-use super::{caps, copy, enter, namespaces, sidecar, start, sys};
+use super::{caps, copy, enter, landlock, namespaces, sealed, sidecar, start, sys};
 
 /// Does the helper's work and ends the process, if that is what it was started for.
 pub(super) fn run_if_asked() {
@@ -39,6 +39,11 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
         sys::inherit(std::os::fd::AsFd::as_fd(socket))?;
         return Err(Command::new("/proc/self/exe").arg0("bottle").arg(WORD).exec().into());
     }
+    // Whoever started it decided the same, but what counts is what this process is.
+    anyhow::ensure!(
+        landlock::available() || sealed::is_own(),
+        "this kernel has no Landlock, so the helper has to be a sealed copy of bottle, and it is not"
+    );
     caps::undumpable()?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));

@@ -2,7 +2,7 @@
 //!
 //! Files are reached only beneath the sandbox's own `/`. A descriptor or a `/proc` link that leads
 //! outside (the host's programs, a terminal, another mount namespace) opens nothing, and no device
-//! node can be made. Kernels without Landlock, or with an older one, get what they have.
+//! node can be made. Kernels without Landlock, or with an older one, get what they have; see `sealed`.
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,

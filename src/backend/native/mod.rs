@@ -2,7 +2,7 @@
 //! to install.
 //!
 //! One file a concern, in the order in which a sandbox comes to be: `create` writes its folder
-//! (`state`), `call` starts the helper (`helper`, `wire`), `start` makes its first process, `init`,
+//! (`state`), `call` starts the helper (`helper`, `wire`, `sealed`), `start` makes its first process, `init`,
 //! which puts its view together (`namespaces`, `mounts`, `base`, `etc`, `image`), gives up every right
 //! (`caps`, `landlock`, `seccomp`; `limits` were set before) and stays. `enter`, `pump`, `program` and
 //! `copy` work in one that runs; `observe` and `log` read what is on the host. All that is unsafe is
@@ -33,6 +33,7 @@ mod observe;
 mod program;
 mod pump;
 mod remove;
+mod sealed;
 mod seccomp;
 mod sidecar;
 mod start;

@@ -38,7 +38,7 @@ struct Found {
 }
 
 /// The rules that find something, as indices, in order; `hits` are the keywords that are there.
-pub(super) fn detect(rules: &Rules, hits: &mut Vec<Hit>, view: View<'_>) -> Vec<usize> {
+pub(super) fn detect(rules: &Rules, hits: &mut [Hit], view: View<'_>) -> Vec<usize> {
     let mut found = Vec::new();
     hits.sort_unstable();
     let mut hits = hits.chunk_by(|one, other| one.rule == other.rule).peekable();

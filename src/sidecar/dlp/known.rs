@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use thiserror::Error;
@@ -10,7 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::sidecar::encodings::{Encoding, encodings};
 
 /// A shorter value would be found in texts that have nothing to do with it.
-pub const SHORTEST: usize = 8;
+const SHORTEST: usize = 8;
 
 /// So many bytes of a form are in the automaton, which cannot be wiped; the rest is compared with
 /// what can.
@@ -94,7 +95,7 @@ impl Known {
 
     /// Something that finds these values, each with its name: for texts that are passed on.
     #[must_use]
-    pub fn finder(&self) -> Finder<'_> {
+    pub fn finder(self: &Arc<Self>) -> Finder {
         let anchors: Vec<_> = self.anchors().collect();
         let automaton = AhoCorasick::builder()
             .ascii_case_insensitive(true)
@@ -102,7 +103,7 @@ impl Known {
             .build(anchors.iter().map(|(_, _, anchor)| anchor))
             .expect("a few pieces of a few bytes");
         let meanings = anchors.into_iter().map(|(value, form, _)| (value, form)).collect();
-        Finder { known: self, automaton, meanings }
+        Finder { known: Arc::clone(self), automaton, meanings }
     }
 }
 
@@ -113,13 +114,13 @@ impl fmt::Debug for Known {
 }
 
 /// Finds known values in texts.
-pub struct Finder<'k> {
-    known: &'k Known,
+pub struct Finder {
+    known: Arc<Known>,
     automaton: AhoCorasick,
     meanings: Vec<(u32, u32)>,
 }
 
-impl Finder<'_> {
+impl Finder {
     /// Every place of a known value in any form, with its name, in the order of their ends.
     pub fn find<'t>(&'t self, text: &'t [u8]) -> impl Iterator<Item = (&'t str, Range<usize>)> {
         self.automaton.find_overlapping_iter(text).filter_map(|found| {

@@ -34,6 +34,6 @@ mod suppress;
 pub use archive::{Report, is_packed};
 pub use known::{Finder, Known, SHORTEST, TooShort};
 pub use rules::{Rules, RulesError};
-pub use scanner::{DEPTH, Finding, Layer, Scanner};
+pub use scanner::{DEPTH, Finding, Scanner};
 pub use stream::BodyScanner;
 pub use suppress::Suppression;

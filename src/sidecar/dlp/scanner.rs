@@ -15,17 +15,6 @@ use super::suppress::Suppression;
 /// So many layers of encoding are taken off unless it is said otherwise.
 pub const DEPTH: usize = 3;
 
-/// Where in a request a text stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
-    /// The authority, the path, the query.
-    Url,
-    /// The head of a request.
-    Header,
-    /// Its body.
-    Body,
-}
-
 /// Something that must not leave. It never carries what was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {

@@ -130,6 +130,12 @@ impl Case {
         self.shared.record.write(&line).map_err(drop)
     }
 
+    /// Says that a new policy ends it.
+    pub(super) fn revoked(&self) {
+        // It ends whether or not the log can say so.
+        let _ = self.shared.record.write(&self.line(Event::Revoked, None));
+    }
+
     /// Says that something in the sidecar went wrong over it.
     pub(super) fn mistake(&self) -> Response<Bytes> {
         let line = self.line(Event::Error, Some("internal_error"));

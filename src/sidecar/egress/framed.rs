@@ -172,8 +172,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// Lets pass what may.
     fn judge(&mut self) {
         match self.framing.push(&self.raw[self.passed..]) {
+            Ok(0) => {}
             Ok(count) => {
                 self.passed += count;
+                // Whatever is waited for next, its time begins anew.
+                self.clock.waits = Waits::No;
             }
             Err(code) => {
                 // Whoever reads a body sees it end early, and asks the wire why.
@@ -214,6 +217,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
             }
             if this.ended {
                 return Poll::Ready(Ok(()));
+            }
+            // What stood before a violation went on by itself; now it is the violation's turn.
+            if !this.answered_last && this.framing.refusal().is_some() {
+                this.judge();
+                continue;
             }
             // Only after a CONNECT does so much wait. What that leads to is known soon, as is the end
             // of a connection whose last answer is on its way: neither waits for what comes in.

@@ -5,6 +5,8 @@ use hyper::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
+use crate::sidecar::{Authority, Route};
+
 /// What belongs to one connection, and never to the next.
 const HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -60,6 +62,30 @@ pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
         || headers.get_all(UPGRADE).iter().any(|value| {
             value.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"websocket")
         })
+}
+
+/// Where at the path door the place is that a route's upstream names.
+pub(super) fn door_location(location: &str, route: &Route) -> Option<String> {
+    let path = match location.strip_prefix("https://") {
+        Some(rest) => {
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let authority = Authority::parse(&rest.as_bytes()[..end], Some(443)).ok()?;
+            if authority != *route.upstream() {
+                return None;
+            }
+            &rest[end..]
+        }
+        None if location.starts_with('/') && !location.starts_with("//") => location,
+        None => return None,
+    };
+    let rest = path.strip_prefix(route.upstream_path())?;
+    match rest.strip_prefix('/') {
+        Some(rest) => Some(format!("{}{rest}", route.path())),
+        None if rest.is_empty() || rest.starts_with(['?', '#']) => {
+            Some(format!("{}{rest}", route.path()))
+        }
+        None => None,
+    }
 }
 
 #[cfg(test)]

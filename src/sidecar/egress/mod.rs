@@ -7,6 +7,7 @@
 mod case;
 mod connect;
 mod connection;
+mod decided;
 mod dial;
 mod framed;
 mod headers;

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::case::Case;
+use super::decided::{Decided, decided};
 use super::framed::Wire;
-use super::headers::{asks_for_websocket, strip_request, strip_response};
+use super::headers::{asks_for_websocket, door_location, strip_request, strip_response};
 use super::outgoing::{Outgoing, Relayed, redact};
 use super::scan::{codings, join_cookies};
 use super::serve::Shared;
@@ -25,10 +26,7 @@ use super::state::Loaded;
 use super::upload::Upload;
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
-use crate::sidecar::{
-    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide,
-    decide_path_door,
-};
+use crate::sidecar::{Authority, Code, Route, decide_connect};
 
 /// Where requests come in.
 pub(super) struct Door {
@@ -45,38 +43,6 @@ pub(super) enum Kind {
     Tunnel(Authority),
 }
 
-/// What was decided about a request.
-struct Decided {
-    target: Target,
-    /// For the upstream.
-    path: CanonicalPath,
-    grant: Grant,
-    route: Option<Arc<Route>>,
-    /// It came to the path door.
-    by_path: bool,
-    /// Asks the same again.
-    question: Question,
-}
-
-/// What is asked of a policy, now and whenever there is a new one.
-#[derive(Clone)]
-enum Question {
-    Proxy { authority: Authority, transport: Transport, method: String, path: CanonicalPath },
-    Path { method: String, path: CanonicalPath },
-}
-
-impl Question {
-    fn still_allowed(&self, loaded: &Loaded) -> bool {
-        let policy = &loaded.policy;
-        match self {
-            Self::Proxy { authority, transport, method, path } => {
-                decide(policy, authority, *transport, method, path).is_ok()
-            }
-            Self::Path { method, path } => decide_path_door(policy, method, path).is_ok(),
-        }
-    }
-}
-
 /// Answers one request. Whatever happens, there is an answer.
 pub(super) async fn answer(
     door: Arc<Door>,
@@ -90,7 +56,7 @@ pub(super) async fn answer(
     let worked = AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await;
     let page = match worked {
         Ok(Ok(Answer::Relayed(response))) => {
-            return Ok(response.map(|relayed| Outgoing::relayed(relayed, working)));
+            return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working)));
         }
         Ok(Ok(Answer::Tunnel)) => Response::new(Bytes::new()),
         Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),
@@ -102,7 +68,7 @@ pub(super) async fn answer(
 }
 
 enum Answer {
-    Relayed(Response<Relayed>),
+    Relayed(Box<Response<Relayed>>),
     /// A CONNECT that is granted.
     Tunnel,
 }
@@ -153,17 +119,41 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     // A new policy may forbid what is under way.
-    let question = decided.question.clone();
-    let mut revoked = door.shared.until(move |loaded| !question.still_allowed(loaded));
+    let mut revoked = revoked(door, case, &decided);
     let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
     let response = tokio::select! {
         biased;
         response = exchange(case, &loaded, &decided, &head.method, &headers, upload) => response?,
-        () = &mut revoked => return Err(Code::HostNotAllowed.into()),
+        () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
     };
     let (response, connection) = response;
     let back = (Arc::clone(&loaded), decided.target.clone(), connection);
-    relay(&loaded, &decided, response, revoked, back).await.map(Answer::Relayed)
+    relay(&loaded, &decided, response, revoked, back)
+        .await
+        .map(|response| Answer::Relayed(Box::new(response)))
+}
+
+/// Waits until a new policy forbids what is under way, and says so. Where it forbids the whole tunnel,
+/// the tunnel does.
+fn revoked(
+    door: &Door,
+    case: &Arc<Case>,
+    decided: &Decided,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let question = decided.question.clone();
+    let tunnel = match &door.kind {
+        Kind::Front(_) => None,
+        Kind::Tunnel(authority) => Some(authority.clone()),
+    };
+    let forbidden = door.shared.until(move |loaded| {
+        let ends = |authority| decide_connect(&loaded.policy, authority).is_err();
+        !question.still_allowed(loaded) && !tunnel.as_ref().is_some_and(ends)
+    });
+    let case = Arc::clone(case);
+    Box::pin(async move {
+        forbidden.await;
+        case.revoked();
+    })
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -171,107 +161,6 @@ async fn work(
 fn panic_if_asked(loaded: &Loaded, decided: &Decided, headers: &HeaderMap) {
     if loaded.testing.panic_path.as_deref() == Some(decided.path.path()) {
         panic!("as a test asks: {headers:?}");
-    }
-}
-
-/// Reads the request's target once, and decides about it.
-fn decided(
-    door: &Kind,
-    case: &Case,
-    loaded: Option<Arc<Loaded>>,
-    request: &Request<Incoming>,
-) -> Result<(Arc<Loaded>, Decided), Code> {
-    let uri = request.uri();
-    let by_path = matches!(door, Kind::Front(_)) && uri.authority().is_none();
-    let transport = if matches!(door, Kind::Front(_)) { Transport::Http } else { Transport::Https };
-    let authority = match door {
-        Kind::Front(_) if by_path => None,
-        Kind::Front(_) => Some(named(uri, request.headers(), Transport::Http)?),
-        Kind::Tunnel(of_tunnel) => {
-            let authority = named(uri, request.headers(), Transport::Https)?;
-            if authority != *of_tunnel {
-                case.is_for(&authority, loaded.as_deref());
-                return Err(Code::AuthorityMismatch);
-            }
-            Some(authority)
-        }
-    };
-    if let Some(authority) = &authority {
-        case.is_for(authority, loaded.as_deref());
-    }
-    // Only an absolute form without a path has none here.
-    let raw = uri.path_and_query().map_or("/", |path| path.as_str());
-    let path = CanonicalPath::parse(raw.as_bytes())?;
-    let method = request.method().as_str().to_owned();
-    let Some(authority) = authority else {
-        let loaded = loaded.ok_or(Code::CredentialMissing)?;
-        let name = Host::parse(host_field(request.headers())?.as_bytes());
-        let name = name.or_else(|_| {
-            Authority::parse(host_field(request.headers())?.as_bytes(), Some(80))
-                .map(|authority| authority.host().clone())
-        })?;
-        if !loaded.names.contains(&name) {
-            return Err(Code::AuthorityMismatch);
-        }
-        let question = Question::Path { method: method.clone(), path: path.clone() };
-        let allowed = decide_path_door(&loaded.policy, &method, &path)?;
-        let _ = case.path.set(allowed.upstream_path.path().to_owned());
-        case.is_for(allowed.route.upstream(), Some(&loaded));
-        case.is_by(&allowed.route);
-        let authority = allowed.route.upstream().clone();
-        let decided = Decided {
-            target: Target { authority, secure: true },
-            path: allowed.upstream_path,
-            grant: allowed.grant,
-            route: Some(allowed.route),
-            by_path,
-            question,
-        };
-        return Ok((loaded, decided));
-    };
-    let _ = case.path.set(path.path().to_owned());
-    let loaded = loaded.ok_or(Code::NotReady)?;
-    let allowed = decide(&loaded.policy, &authority, transport, &method, &path)?;
-    if let Some(route) = &allowed.route {
-        case.is_by(route);
-    }
-    let question =
-        Question::Proxy { authority: authority.clone(), transport, method, path: path.clone() };
-    let target = Target { authority, secure: transport == Transport::Https };
-    let Allowed { grant, route } = allowed;
-    Ok((loaded, Decided { target, path, grant, route, by_path, question }))
-}
-
-/// The one host that a request names, in its target and in its field.
-fn named(uri: &Uri, headers: &HeaderMap, transport: Transport) -> Result<Authority, Code> {
-    let port = Some(transport.default_port());
-    let of_target = uri
-        .authority()
-        .map(|authority| Authority::parse(authority.as_str().as_bytes(), port))
-        .transpose()?;
-    let expected = match transport {
-        Transport::Http => "http",
-        Transport::Https => "https",
-    };
-    if uri.scheme_str().is_some_and(|scheme| scheme != expected) {
-        return Err(Code::MalformedRequest);
-    }
-    let of_field = match headers.get(HOST) {
-        None => None,
-        Some(_) => Some(Authority::parse(host_field(headers)?.as_bytes(), port)?),
-    };
-    match (of_target, of_field) {
-        (Some(target), Some(field)) if target != field => Err(Code::AuthorityMismatch),
-        (Some(authority), _) | (None, Some(authority)) => Ok(authority),
-        (None, None) => Err(Code::MalformedRequest),
-    }
-}
-
-fn host_field(headers: &HeaderMap) -> Result<&str, Code> {
-    let mut fields = headers.get_all(HOST).iter();
-    match (fields.next(), fields.next()) {
-        (Some(one), None) => one.to_str().map_err(|_| Code::MalformedAuthority),
-        _ => Err(Code::MalformedRequest),
     }
 }
 
@@ -436,28 +325,4 @@ async fn relay(
         head.headers.remove(CONTENT_LENGTH);
     }
     Ok(Response::from_parts(head, Relayed::new(body, redactor, revoked, back)))
-}
-
-/// Where at the path door the place is that a route's upstream names.
-fn door_location(location: &str, route: &Route) -> Option<String> {
-    let path = match location.strip_prefix("https://") {
-        Some(rest) => {
-            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-            let authority = Authority::parse(rest[..end].as_bytes(), Some(443)).ok()?;
-            if authority != *route.upstream() {
-                return None;
-            }
-            &rest[end..]
-        }
-        None if location.starts_with('/') && !location.starts_with("//") => location,
-        None => return None,
-    };
-    let rest = path.strip_prefix(route.upstream_path())?;
-    match rest.strip_prefix('/') {
-        Some(rest) => Some(format!("{}{rest}", route.path())),
-        None if rest.is_empty() || rest.starts_with(['?', '#']) => {
-            Some(format!("{}{rest}", route.path()))
-        }
-        None => None,
-    }
 }

@@ -6,6 +6,7 @@ use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, COOKIE};
 use time::{Date, OffsetDateTime};
 
+use super::limits;
 use crate::sidecar::Code;
 use crate::sidecar::credential::{Redactions, Redactor};
 use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
@@ -69,7 +70,9 @@ impl Scan {
         codings: &[Coding],
         body: &[u8],
     ) -> Result<Report, Unscannable> {
-        self.scanner.scan_body(host, today(), codings, body, coding::Limits::default())
+        // Unpacked it may be as large as one that is not packed.
+        let limits = coding::Limits { output: limits::SCANNED_BODY, ..coding::Limits::default() };
+        self.scanner.scan_body(host, today(), codings, body, limits)
     }
 
     /// A search of a body that comes in pieces.

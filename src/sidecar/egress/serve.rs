@@ -1,4 +1,3 @@
-#![expect(clippy::disallowed_methods, reason = "says since when it serves")]
 //! The sidecar as a whole: what it shares, its listeners, and what it can be told.
 
 use std::collections::BTreeMap;

@@ -84,11 +84,7 @@ impl Head {
                     return Err(Code::MalformedRequest);
                 }
             }
-            14 if field.is("content-length") => {
-                if self.length.replace(content_length(field.value)?).is_some() {
-                    return Err(Code::AmbiguousFraming);
-                }
-            }
+            14 if field.is("content-length") => self.length(field.value)?,
             17 if field.is("transfer-encoding") => {
                 if self.chunked || field.value != b"chunked" {
                     return Err(Code::AmbiguousFraming);
@@ -110,6 +106,13 @@ impl Head {
             _ => {}
         }
         Ok(())
+    }
+
+    fn length(&mut self, value: &[u8]) -> Result<(), Code> {
+        match self.length.replace(content_length(value)?) {
+            None => Ok(()),
+            Some(_) => Err(Code::AmbiguousFraming),
+        }
     }
 
     /// Judges the whole head.

@@ -41,15 +41,18 @@ pub(crate) fn sidecar_program() -> &'static Path {
     static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     MADE.get_or_init(|| match std::env::var_os("BOTTLE_TEST_STATIC") {
         Some(program) => program.into(),
-        None => stand_in(),
+        None => small_program("sidecar"),
     })
 }
 
-fn stand_in() -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/sidecar.rs");
+/// A program of `tests/support`, linked so that it runs where there is nothing else.
+pub(crate) fn small_program(name: &str) -> PathBuf {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/support/{name}.rs"));
     let digest = SpecHash::of_bytes(&std::fs::read(&source).expect("it is in the repository"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let program = folder.join(format!("sidecar-{}", digest.short()));
+    let program = folder.join(format!("{name}-{}", digest.short()));
     if program.exists() {
         return program;
     }
@@ -61,7 +64,7 @@ fn stand_in() -> PathBuf {
         .output()
         .expect("there is a compiler where tests are built");
     let said = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "the stand-in of the sidecar: {said}");
+    assert!(made.status.success(), "{}: {said}", source.display());
     std::fs::rename(&new, &program).expect("it was just made");
     program
 }

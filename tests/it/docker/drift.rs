@@ -128,11 +128,11 @@ async fn the_listing_costs_as_many_calls_for_many_machines_as_for_none() {
         calls.load(Ordering::SeqCst) - before
     };
     counted().await;
-    assert_eq!(counted().await, 4);
+    assert_eq!(counted().await, 5);
     for name in ["a", "b", "c"] {
         corner.create(&MachineSpec { sandbox: named(name), ..busybox() }).await;
     }
-    assert_eq!(counted().await, 4);
+    assert_eq!(counted().await, 5);
 }
 
 #[tokio::test]

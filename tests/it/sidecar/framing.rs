@@ -85,11 +85,14 @@ async fn what_two_parsers_could_read_differently_is_refused() {
         let in_tunnel = world.inside("api.example.com:443").await;
         let at_front = world.proxy().await;
         for (place, mut client) in [("tunnel", in_tunnel), ("front", at_front)] {
-            let answer = client.ask(request).await;
-            if place == "tunnel" || *code != "path_not_canonical" {
-                assert_eq!((answer.status, answer.code()), (*status, *code), "{case} {place}");
+            client.send(request).await;
+            let answer = client.try_answer().await;
+            let answer = answer.unwrap_or_else(|| panic!("{case} {place}: no answer"));
+            assert_eq!((answer.status, answer.code()), (*status, *code), "{case} {place}");
+            // Where the next request begins is known after this one alone.
+            if *code != "path_not_canonical" {
+                assert_eq!(client.rest().await, b"", "{case} {place}: the connection ends");
             }
-            assert_eq!(client.rest().await, b"", "{case} {place}: the connection ends");
             lines += 1;
             world.wait_for("deny", lines).await;
             world.untouched();

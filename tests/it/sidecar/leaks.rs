@@ -119,7 +119,7 @@ async fn a_secret_in_pieces_is_one_secret() {
     let answer = client.ask(request("/echo", "", &body)).await;
     assert!(rule(&answer).contains("github"));
     assert_eq!(world.wait_for("deny", 2).await[1]["code"], answer.code());
-    let arrived = world.upstream.one();
+    let arrived = world.upstream.wait_for_one().await;
     assert!(!arrived.whole && arrived.body.len() <= at, "{} of {at}", arrived.body.len());
 }
 
@@ -157,7 +157,7 @@ async fn what_cannot_be_searched_is_refused() {
     }
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.code()), (413, "dlp_unscannable"));
-    assert!(!world.upstream.one().whole);
+    assert!(!world.upstream.wait_for_one().await.whole);
 }
 
 /// In warn mode what a rule finds passes, with a word in the log; a credential never does.

@@ -124,6 +124,21 @@ impl Upstream {
         arrived[0].clone()
     }
 
+    pub(super) fn forget(&self) {
+        self.seen.requests.lock().unwrap().clear();
+    }
+
+    /// The one request that arrives in time.
+    pub(super) async fn wait_for_one(&self) -> Arrived {
+        for _ in 0..500 {
+            if !self.arrived().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.one()
+    }
+
     pub(super) fn connections(&self) -> u64 {
         self.seen.connections.load(Ordering::SeqCst)
     }
@@ -195,7 +210,9 @@ async fn answer(
     let query = head.uri.query().unwrap_or_default().to_owned();
     let response = match head.uri.path() {
         "/never" => std::future::pending().await,
-        "/redirect" => response.status(302).header("location", query).body(full("elsewhere")),
+        "/redirect" | "/v1/redirect" => {
+            response.status(302).header("location", query).body(full("elsewhere"))
+        }
         "/status" => response.status(query.parse::<u16>().unwrap()).body(full("")),
         "/bytes" => response.body(full(vec![b'x'; query.parse().unwrap()])),
         "/reflect" => response

@@ -55,10 +55,28 @@ impl World {
         world
     }
 
+    /// With something of its own in front of the program.
+    pub(super) async fn wrapped(
+        policy: Value,
+        upstream: Upstream,
+        before: &[&str],
+        options: &[&str],
+    ) -> Self {
+        let mut world = Self::spawn(policy, upstream, before, options).await;
+        world.load().await.expect("the document is in order");
+        world
+    }
+
     pub(super) async fn unloaded(policy: Value, upstream: Upstream, options: &[&str]) -> Self {
+        Self::spawn(policy, upstream, &[], options).await
+    }
+
+    async fn spawn(policy: Value, upstream: Upstream, before: &[&str], options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let control = folder.path().join("control");
-        let child = Command::new(env!("CARGO_BIN_EXE_bottle"))
+        let mut words = before.iter().copied().chain([env!("CARGO_BIN_EXE_bottle")]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["sidecar", "serve", "--control"])
             .arg(format!("unix:{}", control.display()))
             .arg("--log")

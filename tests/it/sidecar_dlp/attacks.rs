@@ -48,7 +48,7 @@ fn in_every_kind_of_body() {
     blocked(format!(
         "--b\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\n{token}\r\n--b--\r\n"
     ));
-    blocked([b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", token.as_bytes(), b"\0\xff\xfe"].concat());
+    blocked([b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0", token.as_bytes(), b"\0\xff\xfe"].concat());
     blocked([b"\x0a\x28\x0a\x04", token.as_bytes(), b"\x12\x00"].concat());
 }
 

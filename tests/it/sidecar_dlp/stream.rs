@@ -58,6 +58,29 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_break_it(
+        pieces in prop::collection::vec(
+            prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                "[A-Za-z0-9+/=_-]{0,80}".prop_map(String::into_bytes),
+                "[0-9a-f]{0,80}".prop_map(String::into_bytes),
+                "(%[0-9A-Fa-f]{0,2}|\\\\{1,3}[ux/]?[0-9a-f]{0,4}){0,9}".prop_map(String::into_bytes),
+                "([ -~]\0){0,20}".prop_map(String::into_bytes),
+                prop::sample::select(vec!["ghp_", "Z2hwX", "6768705f", "AKIA", "PRIVATE KEY", "sk-"])
+                    .prop_map(|keyword| keyword.as_bytes().to_vec()),
+            ],
+            0..30,
+        ),
+    ) {
+        let body = pieces.concat();
+        prop_assert_eq!(&fed(body.chunks(7)).0, &found(&BUILT_IN, &body));
+    }
+}
+
 #[test]
 fn a_secret_is_found_wherever_windows_end_and_none_of_it_passes_before() {
     let token = github_token();

@@ -98,6 +98,8 @@ impl Rig {
             .collect();
         folders.sort();
         let mut there = entries(&self.data().join(".cache/smolvm/vms"));
+        // Beside them lies a lock of the program's own.
+        there.retain(|path| path.is_dir());
         there.sort();
         assert_eq!(there, folders, "data folders");
         let mut files = Vec::new();

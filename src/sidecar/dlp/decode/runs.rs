@@ -117,7 +117,7 @@ fn decode(bytes: &[u8], run: Range<usize>, pieces: &mut Pieces) -> Option<usize>
 /// The next line of wrapped base64: the one before is long and whole, and only a line break, or
 /// one as JSON writes it, stands between.
 fn next_line(bytes: &[u8], line: &Range<usize>) -> Option<Range<usize>> {
-    if line.len() < LINE || line.len() % 4 != 0 {
+    if line.len() < LINE || !line.len().is_multiple_of(4) {
         return None;
     }
     let rest = &bytes[line.end..];

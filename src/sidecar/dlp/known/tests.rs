@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 
@@ -6,7 +8,7 @@ use super::{Known, TooShort};
 const VALUE: &str = "q7/Zx+9\"kP2\\vL5tR8wB1nM4";
 
 fn names(text: &[u8]) -> Vec<String> {
-    let known = Known::new([("API_TOKEN", VALUE)]).unwrap();
+    let known = Arc::new(Known::new([("API_TOKEN", VALUE)]).unwrap());
     known.finder().find(text).map(|(name, _)| name.to_owned()).collect()
 }
 
@@ -35,9 +37,10 @@ fn every_usual_form_is_found() {
 
 #[test]
 fn where_it_stands_is_exact_and_a_part_is_not_it() {
-    let known = Known::new([("A", VALUE)]).unwrap();
+    let known = Arc::new(Known::new([("A", VALUE)]).unwrap());
     let text = format!("ab{VALUE}c{VALUE}");
-    let places: Vec<_> = known.finder().find(text.as_bytes()).map(|(_, range)| range).collect();
+    let finder = known.finder();
+    let places: Vec<_> = finder.find(text.as_bytes()).map(|(_, range)| range).collect();
     let length = VALUE.len();
     assert_eq!(places, [2..2 + length, 3 + length..3 + 2 * length]);
     assert!(names(&VALUE.as_bytes()[1..]).is_empty());

@@ -41,7 +41,7 @@ impl Pattern {
 
     fn parse(go: &str) -> Result<Self, String> {
         let source = translate(go)?;
-        let hir = syntax(&source).map_err(|error| reason(&error.to_string()))?;
+        let hir = syntax(&source)?;
         let groups = hir.properties().explicit_captures_len();
         Ok(Self { source, compiled: OnceLock::new(), groups })
     }
@@ -82,8 +82,9 @@ pub(in crate::sidecar::dlp) struct Reach {
     pub(in crate::sidecar::dlp) exactly: bool,
 }
 
-fn syntax(source: &str) -> Result<Hir, regex_syntax::Error> {
-    regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(source)
+fn syntax(source: &str) -> Result<Hir, String> {
+    let mut parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build();
+    parser.parse(source).map_err(|error| reason(&error.to_string()))
 }
 
 fn build(source: &str) -> Result<Regex, regex::Error> {

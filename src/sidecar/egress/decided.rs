@@ -1,0 +1,149 @@
+//! What a request is for, read once, and what is decided about it.
+
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::header::HOST;
+use hyper::{HeaderMap, Request, Uri};
+
+use super::case::Case;
+use super::proxy::Kind;
+use super::state::Loaded;
+use super::upstream::Target;
+use crate::sidecar::{
+    Allowed, Authority, CanonicalPath, Code, Grant, Host, Route, Transport, decide,
+    decide_path_door,
+};
+
+/// What was decided about a request.
+pub(super) struct Decided {
+    pub(super) target: Target,
+    /// For the upstream.
+    pub(super) path: CanonicalPath,
+    pub(super) grant: Grant,
+    pub(super) route: Option<Arc<Route>>,
+    /// It came to the path door.
+    pub(super) by_path: bool,
+    /// Asks the same again.
+    pub(super) question: Question,
+}
+
+/// What is asked of a policy, now and whenever there is a new one.
+#[derive(Clone)]
+pub(super) enum Question {
+    Proxy { authority: Authority, transport: Transport, method: String, path: CanonicalPath },
+    Path { method: String, path: CanonicalPath },
+}
+
+impl Question {
+    pub(super) fn still_allowed(&self, loaded: &Loaded) -> bool {
+        let policy = &loaded.policy;
+        match self {
+            Self::Proxy { authority, transport, method, path } => {
+                decide(policy, authority, *transport, method, path).is_ok()
+            }
+            Self::Path { method, path } => decide_path_door(policy, method, path).is_ok(),
+        }
+    }
+}
+
+/// Reads the request's target once, and decides about it.
+pub(super) fn decided(
+    door: &Kind,
+    case: &Case,
+    loaded: Option<Arc<Loaded>>,
+    request: &Request<Incoming>,
+) -> Result<(Arc<Loaded>, Decided), Code> {
+    let uri = request.uri();
+    let by_path = matches!(door, Kind::Front(_)) && uri.authority().is_none();
+    let transport = if matches!(door, Kind::Front(_)) { Transport::Http } else { Transport::Https };
+    let authority = match door {
+        Kind::Front(_) if by_path => None,
+        Kind::Front(_) => Some(named(uri, request.headers(), Transport::Http)?),
+        Kind::Tunnel(of_tunnel) => {
+            let authority = named(uri, request.headers(), Transport::Https)?;
+            if authority != *of_tunnel {
+                case.is_for(&authority, loaded.as_deref());
+                return Err(Code::AuthorityMismatch);
+            }
+            Some(authority)
+        }
+    };
+    if let Some(authority) = &authority {
+        case.is_for(authority, loaded.as_deref());
+    }
+    // Only an absolute form without a path has none here.
+    let raw = uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = CanonicalPath::parse(raw.as_bytes())?;
+    let method = request.method().as_str().to_owned();
+    let Some(authority) = authority else {
+        let loaded = loaded.ok_or(Code::CredentialMissing)?;
+        let name = Host::parse(host_field(request.headers())?.as_bytes());
+        let name = name.or_else(|_| {
+            Authority::parse(host_field(request.headers())?.as_bytes(), Some(80))
+                .map(|authority| authority.host().clone())
+        })?;
+        if !loaded.names.contains(&name) {
+            return Err(Code::AuthorityMismatch);
+        }
+        let question = Question::Path { method: method.clone(), path: path.clone() };
+        let allowed = decide_path_door(&loaded.policy, &method, &path)?;
+        let _ = case.path.set(allowed.upstream_path.path().to_owned());
+        case.is_for(allowed.route.upstream(), Some(&loaded));
+        case.is_by(&allowed.route);
+        let authority = allowed.route.upstream().clone();
+        let decided = Decided {
+            target: Target { authority, secure: true },
+            path: allowed.upstream_path,
+            grant: allowed.grant,
+            route: Some(allowed.route),
+            by_path,
+            question,
+        };
+        return Ok((loaded, decided));
+    };
+    let _ = case.path.set(path.path().to_owned());
+    let loaded = loaded.ok_or(Code::NotReady)?;
+    let allowed = decide(&loaded.policy, &authority, transport, &method, &path)?;
+    if let Some(route) = &allowed.route {
+        case.is_by(route);
+    }
+    let question =
+        Question::Proxy { authority: authority.clone(), transport, method, path: path.clone() };
+    let target = Target { authority, secure: transport == Transport::Https };
+    let Allowed { grant, route } = allowed;
+    Ok((loaded, Decided { target, path, grant, route, by_path, question }))
+}
+
+/// The one host that a request names, in its target and in its field.
+fn named(uri: &Uri, headers: &HeaderMap, transport: Transport) -> Result<Authority, Code> {
+    let port = Some(transport.default_port());
+    let of_target = uri
+        .authority()
+        .map(|authority| Authority::parse(authority.as_str().as_bytes(), port))
+        .transpose()?;
+    let expected = match transport {
+        Transport::Http => "http",
+        Transport::Https => "https",
+    };
+    if uri.scheme_str().is_some_and(|scheme| scheme != expected) {
+        return Err(Code::MalformedRequest);
+    }
+    let of_field = match headers.get(HOST) {
+        None => None,
+        Some(_) => Some(Authority::parse(host_field(headers)?.as_bytes(), port)?),
+    };
+    match (of_target, of_field) {
+        (Some(target), Some(field)) if target != field => Err(Code::AuthorityMismatch),
+        (Some(authority), _) | (None, Some(authority)) => Ok(authority),
+        (None, None) => Err(Code::MalformedRequest),
+    }
+}
+
+fn host_field(headers: &HeaderMap) -> Result<&str, Code> {
+    let mut fields = headers.get_all(HOST).iter();
+    match (fields.next(), fields.next()) {
+        (Some(one), None) => one.to_str().map_err(|_| Code::MalformedAuthority),
+        _ => Err(Code::MalformedRequest),
+    }
+}

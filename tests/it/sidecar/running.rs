@@ -1,0 +1,381 @@
+//! What a sidecar bears, and what it is told while it runs: R.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::client::{Client, dial};
+use super::upstream::{Certificate, Upstream};
+use super::world::{World, allowing};
+
+const HOSTS: &[&str] = &["api.example.com", "other.example.com"];
+const ECHO: &str = "GET /echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n";
+
+/// Resident memory of a process, in bytes.
+fn resident(world: &World) -> u64 {
+    let path = format!("/proc/{}/status", world.child.id());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Without optimisation the program, and what it compiles of its rules, take more.
+const BOUND: u64 = if cfg!(debug_assertions) { 96 << 20 } else { 64 << 20 };
+
+#[track_caller]
+fn bounded(world: &World) {
+    let resident = resident(world);
+    assert!(resident <= BOUND, "{} MiB", resident >> 20);
+}
+
+/// R01: those who say nothing make room, and are closed in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let world = World::start(allowing(HOSTS)).await;
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+    let mut silent = Vec::new();
+    for _ in 0..1000 {
+        let mut client = dial(world.address).await;
+        client.send("C").await;
+        silent.push(client);
+    }
+    let begun = Instant::now();
+    for _ in 0..10 {
+        assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    bounded(&world);
+    for mut client in silent {
+        assert!(client.rest().await.is_empty());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// R02.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_are_bounded() {
+    let world = World::start(allowing(HOSTS)).await;
+    let field = format!("X: {}\r\n", "a".repeat(70_000));
+    let fields = "X: a\r\n".repeat(1000);
+    let path = format!("/{}", "a".repeat(65_000));
+    for (count, (path, fields, status, code)) in [
+        ("/", field.as_str(), 431, "header_too_large"),
+        ("/", &fields, 431, "header_too_large"),
+        (&path, "", 414, "uri_too_long"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: api.example.com\r\n{fields}\r\n");
+        let answer = world.inside("api.example.com:443").await.ask(request).await;
+        assert_eq!((answer.status, answer.code()), (status, code));
+        world.wait_for("deny", count + 1).await;
+        world.untouched();
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// `GET https://api.example.com/never`, as HPACK writes it without its tables.
+fn get() -> Vec<u8> {
+    let mut block = vec![0x82, 0x87, 0x04, 6];
+    block.extend(b"/never");
+    block.extend([0x01, 15]);
+    block.extend(b"api.example.com");
+    block
+}
+
+/// R03: floods end their own connection, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_end_their_connection() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let world = World::start(allowing(HOSTS)).await;
+    let resets = (0..20_000_u32)
+        .flat_map(|number| {
+            let stream = 2 * number + 1;
+            [frame(1, 5, stream, &get()), frame(3, 0, stream, &8_u32.to_be_bytes())].concat()
+        })
+        .collect::<Vec<u8>>();
+    let endless = [frame(1, 1, 1, &get()), frame(9, 0, 1, &[b'x'; 16_000]).repeat(200)].concat();
+    // One indexed field of four kilobytes, thirty thousand times: a bomb of a hundred megabytes.
+    let mut block = get();
+    block.extend([0x40, 1, b'a', 0x7f, 0xa1, 0x1e]);
+    block.extend([b'b'; 4000]);
+    block.extend([0xbe; 12_000]);
+    let bomb = frame(1, 5, 1, &block);
+    for (name, flood) in [("rapid reset", resets), ("continuation", endless), ("hpack", bomb)] {
+        let mut client = Client::new(world.inside_http2("api.example.com:443").await);
+        client.send(PREFACE).await;
+        client.send(frame(4, 0, 0, &[])).await;
+        for part in flood.chunks(64 * 1024) {
+            client.send(part).await;
+        }
+        if name != "hpack" {
+            let rest = client.rest().await;
+            assert!(!rest.is_empty(), "{name}: it says that it goes away");
+        }
+        bounded(&world);
+        assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200, "{name}");
+    }
+    // Pings are answered one by one, and whoever does not read the answers is not written to.
+    let mut client = Client::new(world.inside_http2("api.example.com:443").await);
+    client.send([PREFACE, &frame(4, 0, 0, &[])].concat()).await;
+    let pings = frame(6, 0, 0, &[0; 8]).repeat(50_000);
+    let sent = tokio::time::timeout(Duration::from_secs(3), client.send(pings)).await;
+    bounded(&world);
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200, "{sent:?}");
+}
+
+/// A stream that goes on and on, in a tunnel of its own.
+async fn forever(world: &World, host: &str) -> Client {
+    let mut client = world.inside(&format!("{host}:443")).await;
+    client.send(format!("GET /forever HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    assert_eq!(client.head().await.status, 200);
+    client
+}
+
+/// R05: whoever is still allowed loses nothing; whoever is not, ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_drop_no_stream_that_is_still_allowed() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(forever(&world, "api.example.com").await);
+    }
+    let mut others = Vec::new();
+    for _ in 0..50 {
+        others.push(forever(&world, "other.example.com").await);
+    }
+    for round in 0..100 {
+        let host = format!("h{round}.example.com");
+        world.document["policy"] = allowing(&["api.example.com", "other.example.com", &host]);
+        let state = world.load().await.unwrap();
+        assert_eq!(state.generation, round + 2);
+    }
+    let (_, head) = world.connect("h99.example.com:443").await;
+    assert_eq!(head.status, 200, "the last one holds from the next request on");
+    let (_, head) = world.connect("h98.example.com:443").await;
+    assert_eq!(head.status, 403);
+    for client in streams.iter_mut().chain(&mut others) {
+        client.so_far();
+        assert!(client.more().await.is_some(), "it goes on");
+    }
+    let reloads = world.log("config_reload");
+    assert_eq!(reloads.len(), 101);
+    assert_eq!(reloads[100]["from"], reloads[99]["to"]);
+    world.document["policy"] = allowing(&["api.example.com"]);
+    world.load().await.unwrap();
+    for client in &mut others {
+        client.rest().await;
+    }
+    for client in &mut streams {
+        client.so_far();
+        assert!(client.more().await.is_some(), "it goes on");
+    }
+    let revoked = world.wait_for("revoked", 50).await;
+    assert!(revoked.iter().all(|line| line["host"] == "other.example.com:443"));
+    bounded(&world);
+}
+
+/// A request under way whose path alone is forbidden by a new policy ends too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn narrowing_reaches_what_is_under_way() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    let mut stream = forever(&world, "api.example.com").await;
+    world.document["policy"]["allow"][0]["paths"] = json!(["/echo"]);
+    world.load().await.unwrap();
+    stream.rest().await;
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+}
+
+/// R06: a document that is wrong in any way changes nothing, and is told without its values.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_is_wrong_changes_nothing() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    let good = world.document.clone();
+    let secret = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+    let changes: &[(&str, serde_json::Value)] = &[
+        ("/version", json!(2)),
+        ("/policy/allow/0/host", json!("*")),
+        ("/policy/allow/0/port", json!(0)),
+        ("/policy/allow/0/cidr", json!("10.0.0.0/33")),
+        ("/policy/dlp/action", json!("off")),
+        ("/policy/dlp/rules", json!("[[rules]]\nid = \"a\"\nregex = \"a(\"")),
+        ("/policy/dlp/allow", json!([{ "rule": "a", "host": "b", "reason": "c", "expires": "d" }])),
+        ("/credentials", json!(secret)),
+        ("/credentials", json!({ "A": [secret] })),
+        ("/roots", json!(["!"])),
+        ("/roots", json!(["AAAA"])),
+        ("/ca/certificate", json!("no certificate")),
+        ("/ca/key", json!(secret)),
+        ("/names", json!(["a b"])),
+    ];
+    for (count, (place, value)) in changes.iter().enumerate() {
+        world.document = good.clone();
+        let (parent, field) = place.rsplit_once('/').unwrap();
+        world.document.pointer_mut(parent).unwrap()[field] = value.clone();
+        let error = world.load().await.expect_err(&format!("{place} {value}"));
+        assert!(!error.contains(secret), "{error}");
+        let rejected = world.wait_for("config_rejected", count + 1).await;
+        assert!(!rejected[count].to_string().contains(secret));
+    }
+    assert_eq!(world.state().await.generation, 1);
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+}
+
+/// R07: what a machine says stays within its line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_of_the_log_are_whole() {
+    let world = World::start(allowing(HOSTS)).await;
+    let forged = "%0a{\"event\":\"allow\",\"host\":\"evil.test:443\"}";
+    for target in
+        [format!("/?a={forged}"), "/{\"event\":\"allow\"}".to_owned(), "/a'b\u{7f}".into()]
+    {
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: api.example.com\r\nX: {forged}\r\n\r\n");
+        world.inside("api.example.com:443").await.ask(request).await;
+    }
+    assert!(world.log("allow").iter().all(|line| line["host"] == "api.example.com:443"));
+}
+
+/// R07: what cannot be told is not done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_passes_that_the_log_cannot_tell() {
+    let upstream = Upstream::start(Certificate::Good).await;
+    // Four kilobytes of files, and no signal about it.
+    let shell = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
+    let world = World::wrapped(allowing(HOSTS), upstream, &["sh", "-c", shell, "sh"], &[]).await;
+    let mut refused = 0;
+    for _ in 0..60 {
+        let mut client = world.inside("api.example.com:443").await;
+        let answer = client.ask(ECHO).await;
+        if answer.status == 503 {
+            assert_eq!(answer.code(), "audit_unavailable");
+            refused += 1;
+        }
+    }
+    assert!(refused > 20, "{refused}");
+    let text = std::fs::read_to_string(world.folder.path().join("log")).unwrap();
+    let allowed = text.lines().filter(|line| line.contains("\"allow\"")).count();
+    // The last line may have been cut short; what it is about was refused.
+    assert!(world.upstream.arrived().len() <= allowed);
+    let (_, head) = world.connect("evil.test:443").await;
+    assert_eq!((head.status, head.code()), (503, "audit_unavailable"));
+    assert!(world.state().await.lost > 20);
+}
+
+/// A mistake in one request ends that request alone, and tells nobody what it was about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_ends_one_request() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    world.document["testing"]["panic_path"] = json!("/boom");
+    world.load().await.unwrap();
+    let request = "GET /boom HTTP/1.1\r\nHost: api.example.com\r\nX-Secret: canary\r\n\r\n";
+    let answer = world.inside("api.example.com:443").await.ask(request).await;
+    assert_eq!((answer.status, answer.code()), (500, "internal_error"));
+    assert!(!answer.text().contains("canary"));
+    let errors = world.wait_for("error", 2).await;
+    assert!(!format!("{errors:?}").contains("canary"));
+    assert!(errors[0]["detail"].as_str().unwrap().starts_with("panic at src/"), "{errors:?}");
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+}
+
+/// A stream of events goes on event by event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_arrive_one_by_one() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    let secret = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+    world.document["credentials"] = json!({ "API_TOKEN": secret });
+    world.load().await.unwrap();
+    let mut client = world.inside("api.example.com:443").await;
+    client.send("GET /events HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await;
+    assert_eq!(client.head().await.header("content-type"), Some("text/event-stream"));
+    let mut arrivals = Vec::new();
+    let mut text = Vec::new();
+    while String::from_utf8_lossy(&text).matches("data:").count() < 4 {
+        client.more().await.unwrap();
+        text.extend(client.so_far());
+        arrivals.push(Instant::now());
+    }
+    let spread = *arrivals.last().unwrap() - arrivals[0];
+    assert!(spread > Duration::from_millis(300), "{spread:?}: {arrivals:?}");
+}
+
+/// Confined as it is on a host, it does all that it has to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn confined_it_still_serves() {
+    let upstream = Upstream::start(Certificate::Good).await;
+    let world = World::with(allowing(HOSTS), upstream, &["--confine"]).await;
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
+    let pid = world.child.id();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{status}");
+    }
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+    }
+    let stopped = bottle::sidecar::control::stop(&world.control()).await.unwrap();
+    assert_eq!(stopped.counts["allow"], 1);
+    world.wait_for("stop", 1).await;
+}
+
+/// Told to end, it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_when_it_is_told() {
+    let mut world = World::start(allowing(HOSTS)).await;
+    let stream = forever(&world, "api.example.com").await;
+    bottle::sidecar::control::stop(&world.control()).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        match world.child.try_wait().unwrap() {
+            Some(status) => break status,
+            None => assert!(Instant::now() < deadline, "it goes on"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert!(status.success());
+    assert_eq!(world.log("start").len() + world.log("stop").len(), 2);
+    drop(stream);
+}
+
+/// What it is told, by the commands that a backend runs beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_commands_say_what_it_says() {
+    let upstream = Upstream::start(Certificate::Good).await;
+    let mut world = World::unloaded(allowing(HOSTS), upstream, &[]).await;
+    world.document["credentials"] = json!({ "API_TOKEN": "q8Zx1vN4-kP2sLm7tR8wB1nM4" });
+    let run = |command: &str, input: Vec<u8>| {
+        use std::io::Write as _;
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bottle"))
+            .args(["sidecar", command, "--control"])
+            .arg(world.control())
+            .env_clear()
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&input).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), text, String::from_utf8(output.stderr).unwrap())
+    };
+    let (done, text, _) = run("load", serde_json::to_vec(&world.document).unwrap());
+    assert!(done);
+    let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&state["generation"], &state["credentials"]), (&json!(1), &json!(["API_TOKEN"])));
+    let (done, _, error) = run("load", b"{}".to_vec());
+    assert!(!done && error.contains("line 1, column 2"), "{error}");
+    let (done, text, _) = run("state", Vec::new());
+    assert!(done && text.contains("\"generation\":1"), "{text}");
+    let (done, ..) = run("stop", Vec::new());
+    assert!(done);
+}
