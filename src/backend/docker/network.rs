@@ -12,7 +12,7 @@ use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkDi
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
 
 use super::engine::Engine;
-use super::labels::{self, Labels};
+use super::labels::{self, Labels, Set};
 use super::subnet::{Pool, Subnet};
 use super::{error, observe, parse, wiring};
 use crate::backend::{BackendError, Scope, label};
@@ -210,8 +210,8 @@ async fn known(
     ];
     let parts = observe::filtered(engine, "label", labels).await?;
     let addresses = parts.iter().filter_map(|part| {
-        let labels = Labels(part.labels.as_ref()?);
-        (labels.ownership(scope) == Ownership::Ours).then(|| labels.set()?.address).flatten()
+        let labels = Labels::of(part.labels.as_ref()?);
+        (labels.ownership(scope) == Ownership::Ours).then(|| labels.set::<Set>()?.address).flatten()
     });
     Ok(addresses.map(Subnet::around).next())
 }

@@ -11,7 +11,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::sidecar::encodings::{Encoding, encodings};
 
 /// A shorter value would be found in texts that have nothing to do with it.
-const SHORTEST: usize = 8;
+pub const SHORTEST: usize = 8;
 
 /// So many bytes of a form are in the automaton, which cannot be wiped; the rest is compared with
 /// what can.
