@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
@@ -44,6 +44,8 @@ pub(super) const MIRROR: &str = "mirror.example.com";
 
 /// How long it takes to answer `/slow`: longer than an impatient sidecar waits.
 const SLOW: Duration = Duration::from_secs(20);
+/// So many events come of `/events`, ten a second.
+pub(super) const EVENTS: usize = 150;
 /// How long an impatient sidecar waits.
 const PATIENCE_MS: u64 = 2_000;
 /// A request for this path makes a sidecar panic.
@@ -285,7 +287,8 @@ fn mirror(path: &str, arrived: &Arrived) -> Response<Body> {
             response.header("content-encoding", "gzip").body(full(writer.finish().unwrap()))
         }
         "/events" => {
-            let pieces: Vec<String> = (0..60).map(|number| format!("data: {number}\n\n")).collect();
+            let pieces: Vec<String> =
+                (0..EVENTS).map(|number| format!("data: {number}\n\n")).collect();
             let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
             response.header("content-type", "text/event-stream").body(self::pieces(&pieces, 100))
         }
@@ -315,13 +318,7 @@ fn pieces(pieces: &[&str], pause_ms: u64) -> Body {
 }
 
 /// git's own server, as a web server runs it.
-fn git(
-    folder: &Path,
-    arrived: &Arrived,
-    path: &str,
-    query: &str,
-    body: &[u8],
-) -> Response<Body> {
+fn git(folder: &Path, arrived: &Arrived, path: &str, query: &str, body: &[u8]) -> Response<Body> {
     let header = |name: &str| {
         arrived.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };

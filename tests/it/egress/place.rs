@@ -71,7 +71,10 @@ impl Place {
     /// A bottle `dev` that lets these hosts pass and blocks leaks, and its agent `ada`, which runs.
     pub(super) fn one(&self, hosts: &[&str], more: &str) {
         let hosts = hosts.join(", ");
-        self.bottle("dev", &format!("egress:\n  dlp_action: block\n  allowlist: [{hosts}]\n{more}"));
+        self.bottle(
+            "dev",
+            &format!("egress:\n  dlp_action: block\n  allowlist: [{hosts}]\n{more}"),
+        );
         self.tree.agent("ada", "dev", "", "");
         self.apply();
     }
@@ -120,7 +123,9 @@ impl Place {
         let passed = record.iter().filter(|line| line["event"] == "allow").count();
         assert!(passed > 0, "nothing was asked for: {record:#?}");
         let usual = |line: &&Value| {
-            line["event"].as_str().is_some_and(|it| ["start", "config_reload", "allow"].contains(&it))
+            line["event"]
+                .as_str()
+                .is_some_and(|it| ["start", "config_reload", "allow"].contains(&it))
         };
         let others: Vec<_> = record.iter().filter(|line| !usual(line)).collect();
         assert!(others.is_empty(), "{others:#?}");

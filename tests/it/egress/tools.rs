@@ -26,12 +26,16 @@ fn curl_and_wget() {
         for scheme in ["https", "http"] {
             assert_eq!(place.say("ada", &format!("curl -sS {scheme}://{API}/x")), "it is here");
             if has("wget", "wget") {
-                assert_eq!(place.say("ada", &format!("wget -qO- {scheme}://{API}/x")), "it is here");
+                assert_eq!(
+                    place.say("ada", &format!("wget -qO- {scheme}://{API}/x")),
+                    "it is here"
+                );
             }
         }
         place.nothing_was_refused("ada");
         // What is not allowed is answered, in words.
-        let refused = place.sh("ada", "curl -sS -w '%header{x-bottle-block}' http://other.example.org/");
+        let refused =
+            place.sh("ada", "curl -sS -w '%header{x-bottle-block}' http://other.example.org/");
         assert!(refused.stdout.contains("host_not_allowed"), "{refused:?}");
         assert!(refused.stdout.contains("ask the operator"), "{refused:?}");
     }
@@ -71,7 +75,10 @@ fn git_clone() {
     for place in Place::each("git") {
         repository(&place.internet, "site.git");
         place.one(&[GIT], "");
-        place.say("ada", &format!("cd && git clone -q https://{GIT}/site.git && cd site && git pull -q"));
+        place.say(
+            "ada",
+            &format!("cd && git clone -q https://{GIT}/site.git && cd site && git pull -q"),
+        );
         assert_eq!(place.say("ada", "wc -l <~/site/README"), "2000");
         place.nothing_was_refused("ada");
     }
@@ -99,10 +106,8 @@ pub(super) fn npm_registry(internet: &Internet) {
     for (name, needs) in [("greet", json!({"@team/words": "^1.0.0"})), ("@team/words", json!({}))] {
         let package = json!({"name": name, "version": "1.2.3", "dependencies": needs});
         let code = "module.exports = 'hello';\n";
-        let packed = tgz(&[
-            ("package/package.json", &package.to_string()),
-            ("package/index.js", code),
-        ]);
+        let packed =
+            tgz(&[("package/package.json", &package.to_string()), ("package/index.js", code)]);
         let file = format!("/{name}/-/{}-1.2.3.tgz", name.rsplit('/').next().unwrap());
         let mut version = package.clone();
         version["dist"] = json!({
@@ -187,7 +192,10 @@ fn pip_install() {
     for place in Place::each("pip") {
         let files = [
             ("greet.py", "WORD = 'hello'\n"),
-            ("greet-1.2.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.2.3\n"),
+            (
+                "greet-1.2.3.dist-info/METADATA",
+                "Metadata-Version: 2.1\nName: greet\nVersion: 1.2.3\n",
+            ),
             (
                 "greet-1.2.3.dist-info/WHEEL",
                 "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -249,7 +257,10 @@ fn cargo_build() {
     let toolchain = cargo.parent().and_then(Path::parent).unwrap().to_owned();
     let place = Place::native("cargo");
     let packed = tgz(&[
-        ("greet-1.2.3/Cargo.toml", "[package]\nname = 'greet'\nversion = '1.2.3'\nedition = '2021'\n"),
+        (
+            "greet-1.2.3/Cargo.toml",
+            "[package]\nname = 'greet'\nversion = '1.2.3'\nedition = '2021'\n",
+        ),
         ("greet-1.2.3/src/lib.rs", "pub const WORD: &str = \"hello\";\n"),
     ]);
     let line = json!({

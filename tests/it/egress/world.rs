@@ -18,10 +18,48 @@ const RECIPE: &str = "io.bottle.test.recipe";
 
 /// What shells and tests call.
 const PROGRAMS: &[&str] = &[
-    "sh", "base64", "basename", "cat", "chmod", "chown", "cp", "curl", "dirname", "env", "find",
-    "git", "grep", "head", "id", "kill", "ln", "ls", "mkdir", "mv", "node", "npm", "pip", "printf",
-    "python3", "readlink", "rm", "sed", "sha256sum", "sleep", "sort", "stat", "tail", "tar", "test",
-    "timeout", "touch", "tr", "true", "uname", "wc", "wget",
+    "sh",
+    "base64",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "curl",
+    "dirname",
+    "env",
+    "find",
+    "git",
+    "grep",
+    "head",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mv",
+    "node",
+    "npm",
+    "pip",
+    "printf",
+    "python3",
+    "readlink",
+    "rm",
+    "sed",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "tail",
+    "tar",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "uname",
+    "wc",
+    "wget",
 ];
 
 /// What those need beside their libraries, where the host has it.
@@ -110,7 +148,8 @@ fn files() -> BTreeSet<PathBuf> {
         let real = add(&mut files, &program);
         libraries(&mut files, &real);
     }
-    for helper in ["/usr/lib/git-core/git-remote-https", "/usr/local/libexec/git-core/git-remote-https"]
+    for helper in
+        ["/usr/lib/git-core/git-remote-https", "/usr/local/libexec/git-core/git-remote-https"]
     {
         libraries(&mut files, Path::new(helper));
     }
