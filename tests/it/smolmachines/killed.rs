@@ -52,7 +52,7 @@ fn ten_times_and_converged_each_time() {
     rig.tree.agent("bob", "dev", "", "You are bob.");
     make(&rig, Change::Memory, 0);
     make(&rig, Change::Comes, 0);
-    let apply = ["apply", "--yes", "--allow-teardown", "all"];
+    let apply = ["apply", "--yes", "--allow-teardown", "all", "--jobs", "1"];
     rig.run(&apply).exits(0);
     let bob = rig.machine("bob");
     // How long each kind of change takes, measured as they come; the first of a kind is a guess.
