@@ -1,0 +1,253 @@
+//! The load: connections that ask again and again, each request timed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::proxies::Proxy;
+use super::upstream::Upstream;
+
+/// What is spoken within the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// How much is asked for, and by how many at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) bytes: usize,
+    pub(crate) connections: usize,
+}
+
+impl Shape {
+    pub(crate) const SMALL: Self = Self { name: "1 KiB", bytes: 1 << 10, connections: 8 };
+    pub(crate) const LARGE: Self = Self { name: "1 MiB", bytes: 1 << 20, connections: 2 };
+}
+
+/// What a round showed. Times in microseconds.
+pub(crate) struct Result {
+    /// Requests a second.
+    pub(crate) rate: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+pub(crate) async fn run(
+    upstream: &Upstream,
+    proxy: &Proxy,
+    protocol: Protocol,
+    shape: Shape,
+    round: Duration,
+) -> Result {
+    let mut clients = Vec::new();
+    for _ in 0..shape.connections {
+        clients.push(Client::connect(upstream, proxy, protocol).await);
+    }
+    let begun = Instant::now();
+    let tasks: Vec<_> = clients
+        .into_iter()
+        .map(|mut client| {
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                while begun.elapsed() < round {
+                    let asked = Instant::now();
+                    let received = client.get(shape.bytes).await;
+                    assert_eq!(received, shape.bytes);
+                    times.push(asked.elapsed().as_secs_f64() * 1e6);
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.unwrap());
+    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    times.sort_by(f64::total_cmp);
+    let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let rate = times.len() as f64 / elapsed;
+    Result { rate, p50: at(50), p99: at(99) }
+}
+
+/// Sends clean bodies on two connections; returns how many bytes arrived.
+pub(crate) async fn uploads(upstream: &Upstream, proxy: &Proxy, round: Duration) -> u64 {
+    let line = b"fn main() { let answer: u32 = 41 + 1; println!(\"{answer} of {}\", 7); }\n";
+    let body: Bytes = line.iter().copied().cycle().take(1 << 20).collect::<Vec<u8>>().into();
+    let sent = Arc::new(AtomicU64::new(0));
+    let begun = Instant::now();
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        let mut client = Client::connect(upstream, proxy, Protocol::Http1).await;
+        let (body, sent) = (body.clone(), sent.clone());
+        tasks.push(tokio::spawn(async move {
+            while begun.elapsed() < round {
+                client.post(body.clone()).await;
+                sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    sent.load(Ordering::Relaxed)
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+struct Client {
+    sender: Sender,
+    host: &'static str,
+}
+
+impl Client {
+    async fn connect(upstream: &Upstream, proxy: &Proxy, protocol: Protocol) -> Self {
+        let stream = tunnel(upstream, proxy).await;
+        let stream = secure(stream, proxy.host, protocol).await;
+        let io = TokioIo::new(stream);
+        let sender = match protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Sender::Http1(sender)
+            }
+            Protocol::Http2 => {
+                let mut builder = http2::Builder::new(TokioExecutor::new());
+                builder.initial_stream_window_size(1 << 20);
+                builder.initial_connection_window_size(8 << 20);
+                let (sender, connection) = builder.handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                Sender::Http2(sender)
+            }
+        };
+        Self { sender, host: proxy.host }
+    }
+
+    async fn get(&mut self, bytes: usize) -> usize {
+        self.send("GET", &format!("/{bytes}"), Bytes::new()).await
+    }
+
+    async fn post(&mut self, body: Bytes) {
+        self.send("POST", "/0", body).await;
+    }
+
+    async fn send(&mut self, method: &str, path: &str, body: Bytes) -> usize {
+        let request = Request::builder().method(method);
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => {
+                let request = request.uri(path).header("host", self.host);
+                sender.ready().await.unwrap();
+                sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
+            }
+            Sender::Http2(sender) => {
+                let uri = format!("https://{}{path}", self.host);
+                let request = request.uri(uri).version(Version::HTTP_2);
+                sender.ready().await.unwrap();
+                sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
+            }
+        };
+        assert_eq!(response.status(), 200);
+        let mut body = response.into_body();
+        let mut received = 0;
+        while let Some(frame) = body.frame().await {
+            received += frame.unwrap().data_ref().map_or(0, Bytes::len);
+        }
+        received
+    }
+}
+
+async fn tunnel(upstream: &Upstream, proxy: &Proxy) -> TcpStream {
+    let Some(address) = proxy.address else {
+        let stream = TcpStream::connect(upstream.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        return stream;
+    };
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let ask = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", proxy.target);
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    stream
+}
+
+async fn secure(stream: TcpStream, host: &str, protocol: Protocol) -> TlsStream<TcpStream> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    config.alpn_protocols = match protocol {
+        Protocol::Http1 => vec![b"http/1.1".to_vec()],
+        Protocol::Http2 => vec![b"h2".to_vec()],
+    };
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+/// Each proxy has an authority of its own; who signed plays no part in what is measured here.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
