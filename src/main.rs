@@ -10,7 +10,9 @@ fn main() -> ExitCode {
     bottle::backend::native::helper_main();
     // So does what starts a sidecar beside this process.
     #[cfg(target_os = "linux")]
-    bottle::backend::hostside::main_if_asked();
+    if let Some(exit) = bottle::backend::hostside::main_if_asked() {
+        return exit;
+    }
     // A shell that wants something completed calls before anything else is parsed.
     if bottle::cli::complete() {
         return ExitCode::SUCCESS;

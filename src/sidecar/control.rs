@@ -175,7 +175,13 @@ pub(super) async fn serve(listener: UnixListener, sidecar: Sidecar) {
 
 async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
     let (result, stop) = match receive(&mut stream).await {
-        Ok((Message::Load { .. }, payload, _)) => (sidecar.load(&payload), false),
+        Ok((Message::Load { .. }, payload, _)) => {
+            // Compiling patterns takes a while, and others are served meanwhile.
+            let sidecar = sidecar.clone();
+            let loaded = tokio::task::spawn_blocking(move || sidecar.load(&payload)).await;
+            let failed = |_| Err("loading the document ended in a mistake of the sidecar's".into());
+            (loaded.unwrap_or_else(failed), false)
+        }
         Ok((Message::State {}, ..)) => (Ok(sidecar.state()), false),
         Ok((Message::Listen {}, _, sockets)) => (sidecar.listen(sockets), false),
         Ok((Message::Attach {}, _, sockets)) => (sidecar.attach(sockets).await, false),

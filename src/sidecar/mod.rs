@@ -20,6 +20,35 @@
 //! 8. On the way back known secrets are redacted.
 //!
 //! What decides is pure and is what `bottle policy check` asks as well.
+//!
+//! # The process
+//!
+//! One process serves one machine. A backend starts it, and whoever holds the policy and the
+//! credentials loads them into it afterwards; until then nothing passes.
+//!
+//! ```text
+//! bottle sidecar serve --control WHERE [--listen WHERE]… [--log FILE] [--confine]
+//! bottle sidecar load  --control PATH < document.json     prints the state, or exits 1 and says why
+//! bottle sidecar state --control PATH                     prints the state
+//! bottle sidecar stop  --control PATH
+//! ```
+//!
+//! - `WHERE` is `unix:/PATH`, `fd:N` for a listening socket that is inherited, or `IP:PORT` (not for
+//!   `--control`). A unix socket that an ended process left behind is replaced; a new one is its own
+//!   user's alone.
+//! - Both front doors are on every listener: `CONNECT` and absolute forms are the proxy, a path is the
+//!   door of the credential routes, under one of the document's `names`.
+//! - `--log FILE` is appended to, for its owner alone to read, and set aside as `FILE.1` at
+//!   [`egress::limits::LOG`]; without it lines go to stdout, which a container's engine keeps.
+//! - `--confine` is for a process on a host: no new privileges, not dumpable, no descriptor but those
+//!   above, no file beyond the log's folder (where the kernel has Landlock), and no system call by
+//!   which it could start a program or change what it is. The system's name servers and hosts are
+//!   read before; where they change, the document's `resolver` says which to ask.
+//! - More listening sockets, such as one made inside a machine's network namespace, are handed in
+//!   over the control socket: [`control`] has its messages. It obeys its own user and root.
+//! - It ends when it is told to, or by SIGTERM or SIGINT, with exit code 0.
+//! - A panic ends the request that it happened in: the machine gets a page, the log the place, and
+//!   neither gets the panic's message. So a release is built to unwind.
 
 pub mod address;
 pub mod allowlist;

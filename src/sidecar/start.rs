@@ -84,7 +84,16 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
     let record = Arc::new(record);
     let open =
         |endpoint: &Endpoint| endpoint.open().with_context(|| format!("listening at {endpoint}"));
+    if matches!(options.control, Endpoint::Address(_)) {
+        anyhow::bail!(
+            "control at {}: anybody can reach an address; expected `unix:/PATH` or `fd:N`",
+            options.control
+        );
+    }
     let control = open(&options.control)?;
+    if rustix::net::sockopt::socket_domain(&control)? != rustix::net::AddressFamily::UNIX {
+        anyhow::bail!("control at {}: it is no unix socket", options.control);
+    }
     let listeners: Vec<OwnedFd> = options.listen.iter().map(open).collect::<Result<_, _>>()?;
     let system = System::read();
     if options.confine {

@@ -17,17 +17,17 @@ use time::Date;
 
 /// One of them.
 #[derive(Clone, Copy)]
-pub struct Target {
+pub(crate) struct Target {
     /// Also its folder in the corpus.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Panics where something does not hold.
-    pub run: fn(&[u8]),
+    pub(crate) run: fn(&[u8]),
     /// How many inputs of the cheapest target one of this costs, roughly.
-    pub cost: u32,
+    pub(crate) cost: u32,
 }
 
 /// Every target.
-pub const TARGETS: &[Target] = &[
+pub(crate) const TARGETS: &[Target] = &[
     Target { name: "authority", run: authority, cost: 1 },
     Target { name: "body", run: body, cost: 10 },
     Target { name: "document", run: document, cost: 1 },
@@ -40,7 +40,7 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A host that passes is one that nobody reads as another.
-pub fn authority(data: &[u8]) {
+pub(crate) fn authority(data: &[u8]) {
     let Ok(authority) = Authority::parse(data, Some(443)) else { return };
     assert_ne!(authority.port(), 0);
     let shown = authority.to_string();
@@ -62,7 +62,7 @@ pub fn authority(data: &[u8]) {
 }
 
 /// A path that passes is the same one to a reader that decodes, however often.
-pub fn path(data: &[u8]) {
+pub(crate) fn path(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     if let Ok(pattern) = PathPattern::parse(&text) {
         let own = CanonicalPath::parse(data).expect("a pattern is a canonical path");
@@ -106,7 +106,7 @@ fn decode(bytes: &[u8]) -> Vec<u8> {
 
 /// Pieces make no difference, nothing is added, and what passes is framed in one way only. The
 /// first byte says how large the pieces are.
-pub fn framing(data: &[u8]) {
+pub(crate) fn framing(data: &[u8]) {
     let Some((size, input)) = data.split_first() else { return };
     let whole = pass(input, input.len().max(1));
     let pieces = pass(input, usize::from(*size).max(1));
@@ -155,7 +155,7 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
 });
 
 /// Nothing that passes is outside of what was granted. Lines: the method, the authority, the path.
-pub fn policy(data: &[u8]) {
+pub(crate) fn policy(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let mut lines = text.splitn(3, '\n');
     let (Some(method), Some(host), Some(target)) = (lines.next(), lines.next(), lines.next())
@@ -214,7 +214,7 @@ pub fn policy(data: &[u8]) {
 
 /// A document is read whole or not at all, what was read is written the same, and its policy
 /// grants no address.
-pub fn document(data: &[u8]) {
+pub(crate) fn document(data: &[u8]) {
     let Ok(document) = serde_json::from_slice::<Document>(data) else { return };
     let text = serde_json::to_vec(&document).expect("it can be written");
     let again: Document = serde_json::from_slice(&text).expect("it can be read again");
@@ -229,7 +229,7 @@ pub fn document(data: &[u8]) {
 }
 
 /// Rules in TOML are read, or the error says where; then they search anything.
-pub fn rules(data: &[u8]) {
+pub(crate) fn rules(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     match Rules::from_toml(&text) {
         Err(error) => assert!(error.line >= 1 && !error.what.is_empty(), "{error}"),
@@ -252,7 +252,7 @@ const TODAY: Date = Date::MIN;
 
 /// A text in pieces holds what the whole holds, and a known value is always found. The first
 /// byte says how large the pieces are.
-pub fn scan(data: &[u8]) {
+pub(crate) fn scan(data: &[u8]) {
     let Some((size, input)) = data.split_first() else { return };
     let whole = SCANNER.scan("a.example", TODAY, input);
     let mut stream = SCANNER.stream("a.example", TODAY);
@@ -270,7 +270,7 @@ pub fn scan(data: &[u8]) {
 
 /// An encoded or packed body is decoded within its bounds, or it is said that it cannot be. The
 /// first byte says how it is encoded.
-pub fn body(data: &[u8]) {
+pub(crate) fn body(data: &[u8]) {
     let Some((kind, input)) = data.split_first() else { return };
     let all = [Coding::Gzip, Coding::Deflate, Coding::Brotli, Coding::Zstd];
     let codings: Vec<Coding> = all.get(usize::from(kind % 5)).copied().into_iter().collect();
@@ -292,7 +292,7 @@ static REDACTIONS: LazyLock<Arc<Redactions>> = LazyLock::new(|| {
 });
 
 /// No value remains, and pieces make no difference. The first byte says how large they are.
-pub fn redact(data: &[u8]) {
+pub(crate) fn redact(data: &[u8]) {
     let Some((size, input)) = data.split_first() else { return };
     let stream = |size: usize| {
         let mut redactor = Redactor::new(Arc::clone(&REDACTIONS));

@@ -12,4 +12,6 @@ mod history;
 mod people;
 mod policy;
 mod reading;
+#[cfg(target_os = "linux")]
+mod way_out;
 mod working;

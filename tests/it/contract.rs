@@ -72,6 +72,11 @@ pub(crate) trait Fixture: Send + Sync {
         Duration::from_secs(120)
     }
 
+    /// How many machines may start at the same time.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Of limits that were asked for, those under which a machine is to run.
     fn enforced(&self, asked: Resources) -> Resources {
         asked
@@ -202,7 +207,8 @@ pub(crate) async fn run_together(
 /// Takes away what a case left in the machine, for the next one.
 async fn forget(f: &dyn Fixture) -> bool {
     const ALL: &str = "rm -rf /home/node/* /home/node/.[!.]* /tmp/* /etc/bottle /run/bottle/env";
-    let on = running(f).await;
+    let seen = f.backend().observe(f.scope(), Depth::Listing).await;
+    let Some(on) = seen.ok().and_then(|mut seen| seen.instances.pop()) else { return false };
     let spec = ExecSpec { user: ExecUser::Root, ..ExecSpec::new(["sh", "-c", ALL]) };
     let ended = f.backend().exec(f.scope(), &on, &spec, Bytes::new()).await;
     ended.is_ok_and(|ended| ended.code == 0)
@@ -482,5 +488,5 @@ pub(crate) use contract_suite;
 contract_suite!(on_memory, crate::contract::memory::fixture, lacks: [Userland]);
 contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
 contract_suite!(
-    on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause, Sidecars], together
+    on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause], together
 );

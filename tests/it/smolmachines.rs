@@ -9,3 +9,5 @@ mod old;
 mod real;
 mod rig;
 mod sandboxes;
+#[cfg(target_os = "linux")]
+mod sidecar;

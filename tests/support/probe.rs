@@ -62,6 +62,7 @@ fn udp(to: SocketAddr, message: &[u8]) -> std::io::Result<String> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_broadcast(true)?;
     socket.connect(to)?;
     socket.send(message)?;
     // Once more: of a neighbour that is not there the first packet only tells.

@@ -11,7 +11,8 @@ wheel=smolmachines==1.32.2
 dir=${1:-${CARGO_TARGET_DIR:-target}/test-smolvm}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
-if [ "$(cat "$dir/recipe" 2>/dev/null)" = "$wheel" ]; then
+recipe="$wheel $(sha256sum <tests/support/smolvm.sh | cut -c1-16)"
+if [ "$(cat "$dir/recipe" 2>/dev/null)" = "$recipe" ]; then
     echo "$dir/smolvm"
     exit
 fi
@@ -36,9 +37,10 @@ tar --no-same-owner --zstd -C "$dir/rootfs" -xf "$smol/agent-rootfs.tar.zst"
 rm -rf "$dir/venv"
 cat >"$dir/smolvm" <<'W'
 #!/bin/sh
-here=$(cd "$(dirname "$0")" && pwd)
+# Without another process, for there are hundreds of calls. It is always named by a path.
+here=${0%/*}
 SMOLVM_LIB_DIR=$here/lib SMOLVM_AGENT_ROOTFS=$here/rootfs exec "$here/bin/smolvm" "$@"
 W
 chmod 755 "$dir/smolvm"
-echo "$wheel" >"$dir/recipe" # last: it vouches for the rest
+echo "$recipe" >"$dir/recipe" # last: it vouches for the rest
 echo "$dir/smolvm"

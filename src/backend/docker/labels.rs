@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 pub(super) use crate::backend::labels::{Labels, PROBE, SET};
 use crate::backend::{Identity, Scope, label, labels};
 use crate::model::spec::ResourceSpec;
-use crate::model::{MachineSpec, SidecarSpec, SpecHash};
+use crate::model::{MachineSpec, SandboxId, SidecarSpec, SpecHash};
 
 /// [`label::RESOURCE`] of the network by which an owner's sidecars reach the world.
 pub(super) const UPLINK: &str = "uplink";
+
+/// [`label::RESOURCE`] of the bridge that a sandbox's network is carried by.
+pub(super) const CARRIER: &str = "carrier";
 
 /// The digest of the program that a sidecar runs.
 pub(super) const PROGRAM: &str = "io.bottle.program";
@@ -85,6 +88,13 @@ fn json(value: &impl Serialize) -> String {
 /// The labels of an owner's uplink.
 pub(super) fn of_uplink(scope: &Scope) -> HashMap<String, String> {
     labels::common(scope, UPLINK).into_iter().collect()
+}
+
+/// The labels of what carries a sandbox's network.
+pub(super) fn of_carrier(scope: &Scope, sandbox: &SandboxId) -> HashMap<String, String> {
+    let mut labels: HashMap<String, String> = labels::common(scope, CARRIER).into_iter().collect();
+    labels.insert(label::SANDBOX.to_owned(), sandbox.to_string());
+    labels
 }
 
 /// The labels of a probe.

@@ -7,6 +7,7 @@
 
 mod attach;
 mod auth;
+mod carrier;
 mod connect;
 mod copy;
 mod create;

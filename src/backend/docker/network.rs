@@ -1,20 +1,17 @@
-//! The network of one sandbox: a bridge that nothing but its sidecar and its machine is on, and that
-//! the host itself has no address on.
-//!
-//! `internal` alone would leave the host's own listeners in reach, by the bridge's address and by
-//! every other of the host's. Without an address there is no way there but raw frames, which need a
-//! capability that no machine has.
+//! The network of one sandbox: nothing but its sidecar and its machine is on it, and nothing leads out
+//! of it: no gateway, no route, no address of the host's, and no bridge that the host listens on
+//! ([`carrier`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 
-use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest, NetworkDisconnectRequest};
+use bollard::models::{Network, NetworkCreateRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
 
 use super::engine::Engine;
 use super::labels::{self, Labels, Set};
 use super::subnet::{Pool, Subnet};
-use super::{error, observe, parse, wiring};
+use super::{carrier, error, observe, parse, wiring};
 use crate::backend::{BackendError, Scope, label};
 use crate::model::spec::{NetworkSpec, ResourceSpec};
 use crate::model::{
@@ -22,13 +19,10 @@ use crate::model::{
     SandboxId,
 };
 
-/// The bridge has no address on the host.
-const NO_ADDRESS: &str = "com.docker.network.bridge.inhibit_ipv4";
+/// Of a macvlan: what it stands on.
+pub(super) const PARENT: &str = "parent";
 
-/// What newer engines call the same, and better: they leave out the default route too.
-const GATEWAY_MODE: &str = "com.docker.network.bridge.gateway_mode_ipv4";
-
-/// Subnets that are tried before it is said that none is to be had: others make networks too.
+/// Blocks that are tried before it is said that none is to be had: others make networks too.
 const TRIES: usize = 32;
 
 /// Every network of the engine, in one call: those of others say which subnets and names are taken.
@@ -74,7 +68,7 @@ pub(super) async fn subnet(
 }
 
 /// A network of a sandbox, or one that stands under the name of one; `None`: nothing to us.
-pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
+pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> Option<Instance> {
     let (id, name) = (InstanceId(found.id.clone()?), found.name.clone()?);
     let map = labels_of(found);
     let labels = Labels::of(&map);
@@ -101,7 +95,7 @@ pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
         // There is nothing to start.
         state: InstanceState::Running,
         boot: None,
-        drift: if ours { drift(found) } else { Vec::new() },
+        drift: if ours { drift(networks, found) } else { Vec::new() },
         mendable: Vec::new(),
         notes: Vec::new(),
         image: None,
@@ -112,18 +106,20 @@ pub(super) fn instance(scope: &Scope, found: &Network) -> Option<Instance> {
 }
 
 /// What the walls stand on, of a network that somebody may have made by hand.
-fn drift(found: &Network) -> Vec<FieldChange> {
-    let option = |name: &str| {
-        found.options.as_ref().and_then(|options| options.get(name)).cloned().unwrap_or_default()
-    };
+fn drift(networks: &[Network], found: &Network) -> Vec<FieldChange> {
     let flag = |flag: Option<bool>| flag.unwrap_or(false).to_string();
-    let fits = subnets(found).any(Subnet::fits);
+    let carried = match carrier::of(networks, found) {
+        Some(bridge) if carrier::is_sound(bridge) => "an empty bridge",
+        Some(_) => "a bridge that the host is on",
+        None => "nothing",
+    };
+    let fits = if subnets(found).any(Subnet::fits) { "ipv4" } else { "too small" };
     [
-        ("driver", found.driver.clone().unwrap_or_default(), "bridge"),
+        ("driver", found.driver.clone().unwrap_or_default(), "macvlan"),
         ("internal", flag(found.internal), "true"),
         ("ipv6", flag(found.enable_ipv6), "false"),
-        (NO_ADDRESS, option(NO_ADDRESS), "true"),
-        ("subnet", if fits { "ipv4" } else { "too small" }.to_owned(), "ipv4"),
+        ("carrier", carried.to_owned(), "an empty bridge"),
+        ("subnet", fits.to_owned(), "ipv4"),
     ]
     .into_iter()
     .filter(|(_, from, to)| from != to)
@@ -135,31 +131,26 @@ fn drift(found: &Network) -> Vec<FieldChange> {
     .collect()
 }
 
-fn request(scope: &Scope, spec: &NetworkSpec, subnet: Subnet) -> NetworkCreateRequest {
+fn request(
+    scope: &Scope,
+    spec: &NetworkSpec,
+    subnet: Subnet,
+    carrier: &str,
+) -> NetworkCreateRequest {
     NetworkCreateRequest {
         name: scope.object_name(&spec.sandbox),
-        driver: Some("bridge".to_owned()),
+        driver: Some("macvlan".to_owned()),
         internal: Some(true),
         attachable: Some(false),
         enable_ipv6: Some(false),
-        options: Some(HashMap::from([
-            (NO_ADDRESS.to_owned(), "true".to_owned()),
-            (GATEWAY_MODE.to_owned(), "isolated".to_owned()),
-        ])),
-        ipam: Some(Ipam {
-            driver: Some("default".to_owned()),
-            config: Some(vec![IpamConfig {
-                subnet: Some(subnet.to_string()),
-                ..IpamConfig::default()
-            }]),
-            options: None,
-        }),
+        options: Some(HashMap::from([(PARENT.to_owned(), carrier::device(carrier))])),
+        ipam: Some(carrier::ipam(subnet)),
         labels: Some(labels::of_resource(scope, &ResourceSpec::Network(spec.clone()))),
         ..NetworkCreateRequest::default()
     }
 }
 
-/// Makes the network in a free subnet, or finds the one that is there already.
+/// Makes the network in a free block of addresses, or finds the one that is there already.
 pub(super) async fn create(
     engine: &Engine,
     scope: &Scope,
@@ -167,35 +158,58 @@ pub(super) async fn create(
 ) -> Result<Instance, BackendError> {
     let pool = Pool::of(spec.pool.as_deref()).map_err(BackendError::Unsupported)?;
     let name = scope.object_name(&spec.sandbox);
-    // Anywhere: runs that make networks side by side should not all begin with the same subnet.
+    // Anywhere: runs that make networks side by side should not all begin with the same block.
     let start = RandomState::new().hash_one(&name);
     let known = known(engine, scope, spec).await?;
     let mut tried = Vec::new();
     for _ in 0..TRIES {
         let networks = all(engine).await?;
         if let Some(found) = networks.iter().find(|found| found.name.as_deref() == Some(&name)) {
-            return existing(scope, spec, &name, found);
+            return existing(scope, spec, &networks, found);
         }
         let mut taken: Vec<Subnet> = networks.iter().flat_map(subnets).collect();
         taken.extend(&tried);
         let known = known.filter(|known| !taken.iter().any(|other| other.overlaps(*known)));
-        let Some(subnet) = known.or_else(|| pool.free(start, &taken)) else {
+        let Some(block) = known.or_else(|| pool.free(start, &taken)) else {
             return Err(BackendError::Unsupported(format!(
-                "every subnet of {pool} is taken: name a larger `network_pool`"
+                "every address of {pool} is taken: name a larger `network_pool`"
             )));
         };
-        match engine.client.create_network(request(scope, spec, subnet)).await {
-            Ok(made) => return settled(engine, scope, spec, &name, &made.id).await,
-            // Somebody was faster; who, the next listing shows.
-            Err(e) if error::words(&e).contains("overlap") => tried.push(subnet),
-            Err(e) if error::is_status(&e, 409) => {}
-            Err(e) => return Err(engine.failed(format!("creating network {name}"), e)),
+        let below = carrier::request(scope, &spec.sandbox, block.carrier());
+        let Some(carrier) = make(engine, below, &name).await? else {
+            tried.push(block);
+            continue;
+        };
+        match make(engine, request(scope, spec, block.inner(), &carrier), &name).await {
+            Ok(Some(made)) => return settled(engine, scope, spec, &made, &carrier).await,
+            Ok(None) => {
+                carrier::take_back(engine, &carrier).await;
+                tried.push(block);
+            }
+            Err(error) => {
+                carrier::take_back(engine, &carrier).await;
+                return Err(error);
+            }
         }
     }
     Err(BackendError::failed(
         format!("creating network {name}"),
-        anyhow::anyhow!("the engine refused {TRIES} subnets of {pool}: others take them too fast"),
+        anyhow::anyhow!("the engine refused {TRIES} blocks of {pool}: others take them too fast"),
     ))
+}
+
+/// The id of a new network; `None`: somebody was faster and has its addresses. Who, the next listing
+/// shows.
+async fn make(
+    engine: &Engine,
+    request: NetworkCreateRequest,
+    name: &str,
+) -> Result<Option<String>, BackendError> {
+    match engine.client.create_network(request).await {
+        Ok(made) => Ok(Some(made.id)),
+        Err(e) if error::words(&e).contains("overlap") || error::is_status(&e, 409) => Ok(None),
+        Err(e) => Err(engine.failed(format!("creating network {name}"), e)),
+    }
 }
 
 /// The subnet that parts of the sandbox have by heart: they outlived their network.
@@ -221,12 +235,13 @@ async fn settled(
     engine: &Engine,
     scope: &Scope,
     spec: &NetworkSpec,
-    name: &str,
     made: &str,
+    carrier: &str,
 ) -> Result<Instance, BackendError> {
     let networks = all(engine).await?;
+    let name = scope.object_name(&spec.sandbox);
     let mut named: Vec<&Network> =
-        networks.iter().filter(|found| found.name.as_deref() == Some(name)).collect();
+        networks.iter().filter(|found| found.name.as_deref() == Some(&name)).collect();
     named.sort_by(|a, b| (&a.created, &a.id).cmp(&(&b.created, &b.id)));
     let first = named.first().ok_or_else(|| {
         BackendError::failed(
@@ -236,18 +251,20 @@ async fn settled(
     })?;
     if first.id.as_deref() != Some(made) {
         drop(engine.client.remove_network(made).await);
+        carrier::take_back(engine, carrier).await;
     }
-    existing(scope, spec, name, first)
+    existing(scope, spec, &networks, first)
 }
 
 /// What stands under our name already: the very thing that was asked for, or an error.
 fn existing(
     scope: &Scope,
     spec: &NetworkSpec,
-    name: &str,
+    networks: &[Network],
     found: &Network,
 ) -> Result<Instance, BackendError> {
-    match instance(scope, found) {
+    let name = scope.object_name(&spec.sandbox);
+    match instance(scope, networks, found) {
         Some(found) if found.ownership == Ownership::Ours => {
             if found.hash == Some(spec.hash()) {
                 Ok(found)
@@ -258,7 +275,7 @@ fn existing(
                 ))
             }
         }
-        _ => Err(BackendError::Conflict { name: name.to_owned() }),
+        _ => Err(BackendError::Conflict { name }),
     }
 }
 
@@ -274,7 +291,13 @@ pub(super) async fn remove(
     if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
         return Err(BackendError::Conflict { name: network.name.clone() });
     }
-    delete(engine, &network.id.0, &network.name).await
+    // Ours by its own labels, and not because something of ours stands on it.
+    let carrier = carrier::of(&networks, found).and_then(|carrier| carrier.id.clone());
+    delete(engine, &network.id.0, &network.name).await?;
+    match carrier {
+        Some(carrier) => carrier::prune(engine, scope, &carrier).await,
+        None => Ok(()),
+    }
 }
 
 /// Removes a network on which nothing is left but what the engine has forgotten to take off.
@@ -346,9 +369,9 @@ mod tests {
     }
 
     /// What an engine would list of a request.
-    fn listed(request: NetworkCreateRequest) -> Network {
+    fn listed(id: &str, request: NetworkCreateRequest) -> Network {
         Network {
-            id: Some("n1".into()),
+            id: Some(id.into()),
             name: Some(request.name),
             driver: request.driver,
             internal: request.internal,
@@ -360,49 +383,66 @@ mod tests {
         }
     }
 
-    fn ada() -> Network {
-        listed(request(&scope(), &spec(), "198.18.7.8/29".parse().unwrap()))
+    const BELOW: &str = "0123456789abcdef";
+
+    /// A network, and what carries it.
+    fn ada() -> [Network; 2] {
+        let block: Subnet = "198.18.7.16/28".parse().unwrap();
+        let carrier = carrier::request(&scope(), &spec().sandbox, block.carrier());
+        [listed("n1", request(&scope(), &spec(), block.inner(), BELOW)), listed(BELOW, carrier)]
     }
 
     #[test]
     fn a_network_of_ours_is_read_as_it_was_made() {
-        let found = instance(&scope(), &ada()).unwrap();
+        let networks = ada();
+        let found = instance(&scope(), &networks, &networks[0]).unwrap();
         assert_eq!((found.name.as_str(), found.sandbox.as_str()), ("bottle-team-ada", "ada"));
         assert_eq!((found.resource, found.ownership), (ResourceKind::Network, Ownership::Ours));
         assert_eq!((found.hash, found.state), (Some(spec().hash()), InstanceState::Running));
         assert_eq!(found.drift, []);
-        let networks = [ada()];
         let (_, subnet) = find(&scope(), &networks, "bottle-team-ada").unwrap();
-        assert_eq!(subnet.to_string(), "198.18.7.8/29");
+        assert_eq!(subnet.to_string(), "198.18.7.16/29");
+        assert_eq!(carrier::of(&networks, &networks[0]), Some(&networks[1]));
+        assert!(instance(&scope(), &networks, &networks[1]).is_none(), "it is a detail");
+        assert_eq!(carrier::leftovers(&scope(), &networks), []);
+        let alone = &networks[1..];
+        assert_eq!(carrier::leftovers(&scope(), alone)[0].id.0, format!("network:{BELOW}"));
     }
 
     #[test]
     fn a_network_with_our_labels_and_without_its_walls_is_seen_through() {
         for (breach, path) in [
-            ((|n: &mut Network| n.internal = Some(false)) as fn(&mut Network), "internal"),
-            (|n| n.enable_ipv6 = Some(true), "ipv6"),
-            (|n| n.options = None, NO_ADDRESS),
-            (|n| n.driver = Some("macvlan".into()), "driver"),
-            (|n| n.ipam = None, "subnet"),
+            (
+                (|n: &mut [Network; 2]| n[0].internal = Some(false)) as fn(&mut [Network; 2]),
+                "internal",
+            ),
+            (|n| n[0].enable_ipv6 = Some(true), "ipv6"),
+            (|n| n[0].options = None, "carrier"),
+            (|n| n[1].id = Some("another".into()), "carrier"),
+            (|n| n[1].options = None, "carrier"),
+            (|n| n[1].internal = Some(false), "carrier"),
+            (|n| n[0].driver = Some("bridge".into()), "driver"),
+            (|n| n[0].ipam = None, "subnet"),
         ] {
-            let mut found = ada();
-            breach(&mut found);
-            let drift = instance(&scope(), &found).unwrap().drift;
+            let mut networks = ada();
+            breach(&mut networks);
+            let drift = instance(&scope(), &networks, &networks[0]).unwrap().drift;
             assert_eq!(drift.iter().map(|d| d.path.as_str()).collect::<Vec<_>>(), [path]);
         }
     }
 
     #[test]
     fn strangers_count_in_our_place_only_and_the_uplink_is_no_sandboxs() {
-        let mut found = ada();
+        let [mut found, _] = ada();
         found.labels = None;
-        assert_eq!(instance(&scope(), &found).unwrap().ownership, Ownership::Foreign);
+        let read = |found: &Network| instance(&scope(), &[], found);
+        assert_eq!(read(&found).unwrap().ownership, Ownership::Foreign);
         assert!(find(&scope(), &[found.clone()], "bottle-team-ada").is_none());
         for name in ["bridge", "bottle-team-ada.sidecar", "bottle-team.uplink"] {
             found.name = Some(name.into());
-            assert!(instance(&scope(), &found).is_none(), "{name}");
+            assert!(read(&found).is_none(), "{name}");
         }
         found.labels = Some(labels::of_uplink(&scope()));
-        assert!(instance(&scope(), &found).is_none());
+        assert!(read(&found).is_none());
     }
 }

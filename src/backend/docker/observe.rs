@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use super::engine::{Engine, GVISOR};
 use super::parse::{self, Made, Row};
 use super::wiring::Wiring;
-use super::{error, labels, network, settings, sidecar_image, uplink};
+use super::{carrier, error, labels, network, settings, sidecar_image, uplink};
 use crate::backend::{BackendError, Observation, Scope, label};
 use crate::model::{
     BackendKind, FieldChange, Instance, InstanceId, InstanceState, Leftover, LeftoverKind,
@@ -46,7 +46,9 @@ pub(super) async fn listing(
     }
     let mut observation = Observation { facts: traits.facts(), ..Observation::default() };
     let mut ours = HashMap::new();
-    observation.instances.extend(networks.iter().filter_map(|n| network::instance(scope, n)));
+    observation
+        .instances
+        .extend(networks.iter().filter_map(|n| network::instance(scope, &networks, n)));
     let standing: BTreeSet<String> = rows.values().filter_map(|row| row.image_id.clone()).collect();
     let mut sidecars = false;
     for container in rows.into_values() {
@@ -78,6 +80,7 @@ pub(super) async fn listing(
             None => {}
         }
     }
+    observation.leftovers.extend(carrier::leftovers(scope, &networks));
     if !sidecars {
         observation.leftovers.extend(uplink::leftover(scope, &networks));
     }

@@ -8,7 +8,7 @@ use bollard::query_parameters::{
 };
 
 use super::engine::Engine;
-use super::{error, labels, observe, sidecar_image, uplink};
+use super::{carrier, error, labels, observe, sidecar_image, uplink};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, Leftover, LeftoverKind};
 
@@ -71,7 +71,9 @@ pub(super) async fn leftover(
     leftover: &Leftover,
 ) -> Result<(), BackendError> {
     let name = leftover.id.0.as_str();
-    if uplink::is_leftover(leftover) {
+    if let Some(network) = carrier::left(leftover) {
+        // Whatever the caller believes: each removes only what is its own, and unused.
+        carrier::prune(engine, scope, network).await?;
         return uplink::tidy(engine, scope).await;
     }
     match leftover.kind {

@@ -30,6 +30,14 @@ pub(super) async fn start(
         Err(e) if error::answer(&e).is_some_and(|(_, text)| text.contains("paused")) => {
             unpause(engine, instance).await?;
         }
+        Err(e) if error::words(&e).contains("macvlan") => {
+            return Err(BackendError::Unsupported(format!(
+                "{} cannot be started: a sandbox's network is a macvlan, and the kernel of the \
+                 engine's host has none (load its module `macvlan`): {}",
+                instance.name,
+                error::words(&e)
+            )));
+        }
         Err(e) => return Err(engine.failed(what(), e)),
     }
     let now = observe::by_id(engine, scope, &instance.id).await?;

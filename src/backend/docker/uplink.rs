@@ -7,15 +7,12 @@ use bollard::models::{Network, NetworkCreateRequest};
 
 use super::engine::Engine;
 use super::labels::{self, Labels};
-use super::{error, network, observe};
+use super::{carrier, error, network, observe};
 use crate::backend::{BackendError, Scope, label};
-use crate::model::{BackendKind, InstanceId, Leftover, LeftoverKind, Ownership, ResourceKind};
+use crate::model::{Leftover, Ownership, ResourceKind};
 
 /// Containers on the bridge do not reach each other.
 const ICC: &str = "com.docker.network.bridge.enable_icc";
-
-/// How the id of one begins as that of a leftover: the others are of containers.
-const LEFTOVER: &str = "network:";
 
 /// What it is called. A dot cannot stand in an owner's name nor in a sandbox's.
 pub(super) fn name(scope: &Scope) -> String {
@@ -104,16 +101,5 @@ pub(super) fn leftover(scope: &Scope, networks: &[Network]) -> Option<Leftover> 
     let found = find(scope, networks).ok()??;
     let map = network::labels_of(found);
     let ours = Labels::of(&map).ownership(scope) == Ownership::Ours;
-    ours.then(|| Leftover {
-        backend: BackendKind::Docker,
-        kind: LeftoverKind::Scratch,
-        id: InstanceId(format!("{LEFTOVER}{}", found.id.as_deref().unwrap_or_default())),
-        name: name(scope),
-        digest: None,
-    })
-}
-
-/// Whether this leftover is an uplink.
-pub(super) fn is_leftover(leftover: &Leftover) -> bool {
-    leftover.id.0.starts_with(LEFTOVER)
+    ours.then(|| carrier::leftover(found.id.as_deref()?, &name(scope))).flatten()
 }

@@ -1,6 +1,6 @@
 //! Which networks a container of ours is on, with which address, and making it so.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 use bollard::models::{
@@ -10,7 +10,7 @@ use bollard::models::{
 
 use super::engine::Engine;
 use super::labels::Set;
-use super::{NO_NETWORK, error, network, uplink};
+use super::{NO_NETWORK, carrier, error, network, uplink};
 use crate::backend::{BackendError, Scope};
 use crate::model::access::SIDECAR_NAME;
 use crate::model::{FieldChange, Instance, ResourceKind, SandboxId};
@@ -22,8 +22,17 @@ pub(super) struct Wiring {
     own: Option<(String, Ipv4Addr)>,
     /// By this name in there.
     alias: Option<&'static str>,
-    /// Also on this uplink.
-    uplink: Option<String>,
+    /// Of a sidecar: the networks that it alone is on.
+    beside: Option<Beside>,
+}
+
+/// The networks that a sidecar is on beside the sandbox's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Beside {
+    /// What carries the sandbox's own network: it has a carrier only while something is on it.
+    carrier: String,
+    /// The way out.
+    uplink: String,
 }
 
 impl Wiring {
@@ -39,7 +48,10 @@ impl Wiring {
         Self {
             own,
             alias: sidecar.then_some(SIDECAR_NAME),
-            uplink: sidecar.then(|| uplink::name(scope)),
+            beside: sidecar.then(|| Beside {
+                carrier: carrier::name(scope, sandbox),
+                uplink: uplink::name(scope),
+            }),
         }
     }
 
@@ -60,7 +72,8 @@ impl Wiring {
 
     fn names(&self) -> BTreeSet<&str> {
         let own = [self.first()].into_iter();
-        own.chain(self.uplink.as_deref()).collect()
+        let beside = self.beside.iter().flat_map(|b| [b.carrier.as_str(), b.uplink.as_str()]);
+        own.chain(beside).collect()
     }
 
     /// What differs from it, in the words of a listing.
@@ -95,28 +108,33 @@ impl Wiring {
             let id = endpoint(found, name)?.network_id.as_ref();
             id.filter(|id| !id.is_empty())
         };
-        let mut stale = Vec::new();
-        if let Some((name, _)) = &self.own
-            && let Some(was) = was(name)
-        {
-            let now = network::find(scope, networks, name).and_then(|(now, _)| now.id.as_ref());
-            stale.extend((now != Some(was)).then_some(name.as_str()));
+        let now = self.ids(scope, networks);
+        let mut names = self.names();
+        names.retain(|name| was(name).is_some_and(|was| now.get(name) != Some(was)));
+        names.into_iter().filter(|name| *name != NO_NETWORK).collect()
+    }
+
+    /// The ids of those of its networks that are there.
+    fn ids(&self, scope: &Scope, networks: &[Network]) -> BTreeMap<&str, String> {
+        let mut ids = BTreeMap::new();
+        let mut put = |name, found: Option<&Network>| {
+            ids.extend(found.and_then(|found| Some((name, found.id.clone()?))));
+        };
+        let Some((name, _)) = &self.own else { return ids };
+        let own = network::find(scope, networks, name).map(|(own, _)| own);
+        put(name.as_str(), own);
+        if let Some(beside) = &self.beside {
+            put(beside.carrier.as_str(), own.and_then(|own| carrier::of(networks, own)));
+            put(beside.uplink.as_str(), uplink::find(scope, networks).ok().flatten());
         }
-        if let Some(name) = &self.uplink
-            && let Some(was) = was(name)
-        {
-            let now = uplink::find(scope, networks).ok().flatten();
-            let now = now.and_then(|now| now.id.as_ref());
-            stale.extend((now != Some(was)).then_some(name.as_str()));
-        }
-        stale
+        ids
     }
 
     /// Its own network has another subnet by now, and what has its addresses by heart cannot follow.
     pub(super) fn moved(&self, scope: &Scope, networks: &[Network]) -> Option<FieldChange> {
         let (name, address) = self.own.as_ref()?;
         let (_, subnet) = network::find(scope, networks, name)?;
-        let place = if self.uplink.is_some() { subnet.sidecar() } else { subnet.machine() };
+        let place = if self.beside.is_some() { subnet.sidecar() } else { subnet.machine() };
         (place != *address).then(|| FieldChange {
             path: "address".to_owned(),
             from: Some(address.to_string()),
@@ -133,10 +151,9 @@ impl Wiring {
         shown: &str,
     ) -> Result<(), BackendError> {
         let container = found.id.clone().unwrap_or_default();
-        let uplink = match &self.uplink {
-            Some(_) => Some(uplink::ready(engine, scope).await?),
-            None => None,
-        };
+        if self.beside.is_some() {
+            uplink::ready(engine, scope).await?;
+        }
         let networks = match self.is_connected() {
             true => network::all(engine).await?,
             false => Vec::new(),
@@ -160,16 +177,11 @@ impl Wiring {
             }
             return Ok(());
         };
-        if !names.contains(name.as_str()) {
-            let found =
-                network::find(scope, &networks, name).and_then(|(found, _)| found.id.clone());
-            let id = found.ok_or_else(|| missing(name))?;
-            connect(engine, &id, &container, Some(self.endpoint(*address)), shown).await?;
-        }
-        if let (Some(name), Some(id)) = (&self.uplink, &uplink)
-            && !names.contains(name.as_str())
-        {
-            connect(engine, id, &container, None, shown).await?;
+        let ids = self.ids(scope, &networks);
+        for wanted in wanted.into_iter().filter(|wanted| !names.contains(wanted)) {
+            let id = ids.get(wanted).ok_or_else(|| missing(wanted))?;
+            let place = (wanted == name).then(|| self.endpoint(*address));
+            connect(engine, id, &container, place, shown).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -31,16 +31,16 @@ const COMPLAINT: u64 = 4096;
 /// How long one that is killed may take.
 const DYING: Duration = Duration::from_secs(10);
 
-/// Waits at the gate and becomes a sidecar, if this process was started for that; otherwise returns.
-/// Called before there is a second thread.
-pub fn main_if_asked() {
+/// Waits at the gate and becomes a sidecar, if this process was started for that; returns how it ends
+/// where that cannot be. Called before there is a second thread.
+#[must_use]
+pub fn main_if_asked() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_none_or(|word| word != WORD) {
-        return;
-    }
+    arguments.next().filter(|word| word == WORD)?;
     let error = pass(arguments);
+    // Nobody is left to be told when this fails too.
     let _ = writeln!(io::stderr(), "{error}");
-    std::process::exit(1);
+    Some(ExitCode::FAILURE)
 }
 
 fn pass(arguments: impl Iterator<Item = std::ffi::OsString>) -> io::Error {

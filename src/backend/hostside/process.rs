@@ -43,8 +43,17 @@ impl Process {
         self.host_boot == host_boot && start_time(self.pid) == Some(self.start_time)
     }
 
-    /// What it is acted on through; `None` when it has ended.
+    /// What it is acted on through; `None` when it has ended, or is dying.
     pub(in crate::backend) fn pidfd(&self) -> io::Result<Option<OwnedFd>> {
+        self.open(|stat| start_of(&stat))
+    }
+
+    /// The same, also of one that is dying: it may still hold what it had open.
+    pub(in crate::backend) fn remains(&self) -> io::Result<Option<OwnedFd>> {
+        self.open(|stat| Stat::of(&stat).map(|stat| stat.start))
+    }
+
+    fn open(&self, start: impl Fn(String) -> Option<u64>) -> io::Result<Option<OwnedFd>> {
         if host_boot()? != self.host_boot {
             return Ok(None);
         }
@@ -55,7 +64,8 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         // Asked after it was opened: the number cannot have been given to another in between.
-        Ok((start_time(self.pid) == Some(self.start_time)).then_some(pidfd))
+        let now = stat(self.pid).and_then(start);
+        Ok((now == Some(self.start_time)).then_some(pidfd))
     }
 }
 
@@ -89,8 +99,11 @@ pub(in crate::backend) fn host_boot() -> io::Result<String> {
 /// When the process was started, in ticks since the host was; `None` when it is gone, or dead and
 /// only waiting to be reaped.
 pub(in crate::backend) fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    start_of(&stat)
+    start_of(&stat(pid)?)
+}
+
+fn stat(pid: i32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()
 }
 
 /// The flag of a process that is on its way out (`PF_EXITING` of the kernel).
@@ -98,16 +111,28 @@ const EXITING: u64 = 0x4;
 /// SIGKILL among pending signals.
 const KILLED: u64 = 1 << 8;
 
-/// The start time in a line of `/proc/PID/stat`, of a process that lives and goes on living.
+/// What a line of `/proc/PID/stat` says.
+struct Stat {
+    start: u64,
+    dying: bool,
+}
+
+impl Stat {
+    fn of(stat: &str) -> Option<Self> {
+        // The name, in parentheses, may hold anything, also parentheses.
+        let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
+        // By their numbers in proc(5), where the name is the second.
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let (flags, start, pending) = (number(9)?, number(22)?, number(31)?);
+        let dead = matches!(*fields.first()?, "Z" | "X" | "x");
+        // One that was killed is as good as gone: the init of many processes dies only after them.
+        Some(Self { start, dying: dead || flags & EXITING != 0 || pending & KILLED != 0 })
+    }
+}
+
+/// The start time in such a line, of a process that lives and goes on living.
 fn start_of(stat: &str) -> Option<u64> {
-    // The name, in parentheses, may hold anything, also parentheses.
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_ascii_whitespace().collect();
-    // By their numbers in proc(5), where the name is the second.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let (flags, start, pending) = (number(9)?, number(22)?, number(31)?);
-    let dead = matches!(*fields.first()?, "Z" | "X" | "x");
-    // One that was killed is as good as gone: the init of many processes dies only after them.
-    (!dead && flags & EXITING == 0 && pending & KILLED == 0).then_some(start)
+    Stat::of(stat).filter(|stat| !stat.dying).map(|stat| stat.start)
 }
 
 #[cfg(test)]
@@ -150,6 +175,7 @@ mod tests {
         kill(&pidfd, Duration::from_secs(10)).unwrap();
         assert!(!lives(&pidfd));
         assert!(process.pidfd().unwrap().is_none(), "dead, though nobody has reaped it yet");
+        assert!(process.remains().unwrap().is_some_and(|pidfd| !lives(&pidfd)));
         child.wait().unwrap();
         kill(&pidfd, Duration::from_secs(10)).unwrap();
     }

@@ -3,9 +3,9 @@
 #![expect(clippy::disallowed_methods, reason = "cgroups are files")]
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit};
 
@@ -51,19 +51,27 @@ impl Cgroups {
     pub(super) fn discover() -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        let root = rustix::process::geteuid().is_root();
+        Self::among(&mounts, &own, &Rights { root, writable: &writable })
+    }
+
+    /// Those of `mounts` (a `mountinfo`) where a process that stands in `own` (a `/proc/PID/cgroup`)
+    /// can make cgroups.
+    fn among(mounts: &str, own: &str, rights: &Rights<'_>) -> Self {
         let mut hierarchies: Vec<Hierarchy> = Vec::new();
         let taken = |hierarchies: &[Hierarchy], controller: Controller| {
             hierarchies.iter().any(|h| h.controllers.contains(&controller))
         };
         for mount in mounts.lines().filter_map(CgroupMount::parse) {
             let (parent, mut controllers) = if mount.unified {
-                let Some(found) = unified_parent(&mount, &own) else { continue };
+                let Some(found) = unified_parent(&mount, own, rights) else { continue };
                 found
             } else {
                 (mount.point.clone(), mount.controllers.clone())
             };
             controllers.retain(|controller| !taken(&hierarchies, *controller));
-            if !controllers.is_empty() && writable(&parent) {
+            if !controllers.is_empty() && (rights.writable)(&parent) {
                 hierarchies.push(Hierarchy { parent, unified: mount.unified, controllers });
             }
         }
@@ -261,19 +269,25 @@ fn settings(
 fn set(cgroup: &Hierarchy, controller: Controller, resources: &Resources) -> io::Result<()> {
     for (file, value) in settings(cgroup.unified, controller, resources) {
         let path = cgroup.parent.join(file);
-        match fs::write(&path, &value) {
+        match write(&path, &value) {
             // Kernels without swap accounting have no file for it.
             Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("sw") => {}
             // Already at the limit with swap: it is lowered after, and raised before.
             Err(error) if file == "memory.limit_in_bytes" => {
-                fs::write(cgroup.parent.join("memory.memsw.limit_in_bytes"), &value)
-                    .and_then(|()| fs::write(&path, &value))
+                write(&cgroup.parent.join("memory.memsw.limit_in_bytes"), &value)
+                    .and_then(|()| write(&path, &value))
                     .map_err(|_| at(&path, error))?;
             }
             result => result.map_err(|error| at(&path, error))?,
         }
     }
     Ok(())
+}
+
+/// Writes to a file of a cgroup. The kernel makes these; to create one that it does not have is
+/// answered with `EACCES`, as if it were there and not ours.
+fn write(path: &Path, value: &str) -> io::Result<()> {
+    File::options().write(true).truncate(true).open(path)?.write_all(value.as_bytes())
 }
 
 /// Whether a cgroup file holds what was written: memory is rounded down to pages.
@@ -288,8 +302,10 @@ fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-fn writable(path: &Path) -> bool {
-    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+/// What a process may do to the folders of cgroups.
+struct Rights<'a> {
+    root: bool,
+    writable: &'a dyn Fn(&Path) -> bool,
 }
 
 struct CgroupMount {
@@ -324,52 +340,42 @@ impl CgroupMount {
 
 /// On v2: the nearest cgroup above us that may be written and hands its controllers down. As root
 /// that is the top; an ordinary user has what was delegated to it.
-fn unified_parent(mount: &CgroupMount, own: &str) -> Option<(PathBuf, Vec<Controller>)> {
-    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let own = own.strip_prefix(mount.root.trim_end_matches('/')).unwrap_or(own);
-    let own = mount.point.join(own.trim_start_matches('/'));
+fn unified_parent(
+    mount: &CgroupMount,
+    own: &str,
+    rights: &Rights<'_>,
+) -> Option<(PathBuf, Vec<Controller>)> {
     let handed_down = |path: &Path| -> Vec<Controller> {
         let listed = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
         let has = |c: &Controller| listed.split_ascii_whitespace().any(|name| name == c.name());
         Controller::ALL.into_iter().filter(has).collect()
     };
-    if writable(&mount.point) && rustix::process::geteuid().is_root() {
-        for controller in Controller::ALL {
+    if rights.root && (rights.writable)(&mount.point) {
+        let already = handed_down(&mount.point);
+        for controller in Controller::ALL.iter().filter(|c| !already.contains(c)) {
             // Refused where processes stand in this very cgroup, as in a container.
-            let _ = fs::write(
-                mount.point.join("cgroup.subtree_control"),
-                format!("+{}", controller.name()),
-            );
+            let file = mount.point.join("cgroup.subtree_control");
+            let _ = write(&file, &format!("+{}", controller.name()));
         }
         return Some((mount.point.clone(), handed_down(&mount.point)));
     }
-    own.ancestors()
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    // Outside of what is mounted, or of this cgroup namespace (`/../…`), nothing is ours.
+    let own = Path::new(own).strip_prefix(&mount.root).ok()?;
+    if !own.components().all(|part| matches!(part, Component::Normal(_))) {
+        return None;
+    }
+    // To move a process there takes the right to write to what is above both.
+    let ours = |path: &Path| [path, &path.join("cgroup.procs")].into_iter().all(rights.writable);
+    mount
+        .point
+        .join(own)
+        .ancestors()
         .take_while(|path| path.starts_with(&mount.point))
-        .filter(|path| writable(path) && writable(&path.join("cgroup.procs")))
+        .filter(|path| ours(path))
         .map(|path| (path.to_owned(), handed_down(path)))
         .find(|(_, controllers)| !controllers.is_empty())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn both_kinds_of_mount_are_read() {
-        let v1 =
-            "34 31 0:31 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct";
-        let mount = CgroupMount::parse(v1).unwrap();
-        assert_eq!(mount.controllers, [Controller::Cpu]);
-        assert_eq!(mount.point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
-        let v2 = "30 23 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        assert!(CgroupMount::parse(v2).unwrap().unified);
-        assert!(CgroupMount::parse("22 27 0:21 / /proc rw - proc proc rw").is_none());
-    }
-
-    #[test]
-    fn a_machine_without_cgroups_says_so() {
-        let sentences = Cgroups::default().unenforced();
-        assert!(sentences.iter().any(|s| s.starts_with("resources.memory")), "{sentences:?}");
-        assert!(sentences.iter().any(|s| s.starts_with("resources.cpus")), "{sentences:?}");
-    }
-}
+mod tests;

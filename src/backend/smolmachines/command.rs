@@ -43,7 +43,7 @@ pub struct Settings {
     /// Where `smolvm` keeps what it downloads and unpacks, where that can be told.
     pub cache: Option<PathBuf>,
     /// The program that sidecars are; none: this one. For tests, whose own program is another.
-    pub bottle: Option<PathBuf>,
+    pub sidecar_program: Option<PathBuf>,
     /// Further variables for the program: for tests.
     pub env: Vec<(OsString, OsString)>,
 }
@@ -59,7 +59,7 @@ impl Settings {
             program: set("BOTTLE_SMOLVM").map(PathBuf::from),
             path: set("PATH"),
             cache: data.or_else(|| set("XDG_CACHE_HOME").map(PathBuf::from)).or_else(home),
-            bottle: None,
+            sidecar_program: None,
             env: Vec::new(),
         }
     }

@@ -75,7 +75,7 @@ impl Smolmachines {
     /// The program that `settings` name, with images from `docker`.
     #[must_use]
     pub fn new(settings: Settings, docker: Docker) -> Self {
-        let program = settings.bottle.as_deref().map_or_else(Program::this, Program::at);
+        let program = settings.sidecar_program.as_deref().map_or_else(Program::this, Program::at);
         Self {
             program,
             settings: Arc::new(settings),

@@ -1,6 +1,7 @@
 //! What exists: one `machine ls --json`, however many machines there are. State is read from
 //! there and nowhere else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::command::{self, Call, LARGEST_LISTING};
@@ -216,6 +217,9 @@ fn drift(row: &Row, set: &Set) -> Vec<FieldChange> {
     if row.network != set.connected {
         let shown = |connected: bool| if connected { "network" } else { "none" };
         changes.push(change("networks", shown(row.network), shown(set.connected)));
+    } else if set.connected && row.reach != sidecar::reach() {
+        let words = |reach: &BTreeSet<String>| Vec::from_iter(reach.iter().cloned()).join(", ");
+        changes.push(change("network", &words(&row.reach), &words(&sidecar::reach())));
     }
     changes
 }

@@ -1,6 +1,6 @@
 //! What `smolvm` prints, read. Pure, and lenient: releases add fields and states, and leave some out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -18,6 +18,8 @@ pub(super) struct Row {
     pub mounts: Option<u64>,
     pub ports: Option<u64>,
     pub network: bool,
+    /// What it may reach, and where it looks names up, in the program's own words.
+    pub reach: BTreeSet<String>,
     pub created: Option<u64>,
 }
 
@@ -56,8 +58,17 @@ fn row(value: &Value) -> Option<Row> {
         mounts: number("mounts"),
         ports: number("ports"),
         network: value.get("network").and_then(Value::as_bool).unwrap_or_default(),
+        reach: reach(value),
         created: number("created_at"),
     })
+}
+
+/// Releases that show nothing of it have nothing here.
+fn reach(value: &Value) -> BTreeSet<String> {
+    let list = |name: &str| value.get(name).and_then(Value::as_array).into_iter().flatten();
+    let allowed = list("allowed_cidrs").chain(list("allowed_hosts")).filter_map(Value::as_str);
+    let dns = value.get("dns").and_then(Value::as_str).map(|server| format!("dns {server}"));
+    allowed.map(str::to_owned).chain(dns).collect()
 }
 
 /// Why `smolvm` itself failed, by the last line of its stderr that says so in JSON; `None`: it was

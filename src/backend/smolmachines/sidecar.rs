@@ -6,6 +6,7 @@
 //! a sidecar that starts anew beside its running machine takes the same. The socket is made here, and
 //! handed to the sidecar with the token, over its control socket.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsFd;
@@ -19,7 +20,7 @@ use super::command::Call;
 use super::labels::machine_name;
 use super::version::Version;
 use super::{Smolmachines, observe, record};
-use crate::backend::hostside::{Sidecar, Sidecars};
+use crate::backend::hostside::{self, Sidecar, Sidecars};
 use crate::backend::{BackendError, LogOptions, Scope};
 use crate::model::access::MICROVM_GATEWAY;
 use crate::model::{
@@ -81,6 +82,11 @@ pub(super) fn create_args(spec: &MachineSpec) -> Vec<String> {
         .into()
 }
 
+/// What the listing shows of that.
+pub(super) fn reach() -> BTreeSet<String> {
+    [format!("{MICROVM_GATEWAY}/32"), format!("={NO_NAME}"), format!("dns {NO_SERVER}")].into()
+}
+
 /// The one name that it may ask for, which says nothing: without one it may ask for any.
 const NO_NAME: &str = "localhost";
 /// An address of this host at which nothing answers.
@@ -136,6 +142,18 @@ pub(super) async fn observe(
         Ok(all.into_iter().map(instance).collect())
     })
     .await
+}
+
+/// What there is of them, in words that differ when anything changes.
+pub(super) fn snapshot(scope: &Scope) -> Vec<(String, String)> {
+    let all = hostside::processes(scope, BackendKind::Smolmachines);
+    let host_boot = hostside::host_boot().unwrap_or_default();
+    let words = |(sandbox, process): (SandboxId, Option<hostside::Process>)| {
+        let lives = process.as_ref().is_some_and(|process| process.alive(&host_boot));
+        let boot = process.map(|process| process.boot()).unwrap_or_default();
+        (format!("sidecar {sandbox}"), format!("{boot} {lives}"))
+    };
+    all.into_iter().map(words).collect()
 }
 
 /// Makes one, not started.

@@ -21,8 +21,8 @@ pub(super) struct Case {
     pub(super) id: String,
     pub(super) generation: OnceLock<u64>,
     pub(super) method: OnceLock<String>,
-    /// The canonical name, and with its port.
-    host: OnceLock<(String, String)>,
+    /// The canonical name, and with its port as it is told.
+    host: OnceLock<(String, Option<String>)>,
     /// The canonical path, without its query.
     pub(super) path: OnceLock<String>,
     route: OnceLock<Arc<Route>>,
@@ -54,10 +54,10 @@ impl Case {
 
     /// It is for this host. A name that holds a known value is not told.
     pub(super) fn is_for(&self, authority: &Authority, loaded: Option<&Loaded>) {
-        let (name, whole) = (authority.host().to_string(), authority.to_string());
-        if !loaded.is_some_and(|loaded| loaded.scan.holds_known(&name)) {
-            let _ = self.host.set((name, whole));
-        }
+        let name = authority.host().to_string();
+        let secret = loaded.is_some_and(|loaded| loaded.scan.name_holds_known(&name));
+        let told = if secret { None } else { Some(authority.to_string()) };
+        let _ = self.host.set((name, told));
     }
 
     /// It goes by this route.
@@ -67,7 +67,7 @@ impl Case {
 
     fn about(&self) -> About<'_> {
         About {
-            host: self.host.get().map(|(_, authority)| authority.as_str()),
+            host: self.host.get().and_then(|(_, told)| told.as_deref()),
             route: self.route.get().map(|route| route.path()),
             request_id: &self.id,
         }
@@ -78,7 +78,7 @@ impl Case {
             request_id: Some(&self.id),
             generation: self.generation.get().copied(),
             method: self.method.get().map(String::as_str),
-            host: self.host.get().map(|(_, authority)| authority.as_str()),
+            host: self.host.get().and_then(|(_, told)| told.as_deref()),
             path: self.path.get().map(String::as_str),
             route: self.route.get().map(|route| route.path()),
             code,

@@ -127,13 +127,15 @@ pub(super) async fn tunnel<S>(
 {
     let forbidden = {
         let authority = authority.clone();
-        shared.until(move |loaded| decide_connect(&loaded.policy, &authority).is_err())
+        shared.until(0, move |loaded| decide_connect(&loaded.policy, &authority).is_err())
     };
     tokio::select! {
         () = served(&shared, slot, socket, &authority) => {}
         () = forbidden => {
-            let host = authority.to_string();
-            let line = Line { host: Some(&host), ..Line::new(Event::Revoked) };
+            let name = authority.host().to_string();
+            let secret = shared.loaded().is_some_and(|now| now.scan.name_holds_known(&name));
+            let host = (!secret).then(|| authority.to_string());
+            let line = Line { host: host.as_deref(), ..Line::new(Event::Revoked) };
             // It is closed whether or not the log can say so.
             let _ = shared.record.write(&line);
         }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Connections of the machine at once. The next one is answered 503 and closed.
-pub const CONNECTIONS: usize = 1024;
+pub const CONNECTIONS: usize = 512;
 
 /// Of those, how many may be without a complete request or handshake; the oldest makes room for a
 /// new one, so that a machine that opens many and says nothing only keeps itself waiting.

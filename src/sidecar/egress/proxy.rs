@@ -119,7 +119,7 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     // A new policy may forbid what is under way.
-    let mut revoked = revoked(door, case, &decided);
+    let mut revoked = revoked(door, case, loaded.generation, &decided);
     let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
     let response = tokio::select! {
         biased;
@@ -138,6 +138,7 @@ async fn work(
 fn revoked(
     door: &Door,
     case: &Arc<Case>,
+    generation: u64,
     decided: &Decided,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let question = decided.question.clone();
@@ -145,7 +146,7 @@ fn revoked(
         Kind::Front(_) => None,
         Kind::Tunnel(authority) => Some(authority.clone()),
     };
-    let forbidden = door.shared.until(move |loaded| {
+    let forbidden = door.shared.until(generation, move |loaded| {
         let ends = |authority| decide_connect(&loaded.policy, authority).is_err();
         !question.still_allowed(loaded) && !tunnel.as_ref().is_some_and(ends)
     });
@@ -171,8 +172,8 @@ fn search_head(
     decided: &Decided,
     headers: &mut HeaderMap,
 ) -> Result<(), Code> {
-    let target = decided.path.as_str();
-    let found = loaded.scan.head(case.host(), target, headers);
+    let target = searched_target(case.host(), decided);
+    let found = loaded.scan.head(case.host(), &target, headers);
     let (known, rules): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.known);
     known.into_iter().try_for_each(|finding| case.judge(loaded, finding))?;
     strip_request(headers);
@@ -183,8 +184,14 @@ fn search_head(
         return Ok(());
     }
     // What a rule has found may be gone by now, and does not leave.
-    let left = loaded.scan.head(case.host(), target, headers);
+    let left = loaded.scan.head(case.host(), &target, headers);
     left.into_iter().try_for_each(|finding| case.judge(loaded, finding))
+}
+
+/// A request's target as it is searched. A name under a wildcard can hold a secret too, also one that
+/// is cut into labels, and resolving it would tell it.
+fn searched_target(host: &str, decided: &Decided) -> String {
+    format!("{}\n{host}\n{}", decided.path, host.replace('.', ""))
 }
 
 /// Whatever the agent said of who it is: on a route the sidecar says that.
@@ -217,6 +224,8 @@ async fn exchange(
 ) -> Result<(Response<Incoming>, Connection), Refusal> {
     let reach = Reach { exceptions: &decided.grant.exceptions, forbidden: &loaded.forbidden };
     let verdict = upload.verdict();
+    // What can be asked again without any difference, where a connection turns out to be closed.
+    let repeatable = upload.is_end_stream() && matches!(*method, Method::GET | Method::HEAD);
     let mut upload = Some(upload);
     let mut logged = false;
     loop {
@@ -239,6 +248,9 @@ async fn exchange(
             // One that was kept may have been closed meanwhile: nothing was sent on it.
             Ok(Err(Unanswered::Unsent(request))) if !fresh => {
                 upload = Some(request.into_body());
+            }
+            Ok(Err(Unanswered::Failed)) if !fresh && repeatable => {
+                upload = Some(Upload::empty());
             }
             Ok(Err(_)) => {
                 return Err(match verdict.get() {

@@ -58,9 +58,10 @@ impl Scan {
         self.scanner.scan(host, today(), &text)
     }
 
-    /// Searches some text, whatever it is for.
-    pub(super) fn holds_known(&self, text: &str) -> bool {
-        self.scanner.scan("", today(), text.as_bytes()).iter().any(|finding| finding.known)
+    /// Whether a host's name holds a known value, also one that is cut into labels.
+    pub(super) fn name_holds_known(&self, name: &str) -> bool {
+        let holds = |text: &str| self.redactions.redact(text.as_bytes()).is_some();
+        !self.redactions.is_empty() && (holds(name) || holds(&name.replace('.', "")))
     }
 
     /// Searches a whole body, and what is packed in it.

@@ -53,20 +53,24 @@ impl Shared {
         self.loaded.borrow().clone()
     }
 
-    /// Waits until a new document makes `over` true.
+    /// Waits until a document after this generation makes `over` true.
     pub(super) fn until(
         &self,
+        generation: u64,
         over: impl Fn(&Loaded) -> bool + Send + 'static,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let mut changes = self.loaded.subscribe();
         Box::pin(async move {
-            while changes.changed().await.is_ok() {
+            loop {
+                // There may be a newer one already.
                 let loaded = changes.borrow_and_update().clone();
-                if loaded.is_some_and(|loaded| over(&loaded)) {
+                if loaded.is_some_and(|now| now.generation > generation && over(&now)) {
                     return;
                 }
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
             }
-            std::future::pending().await
         })
     }
 }

@@ -1,8 +1,11 @@
 //! Created, started, stopped, removed: by us and by others.
 
 use bottle::backend::{BackendError, Depth, ExecSpec};
-use bottle::model::{Fields, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec};
+use bottle::model::{
+    Fields, Instance, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec,
+};
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::{
     Fixture, ada, create, eventually, exec, machine, named, observe, only, printenv, running, start,
@@ -92,7 +95,7 @@ pub(crate) async fn teardown_of_what_never_started(f: &dyn Fixture) {
     let created = create(f, &machine(f, ada())).await;
     f.backend().teardown(f.scope(), &created).await.expect("tearing down");
     assert!(observe(f).await.instances.is_empty());
-    let again = running(f).await;
+    let again = create(f, &machine(f, ada())).await;
     assert_eq!(only(f).await.id, again.id, "the name is free again");
 }
 
@@ -127,7 +130,7 @@ pub(crate) async fn removed_outside_is_gone(f: &dyn Fixture) {
     f.backend().teardown(f.scope(), &machine).await.expect("tearing down what is gone");
     let started = f.backend().start(f.scope(), &machine).await;
     assert!(matches!(started, Err(BackendError::NotRunning { .. })), "{started:?}");
-    let again = running(f).await;
+    let again = create(f, &super::machine(f, ada())).await;
     assert_ne!(again.id, machine.id);
 }
 
@@ -152,13 +155,15 @@ pub(crate) async fn a_fresh_machine_shows_no_drift(f: &dyn Fixture) {
     };
     let machine = start(f, &create(f, &spec).await).await;
     exec(f, &machine, &["sh", "-c", "cat > /tmp/x"], "x").await;
-    for _ in 0..2 {
+    for again in [false, true] {
+        if again {
+            f.stop(&machine).await;
+            start(f, &machine).await;
+        }
         let deep = f.backend().observe(f.scope(), Depth::Deep).await.expect("observing");
         assert_eq!(deep.instances.len(), 1);
         assert_eq!(deep.instances[0].drift, []);
         assert_eq!(only(f).await.drift, []);
-        f.stop(&machine).await;
-        start(f, &machine).await;
     }
 }
 
@@ -168,8 +173,9 @@ pub(crate) async fn several_machines_are_kept_apart(f: &dyn Fixture) {
         env: [("WHO".to_owned(), name.to_owned())].into(),
         ..machine(f, named(name))
     });
-    let made = specs.each_ref().map(|spec| async { start(f, &create(f, spec).await).await });
-    let made = futures_util::future::join_all(made).await;
+    let starting = specs.each_ref().map(|spec| async { start(f, &create(f, spec).await).await });
+    let made: Vec<Instance> =
+        futures_util::stream::iter(starting).buffered(f.at_once().min(names.len())).collect().await;
     for (machine, name) in made.iter().zip(names) {
         let wrote = exec(f, machine, &["sh", "-c", "cat > /tmp/who"], Bytes::from(name)).await;
         assert_eq!(wrote.code, 0);

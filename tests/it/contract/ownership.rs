@@ -6,7 +6,7 @@ use bottle::backend::{Backend, BackendError, Depth, ExecSpec, Progress, Scope};
 use bottle::model::{Instance, OwnerId, Ownership, ResourceSpec};
 use bytes::Bytes;
 
-use super::{Fixture, ada, create, create_in, machine, named, observe, only, running};
+use super::{Fixture, ada, create, create_in, machine, named, observe, only};
 
 /// Every call that could change an object, in a scope whose object it is not: none may succeed in
 /// changing it, whatever it returns.
@@ -47,7 +47,7 @@ pub(crate) async fn a_foreign_object_is_a_conflict_and_untouched(f: &dyn Fixture
 pub(crate) async fn another_owner_is_invisible(f: &dyn Fixture) {
     let theirs = create_in(f, f.other_owner(), &machine(f, ada())).await;
     assert!(observe(f).await.instances.is_empty());
-    let ours = running(f).await;
+    let ours = create(f, &machine(f, ada())).await;
     assert_ne!(ours.id, theirs.id);
     assert_eq!(only(f).await.id, ours.id);
     let seen = f.backend().observe(f.other_owner(), Depth::Deep).await.expect("observing");

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bottle::backend::docker::Docker;
 use bottle::backend::smolmachines::{Settings, Smolmachines};
 use bottle::backend::{Backend, ExecSpec, Scope};
-use bottle::model::{ImageRef, Instance, OwnerId, Resources, SpecHash};
+use bottle::model::{ImageRef, Instance, OwnerId, ResourceKind, Resources, SpecHash};
 use serde_json::Value;
 
 use super::docker::images;
@@ -38,7 +38,11 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         hidden: Vec::new(),
     };
     let scopes = [scope(&ours, "here"), scope(&theirs, "here"), scope(&ours, "there")];
-    let settings = Settings { program: Some(program.clone()), ..Settings::from_env() };
+    let settings = Settings {
+        program: Some(program.clone()),
+        sidecar_program: Some(env!("CARGO_BIN_EXE_bottle").into()),
+        ..Settings::from_env()
+    };
     Some(Box::new(Machines {
         program,
         backend: Smolmachines::new(settings, Docker::from_env()),
@@ -54,6 +58,22 @@ impl Machines {
         let output = Command::new(&self.program).args(args).output().expect("smolvm runs");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// Ends the process of a sidecar, which is one of the host.
+    fn kill_sidecar(&self, sidecar: &Instance) {
+        let folder = self.scopes[0].data.join("sidecars/smolmachines");
+        let path = folder.join(sidecar.sandbox.as_str()).join("run.json");
+        let text = std::fs::read(path).expect("it was started");
+        let run: Value = serde_json::from_slice(&text).expect("it is JSON");
+        let pid = run["process"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(rustix::process::Pid::from_raw).expect("it names its process");
+        let flags = rustix::process::PidfdFlags::empty();
+        let process = rustix::process::pidfd_open(pid, flags).expect("it runs");
+        let kill = rustix::process::Signal::KILL;
+        rustix::process::pidfd_send_signal(&process, kill).expect("it can be killed");
+        let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut ended, None).expect("it ends");
     }
 
     /// What the listing shows of a machine, by `NAME@NONCE`.
@@ -77,12 +97,18 @@ impl Fixture for Machines {
 
     fn lacks(&self) -> &[Capability] {
         // A paused microVM is one that was saved and ended: nothing that happens from outside.
-        &[Capability::Pause, Capability::Sidecars]
+        &[Capability::Pause]
     }
 
     fn patience(&self) -> Duration {
         // Under emulation a first start takes half a minute.
         Duration::from_secs(900)
+    }
+
+    fn at_once(&self) -> usize {
+        // smolvm gives up on a machine that stands still for half a minute, which four of them at once
+        // do where each instruction is emulated.
+        if std::env::var_os("BOTTLE_TEST_EMULATED").is_some() { 1 } else { usize::MAX }
     }
 
     fn touched(&self, scope: &Scope) -> bool {
@@ -121,6 +147,9 @@ impl Fixture for Machines {
     }
 
     async fn stop(&self, machine: &Instance) {
+        if machine.resource == ResourceKind::Sidecar {
+            return self.kill_sidecar(machine);
+        }
         self.smolvm(&["machine", "stop", "--name", &machine.name]).expect("it can be stopped");
     }
 

@@ -62,6 +62,12 @@ impl Corner {
         parts.next().expect("it is there")
     }
 
+    fn carriers(&self) -> Vec<String> {
+        let name = format!("name=^bottle-{}-.*.carrier$", self.scope.owner);
+        let ids = docker(&["network", "ls", "--quiet", "--filter", &name]).expect("it lists");
+        ids.lines().map(str::to_owned).collect()
+    }
+
     fn uplinks(&self) -> Vec<String> {
         let name = format!("name=^bottle-{}.uplink$", self.scope.owner);
         let ids = docker(&["network", "ls", "--quiet", "--filter", &name]).expect("it lists");
@@ -224,11 +230,13 @@ async fn networks_that_were_changed_by_hand_are_seen_and_mended() {
         inspect(id, &end)
     };
     let places = (at(&made.sidecar.id.0), at(&made.machine.id.0));
-    let disturb: [(&Instance, &[&[&str]]); 5] = [
+    let carrier = format!("{own}.carrier");
+    let disturb: [(&Instance, &[&[&str]]); 6] = [
         (&made.machine, &[&["connect", "bridge"]]),
         (&made.machine, &[&["disconnect", own]]),
         (&made.machine, &[&["disconnect", own], &["connect", "bridge"]]),
         (&made.sidecar, &[&["disconnect", &uplink]]),
+        (&made.sidecar, &[&["disconnect", &carrier]]),
         (&made.sidecar, &[&["disconnect", own], &["connect", own]]),
     ];
     for (part, steps) in disturb {
@@ -242,7 +250,7 @@ async fn networks_that_were_changed_by_hand_are_seen_and_mended() {
         let moved = at(&made.sidecar.id.0) != places.0 || at(&made.machine.id.0) != places.1;
         let names = inspect(&part.id.0, "{{len .NetworkSettings.Networks}}");
         let wrong =
-            moved || names != if part.resource == ResourceKind::Sidecar { "2" } else { "1" };
+            moved || names != if part.resource == ResourceKind::Sidecar { "3" } else { "1" };
         assert_eq!(!seen.mendable.is_empty(), wrong, "{steps:?}: {seen:#?}");
         assert_eq!(seen.drift, [], "{steps:?}");
         for _ in 0..2 {
@@ -264,7 +272,9 @@ async fn what_outlived_its_networks_is_attached_to_the_new_ones() {
     assert_eq!(wrote.code, 0);
     docker(&["stop", &made.sidecar.id.0, &made.machine.id.0]).expect("they can be stopped");
     let uplink = corner.uplinks();
-    docker(&["network", "rm", &made.network.id.0, &uplink[0]]).expect("nothing is on them");
+    let carrier = format!("{}.carrier", made.network.name);
+    docker(&["network", "rm", &made.network.id.0, &carrier, &uplink[0]])
+        .expect("nothing is on them");
     for kind in [ResourceKind::Sidecar, ResourceKind::Machine] {
         let seen = corner.part(Depth::Listing, kind).await;
         assert_eq!((seen.mendable.len(), seen.drift.len()), (1, 0), "{seen:#?}");
@@ -322,14 +332,15 @@ async fn two_appliers_at_once_make_one_network_and_many_make_many() {
         assert_eq!(one.id, two.id);
         let seen = corner.observe(Depth::Listing).await.instances;
         assert_eq!(seen.len(), 1, "{seen:#?}");
+        assert_eq!(corner.carriers().len(), 1);
         corner.teardown(&[&one, &two]).await;
+        assert_eq!(corner.carriers(), [""; 0]);
     }
     let names: Vec<String> = (0..8).map(|n| format!("n{n}")).collect();
     let made = names.iter().map(|name| corner.network(name));
     let made = futures_util::future::join_all(made).await;
     let ids: Vec<String> = made.into_iter().map(|made| made.expect("creating").id.0).collect();
-    let format =
-        "{{range .IPAM.Config}}{{.Subnet}}{{end}} {{.Internal}} {{.EnableIPv6}} {{.Options}}";
+    let format = "{{range .IPAM.Config}}{{.Subnet}}{{end}} {{.Driver}} {{.Internal}} {{.EnableIPv6}} {{.Options}}";
     let mut args = vec!["network", "inspect", "--format", format];
     args.extend(ids.iter().map(String::as_str));
     let said = docker(&args).expect("they are there");
@@ -338,17 +349,28 @@ async fn two_appliers_at_once_make_one_network_and_many_make_many() {
     for line in said.lines() {
         let (subnet, rest) = line.split_once(' ').expect("it has several words");
         assert!(subnet.starts_with("198.18.") && subnet.ends_with("/29"), "{line}");
-        assert!(rest.starts_with("true false "), "{line}");
+        assert!(rest.starts_with("macvlan true false map[parent:br-"), "{line}");
+    }
+    let carriers = corner.carriers();
+    assert_eq!(carriers.len(), names.len());
+    let mut args = vec!["network", "inspect", "--format", format];
+    args.extend(carriers.iter().map(String::as_str));
+    for line in docker(&args).expect("they are there").lines() {
+        let (_, rest) = line.split_once(' ').expect("it has several words");
+        assert!(rest.starts_with("bridge true false "), "{line}");
         assert!(rest.contains("bridge.inhibit_ipv4:true"), "{line}");
         assert!(rest.contains("bridge.gateway_mode_ipv4:isolated"), "{line}");
     }
+    let seen = corner.observe(Depth::Deep).await;
+    assert_eq!(seen.leftovers, []);
+    assert!(seen.instances.iter().all(|network| network.drift.is_empty()), "{seen:#?}");
 }
 
 #[tokio::test]
 async fn a_pool_that_is_used_up_says_so_and_a_name_that_is_taken_stays() {
     let Some(corner) = Corner::new("pool") else { return };
     let random = u32::from_str_radix(support::run_id().get(..4).unwrap_or("0"), 16).unwrap_or(7);
-    let pool = format!("10.213.{}.{}/28", random & 255, random >> 12 << 4);
+    let pool = format!("10.213.{}.{}/27", random & 255, random >> 13 << 5);
     let make = async |name: &str| {
         let spec = NetworkSpec { pool: Some(pool.clone()), ..network(name) };
         corner.backend.create(&corner.scope, &ResourceSpec::Network(spec)).await
@@ -430,12 +452,14 @@ async fn what_a_run_that_was_cut_short_left_is_removed_by_the_next() {
     for id in [&made.machine.id.0, &made.sidecar.id.0] {
         docker(&["rm", "--force", id]).expect("it can be removed");
     }
-    corner.teardown(&[&made.network]).await;
+    docker(&["network", "rm", &made.network.id.0]).expect("nothing is on it");
     let seen = corner.observe(Depth::Listing).await;
     assert_eq!(seen.instances, []);
     let names: Vec<&str> = seen.leftovers.iter().map(|left| left.name.as_str()).collect();
     let uplink = format!("bottle-{}.uplink", corner.scope.owner);
-    assert!(names.len() == 2 && names.contains(&uplink.as_str()), "{names:?}");
+    let carrier = format!("{}.carrier", made.network.name);
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(names.contains(&uplink.as_str()) && names.contains(&carrier.as_str()), "{names:?}");
     assert!(names.iter().any(|name| name.starts_with("bottle-sidecar:")), "{names:?}");
     for _ in 0..2 {
         for leftover in &seen.leftovers {
@@ -443,7 +467,7 @@ async fn what_a_run_that_was_cut_short_left_is_removed_by_the_next() {
         }
     }
     assert_eq!(corner.observe(Depth::Listing).await.leftovers, []);
-    assert_eq!(corner.uplinks(), [""; 0]);
+    assert_eq!((corner.uplinks(), corner.carriers()), (vec![], vec![]));
     docker(&["image", "inspect", &image]).expect_err("nothing stands on it");
 }
 

@@ -124,7 +124,9 @@ fn make() -> bool {
 /// The rest of a root folder.
 fn skeleton(root: &Path) {
     let folder = |path: &str| std::fs::create_dir_all(root.join(path)).unwrap();
-    ["etc/ssl", "root", "run", "tmp", "var/tmp", "home/node"].map(folder);
+    for name in ["etc/ssl", "root", "run", "tmp", "var/tmp", "home/node"] {
+        folder(name);
+    }
     for name in ["bin", "sbin", "lib", "lib64"] {
         std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name)).unwrap();
     }

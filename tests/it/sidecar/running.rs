@@ -346,6 +346,36 @@ async fn it_ends_when_it_is_told() {
     drop(stream);
 }
 
+/// A unix socket is a door as any other; what a process before it has left there is replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_is_a_door_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let door = folder.path().join("door");
+    drop(std::os::unix::net::UnixListener::bind(&door).unwrap());
+    let listen = format!("unix:{}", door.display());
+    let upstream = Upstream::start(Certificate::Good).await;
+    let world = World::with(allowing(HOSTS), upstream, &["--listen", &listen]).await;
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(std::fs::metadata(&door).unwrap().permissions().mode() & 0o077, 0);
+    let mut client = Client::new(tokio::net::UnixStream::connect(&door).await.unwrap());
+    let request = "CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n";
+    assert_eq!(client.ask(request).await.code(), "host_not_allowed");
+    assert_eq!(world.state().await.counts["deny:host_not_allowed"], 1);
+}
+
+/// It is not told what to do by whoever reaches an address.
+#[test]
+fn it_is_controlled_over_a_unix_socket_alone() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_bottle"))
+        .args(["sidecar", "serve", "--control", "127.0.0.1:0"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("anybody can reach an address"), "{error}");
+}
+
 /// What it is told, by the commands that a backend runs beside it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_say_what_it_says() {

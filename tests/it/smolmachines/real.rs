@@ -282,7 +282,7 @@ async fn a_registry_that_is_not_there_is_told_at_the_first_start() {
     let refused = corner.backend.start(&corner.scope, &made).await.unwrap_err();
     let said = format!("{:#}", anyhow::Error::from(refused));
     assert!(said.contains("http://localhost:1/v2/bottle-test-absent/manifests/1"), "{said}");
-    assert_eq!(corner.observe().await.instances, [made.clone()]);
+    assert_eq!(corner.observe().await.instances, std::slice::from_ref(&made));
     corner.teardown(&made).await;
 }
 

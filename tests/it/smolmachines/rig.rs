@@ -98,8 +98,10 @@ impl Rig {
             .collect();
         folders.sort();
         let mut there = entries(&self.data().join(".cache/smolvm/vms"));
-        // Beside them lies a lock of the program's own.
-        there.retain(|path| path.is_dir());
+        // Beside them lie a lock of the program's own, and what it has unpacked of packed machines.
+        let hex =
+            |name: &str| name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        there.retain(|path| path.file_name().is_some_and(|name| hex(&name.to_string_lossy())));
         there.sort();
         assert_eq!(there, folders, "data folders");
         let mut files = Vec::new();

@@ -7,11 +7,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 mod command;
 #[cfg(target_os = "linux")]
+mod far;
 mod screen;
 mod tree;
 
 #[allow(unused_imports)] // as in main.rs: it should be ready
 pub(crate) use command::{Cli, Ended};
+#[allow(unused_imports)]
+pub(crate) use far::Far;
 #[allow(unused_imports)]
 #[cfg(target_os = "linux")]
 pub(crate) use screen::Screen;

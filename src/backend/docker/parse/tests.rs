@@ -262,10 +262,14 @@ fn what_is_connected_stands_in_its_own_network_and_in_no_other() {
         some("bottle-team-ada as 198.18.0.4", "bottle-team-ada as 198.18.0.3")
     );
     let uplink = ("bottle-team.uplink", "172.18.0.2");
-    assert_eq!(mendable(ResourceKind::Sidecar, &[own, uplink]), None);
+    let carrier = ("bottle-team-ada.carrier", "198.18.0.10");
+    assert_eq!(mendable(ResourceKind::Sidecar, &[own, carrier, uplink]), None);
     assert_eq!(
-        mendable(ResourceKind::Sidecar, &[own]),
-        some("bottle-team-ada", "bottle-team-ada bottle-team.uplink")
+        mendable(ResourceKind::Sidecar, &[own, carrier]),
+        some(
+            "bottle-team-ada bottle-team-ada.carrier",
+            "bottle-team-ada bottle-team-ada.carrier bottle-team.uplink"
+        )
     );
 }
 

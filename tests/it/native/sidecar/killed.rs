@@ -7,9 +7,9 @@ use std::time::Duration;
 use bottle::backend::{Backend, Depth};
 use bottle::model::{InstanceState, ResourceKind};
 
-use super::far::Far;
 use super::{alive, connected};
 use crate::native::support::{Corner, PROGRAM, program};
+use crate::support::Far;
 
 fn kill(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -44,6 +44,31 @@ async fn the_sidecar() {
     assert_eq!(corner.get(&ada, "http://allowed.test/").await.0, "503");
     corner.load(&again, &far, &["allowed.test"]).await;
     assert_eq!(corner.get(&ada, "http://allowed.test/").await.0, "200");
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn whoever_watches_is_told() {
+    use futures_util::StreamExt;
+    let (corner, far) = (Corner::new(), Far::new());
+    let sidecar = corner.way_out("ada", &far, &[]).await;
+    let mut hints = corner.backend.events(&corner.scope).await.unwrap();
+    let mut told = async |wanted: &str| {
+        let heard = async {
+            while let Some(hint) = hints.next().await {
+                if hint.unwrap().what == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect(wanted);
+    };
+    kill(corner.process("ada"));
+    told("sidecar ada ended").await;
+    corner.start(&sidecar).await;
+    told("sidecar ada came or was started").await;
+    corner.teardown(&sidecar).await;
+    told("sidecar ada went").await;
     corner.wipe().await;
 }
 

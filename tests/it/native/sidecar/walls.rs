@@ -9,9 +9,9 @@ use std::process::Command;
 use bottle::backend::{Backend, Progress};
 use bottle::model::{Instance, MachineSpec};
 
-use super::far::Far;
 use super::{BOTH, alive, connected};
 use crate::native::support::{Corner, text};
+use crate::support::Far;
 
 async fn refused(corner: &Corner, on: &Instance, what: &str, script: &str) {
     for user in BOTH {

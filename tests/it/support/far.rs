@@ -12,7 +12,7 @@ const ADDRESS: [u8; 4] = [93, 184, 216, 34];
 
 /// What has reached the far end, a line each: `dns NAME`, `http HOST PATH`.
 #[derive(Clone)]
-pub(super) struct Far {
+pub(crate) struct Far {
     seen: Arc<Mutex<Vec<String>>>,
     dns: SocketAddr,
     http: SocketAddr,
@@ -20,7 +20,7 @@ pub(super) struct Far {
 
 impl Far {
     /// On the loopback of the host, until the test's process ends.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dns = UdpSocket::bind("127.0.0.1:0").unwrap();
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
         let far = Self {
@@ -64,12 +64,12 @@ impl Far {
     }
 
     /// What has arrived since the last call.
-    pub(super) fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().unwrap())
     }
 
     /// The document of a sidecar that lets these hosts pass, by HTTP.
-    pub(super) fn document(&self, sandbox: &str, hosts: &[&str]) -> bytes::Bytes {
+    pub(crate) fn document(&self, sandbox: &str, hosts: &[&str]) -> bytes::Bytes {
         let allow = |host: &&str| AllowPart {
             host: (*host).to_owned(),
             port: 80,
@@ -92,7 +92,7 @@ impl Far {
     }
 
     /// What a test lays over the documents that the program itself writes.
-    pub(super) fn overlay(&self) -> String {
+    pub(crate) fn overlay(&self) -> String {
         let web = SocketAddr::from((ADDRESS, 80));
         let dial = json!({ web.to_string(): self.http });
         json!({ "resolver": [self.dns], "testing": { "dial": dial } }).to_string()
