@@ -38,9 +38,9 @@ fn one_load_and_no_stream_drops() {
 
         place.cli.env("ROTATED", NEW);
         let plan = place.run(&["-o", "json", "plan"]).json();
-        let steps = plan["changes"].as_array().unwrap_or_else(|| panic!("{plan:#}"));
-        let verdicts: Vec<_> = steps.iter().map(|step| step["verdict"].as_str()).collect();
-        assert_eq!(verdicts, [Some("reprovision")], "{plan:#}");
+        let steps = plan["steps"].as_array().unwrap_or_else(|| panic!("{plan:#}"));
+        let actions: Vec<_> = steps.iter().map(|step| step["action"].as_str()).collect();
+        assert_eq!(actions, [Some("load")], "{plan:#}");
         assert!(!plan.to_string().contains(NEW) && !plan.to_string().contains(OLD));
         place.apply();
         place.say("ada", &format!("curl -sS https://{MIRROR}/x"));

@@ -12,11 +12,10 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use super::place::Place;
 
 /// Prints the guest's files and their names. The host's programs are left out: what was written
-/// there is in the state folder, or in what `docker export` says.
-const FILES: &str = "find / \\( -path /proc -o -path /sys -o -path /usr -o -path /opt \\) -prune \
-                     -o -print 2>/dev/null; \
-                     find / \\( -path /proc -o -path /sys -o -path /usr -o -path /opt \\) -prune \
-                     -o -type f -exec cat {} + 2>/dev/null; true";
+/// there is in the state folder, or in what `docker export` says. Of devices some never end.
+const FILES: &str = "all() { find / /dev/shm \\( -path /proc -o -path /sys -o -path /usr -o -path /opt \
+                     -o -path /dev \\) -prune -o \"$@\" 2>/dev/null; }; \
+                     all -print; all -type f -exec cat {} +; true";
 
 /// Prints what `/proc` says of the guest and its processes, but for what never ends.
 const PROCESSES: &str = "for folder in /proc/[0-9]*; do \
