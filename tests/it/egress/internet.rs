@@ -71,7 +71,6 @@ impl Arrived {
 struct Shared {
     folder: PathBuf,
     arrived: Mutex<Vec<Arrived>>,
-    asked: Mutex<Vec<String>>,
 }
 
 pub(super) struct Internet {
@@ -87,11 +86,8 @@ impl Internet {
     /// On the loopback of the host, until the test's process ends.
     pub(super) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("bottle-internet-").tempdir().unwrap();
-        let shared = Arc::new(Shared {
-            folder: folder.path().to_owned(),
-            arrived: Mutex::default(),
-            asked: Mutex::default(),
-        });
+        let shared =
+            Arc::new(Shared { folder: folder.path().to_owned(), arrived: Mutex::default() });
         let names = UdpSocket::bind("127.0.0.1:0").unwrap();
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -109,12 +105,10 @@ impl Internet {
             plain: plain_address,
             root,
         };
-        let of_names = Arc::clone(&shared);
         std::thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, from)) = names.recv_from(&mut query) {
-                if let Some((name, answer)) = resolve(&query[..length]) {
-                    of_names.asked.lock().unwrap().push(name);
+                if let Some((_, answer)) = resolve(&query[..length]) {
                     names.send_to(&answer, from).ok();
                 }
             }
@@ -196,11 +190,6 @@ impl Internet {
     pub(super) fn arrived(&self) -> Vec<Arrived> {
         std::mem::take(&mut *self.shared.arrived.lock().unwrap())
     }
-
-    /// The names that were asked for since the last call.
-    pub(super) fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.shared.asked.lock().unwrap())
-    }
 }
 
 async fn serve<S>(socket: S, shared: Arc<Shared>)
@@ -209,7 +198,7 @@ where
 {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, hyper::Error>(answer(request, shared).await?) }
+        answer(request, shared)
     });
     let builder = hyper::server::conn::http1::Builder::new();
     builder.serve_connection(TokioIo::new(socket), service).await.ok();
