@@ -65,8 +65,9 @@ impl Screen {
         rustix::pty::unlockpt(&master).unwrap();
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
         let side = || Stdio::from(slave.try_clone().unwrap());
-        let child = Command::new("setsid")
-            .args(["--ctty", "--wait"])
+        // As under `nohup`, or from a script's background: what the caller ignores is its own matter.
+        let child = Command::new("sh")
+            .args(["-c", "trap '' INT QUIT HUP TSTP CHLD; exec setsid --ctty --wait \"$@\"", "sh"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "native::terminal::on_a_terminal", "--nocapture"])
             .env(FOLDER, corner.beside())
