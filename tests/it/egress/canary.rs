@@ -90,8 +90,8 @@ fn nowhere(mut place: Place) {
         keep(&place, &["-vvv", "policy", "show", agent]);
     }
     for format in ["text", "json"] {
-        keep(&place, &["-vvv", "-o", format, "status", "--deep"]);
-        keep(&place, &["-vvv", "-o", format, "plan"]);
+        keep(&place, &["-vvv", "-o", format, "status"]);
+        keep(&place, &["-vvv", "-o", format, "plan", "--deep"]);
     }
 
     let mut search = Search::of(&canary);

@@ -38,6 +38,9 @@ fn curl_and_wget() {
             place.sh("ada", "curl -sS -w '%header{x-bottle-block}' http://other.example.org/");
         assert!(refused.stdout.contains("host_not_allowed"), "{refused:?}");
         assert!(refused.stdout.contains("ask the operator"), "{refused:?}");
+        let asked = place.internet.asked();
+        assert!(asked.contains(&API.to_owned()), "{asked:?}");
+        assert!(!asked.contains(&"other.example.org".to_owned()), "{asked:?}");
     }
 }
 
