@@ -114,7 +114,8 @@ fn make() -> bool {
     run(&mut command, b"");
     let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
     let mut command = Command::new("tar");
-    command.arg("-rPf").arg(&tar).args(owned).args(["-T", "-"]);
+    // A file that is named twice would be a link to itself.
+    command.arg("-rPf").arg(&tar).args(owned).args(["--hard-dereference", "-T", "-"]);
     run(&mut command, list.as_bytes());
     let change = format!("--change=LABEL {RECIPE}={recipe}");
     docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
