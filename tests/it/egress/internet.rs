@@ -71,6 +71,7 @@ impl Arrived {
 struct Shared {
     folder: PathBuf,
     arrived: Mutex<Vec<Arrived>>,
+    asked: Mutex<Vec<String>>,
 }
 
 pub(super) struct Internet {
@@ -86,8 +87,11 @@ impl Internet {
     /// On the loopback of the host, until the test's process ends.
     pub(super) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("bottle-internet-").tempdir().unwrap();
-        let shared =
-            Arc::new(Shared { folder: folder.path().to_owned(), arrived: Mutex::default() });
+        let shared = Arc::new(Shared {
+            folder: folder.path().to_owned(),
+            arrived: Mutex::default(),
+            asked: Mutex::default(),
+        });
         let names = UdpSocket::bind("127.0.0.1:0").unwrap();
         let listen = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -105,10 +109,12 @@ impl Internet {
             plain: plain_address,
             root,
         };
+        let of_names = Arc::clone(&shared);
         std::thread::spawn(move || {
             let mut query = [0; 512];
             while let Ok((length, from)) = names.recv_from(&mut query) {
-                if let Some((_, answer)) = resolve(&query[..length]) {
+                if let Some((name, answer)) = resolve(&query[..length]) {
+                    of_names.asked.lock().unwrap().push(name);
                     names.send_to(&answer, from).ok();
                 }
             }
@@ -189,6 +195,11 @@ impl Internet {
     /// What has arrived since the last call.
     pub(super) fn arrived(&self) -> Vec<Arrived> {
         std::mem::take(&mut *self.shared.arrived.lock().unwrap())
+    }
+
+    /// The names that were asked for since the last call.
+    pub(super) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.asked.lock().unwrap())
     }
 }
 
