@@ -112,10 +112,14 @@ fn make() -> bool {
     let skeleton = ["bin", "sbin", "lib", "lib64", "etc", "root", "run", "tmp", "var", "home"];
     command.arg("-cf").arg(&tar).args(owned).arg("-C").arg(root.path()).args(skeleton);
     run(&mut command, b"");
-    let list: String = files.iter().map(|file| format!("{}\n", file.display())).collect();
+    // What lies in a folder that is taken whole comes with it, and no engine takes a path twice.
+    let within = |file: &Path| {
+        FOLDERS.iter().any(|folder| file.starts_with(folder) && file != Path::new(folder))
+    };
+    let once = files.iter().filter(|file| !within(file));
+    let list: String = once.map(|file| format!("{}\n", file.display())).collect();
     let mut command = Command::new("tar");
-    // A file that is named twice would be a link to itself.
-    command.arg("-rPf").arg(&tar).args(owned).args(["--hard-dereference", "-T", "-"]);
+    command.arg("-rPf").arg(&tar).args(owned).args(["-T", "-"]);
     run(&mut command, list.as_bytes());
     let change = format!("--change=LABEL {RECIPE}={recipe}");
     docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
