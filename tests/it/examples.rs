@@ -9,6 +9,7 @@ use bottle::manifest::{LoadOptions, load};
 use bottle::model::{BackendChoice, BackendKind, Desired};
 use serde_json::Value;
 
+use crate::contract::docker::sidecar_program;
 use crate::support::{self, Cli, Ended};
 
 /// What each example's sandboxes are made from.
@@ -226,7 +227,9 @@ fn team_lives_on_an_engine_and_this_machine() {
     if !support::docker("examples::team_lives_on_an_engine_and_this_machine") {
         return;
     }
-    let example = Example::named("team");
+    let mut example = Example::named("team");
+    // What sidecars run on an engine is static, and the program under test is not.
+    example.cli.env("BOTTLE_SIDECAR_PROGRAM", sidecar_program());
     example.edit("bottles/dev.md", "node:22-slim", "bottle-test-busybox:1");
     example.lives(3, |example| {
         for (agent, skill) in [("ada", "release-notes"), ("grace", "review"), ("linus", "review")] {

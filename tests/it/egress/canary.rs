@@ -175,9 +175,10 @@ fn planted(place: &Place) {
     let mut search = Search::of(&value);
     let (first, second) = value.split_at(20);
     for agent in AGENTS {
+        // In the arguments of a process too: another one's environment is not shown everywhere.
         place.say(agent, &format!("printf %s%s {first} {second} | base64 >~/planted"));
         let mut child = place
-            .begin(agent, "export PLANTED=$(base64 -d ~/planted); sleep 60 & echo ready; wait");
+            .begin(agent, "export PLANTED=$(base64 -d ~/planted); sh -c 'sleep 60; :' $PLANTED & echo ready; wait");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,7 +31,7 @@ use tokio_rustls::TlsAcceptor;
 const THERE: [u8; 4] = [93, 184, 216, 34];
 /// Where [`CLOSED`] is, and where that leads: to a port that is nobody's.
 const NOWHERE: [u8; 4] = [93, 184, 216, 35];
-const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// A host at which nobody listens.
 pub(super) const CLOSED: &str = "closed.example.com";
@@ -84,17 +84,17 @@ pub(super) struct Internet {
 }
 
 impl Internet {
-    /// On the loopback of the host, until the test's process ends.
-    pub(super) fn start() -> Self {
+    /// At this address of the host, until the test's process ends.
+    pub(super) fn start(at: IpAddr) -> Self {
         let folder = tempfile::Builder::new().prefix("bottle-internet-").tempdir().unwrap();
         let shared = Arc::new(Shared {
             folder: folder.path().to_owned(),
             arrived: Mutex::default(),
             asked: Mutex::default(),
         });
-        let names = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let names = UdpSocket::bind((at, 0)).unwrap();
         let listen = || {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let listener = TcpListener::bind((at, 0)).unwrap();
             listener.set_nonblocking(true).unwrap();
             (listener.local_addr().unwrap(), listener)
         };

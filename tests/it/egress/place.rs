@@ -1,5 +1,6 @@
 //! A tree, the program, and an internet, for one test.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde_json::Value;
 
 use super::internet::Internet;
 use super::world;
-use crate::contract::docker::sidecar_program;
+use crate::contract::docker::{docker, sidecar_program};
 use crate::support::{self, Cli, Ended, TempTree};
 
 pub(super) struct Place {
@@ -22,7 +23,8 @@ pub(super) struct Place {
 impl Place {
     /// With the host's own programs.
     pub(super) fn native(what: &str) -> Self {
-        Self::new(what, "native", "backend: native\n".to_owned())
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self::new(what, "native", "backend: native\n".to_owned(), local)
     }
 
     /// With containers of the host's programs, where that can be.
@@ -37,8 +39,12 @@ impl Place {
             return None;
         }
         let image = world::image(&what)?;
-        let mut place =
-            Self::new("docker", "docker", format!("backend: docker\nimage: docker:{image}\n"));
+        // The loopback of the host is not a container's: the engine's bridge is both's.
+        let format = "{{(index .IPAM.Config 0).Gateway}}";
+        let bridge = docker(&["network", "inspect", "bridge", "--format", format]);
+        let bridge = bridge.expect("the engine has its bridge").trim().parse().unwrap();
+        let begins = format!("backend: docker\nimage: docker:{image}\n");
+        let mut place = Self::new("docker", "docker", begins, bridge);
         place.cli.env("BOTTLE_SIDECAR_PROGRAM", sidecar_program());
         Some(place)
     }
@@ -48,10 +54,10 @@ impl Place {
         std::iter::once(Self::native(what)).chain(Self::docker(what)).collect()
     }
 
-    fn new(what: &str, backend: &'static str, begins: String) -> Self {
+    fn new(what: &str, backend: &'static str, begins: String, at: IpAddr) -> Self {
         let mut cli = Cli::new();
         cli.patience(Duration::from_secs(300));
-        let internet = Internet::start();
+        let internet = Internet::start(at);
         cli.env(OVERLAY, internet.overlay());
         Self { cli, tree: TempTree::new(what), internet, begins, backend }
     }

@@ -112,14 +112,10 @@ fn make() -> bool {
     let skeleton = ["bin", "sbin", "lib", "lib64", "etc", "root", "run", "tmp", "var", "home"];
     command.arg("-cf").arg(&tar).args(owned).arg("-C").arg(root.path()).args(skeleton);
     run(&mut command, b"");
-    // What lies in a folder that is taken whole comes with it, and no engine takes a path twice.
-    let within = |file: &Path| {
-        FOLDERS.iter().any(|folder| file.starts_with(folder) && file != Path::new(folder))
-    };
-    let once = files.iter().filter(|file| !within(file));
-    let list: String = once.map(|file| format!("{}\n", file.display())).collect();
+    let inside = |file: &PathBuf| file.strip_prefix("/").unwrap().display().to_string();
+    let list: String = files.iter().map(|file| inside(file) + "\n").collect();
     let mut command = Command::new("tar");
-    command.arg("-rPf").arg(&tar).args(owned).args(["-T", "-"]);
+    command.arg("-rf").arg(&tar).args(owned).args(["-C", "/", "-T", "-"]);
     run(&mut command, list.as_bytes());
     let change = format!("--change=LABEL {RECIPE}={recipe}");
     docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
@@ -167,6 +163,9 @@ fn files() -> BTreeSet<PathBuf> {
             add(&mut files, &loaded.join(library));
         }
     }
+    let within =
+        |file: &Path| FOLDERS.iter().any(|it| file != Path::new(it) && file.starts_with(it));
+    files.retain(|file| !within(file));
     files
 }
 
