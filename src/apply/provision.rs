@@ -74,8 +74,10 @@ pub(super) async fn provision(
     };
     if let Some(ca) = &ca {
         tar.file(access::CA_PATH, 0o644, Owner::ROOT, ca.pem.as_bytes())?;
+        let preload = access::NODE_PROXY.as_bytes();
+        tar.file(access::NODE_PROXY_PATH, 0o644, Owner::ROOT, preload)?;
     } else if prior.is_some_and(|prior| prior.ca.is_some()) {
-        upload.wipe.push(access::CA_PATH.to_owned());
+        upload.wipe.extend([access::CA_PATH, access::NODE_PROXY_PATH].map(str::to_owned));
     }
     settings::put(&mut upload, &mut tar, work, &identity)?;
     skills(&mut tar, guest, &skills_dir, owner)?;

@@ -12,6 +12,15 @@ pub const PROXY_PORT: u16 = 3128;
 /// The sandbox's own CA, alone.
 pub const CA_PATH: &str = "/etc/bottle/ca.pem";
 
+/// What leads a Node.js to the sidecar that is too old to be told of a proxy; see [`environment`].
+pub const NODE_PROXY_PATH: &str = "/etc/bottle/node-proxy.cjs";
+
+/// Its content.
+pub const NODE_PROXY: &str = include_str!("node-proxy.cjs");
+
+/// By this a Node.js is told to heed the variables that name a proxy (22.21, 24.5 and later).
+const NODE_USE_ENV_PROXY: &str = "NODE_USE_ENV_PROXY";
+
 /// The name of the sidecar on a network of its own.
 pub const SIDECAR_NAME: &str = "sidecar";
 
@@ -67,11 +76,19 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
     {
         set(name, &proxy);
     }
-    let direct = format!("localhost,127.0.0.1,::1,{}", sidecar_host(backend));
+    let mut direct = vec!["localhost", "127.0.0.1", "::1"];
+    if !direct.contains(&sidecar_host(backend)) {
+        direct.push(sidecar_host(backend));
+    }
+    let direct = direct.join(",");
     set("NO_PROXY", &direct);
     set("no_proxy", &direct);
-    // Node.js (22.21, 24 and later) heeds the variables above only when it is told to.
-    set("NODE_USE_ENV_PROXY", "1");
+    set(NODE_USE_ENV_PROXY, "1");
+    // Distributions ship older ones, which know no proxy at all. Without this file Node.js would
+    // not start; it lies beside the certificate, is put there by the same provisioning, which
+    // `command` waits for, and belongs to root: who removes it could remove Node.js as well, and
+    // the error names the file.
+    set("NODE_OPTIONS", &format!("--require={NODE_PROXY_PATH}"));
     for name in CA_VARIABLES {
         set(name, CA_PATH);
     }
@@ -83,4 +100,29 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
         }
     }
     env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_asked_directly_stands_there_once() {
+        for (backend, direct) in [
+            (BackendKind::Native, "localhost,127.0.0.1,::1"),
+            (BackendKind::Docker, "localhost,127.0.0.1,::1,sidecar"),
+            (BackendKind::Smolmachines, "localhost,127.0.0.1,::1,100.96.0.1"),
+        ] {
+            let env = environment(&Policy::default(), backend);
+            assert_eq!((env["NO_PROXY"].as_str(), env["no_proxy"].as_str()), (direct, direct));
+        }
+    }
+
+    #[test]
+    fn what_old_versions_cannot_parse_is_not_in_the_preload() {
+        // Each of these is younger than the oldest Node.js that loads it.
+        for young in ["?.", "??", "catch {", "#private", "import "] {
+            assert!(!NODE_PROXY.contains(young), "{young}");
+        }
+    }
 }

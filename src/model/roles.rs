@@ -47,7 +47,7 @@ pub fn files(routes: &[CredentialRoute], backend: BackendKind) -> Vec<RoleFile> 
 }
 
 /// The upstream as an agent would write it.
-fn upstream(route: &CredentialRoute) -> String {
+pub(super) fn upstream(route: &CredentialRoute) -> String {
     let port = if route.port == 443 { String::new() } else { format!(":{}", route.port) };
     format!("https://{}{port}{}/", route.host, route.upstream_path)
 }

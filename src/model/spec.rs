@@ -11,6 +11,7 @@ use super::access;
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
 use super::policy::{CredentialRoute, Policy};
+use super::roles;
 use super::skill::SkillFiles;
 
 /// Which backend a bottle asks for.
@@ -544,10 +545,12 @@ impl GuestSpec {
         }
         if let Some(access) = &self.access {
             fields.set("ca", "this sandbox's own");
+            let preload = SpecHash::of_bytes(access::NODE_PROXY.as_bytes());
+            fields.set("node_proxy", format!("sha256:{preload}"));
             for route in &access.routes {
                 for role in &route.roles {
                     let url = access::route_url(access.backend, route);
-                    let upstream = format!("https://{}{}", route.host, route.upstream_path);
+                    let upstream = roles::upstream(route);
                     let path = format!("{}.{}", role.as_str(), route.path);
                     fields.set(path, format!("{url} for {upstream}"));
                 }

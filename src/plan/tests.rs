@@ -652,6 +652,28 @@ fn drift_is_mended_in_place_where_it_can_be_and_replaced_where_not() {
 }
 
 #[test]
+fn what_outlived_its_network_is_mended_when_there_is_a_new_one() {
+    let field = FieldChange {
+        path: "networks".to_owned(),
+        from: Some("removed since".to_owned()),
+        to: Some("bottle-team-ada".to_owned()),
+    };
+    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default(), pool: None };
+    let with_network = crate::model::SandboxSpec { network: Some(network), ..spec("ada") };
+    let mut observed = converged(std::slice::from_ref(&with_network));
+    observed.instances.retain(|instance| instance.resource == ResourceKind::Machine);
+    observed.instances[0].mendable = vec![field];
+    let plan = run(&desired([with_network]), &observed);
+    assert_eq!(
+        text(&plan),
+        "ada network create not_found\n\
+         ada machine reprovision spec_changed\n\
+         [] -> #0 create ada network\n\
+         [0] -> #1 mend ada machine"
+    );
+}
+
+#[test]
 fn what_a_backend_notes_of_a_machine_is_said_and_changes_nothing() {
     let mut observed = converged(&[spec("ada")]);
     observed.instances[0].notes = vec!["the tag moved".to_owned()];

@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "looks at its own descriptors")]
 //! What a sidecar that runs on the host gives up before it serves.
 //!
 //! It reads bytes of a machine that nobody trusts, with a user's rights. So it keeps no descriptor
@@ -75,7 +76,8 @@ pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     raise_descriptors();
-    close_all_but(keep);
+    let keep: Vec<RawFd> = keep.iter().copied().chain(random_sources()).collect();
+    close_all_but(&keep);
     landlock(folders).map_err(io::Error::other)?;
     seccomp()
 }
@@ -89,6 +91,17 @@ pub(super) fn raise_descriptors() {
         // With fewer it takes fewer connections.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum });
     }
+}
+
+/// Where the randomness of a static program comes from: without a dynamic linker to ask whether there
+/// is `getrandom`, the crate of that name reads a device, and keeps the number of its descriptor. Were
+/// it closed, the next descriptor of that number would be read instead.
+fn random_sources() -> Vec<RawFd> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    let devices = entries.filter(|entry| {
+        std::fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("/dev/urandom"))
+    });
+    devices.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper closes descriptors that nothing owns")]
@@ -125,6 +138,12 @@ fn landlock(folders: &[&Path]) -> Result<(), Box<dyn std::error::Error + Send + 
         .create()?;
     for folder in folders {
         ruleset = ruleset.add_rule(PathBeneath::new(PathFd::new(folder)?, own))?;
+    }
+    // See `random_sources`; it may not have opened them yet.
+    for device in ["/dev/random", "/dev/urandom"] {
+        if let Ok(device) = PathFd::new(device) {
+            ruleset = ruleset.add_rule(PathBeneath::new(device, AccessFs::ReadFile))?;
+        }
     }
     ruleset.restrict_self()?;
     Ok(())

@@ -4,7 +4,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use crate::contract::docker::images;
+use crate::contract::docker::{docker, images};
 use crate::support::{self, Cli, TempTree};
 
 /// All that is compared, as one text. The owners are by number.
@@ -160,6 +160,18 @@ fn arrives(backend: &str) {
     assert_eq!(echoed.split_whitespace().next(), Some(digest.as_str()), "{backend}");
 }
 
+/// Removes what `down` keeps for the next time: the images that were imported for a tree.
+pub(crate) fn forget_imports(tree: &TempTree) {
+    if std::env::var_os("BOTTLE_TEST_DOCKER").is_none_or(|value| value.is_empty()) {
+        return;
+    }
+    let repository = format!("bottle-{}", tree.owner);
+    let names = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository.as_str()];
+    for name in docker(&names).unwrap_or_default().lines() {
+        drop(docker(&["image", "rm", name]));
+    }
+}
+
 /// What was made goes with the test.
 struct Down {
     cli: Cli,
@@ -170,5 +182,6 @@ impl Drop for Down {
     fn drop(&mut self) {
         let tree = self.tree.path().to_str().unwrap();
         self.cli.run(["--tree", tree, "down", "--yes", "--allow-teardown", "all", "-q"]);
+        forget_imports(&self.tree);
     }
 }

@@ -72,6 +72,11 @@ pub(crate) trait Fixture: Send + Sync {
         Duration::from_secs(120)
     }
 
+    /// How many machines may start at the same time.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// Of limits that were asked for, those under which a machine is to run.
     fn enforced(&self, asked: Resources) -> Resources {
         asked

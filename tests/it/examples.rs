@@ -9,6 +9,7 @@ use bottle::manifest::{LoadOptions, load};
 use bottle::model::{BackendChoice, BackendKind, Desired};
 use serde_json::Value;
 
+use crate::contract::docker::sidecar_program;
 use crate::support::{self, Cli, Ended};
 
 /// What each example's sandboxes are made from.
@@ -35,13 +36,13 @@ const HASHES: &[(&str, &str, &str)] = &[
     ),
     (
         "team/ada",
-        "3db20f6b93e21cc0ecd4e4d7852e75873f1c0c27a6b658950e427d0bae192a7c",
-        "b08c3b1223e9b1a79b2ba00402277a47b7ebf07b462656f8160949af30833b06",
+        "4d95ba4fb6d95ab03c3f27284bf83c77b72f95803f5a3c4033a06aa9307196c9",
+        "feb9fa1fecda3b0d6530d329d14a7d65a053eb545931ea34467a9a7cc51a728e",
     ),
     (
         "team/grace",
-        "3db20f6b93e21cc0ecd4e4d7852e75873f1c0c27a6b658950e427d0bae192a7c",
-        "5b21739e74f4c1c45ba383e8dc5b1599cb93d983bb020855ad3647b05cf763bf",
+        "4d95ba4fb6d95ab03c3f27284bf83c77b72f95803f5a3c4033a06aa9307196c9",
+        "c427658b9f57ce2b52800bca839127ec404e16aab7181b65b9b37d3b5df2fac4",
     ),
     (
         "team/linus",
@@ -226,7 +227,9 @@ fn team_lives_on_an_engine_and_this_machine() {
     if !support::docker("examples::team_lives_on_an_engine_and_this_machine") {
         return;
     }
-    let example = Example::named("team");
+    let mut example = Example::named("team");
+    // What sidecars run on an engine is static, and the program under test is not.
+    example.cli.env("BOTTLE_SIDECAR_PROGRAM", sidecar_program());
     example.edit("bottles/dev.md", "node:22-slim", "bottle-test-busybox:1");
     example.lives(3, |example| {
         for (agent, skill) in [("ada", "release-notes"), ("grace", "review"), ("linus", "review")] {

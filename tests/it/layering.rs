@@ -69,6 +69,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/sidecars.rs",
     "reconcile/state.rs",
     "reconcile/values.rs",
+    "sidecar/confine.rs",
     "sidecar/ca.rs",
     "sidecar/egress/",
     "sidecar/record.rs",

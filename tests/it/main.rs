@@ -12,6 +12,8 @@ mod contract;
 mod convergence;
 mod docker;
 mod docs;
+#[cfg(target_os = "linux")]
+mod egress;
 mod examples;
 mod fuzz;
 mod layering;

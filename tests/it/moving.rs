@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::alike::{backends, environment};
+use crate::alike::{backends, environment, forget_imports};
 use crate::contract::docker::images;
 use crate::support::{Cli, Ended, TempTree};
 
@@ -42,6 +42,7 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        forget_imports(&self.tree);
     }
 }
 

@@ -117,6 +117,18 @@ fn judge(info: &SystemInfo, endpoint: &str, api: (usize, usize)) -> Vec<Finding>
             Some("optional: install gVisor and register runsc with the engine"),
         )
     });
+    let drivers = info.plugins.as_ref().and_then(|plugins| plugins.network.as_ref());
+    let macvlan = drivers.is_some_and(|drivers| drivers.iter().any(|name| name == "macvlan"));
+    findings.push(if macvlan {
+        finding("networks", Health::Works, "the engine makes macvlans for sidecars", None)
+    } else {
+        finding(
+            "networks",
+            Health::Limited,
+            "the engine makes no macvlan, so no sandbox can have a sidecar",
+            Some("use an engine with the macvlan driver, on a kernel that has it"),
+        )
+    });
     let unenforced = traits.facts().unenforced;
     findings.push(if unenforced.is_empty() {
         finding("limits", Health::Works, "memory, cpus, pids and disk are enforced", None)
@@ -184,6 +196,8 @@ async fn boot(engine: &Engine, name: &str) -> Result<(), BackendError> {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::PluginsInfo;
+
     use super::*;
 
     fn health(findings: &[Finding], what: &str) -> Health {
@@ -201,6 +215,12 @@ mod tests {
         for what in ["engine", "seccomp", "limits"] {
             assert_eq!(health(&findings, what), Health::Works, "{what}");
         }
+        assert_eq!(health(&findings, "networks"), Health::Limited);
+        info.plugins = Some(PluginsInfo {
+            network: Some(vec!["bridge".into(), "macvlan".into()]),
+            ..PluginsInfo::default()
+        });
+        assert_eq!(health(&judge(&info, "unix:///x", (1, 41)), "networks"), Health::Works);
         assert_eq!(health(&findings, "gvisor"), Health::Absent);
         info.security_options = Some(vec!["name=seccomp,profile=unconfined".into()]);
         info.pids_limit = Some(false);

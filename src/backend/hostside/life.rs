@@ -141,7 +141,7 @@ impl<'a> Sidecars<'a> {
         match &sidecar.record {
             None => {
                 let made = sidecar.make(spec).map_err(|e| BackendError::failed(&what, e))?;
-                sidecar.record = Some(made);
+                (sidecar.record, sidecar.run, sidecar.running) = (Some(made), None, false);
             }
             Some(_) if sidecar.ownership() != Ownership::Ours => {
                 return Err(BackendError::Conflict { name });
@@ -177,6 +177,20 @@ impl<'a> Sidecars<'a> {
         let what = format!("tearing {} down", instance.name);
         sidecar.remove().map_err(|error| BackendError::failed(what, error))
     }
+}
+
+/// The last process of each sidecar, for whoever waits for its end.
+pub(in crate::backend) fn processes(
+    scope: &Scope,
+    backend: BackendKind,
+) -> Vec<(SandboxId, Option<Process>)> {
+    let entries = fs::read_dir(Folder::all(scope, backend)).into_iter().flatten().flatten();
+    let sandboxes = entries.filter_map(|entry| SandboxId::new(entry.file_name().to_str()?).ok());
+    let process = |sandbox: SandboxId| {
+        let run = Folder::of(scope, backend, &sandbox).run().ok().flatten();
+        (sandbox, run.map(|run| run.process))
+    };
+    sandboxes.map(process).collect()
 }
 
 impl Sidecar<'_> {
@@ -288,12 +302,11 @@ impl Sidecar<'_> {
 
     fn make(&self, spec: &SidecarSpec) -> anyhow::Result<Record> {
         let user = user::unprivileged();
+        // Of a making, or a removal, that was cut short.
+        self.end()?;
+        self.folder.clear().context("clearing its folder")?;
         let own = self.folder.own();
-        // Of a making that was cut short.
-        match DirBuilder::new().mode(0o700).create(&own) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
-        }
+        DirBuilder::new().mode(0o700).create(&own)?;
         if let Some(user) = user {
             chown(&own, Some(user), Some(user)).context("giving it its folder")?;
         }

@@ -21,7 +21,7 @@ mod user;
 
 pub use launch::main_if_asked;
 
-pub(super) use life::{Sidecar, Sidecars};
+pub(super) use life::{Sidecar, Sidecars, processes};
 pub(super) use process::start_time;
 pub(super) use process::{Process, host_boot, kill, lives};
 pub(super) use program::Program;

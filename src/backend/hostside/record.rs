@@ -130,13 +130,18 @@ impl Folder {
         write(&self.0.join(ATTACHED), attached)
     }
 
-    /// Removes all of it. The record goes last: until then it is a sidecar that is to be removed.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        gone(fs::remove_dir_all(self.own()))?;
-        for name in [ATTACHED, RUN] {
+    /// Removes what it is made of. The record goes first: what is left when this is cut short must not
+    /// pass for a sidecar that could be started.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        for name in [RECORD, ATTACHED, RUN] {
             gone(fs::remove_file(self.0.join(name)))?;
         }
-        gone(fs::remove_file(self.0.join(RECORD)))?;
+        gone(fs::remove_dir_all(self.own()))
+    }
+
+    /// Removes all of it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        self.clear()?;
         gone(fs::remove_dir_all(&self.0))?;
         // The folders around it, once they are empty.
         for folder in self.0.ancestors().skip(1).take(2) {

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 
 use super::enter;
 use super::state::{Run, Store};
-use crate::backend::{BackendError, Hint, Scope};
-use crate::model::SandboxId;
+use crate::backend::{BackendError, Hint, Scope, hostside};
+use crate::model::{BackendKind, SandboxId};
 
 /// How often the names are looked at.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -26,7 +26,7 @@ pub(super) fn events(
     scope: &Scope,
 ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError> {
     let (sender, receiver) = mpsc::channel(16);
-    let mut watch = Watch::new(Store::of(scope));
+    let mut watch = Watch::new(scope);
     // What is there now is no news. Looked at here, so that nothing is missed from now on.
     watch.look();
     std::thread::Builder::new()
@@ -47,14 +47,15 @@ pub(super) fn events(
 }
 
 struct Watch {
-    store: Store,
-    seen: BTreeMap<SandboxId, Option<Run>>,
-    inits: Vec<(SandboxId, OwnedFd)>,
+    scope: Scope,
+    /// Of each sandbox, and of each sidecar, its last process.
+    seen: BTreeMap<String, Option<Run>>,
+    inits: Vec<(String, OwnedFd)>,
 }
 
 impl Watch {
-    fn new(store: Store) -> Self {
-        Self { store, seen: BTreeMap::new(), inits: Vec::new() }
+    fn new(scope: &Scope) -> Self {
+        Self { scope: scope.clone(), seen: BTreeMap::new(), inits: Vec::new() }
     }
 
     /// Waits for an end, or until it is time to look; says what happened.
@@ -70,7 +71,7 @@ impl Watch {
         self.inits.retain(|(id, _)| {
             let ended = ended.next().unwrap_or(false);
             if ended {
-                news.push(format!("sandbox {id} ended"));
+                news.push(format!("{id} ended"));
             }
             !ended
         });
@@ -81,28 +82,32 @@ impl Watch {
     /// Looks at what there is; says what is new.
     fn look(&mut self) -> Vec<String> {
         let mut now = BTreeMap::new();
-        for entry in std::fs::read_dir(self.store.path()).into_iter().flatten().flatten() {
+        let store = Store::of(&self.scope);
+        for entry in std::fs::read_dir(store.path()).into_iter().flatten().flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| SandboxId::new(name).ok())
             else {
                 continue;
             };
-            let run = self.store.sandbox(&id).run().ok().flatten();
-            now.insert(id, run);
+            let run = store.sandbox(&id).run().ok().flatten();
+            now.insert(format!("sandbox {id}"), run);
+        }
+        for (id, run) in hostside::processes(&self.scope, BackendKind::Native) {
+            now.insert(format!("sidecar {id}"), run);
         }
         let mut news = Vec::new();
         for (id, run) in &now {
             if self.seen.get(id) == Some(run) {
                 continue;
             }
-            news.push(format!("sandbox {id} came or was started"));
+            news.push(format!("{id} came or was started"));
             if let Some(run) = run
                 && let Ok(Some(init)) = enter::init_of(run)
             {
                 self.inits.push((id.clone(), init));
             }
         }
-        let went = self.seen.keys().filter(|id| !now.contains_key(id));
-        news.extend(went.map(|id| format!("sandbox {id} went")));
+        let went = self.seen.keys().filter(|id| !now.contains_key(*id));
+        news.extend(went.map(|id| format!("{id} went")));
         self.seen = now;
         news
     }

@@ -24,8 +24,9 @@ pub(super) fn run_if_asked() {
         return;
     }
     let rootless = arguments.next().is_some_and(|word| word == ROOTLESS);
-    // Whatever the caller's caller left open to its children would go on into the sandbox.
+    // What the caller's caller left open to its children, or ignores, would go on into the sandbox.
     sys::close_all_but(&[0, 1, 2]);
+    sys::default_signals();
     let mut socket = UnixStream::from(sys::take_stdin());
     let answer =
         work(&mut socket, rootless).unwrap_or_else(|error| Answer::Failed(format!("{error:#}")));

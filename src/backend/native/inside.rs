@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
@@ -58,7 +58,8 @@ impl Inside {
         }
     }
 
-    /// The folder `path`, made with all that is missing above it. What exists stays as it is.
+    /// The folder `path`, made with all that is missing above it. What exists stays as it is, so each
+    /// has its name only once it is whole: whoever is killed on the way leaves none that is nobody's.
     pub(super) fn ensure_dir(
         &self,
         path: &str,
@@ -73,13 +74,24 @@ impl Inside {
         let path = path.trim_matches('/');
         for (end, _) in path.match_indices('/').chain([(path.len(), "")]) {
             let Some((parent, name)) = self.parent(&path[..end])? else { continue };
-            match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) => {
-                    let last = end == path.len();
-                    set_owner(&parent, name, owner)?;
-                    chmod(&parent, name, if last { mode } else { 0o755 })?;
-                }
-                Err(Errno::EXIST) => {}
+            match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => continue,
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(at(path, error)),
+            }
+            let mode = if end == path.len() { mode } else { 0o755 };
+            let made = format!(".bottle-{}", super::state::random_id()?);
+            let named = make_whole(&parent, &made, mode, owner)
+                .and_then(|()| {
+                    let flags = RenameFlags::NOREPLACE;
+                    rustix::fs::renameat_with(&parent, &made, &parent, name, flags)
+                })
+                .inspect_err(|_| {
+                    let _ = rustix::fs::unlinkat(&parent, &made, AtFlags::REMOVEDIR);
+                });
+            match named {
+                // Another was as quick.
+                Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(at(path, error)),
             }
         }
@@ -95,6 +107,20 @@ impl Inside {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Makes an empty folder of this owner.
+fn make_whole(parent: &OwnedFd, name: &str, mode: u32, owner: Option<Owner>) -> Result<(), Errno> {
+    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+    let folder = rustix::fs::openat(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
+    if let Some((uid, gid)) = owner {
+        match rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
+            // As in `set_owner`.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode & 0o7777))
 }
 
 /// The error with the path that it is about.
@@ -241,6 +267,28 @@ mod tests {
         assert!(inside.ensure_dir("../../made/here", 0o700, None).is_err());
         assert!(inside.ensure_dir("up/../made", 0o700, None).is_err());
         assert!(!folder.path().join("made").exists());
+    }
+
+    #[test]
+    fn a_folder_is_made_whole_and_what_exists_stays() {
+        let (folder, inside) = tree();
+        let root = folder.path().join("root");
+        let mode =
+            |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o7777;
+        inside.ensure_dir("a/b/c", 0o1777, None).unwrap();
+        assert_eq!(["a", "a/b", "a/b/c"].map(mode), [0o755, 0o755, 0o1777]);
+        inside.ensure_dir("a/b", 0o700, None).unwrap();
+        assert_eq!(mode("a/b"), 0o755);
+        symlink("a", root.join("link")).unwrap();
+        inside.ensure_dir("link/d", 0o750, None).unwrap();
+        assert_eq!(mode("a/d"), 0o750);
+        fs::write(root.join("file"), "").unwrap();
+        assert!(inside.ensure_dir("file", 0o755, None).is_err());
+        assert!(inside.ensure_dir("file/below", 0o755, None).is_err());
+        let mut names: Vec<_> =
+            fs::read_dir(&root).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["a", "file", "link"], "nothing is left of the making");
     }
 
     #[test]

@@ -66,6 +66,17 @@ pub(super) fn block_signals(signals: &[Signal]) -> io::Result<()> {
         .map(drop)
 }
 
+/// Gives every signal its default action again: what the caller ignores (`nohup`, a job in the
+/// background) would be ignored by all that is started from here. `SIGPIPE` is left to the standard
+/// library, which ignores it here and not in what is executed.
+pub(super) fn default_signals() {
+    for number in (1..=64).filter(|number| *number != libc::SIGPIPE) {
+        // SAFETY: the default action is no code of ours. Those that have no other, or that the C
+        // library keeps to itself, are refused, and stay as they are.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+}
+
 /// A descriptor from which these (blocked) signals are read; see [`read_signal`].
 pub(super) fn signal_fd(signals: &[Signal]) -> io::Result<OwnedFd> {
     let set = signal_set(signals);

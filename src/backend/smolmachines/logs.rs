@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::command;
 use super::guest::FILE;
-use super::{Smolmachines, exec, observe, parse};
+use super::{Smolmachines, exec, observe, parse, sidecar};
 use crate::backend::{BackendError, ExecSpec, ExecUser, Hint, LogOptions, Scope};
 use crate::model::Instance;
 
@@ -136,7 +136,7 @@ async fn next(mut watch: Watch) -> Option<(Result<Hint, BackendError>, Watch)> {
                     changed.into_iter().find(|name| watch.before.get(*name) != now.get(*name));
                 if let Some(name) = changed.cloned() {
                     watch.before = now;
-                    return Some((Ok(Hint { what: format!("machine {name}") }), watch));
+                    return Some((Ok(Hint { what: name }), watch));
                 }
             }
             Err(error) => {
@@ -153,5 +153,8 @@ async fn snapshot(
 ) -> Result<BTreeMap<String, String>, BackendError> {
     let rows = observe::rows(backend).await?;
     let ours = rows.iter().filter(|row| observe::instance(scope, row).is_some());
-    Ok(ours.map(|row| (row.name.clone(), format!("{} {:?}", row.state, row.pid))).collect())
+    let machine = |row: &parse::Row| {
+        (format!("machine {}", row.name), format!("{} {:?}", row.state, row.pid))
+    };
+    Ok(ours.map(machine).chain(sidecar::snapshot(scope)).collect())
 }

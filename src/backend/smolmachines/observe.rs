@@ -19,8 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(15);
 
 /// A machine under load misses that quarter of a second: looks at one that does not answer, and the
 /// pause between them. What never answers is taken for stopped, and starting it repairs it.
-const LOOKS: usize = 4;
-const PAUSE: Duration = Duration::from_millis(700);
+const LOOKS: usize = 8;
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// All machines of the program, ours and others'.
 pub(super) async fn rows(backend: &Smolmachines) -> Result<Vec<Row>, BackendError> {

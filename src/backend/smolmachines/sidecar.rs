@@ -20,7 +20,7 @@ use super::command::Call;
 use super::labels::machine_name;
 use super::version::Version;
 use super::{Smolmachines, observe, record};
-use crate::backend::hostside::{Sidecar, Sidecars};
+use crate::backend::hostside::{self, Sidecar, Sidecars};
 use crate::backend::{BackendError, LogOptions, Scope};
 use crate::model::access::MICROVM_GATEWAY;
 use crate::model::{
@@ -142,6 +142,18 @@ pub(super) async fn observe(
         Ok(all.into_iter().map(instance).collect())
     })
     .await
+}
+
+/// What there is of them, in words that differ when anything changes.
+pub(super) fn snapshot(scope: &Scope) -> Vec<(String, String)> {
+    let all = hostside::processes(scope, BackendKind::Smolmachines);
+    let host_boot = hostside::host_boot().unwrap_or_default();
+    let words = |(sandbox, process): (SandboxId, Option<hostside::Process>)| {
+        let lives = process.as_ref().is_some_and(|process| process.alive(&host_boot));
+        let boot = process.map(|process| process.boot()).unwrap_or_default();
+        (format!("sidecar {sandbox}"), format!("{boot} {lives}"))
+    };
+    all.into_iter().map(words).collect()
 }
 
 /// Makes one, not started.

@@ -58,7 +58,9 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
     *response.status_mut() =
         StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // git shows what is plain text to whoever pushes, and nothing else.
+    let kind = if *code == Code::UseGitGate { "text/plain" } else { "application/json" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(BLOCK, value);
     }

@@ -1,8 +1,11 @@
 //! Created, started, stopped, removed: by us and by others.
 
 use bottle::backend::{BackendError, Depth, ExecSpec};
-use bottle::model::{Fields, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec};
+use bottle::model::{
+    Fields, Instance, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec,
+};
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::{
     Fixture, ada, create, eventually, exec, machine, named, observe, only, printenv, running, start,
@@ -170,8 +173,9 @@ pub(crate) async fn several_machines_are_kept_apart(f: &dyn Fixture) {
         env: [("WHO".to_owned(), name.to_owned())].into(),
         ..machine(f, named(name))
     });
-    let made = specs.each_ref().map(|spec| async { start(f, &create(f, spec).await).await });
-    let made = futures_util::future::join_all(made).await;
+    let starting = specs.each_ref().map(|spec| async { start(f, &create(f, spec).await).await });
+    let made: Vec<Instance> =
+        futures_util::stream::iter(starting).buffered(f.at_once().min(names.len())).collect().await;
     for (machine, name) in made.iter().zip(names) {
         let wrote = exec(f, machine, &["sh", "-c", "cat > /tmp/who"], Bytes::from(name)).await;
         assert_eq!(wrote.code, 0);

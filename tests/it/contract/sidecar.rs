@@ -8,7 +8,7 @@ use bottle::model::{Fields, Leftover, LeftoverKind, NetworkSpec, ResourceKind, S
 use super::*;
 
 /// What a sidecar may be given. It grants nothing, and holds no secret.
-const DOCUMENT: &str = r#"{"version":1,"sandbox":"ada",
+pub(crate) const DOCUMENT: &str = r#"{"version":1,"sandbox":"ada",
     "policy":{"allow":[],"routes":[],"dlp":{"action":"block"}}}"#;
 
 /// Two parts of a sandbox, and its network where the backend has such a thing.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bottle::model::{Fields, NetworkSpec, ResourceKind, SidecarSpec};
 
 use super::*;
+use crate::contract::sidecar::DOCUMENT;
 
 /// A sandbox with a sidecar, all of it running.
 pub(super) struct Sandbox {
@@ -12,9 +13,6 @@ pub(super) struct Sandbox {
     pub(super) sidecar: Instance,
     pub(super) machine: Instance,
 }
-
-/// What a sidecar may be given: it grants nothing.
-const DOCUMENT: &str = r#"{"version":1,"sandbox":"ada","policy":{}}"#;
 
 pub(super) fn network(name: &str) -> NetworkSpec {
     NetworkSpec { sandbox: named(name), fields: Fields::default(), pool: None }
@@ -151,9 +149,8 @@ async fn what_it_is_given_is_found_nowhere_on_the_engine() {
     let Some(corner) = Corner::new("canary") else { return };
     let made = corner.sandbox("ada").await;
     let canary = format!("canary{}", support::unique("value").replace('-', ""));
-    let document = format!(
-        r#"{{"version":1,"sandbox":"ada","policy":{{}},"credentials":{{"TOKEN":"{canary}"}}}}"#
-    );
+    let body = DOCUMENT.strip_suffix('}').expect("it is an object");
+    let document = format!(r#"{body},"credentials":{{"TOKEN":"{canary}"}}}}"#);
     let loaded = corner.backend.load(&corner.scope, &made.sidecar, document.into()).await;
     loaded.expect("loading");
     // One that is refused says why, and not what it was.

@@ -243,6 +243,27 @@ async fn what_was_cut_short_is_mended() {
 }
 
 #[tokio::test]
+async fn what_was_half_made_or_half_removed_is_made_anew() {
+    let (corner, far) = (Corner::new(), Far::new());
+    let first = corner.way_out("ada", &far, &[]).await;
+    let pid = corner.process("ada");
+    std::fs::remove_file(corner.folder("ada").join("sidecar.json")).unwrap();
+    let seen = corner.seen("ada").await;
+    assert!(matches!(seen.state, InstanceState::Broken(_)), "{seen:?}");
+    assert_eq!(seen.hash, None);
+    let second = corner.way_out("ada", &far, &["allowed.test"]).await;
+    assert_ne!(second.id, first.id);
+    assert!(!alive(pid), "whatever was left of it has ended");
+    let ada = corner.run(&connected("ada")).await;
+    assert_eq!(corner.get(&ada, "http://allowed.test/").await.0, "200");
+    std::fs::remove_file(corner.folder("ada").join("sidecar.json")).unwrap();
+    let pid = corner.process("ada");
+    corner.teardown(&corner.seen("ada").await).await;
+    assert!(!alive(pid) && !corner.folder("ada").exists());
+    corner.wipe().await;
+}
+
+#[tokio::test]
 async fn its_address_is_taken_inside() {
     let (corner, far) = (Corner::new(), Far::new());
     let mut spec = connected("ada");

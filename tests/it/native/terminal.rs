@@ -69,13 +69,14 @@ async fn size_signals_and_job_control() {
     // The change is followed, not only seen at the start.
     screen.type_in("sleep 0.3; stty size\n");
     screen.shows("41 123");
-    screen.type_in("sleep 50\n");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // It says so itself when it has the terminal: before, a key would reach the shell.
+    screen.type_in("sh -c 'echo fore''ground; exec sleep 50'\n");
+    screen.shows("foreground");
     screen.type_in("\x03");
     screen.type_in("echo co''de $?\n");
     screen.shows("code 130");
-    screen.type_in("sleep 60\n");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    screen.type_in("sh -c 'echo fore''ground; exec sleep 60'\n");
+    screen.shows("foreground");
     screen.type_in("\x1a");
     screen.shows("Stopped");
     screen.type_in("kill %1; fg; echo re''gained\n");

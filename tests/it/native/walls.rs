@@ -248,13 +248,18 @@ async fn sockets_of_the_host() {
         ("a socket elsewhere", unix(corner.beside().join("docker.sock").to_str().unwrap())),
     ];
     for address in addresses() {
-        probes.push(("an address of the host", tcp(&address, all.local_addr().unwrap().port())));
+        probes.push((OWN, tcp(&address, all.local_addr().unwrap().port())));
     }
     if let Ok(six) = &six {
         probes.push(("::1", tcp("::1", six.local_addr().unwrap().port())));
     }
     for (what, probe) in probes {
         let host = Command::new("perl").args(["-e", &probe]).output().unwrap();
+        // Bridges of others come and go.
+        if what == OWN && !addresses().iter().any(|address| probe.contains(&format!("'{address}'")))
+        {
+            continue;
+        }
         assert_eq!(String::from_utf8_lossy(&host.stdout), "allowed", "a control: {what}");
         refused(&corner, &on, what, &["perl", "-e", &probe]).await;
     }
@@ -279,6 +284,8 @@ async fn sockets_of_the_host() {
     refused(&corner, &on, "DNS", &["sh", "-c", dns]).await;
     corner.wipe().await;
 }
+
+const OWN: &str = "an address of the host";
 
 /// The host's own addresses, beside loopback.
 fn addresses() -> Vec<String> {

@@ -52,7 +52,8 @@ fn a_mounted_workspace_limits_and_a_terminal() {
     let refused = rig.run(&["exec", "ada", "--", "sh", "-c", many]);
     assert_ne!(refused.code, Some(0));
     assert!(refused.stderr.contains("can't fork"), "{}", refused.stderr);
-    assert_eq!(rig.say("ada", "echo $(($(ls -d /proc/[0-9]* | wc -l) > 10)); killall sleep"), "1");
+    // One command needs no other process, and so it finds its way in.
+    rig.run(&["exec", "ada", "--", "killall", "sleep"]).exits(0);
 
     // A terminal, for a command and for the agent's own program.
     let terminal = |args: &[&str]| {

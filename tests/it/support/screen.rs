@@ -26,8 +26,12 @@ impl Screen {
         rustix::pty::unlockpt(&master).unwrap();
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
         let side = || Stdio::from(slave.try_clone().unwrap());
-        let mut leader = Command::new("setsid");
-        leader.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
+        // As under `nohup`, or from a script's background: what the caller ignores is its own matter.
+        let mut leader = Command::new("sh");
+        leader
+            .args(["-c", "trap '' INT QUIT HUP TSTP CHLD; exec setsid --ctty --wait \"$@\"", "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
         if let Some(folder) = command.get_current_dir() {
             leader.current_dir(folder);
         }

@@ -48,6 +48,31 @@ async fn the_sidecar() {
 }
 
 #[tokio::test]
+async fn whoever_watches_is_told() {
+    use futures_util::StreamExt;
+    let (corner, far) = (Corner::new(), Far::new());
+    let sidecar = corner.way_out("ada", &far, &[]).await;
+    let mut hints = corner.backend.events(&corner.scope).await.unwrap();
+    let mut told = async |wanted: &str| {
+        let heard = async {
+            while let Some(hint) = hints.next().await {
+                if hint.unwrap().what == wanted {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect(wanted);
+    };
+    kill(corner.process("ada"));
+    told("sidecar ada ended").await;
+    corner.start(&sidecar).await;
+    told("sidecar ada came or was started").await;
+    corner.teardown(&sidecar).await;
+    told("sidecar ada went").await;
+    corner.wipe().await;
+}
+
+#[tokio::test]
 async fn the_machine() {
     let (corner, far) = (Corner::new(), Far::new());
     let sidecar = corner.way_out("ada", &far, &["allowed.test"]).await;

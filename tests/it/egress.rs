@@ -1,0 +1,13 @@
+//! What programs inside a sandbox get from its sidecar when nobody sets anything up: real tools, in
+//! real sandboxes, against an internet of the test's own.
+
+mod canary;
+mod internet;
+mod node;
+mod place;
+mod roles;
+mod rotation;
+mod search;
+mod tools;
+mod trust;
+mod world;

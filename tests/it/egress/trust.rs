@@ -1,0 +1,115 @@
+//! A sandbox trusts its own authority and no other sandbox's, and has no key to sign with.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bottle::model::access::CA_PATH;
+
+use super::place::{Place, host_program};
+use super::search::Search;
+use crate::support;
+
+const API: &str = "api.example.com";
+
+/// The proxy's variable and nothing that names a file of certificates.
+const BARE: &str = "env -i PATH=$PATH https_proxy=$https_proxy";
+
+#[test]
+fn through_the_bundle_alone() {
+    for place in Place::each("bundle") {
+        place.one(&[API], "");
+        place.internet.put(API, "/x", "it is here\n");
+        assert_eq!(place.say("ada", &format!("{BARE} curl -sS https://{API}/x")), "it is here");
+        let bundle = place.say("ada", "cat /etc/ssl/certs/ca-certificates.crt");
+        let own = place.say("ada", &format!("cat {CA_PATH}"));
+        assert_eq!(bundle.matches(&own).count(), 1);
+        assert!(bundle.matches("BEGIN CERTIFICATE").count() > 1, "the others are still there");
+        // Again, and it is not there twice.
+        place.bottle("dev", &format!("egress:\n  allowlist: [{API}, more.example.com]\n"));
+        place.apply();
+        let again = place.say("ada", "cat /etc/ssl/certs/ca-certificates.crt");
+        assert_eq!(again, bundle);
+    }
+}
+
+#[test]
+fn of_one_sandbox_only() {
+    for place in Place::each("others") {
+        place.tree.agent("bob", "dev", "", "");
+        place.one(&[API], "");
+        place.internet.put(API, "/x", "it is here\n");
+        let own = place.say("ada", &format!("cat {CA_PATH}"));
+        let others = place.say("bob", &format!("cat {CA_PATH}"));
+        assert_ne!(own, others);
+        for (pem, works) in [(&own, true), (&others, false)] {
+            let ask = format!(
+                "printf '%s\\n' '{pem}' >/tmp/one.pem; {BARE} curl -sS --cacert /tmp/one.pem https://{API}/x"
+            );
+            let ended = place.sh("ada", &ask);
+            // 60: whoever signed is not known.
+            assert_eq!(ended.code, Some(if works { 0 } else { 60 }), "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_short_life_and_no_authority_beneath() {
+    if host_program("openssl").is_none() {
+        support::left_out("what a sandbox's authority says", "openssl is not there");
+        return;
+    }
+    let place = Place::native("authority");
+    place.one(&[API], "");
+    let pem = place.cli.home().join("ca.pem");
+    std::fs::write(&pem, place.say("ada", &format!("cat {CA_PATH}"))).unwrap();
+    let openssl = |args: &[&str]| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(["x509", "-noout", "-in"]).arg(&pem).args(args).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (_, text) = openssl(&["-text"]);
+    assert!(text.contains("CA:TRUE, pathlen:0"), "{text}");
+    assert!(text.contains("ASN1 OID: prime256v1"), "{text}");
+    let day = 24 * 60 * 60;
+    for (seconds, valid) in [(0, true), (3 * day, true), (7 * day, false)] {
+        assert_eq!(openssl(&["-checkend", &seconds.to_string()]).0, valid, "in {seconds} s");
+    }
+}
+
+#[test]
+fn the_key_is_not_in_the_guest() {
+    for place in Place::each("key") {
+        place.bottle("top", &format!("user: root\negress:\n  allowlist: [{API}]\n"));
+        place.tree.agent("rosa", "top", "", "");
+        place.one(&[API], "");
+        let mut search = Search::of_forms(keys(&place));
+        for agent in ["ada", "rosa"] {
+            search.guest(&place, agent);
+        }
+        assert_eq!(search.found(), Vec::<String>::new());
+        search.folder(&place.cli.state());
+        assert!(!search.found().is_empty(), "it is found where it is");
+        let keys = "grep -rls 'PRIVATE KEY' /etc /home /root /run /tmp /var; true";
+        assert_eq!(place.say("rosa", keys), "");
+    }
+}
+
+/// Every authority's key: each line of it in PEM, and all of it in DER.
+fn keys(place: &Place) -> Vec<(String, Vec<u8>)> {
+    let mut forms = Vec::new();
+    for tree in std::fs::read_dir(place.cli.state().join("trees")).unwrap().flatten() {
+        for entry in std::fs::read_dir(tree.path().join("ca")).unwrap().flatten() {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let kept: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let pem = kept["key"].as_str().unwrap();
+            let lines: Vec<&str> = pem.lines().filter(|line| !line.starts_with('-')).collect();
+            let der = STANDARD.decode(lines.concat()).unwrap();
+            // Its first bytes say what kind of key it is, as of every other of that kind.
+            forms.push(("in DER".to_owned(), der[36..].to_vec()));
+            forms.extend(
+                lines.iter().skip(1).map(|line| ("in PEM".to_owned(), line.as_bytes().to_vec())),
+            );
+        }
+    }
+    assert_eq!(forms.iter().filter(|(form, _)| form == "in DER").count(), 2);
+    forms
+}

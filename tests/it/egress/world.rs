@@ -1,0 +1,190 @@
+//! A container image of the host's own programs: what a Debian has, without a registry to fetch one
+//! from.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use bottle::model::SpecHash;
+
+use super::place::host_program;
+use crate::contract::docker::docker;
+use crate::support;
+
+const NAME: &str = "bottle-test-world:1";
+const RECIPE: &str = "io.bottle.test.recipe";
+
+/// What shells and tests call.
+const PROGRAMS: &[&str] = &[
+    "sh",
+    "base64",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "curl",
+    "dirname",
+    "env",
+    "find",
+    "git",
+    "grep",
+    "head",
+    "id",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mv",
+    "node",
+    "npm",
+    "pip",
+    "printf",
+    "python3",
+    "readlink",
+    "rm",
+    "sed",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stat",
+    "tail",
+    "tar",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "uname",
+    "wc",
+    "wget",
+];
+
+/// What those need beside their libraries, where the host has it.
+const FOLDERS: &[&str] = &[
+    "/usr/lib/git-core",
+    "/usr/local/libexec/git-core",
+    "/usr/share/git-core/templates",
+    "/usr/local/share/git-core/templates",
+    "/usr/lib/node_modules/npm",
+    "/usr/share/nodejs",
+    "/usr/lib/python3.11",
+    "/usr/lib/python3.13",
+    "/usr/lib/python3/dist-packages/pip",
+];
+
+const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Its name, once it is made; where it cannot be, `what` is said to be left out.
+pub(super) fn image(what: &str) -> Option<&'static str> {
+    static MADE: OnceLock<bool> = OnceLock::new();
+    if !Path::new(BUNDLE).exists() || !Path::new("/bin").is_symlink() {
+        support::left_out(what, "its image is made of a Debian's programs, and this is none");
+        return None;
+    }
+    MADE.get_or_init(make).then_some(NAME)
+}
+
+fn make() -> bool {
+    let files = files();
+    let mut recipe = include_str!("world.rs").to_owned();
+    for file in &files {
+        let found = std::fs::symlink_metadata(file).unwrap();
+        recipe += &format!("{}{}{:?}", file.display(), found.len(), found.modified().unwrap());
+    }
+    let recipe = SpecHash::of_bytes(recipe.as_bytes()).to_string();
+    let format = format!("{{{{index .Config.Labels {RECIPE:?}}}}}");
+    if docker(&["image", "inspect", "-f", &format, NAME]).is_ok_and(|it| it.trim() == recipe) {
+        return true;
+    }
+    let root = tempfile::tempdir().unwrap();
+    skeleton(root.path());
+    let tar = root.path().join("all.tar");
+    let run = |command: &mut Command, stdin: &[u8]| {
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("tar is there");
+        child.stdin.take().unwrap().write_all(stdin).unwrap();
+        assert!(child.wait().unwrap().success(), "{command:?}");
+    };
+    let owned = ["--numeric-owner", "--owner=0", "--group=0"];
+    let mut command = Command::new("tar");
+    let skeleton = ["bin", "sbin", "lib", "lib64", "etc", "root", "run", "tmp", "var", "home"];
+    command.arg("-cf").arg(&tar).args(owned).arg("-C").arg(root.path()).args(skeleton);
+    run(&mut command, b"");
+    let inside = |file: &PathBuf| file.strip_prefix("/").unwrap().display().to_string();
+    let list: String = files.iter().map(|file| inside(file) + "\n").collect();
+    let mut command = Command::new("tar");
+    command.arg("-rf").arg(&tar).args(owned).args(["-C", "/", "-T", "-"]);
+    run(&mut command, list.as_bytes());
+    let change = format!("--change=LABEL {RECIPE}={recipe}");
+    docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
+    true
+}
+
+/// The rest of a root folder.
+fn skeleton(root: &Path) {
+    let folder = |path: &str| std::fs::create_dir_all(root.join(path)).unwrap();
+    for name in ["etc/ssl", "root", "run", "tmp", "var/tmp", "home/node"] {
+        folder(name);
+    }
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        std::os::unix::fs::symlink(format!("usr/{name}"), root.join(name)).unwrap();
+    }
+    // Alpine's name for the same bundle.
+    std::os::unix::fs::symlink("certs/ca-certificates.crt", root.join("etc/ssl/cert.pem")).unwrap();
+    let write = |path: &str, text: &str| std::fs::write(root.join(path), text).unwrap();
+    write("etc/passwd", "root:x:0:0::/root:/bin/sh\nnode:x:1000:1000::/home/node:/bin/sh\n");
+    write("etc/group", "root:x:0:\nnode:x:1000:\n");
+    for open in ["tmp", "var/tmp", "home/node"] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+        std::fs::set_permissions(root.join(open), mode).unwrap();
+    }
+}
+
+/// The programs, what they link to, and their folders; each where it really is.
+fn files() -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::from([BUNDLE.into()]);
+    let folders = FOLDERS.iter().map(PathBuf::from).filter(|folder| folder.exists());
+    files.extend(folders);
+    for program in PROGRAMS.iter().filter_map(|name| host_program(name)) {
+        let real = add(&mut files, &program);
+        libraries(&mut files, &real);
+    }
+    for helper in
+        ["/usr/lib/git-core/git-remote-https", "/usr/local/libexec/git-core/git-remote-https"]
+    {
+        libraries(&mut files, Path::new(helper));
+    }
+    let loaded = Path::new("/usr/lib/x86_64-linux-gnu");
+    // Loaded by name and linked by nobody.
+    for library in ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"] {
+        if loaded.join(library).exists() {
+            add(&mut files, &loaded.join(library));
+        }
+    }
+    let within =
+        |file: &Path| FOLDERS.iter().any(|it| file != Path::new(it) && file.starts_with(it));
+    files.retain(|file| !within(file));
+    files
+}
+
+fn libraries(files: &mut BTreeSet<PathBuf>, program: &Path) {
+    let Ok(output) = Command::new("ldd").arg(program).output() else { return };
+    for word in String::from_utf8_lossy(&output.stdout).split_whitespace() {
+        if word.starts_with('/') && Path::new(word).exists() {
+            add(files, Path::new(word));
+        }
+    }
+}
+
+/// Adds a file, and what it leads to; says what that is.
+fn add(files: &mut BTreeSet<PathBuf>, path: &Path) -> PathBuf {
+    let folder = std::fs::canonicalize(path.parent().unwrap()).unwrap();
+    let path = folder.join(path.file_name().unwrap());
+    files.insert(path.clone());
+    match std::fs::read_link(&path) {
+        Ok(to) => add(files, &folder.join(to)),
+        Err(_) => path,
+    }
+}
