@@ -133,7 +133,8 @@ async fn what_cannot_be_searched_is_refused() {
     let answer = client.ask(head).await;
     assert_eq!((answer.status, answer.code()), (413, "dlp_unscannable"));
     world.refused("dlp_unscannable");
-    let bomb = gzip(&vec![0; 200 << 20]);
+    // A thousand times as large as it says.
+    let bomb = gzip(&vec![0; 8 << 20]);
     let begun = std::time::Instant::now();
     for (count, fields) in
         ["Content-Encoding: gzip\r\n", "Content-Encoding: snappy\r\n", "Content-Encoding: br\r\n"]
@@ -146,7 +147,7 @@ async fn what_cannot_be_searched_is_refused() {
         world.wait_for("deny", count + 2).await;
         world.untouched();
     }
-    assert!(begun.elapsed().as_secs() < 20);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     // Chunked, its length shows only as it comes.
     let head = "POST /echo HTTP/1.1\r\nHost: api.example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = world.inside("api.example.com:443").await;
