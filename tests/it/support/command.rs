@@ -62,6 +62,10 @@ impl Cli {
                 command.env(name, value);
             }
         }
+        if std::env::var_os("BOTTLE_TEST_DOCKER").is_some() {
+            // The binary under test is linked to libraries, which no sidecar's image has.
+            command.env("BOTTLE_SIDECAR_PROGRAM", crate::contract::docker::sidecar_program());
+        }
         command.env("HOME", self.home()).env("BOTTLE_STATE_DIR", self.state()).env("NO_COLOR", "1");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
