@@ -209,7 +209,7 @@ where
 {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
-        async move { Ok::<_, hyper::Error>(answer(request, shared).await?) }
+        async move { answer(request, shared).await }
     });
     let builder = hyper::server::conn::http1::Builder::new();
     builder.serve_connection(TokioIo::new(socket), service).await.ok();
@@ -343,6 +343,7 @@ fn git(folder: &Path, arrived: &Arrived, path: &str, query: &str, body: &[u8]) -
     }
     command.env("GIT_PROJECT_ROOT", folder).env("CONTENT_LENGTH", body.len().to_string());
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::null());
     let mut child = command.spawn().expect("git is there");
     let mut stdin = child.stdin.take().unwrap();
     let body = body.to_vec();

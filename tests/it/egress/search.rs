@@ -50,7 +50,7 @@ impl Search {
             // The characters at both ends also depend on what stands beside it.
             let (from, to) = ([0, 2, 3][offset], padded.len() * 8 / 6);
             for text in [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)] {
-                forms.push(("in base64".to_owned(), text[from..to].as_bytes().to_vec()));
+                forms.push(("in base64".to_owned(), text.as_bytes()[from..to].to_vec()));
             }
         }
         Self::of_forms(forms)
