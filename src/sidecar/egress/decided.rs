@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hyper::body::Incoming;
 use hyper::header::HOST;
-use hyper::{HeaderMap, Request, Uri};
+use hyper::{HeaderMap, Request, Uri, Version};
 
 use super::case::Case;
 use super::proxy::Kind;
@@ -93,7 +93,7 @@ pub(super) fn decided(
         case.is_by(&allowed.route);
         let authority = allowed.route.upstream().clone();
         let decided = Decided {
-            target: Target { authority, secure: true },
+            target: Target { authority, secure: true, http2: false },
             path: allowed.upstream_path,
             grant: allowed.grant,
             route: Some(allowed.route),
@@ -110,7 +110,8 @@ pub(super) fn decided(
     }
     let question =
         Question::Proxy { authority: authority.clone(), transport, method, path: path.clone() };
-    let target = Target { authority, secure: transport == Transport::Https };
+    let http2 = request.version() == Version::HTTP_2;
+    let target = Target { authority, secure: transport == Transport::Https, http2 };
     let Allowed { grant, route } = allowed;
     Ok((loaded, Decided { target, path, grant, route, by_path, question }))
 }

@@ -47,12 +47,13 @@ pub const STREAM_WINDOW: u32 = 64 * 1024;
 pub const CONNECTION_WINDOW: u32 = 256 * 1024;
 
 /// What waits to be written to one HTTP/2 stream.
-pub const SEND_BUFFER: usize = 64 * 1024;
+pub const SEND_BUFFER: usize = 128 * 1024;
 
-/// What an upstream's HTTP/2 stream, and its connection, may send ahead.
-pub const UPSTREAM_STREAM_WINDOW: u32 = 256 * 1024;
+/// What an upstream's HTTP/2 stream, and its connection, may send ahead. Streams that nobody reads
+/// hold their windows, so the connection's is that of several.
+pub const UPSTREAM_STREAM_WINDOW: u32 = 512 * 1024;
 /// See [`UPSTREAM_STREAM_WINDOW`].
-pub const UPSTREAM_CONNECTION_WINDOW: u32 = 1024 * 1024;
+pub const UPSTREAM_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How much of a request's body is looked at before its upstream is dialled.
 pub const HELD_BODY: usize = 1024 * 1024;

@@ -36,6 +36,9 @@ pub(super) struct Target {
     pub(super) authority: Authority,
     /// TLS or not.
     pub(super) secure: bool,
+    /// HTTP/2 is offered, because the client speaks it. A client of HTTP/1 is served over HTTP/1:
+    /// what need not be translated is neither slower nor misread.
+    pub(super) http2: bool,
 }
 
 /// What may be dialled for one request.
@@ -49,7 +52,8 @@ pub(super) struct Reach<'a> {
 /// All upstreams of one loaded document.
 pub(super) struct Upstreams {
     resolver: Resolver,
-    tls: TlsConnector,
+    /// With HTTP/2 offered, and without.
+    tls: [TlsConnector; 2],
     kept: Mutex<HashMap<Target, Vec<Kept>>>,
     route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
 }
@@ -81,10 +85,13 @@ pub(super) enum Unanswered {
 impl Upstreams {
     pub(super) fn new(
         resolver: Resolver,
-        tls: Arc<ClientConfig>,
+        tls: ClientConfig,
         route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
     ) -> Self {
-        Self { resolver, tls: tls.into(), kept: Mutex::default(), route }
+        let mut http1 = tls.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let tls = [tls, http1].map(|config| Arc::new(config).into());
+        Self { resolver, tls, kept: Mutex::default(), route }
     }
 
     /// A connection that is open already, whose address passes the check of this request.
@@ -139,7 +146,9 @@ impl Upstreams {
         let sender = if target.secure {
             let name = target.authority.host().to_string();
             let name = ServerName::try_from(name).map_err(|_| Code::UpstreamTls)?;
-            let handshake = self.tls.connect(name, stream);
+            let [both, http1] = &self.tls;
+            let tls = if target.http2 { both } else { http1 };
+            let handshake = tls.connect(name, stream);
             let stream = tokio::time::timeout(limits::UPSTREAM_HANDSHAKE, handshake)
                 .await
                 .map_err(|_| Code::UpstreamTimeout)?
@@ -257,7 +266,7 @@ impl Kept {
 pub(super) fn client_config(
     roots: &[Vec<u8>],
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Arc<ClientConfig>, String> {
+) -> Result<ClientConfig, String> {
     let mut store = RootCertStore::empty();
     if roots.is_empty() {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -273,5 +282,5 @@ pub(super) fn client_config(
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = rustls::client::Resumption::in_memory_sessions(limits::ALL_IDLE_UPSTREAMS);
-    Ok(Arc::new(config))
+    Ok(config)
 }
