@@ -8,7 +8,7 @@ use super::reasons::reasons;
 use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
-use crate::model::Diagnostic;
+use crate::model::{Diagnostic, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
@@ -146,7 +146,11 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
         name: name.to_owned(),
         backend: backends.into_iter().collect::<Vec<_>>().join(", "),
         parts: parts.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect(),
-        loss: (verdict == Verdict::Replace).then_some("loses what was written inside the sandbox"),
+        // A sidecar is replaced beside its machine, which loses nothing.
+        loss: changes
+            .iter()
+            .any(|c| c.verdict == Verdict::Replace && c.resource == ResourceKind::Machine)
+            .then_some("loses what was written inside the sandbox"),
     })
 }
 
