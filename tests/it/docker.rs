@@ -113,6 +113,13 @@ impl Drop for Corner {
         for image in listed.unwrap_or_default().lines().filter(|image| image.contains(owner)) {
             docker(&["rmi", "--force", image]).ok();
         }
+        // Of the sidecars that ran here; what another test's stand on stays.
+        for program in [sidecar_program().to_owned(), self.folder.path().join("program")] {
+            if let Ok(bytes) = std::fs::read(program) {
+                let name = format!("bottle-sidecar:{}", SpecHash::of_bytes(&bytes).short());
+                docker(&["rmi", &name]).ok();
+            }
+        }
     }
 }
 

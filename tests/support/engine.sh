@@ -94,6 +94,8 @@ engine_purge() {
     engine_purge_kind "$1" network Id .Labels --no-trunc rm
     engine_purge_kind "$1" volume Name .Labels --quiet rm --force
     engine_purge_kind "$1" image Id .Config.Labels --all rm --force
+    # Sidecars' images carry no labels. Those that something stands on stay, and any other is loaded again when needed.
+    docker image ls --quiet bottle-sidecar 2>/dev/null | sort -u | xargs -r -n 1 docker image rm >/dev/null 2>&1 || true
 }
 
 # engine_purge_kind RUN KIND ID LABELS LS-FLAG REMOVE…
