@@ -13,11 +13,14 @@ use hickory_resolver::proto::rr::Name;
 use super::limits;
 use crate::sidecar::Code;
 
-/// What the system says about names, read once: a confined process may not read it again.
+/// What the system says about names and about itself, read once: a confined process may not read it
+/// again.
 #[derive(Clone, Default)]
 pub struct System {
     servers: Vec<NameServerConfig>,
     hosts: Arc<hickory_resolver::Hosts>,
+    /// Its own addresses, and its gateways'.
+    pub(super) around: Vec<IpAddr>,
 }
 
 impl System {
@@ -30,6 +33,7 @@ impl System {
         Self {
             servers,
             hosts: Arc::new(hickory_resolver::Hosts::from_system().unwrap_or_default()),
+            around: super::around::read(),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Loaded {
             upstreams: Upstreams::new(resolver, tls, dial_route(&document)),
             scan: Scan::new(&document)?,
             policy,
-            forbidden: document.forbidden,
+            forbidden: document.forbidden.into_iter().chain(system.around.clone()).collect(),
             ca_part: document.ca,
             credentials: document.credentials,
             #[cfg(any(test, feature = "testing"))]
