@@ -1,3 +1,4 @@
+#![expect(clippy::disallowed_methods, reason = "reads the addresses of the network that it is in")]
 //! The addresses around a sidecar that no exception opens: its own, and its gateways'.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
