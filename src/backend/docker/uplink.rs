@@ -39,8 +39,13 @@ pub(super) fn find<'a>(
     }
 }
 
+/// Sidecars that start side by side make it once: while there are two of its name, whoever starts by
+/// that name is told that it is ambiguous. Other processes are kept off by the tree's lock.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Makes it where it is missing. Returns its id.
 pub(super) async fn ready(engine: &Engine, scope: &Scope) -> Result<String, BackendError> {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let id = |found: Option<&Network>| found.and_then(|found| found.id.clone());
     if let Some(id) = id(find(scope, &network::all(engine).await?)?) {
         return Ok(id);
