@@ -47,6 +47,16 @@ const LISTED: usize = 1000;
 const PROGRAM: &str = "BOTTLE_BENCH_PROGRAM";
 const FOLDER: &str = "BOTTLE_BENCH_FOLDER";
 const DOCKER_MICROS: &str = "BOTTLE_BENCH_DOCKER_MICROS";
+/// Which half that part is to measure.
+const HALF: &str = "BOTTLE_BENCH_HALF";
+
+/// How fast they come up is measured for both users before the thousand are made: on a file system
+/// without a journal a thousand removed sandboxes slow down whoever makes files next, for minutes.
+#[derive(Clone, Copy)]
+enum Half {
+    ComingUp,
+    BeingThere,
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -63,8 +73,12 @@ async fn bench() -> anyhow::Result<()> {
     if let (Some(program), Some(folder)) = (std::env::var_os(PROGRAM), std::env::var_os(FOLDER)) {
         let micros = std::env::var(DOCKER_MICROS).ok().and_then(|text| text.parse().ok());
         let docker = micros.map(Duration::from_micros);
+        let half = match std::env::var(HALF).as_deref() {
+            Ok("there") => Half::BeingThere,
+            _ => Half::ComingUp,
+        };
         return Bench::new(program.into(), Path::new(&folder))?
-            .measured("uid 1000", 30, docker)
+            .measured("uid 1000", 30, half, docker)
             .await;
     }
     println!("{}", support::machine());
@@ -73,18 +87,20 @@ async fn bench() -> anyhow::Result<()> {
     if docker.is_none() {
         println!("docker was not measured: no engine answers, or {IMAGE} is missing");
     }
-    let folder = tempfile::tempdir()?;
     let (title, bound) = if root { ("root", 20) } else { ("ordinary user", 30) };
-    Bench::new(BOTTLE.into(), folder.path())?.measured(title, bound, docker).await?;
-    if root {
-        as_user(docker)?;
+    for half in [Half::ComingUp, Half::BeingThere] {
+        let folder = tempfile::tempdir()?;
+        Bench::new(BOTTLE.into(), folder.path())?.measured(title, bound, half, docker).await?;
+        if root {
+            as_user(half, docker)?;
+        }
     }
     println!("\nload at the end: {}", support::machine());
     Ok(())
 }
 
 /// The same once more as uid 1000, who may not look into the folder that this was built in.
-fn as_user(docker: Option<Duration>) -> anyhow::Result<()> {
+fn as_user(half: Half, docker: Option<Duration>) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let path = |name: &str| folder.path().join(name);
     fs::copy(std::env::current_exe()?, path("bench"))?;
@@ -94,6 +110,11 @@ fn as_user(docker: Option<Duration>) -> anyhow::Result<()> {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let mut command = Command::new(path("bench"));
     command.env(PROGRAM, path("bottle")).env(FOLDER, path("state")).env("HOME", path("state"));
+    let named = match half {
+        Half::ComingUp => "up",
+        Half::BeingThere => "there",
+    };
+    command.env(HALF, named);
     if let Some(docker) = docker {
         command.env(DOCKER_MICROS, docker.as_micros().to_string());
     }
@@ -151,14 +172,18 @@ impl Bench {
         &self,
         title: &str,
         bound: u64,
+        half: Half,
         docker: Option<Duration>,
     ) -> anyhow::Result<()> {
-        let done = until_stopped(self.measure(title, bound, docker)).await;
+        let done = match half {
+            Half::ComingUp => until_stopped(self.coming_up(title, bound, docker)).await,
+            Half::BeingThere => until_stopped(self.being_there(title)).await,
+        };
         let removed = self.clear().await.and(self.down());
         done.and(removed)
     }
 
-    async fn measure(
+    async fn coming_up(
         &self,
         title: &str,
         bound: u64,
@@ -178,8 +203,12 @@ impl Bench {
         let each = per_second(MANY, many);
         let met = Some(many <= Duration::from_secs(1));
         row("100 created and started, 2 at once", &each, "", "", "≥ 100 /s", met);
-        self.through_the_program().await?;
+        Ok(())
+    }
 
+    async fn being_there(&self, title: &str) -> anyhow::Result<()> {
+        head(&format!("native, {title}"), "docker run");
+        self.through_the_program().await?;
         let idle = self.machines(0..LISTED, &[]).await?;
         let resident = support::median(
             idle.iter().map(|id| self.resident(id)).collect::<anyhow::Result<Vec<u64>>>()?,
