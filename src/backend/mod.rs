@@ -384,6 +384,10 @@ pub trait Backend: Send + Sync {
         Duration::ZERO
     }
 
+    /// Waits, for a minute at most, for what a killed caller had begun and what outlives it, where
+    /// that is known by itself. Whoever is about to act calls it before it looks.
+    async fn settle(&self, _scope: &Scope) {}
+
     /// Lists what exists of this owner, and what stands under the names that its sandboxes would
     /// have: a constant number of cheap calls, whatever the number of machines.
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError>;

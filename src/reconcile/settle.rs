@@ -57,6 +57,10 @@ impl Reconciler {
     /// When the state folder cannot be read or written.
     pub async fn settle(&self, owner: &OwnerId) -> anyhow::Result<()> {
         let memory = self.state.tree(owner)?;
+        let scope = self.scope(owner, &memory)?;
+        for backend in self.backends.values() {
+            backend.settle(&scope).await;
+        }
         let open = cut_short(&memory.audit_tail()?);
         let busy: Vec<_> = self
             .backends
@@ -68,7 +72,6 @@ impl Reconciler {
             return Ok(());
         }
         tracing::info!("the last run was cut short; waiting for the engine to come to rest");
-        let scope = self.scope(owner, &memory)?;
         for backend in busy {
             rest(backend.as_ref(), &scope).await;
         }

@@ -97,6 +97,10 @@ impl Backend for Smolmachines {
         BackendKind::Smolmachines
     }
 
+    async fn settle(&self, scope: &Scope) {
+        orphans::settled(scope, orphans::BEFORE_ACTING).await;
+    }
+
     /// The listing shows all that can be seen: there is nothing deeper.
     async fn observe(&self, scope: &Scope, _depth: Depth) -> Result<Observation, BackendError> {
         observe::observe(self, scope).await

@@ -60,7 +60,7 @@ pub(super) async fn observe(
     scope: &Scope,
 ) -> Result<Observation, BackendError> {
     let version = super::version::of(&backend.settings, scope).await?;
-    orphans::settled(scope).await;
+    orphans::settled(scope, orphans::BEFORE_LOOKING).await;
     let rows = settled_rows(backend, scope).await?;
     let mut instances: Vec<Instance> = rows.iter().filter_map(|row| instance(scope, row)).collect();
     instances.extend(sidecar::observe(backend, scope).await?);

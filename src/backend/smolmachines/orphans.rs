@@ -11,8 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::record;
 use crate::backend::Scope;
 
-/// What hangs for longer is left to the deadlines of the calls that come after it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Who is about to act waits so long. What hangs for longer is left to the deadlines of the calls that
+/// come after it.
+pub(super) const BEFORE_ACTING: Duration = Duration::from_secs(60);
+
+/// Who only looks may be told soon what there is now: a first start may be fetching its image.
+pub(super) const BEFORE_LOOKING: Duration = Duration::from_secs(3);
+
 const LOOK: Duration = Duration::from_millis(100);
 
 /// How long a call may take to appear whose caller was killed while it started it.
@@ -92,15 +97,15 @@ impl Note {
     }
 }
 
-/// Waits for the calls whose caller is gone.
-pub(super) async fn settled(scope: &Scope) {
-    let begun = Instant::now();
+/// Waits for the calls whose caller is gone, all of them for as long as `patience` says.
+pub(super) async fn settled(scope: &Scope, patience: Duration) {
+    let until = Instant::now() + patience;
     for found in std::fs::read_dir(folder(scope)).into_iter().flatten().flatten() {
-        await_orphan(&found.path(), begun).await;
+        await_orphan(&found.path(), until).await;
     }
 }
 
-async fn await_orphan(path: &Path, begun: Instant) {
+async fn await_orphan(path: &Path, until: Instant) {
     let Some(entry) = record::read::<Entry>(path) else { return };
     if entry.caller.lives() {
         return;
@@ -108,9 +113,20 @@ async fn await_orphan(path: &Path, begun: Instant) {
     match &entry.call {
         None => tokio::time::sleep(STARTING).await,
         Some(call) => {
+            if call.lives() {
+                tracing::info!(
+                    what = entry.what,
+                    pid = call.pid,
+                    "waiting for a killed run's call"
+                );
+            }
             while call.lives() {
-                if begun.elapsed() > PATIENCE {
-                    tracing::warn!(what = entry.what, pid = call.pid, "a killed run's call hangs");
+                if Instant::now() > until {
+                    tracing::warn!(
+                        what = entry.what,
+                        pid = call.pid,
+                        "a killed run's call goes on"
+                    );
                     return;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -142,11 +158,14 @@ mod tests {
         let mut sleeper = std::process::Command::new("sleep").arg("1").spawn().unwrap();
         note.made_by(Some(sleeper.id()));
         let begun = Instant::now();
-        settled(&scope).await;
+        settled(&scope, BEFORE_ACTING).await;
         assert!(begun.elapsed() < Duration::from_millis(500), "its caller lives");
         let entry: Entry = record::read(&note.path).unwrap();
         record::write(&note.path, &Entry { caller: gone(), ..entry });
-        settled(&scope).await;
+        settled(&scope, Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < Duration::from_millis(700), "it waited on");
+        assert!(note.path.exists(), "it goes on");
+        settled(&scope, BEFORE_ACTING).await;
         assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
         assert!(!note.path.exists());
         sleeper.wait().unwrap();
@@ -160,8 +179,8 @@ mod tests {
             &note.path,
             &Entry { caller: gone(), call: Some(gone()), what: String::new() },
         );
-        settled(&scope).await;
+        settled(&scope, BEFORE_ACTING).await;
         assert!(!note.path.exists());
-        settled(&scope).await;
+        settled(&scope, BEFORE_ACTING).await;
     }
 }

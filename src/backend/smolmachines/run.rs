@@ -20,6 +20,13 @@ const TEARDOWN_DEADLINE: Duration = Duration::from_secs(90);
 const LOOKS: usize = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A processor of an emulated host, or a host that is short of something, may end a machine in the
+/// middle of its boot: such a one is booted again, so often in all.
+const BOOTS: usize = 3;
+
+/// How the program says so. It only decides whether it is tried again.
+const DIED_BOOTING: &str = "before the agent was ready";
+
 /// How the program says that it is being started already. It only decides how long is waited.
 const STARTING: &str = "already starting";
 
@@ -44,6 +51,27 @@ pub(super) async fn start(
 }
 
 async fn boot(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+    verb: &str,
+) -> Result<Instance, BackendError> {
+    let mut boots = 0;
+    loop {
+        boots += 1;
+        match boot_once(backend, scope, instance, set, verb).await {
+            Err(BackendError::Failed { what, source })
+                if boots < BOOTS && source.to_string().contains(DIED_BOOTING) =>
+            {
+                tracing::warn!(what, %source, "it ended while it booted: booting it again");
+            }
+            ended => return ended,
+        }
+    }
+}
+
+async fn boot_once(
     backend: &Smolmachines,
     scope: &Scope,
     instance: &Instance,

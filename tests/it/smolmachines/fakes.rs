@@ -245,7 +245,7 @@ async fn what_a_killed_run_began_is_waited_for() {
     let calls = folder.path().join("calls");
     let script = format!(
         "#!/bin/sh\necho \"$*\" >>'{0}'\ncase \"$*\" in\n--version) echo 'smolvm 1.32.2' ;;\n\
-         'machine ls --json') echo '[]' ;;\n'machine create '*) sleep 3; echo made >>'{0}' ;;\nesac\n",
+         'machine ls --json') echo '[]' ;;\n'machine create '*) sleep 5; echo made >>'{0}' ;;\nesac\n",
         calls.display()
     );
     std::fs::write(&program, script).unwrap();
@@ -274,6 +274,7 @@ async fn what_a_killed_run_began_is_waited_for() {
     let (backend, scope) = in_folder(folder.path());
     for expected in [&["made", "machine ls --json"][..], &["machine ls --json"]] {
         let before = calls().len();
+        backend.settle(&scope).await;
         backend.observe(&scope, Depth::Listing).await.unwrap();
         assert_eq!(calls()[before..], *expected, "first it ends, then it is looked at");
     }

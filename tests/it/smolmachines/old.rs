@@ -97,6 +97,26 @@ async fn what_it_can_do_is_used() {
 }
 
 #[tokio::test]
+async fn one_that_dies_in_its_boot_is_booted_again_and_not_for_ever() {
+    let old = Old::new();
+    let made = old.create(&machine(None)).await;
+    let dies = |times: usize| {
+        std::fs::write(old.folder.path().join("dies"), "once\n".repeat(times)).unwrap();
+    };
+    dies(2);
+    assert_eq!(old.start(&made).await.expect("starting").state, InstanceState::Running);
+    old.backend.teardown(&old.scope, &made).await.unwrap();
+
+    let made = old.create(&machine(None)).await;
+    dies(10);
+    let refused = old.start(&made).await.unwrap_err();
+    let said = format!("{:#}", anyhow::Error::from(refused));
+    assert!(said.contains("before the agent was ready"), "{said}");
+    let left = std::fs::read_to_string(old.folder.path().join("dies")).unwrap();
+    assert_eq!(left.lines().count(), 7, "three boots");
+}
+
+#[tokio::test]
 async fn what_it_cannot_do_is_said() {
     let old = Old::new();
     // Without an account there is nobody to `su` to.

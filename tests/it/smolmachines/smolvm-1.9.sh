@@ -73,7 +73,14 @@ if [ "$verb" = create ]; then
 fi
 [ -d "$machine" ] || fail "vm not found: $name"
 case $verb in
-start) echo running >"$machine/state" && echo 1 >"$machine/pid" ;;
+start)
+    # As often as the test asks for, it dies in its boot.
+    if [ -s "$here/dies" ]; then
+        sed -i 1d "$here/dies"
+        echo stopped >"$machine/state"
+        fail "agent operation failed: monitor agent: boot process exited (code 0) before the agent was ready"
+    fi
+    echo running >"$machine/state" && echo 1 >"$machine/pid" ;;
 stop) echo stopped >"$machine/state" && echo null >"$machine/pid" ;;
 delete) rm -r "$machine" ;;
 exec)
