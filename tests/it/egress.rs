@@ -3,6 +3,7 @@
 
 mod canary;
 mod internet;
+mod microvm;
 mod node;
 mod place;
 mod roles;

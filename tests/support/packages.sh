@@ -46,6 +46,33 @@ packages_need() {
     [ "${#missing[@]}" -eq 0 ] || packages_add "${missing[@]}"
 }
 
+# packages_unpack SUITE DIR PACKAGE…: packages of another release, from the machine's own apt mirror, unpacked into DIR
+# and not installed. Lists and caches are its own: the machine's apt does not learn of the other release.
+packages_unpack() {
+    local suite=$1 dir=$2 own mirror apt options
+    shift 2
+    have apt-get || die "$* come from Debian's packages: this is not a Debian machine"
+    own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    # shellcheck disable=SC2016  # apt's own placeholders
+    mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        awk -v own="$own" '$1 == own { print $2; exit }')
+    [ -n "$mirror" ] || die "apt has no source for this release: no mirror to take $* from"
+    apt=$(mktemp -d)
+    mkdir -p "$apt"/{lists,cache/archives}/partial "$dir"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
+    options=(-q -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$apt/lists" -o Dir::State::Status=/dev/null
+        -o "Dir::Cache=$apt/cache" -o Acquire::Languages=none -o "APT::Sandbox::User=$(id -un)")
+    if ! (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "$@") >"$apt/log" 2>&1; then
+        tail -n 15 "$apt/log" >&2
+        rm -rf "$apt"
+        say "could not fetch $*"
+        return 1
+    fi
+    find "$apt" -maxdepth 1 -name '*.deb' -exec dpkg-deb -x {} "$dir" \;
+    rm -rf "$apt"
+}
+
 # Rust is the one thing expected of the machine; the linker that it needs is not.
 packages_rust() {
     have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH

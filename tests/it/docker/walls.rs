@@ -2,153 +2,16 @@
 //! the far end: listeners of the host and of other containers, and every packet that the kernel sees.
 
 use std::collections::BTreeMap as Map;
-use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bottle::backend::ExecUser;
-use rustix::net::{AddressFamily, SocketType, eth, sockopt};
 
 use super::*;
 use crate::contract::docker::small_program;
+use crate::support::ears::{Host, Sniffer, host_addresses};
 
 /// An address of documentation's own: whoever asked for it wanted out into the world.
 const WORLD: &str = "198.51.100.7";
-
-/// Listeners of the host, on all of its addresses, TCP and UDP, and how often each was reached.
-struct Host {
-    port: u16,
-    reached: Arc<AtomicUsize>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Host {
-    fn listen() -> Self {
-        let any = (Ipv6Addr::UNSPECIFIED, 0);
-        let tcp = TcpListener::bind(any).expect("a port is free");
-        let port = tcp.local_addr().expect("it is bound").port();
-        let udp = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).expect("the port is free");
-        tcp.set_nonblocking(true).expect("it is ours");
-        udp.set_nonblocking(true).expect("it is ours");
-        let (reached, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ended) = (reached.clone(), stop.clone());
-        std::thread::spawn(move || {
-            while !ended.load(Ordering::SeqCst) {
-                let mut packet = [0; 64];
-                if tcp.accept().is_ok() || udp.recv(&mut packet).is_ok() {
-                    count.fetch_add(1, Ordering::SeqCst);
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        });
-        Self { port, reached, stop }
-    }
-
-    fn reached(&self) -> usize {
-        self.reached.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Everything that the kernel sees, on every interface, of one sender or with one word in it.
-struct Sniffer {
-    /// Where packets from the machine's address went, and how many.
-    sent: Arc<Mutex<Map<String, usize>>>,
-    /// Where packets with the word went.
-    told: Arc<Mutex<BTreeSet<String>>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Sniffer {
-    /// None where packets may not be looked at.
-    fn start(machine: Ipv4Addr, word: &str) -> Option<Self> {
-        let all = Some(eth::ALL);
-        let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, all).ok()?;
-        let patience = Some(Duration::from_millis(50));
-        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, patience).expect("it is ours");
-        let (sent, told) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let this = Self { sent: sent.clone(), told: told.clone(), stop: stop.clone() };
-        let (mac, word) = (mac_of(machine), word.as_bytes().to_vec());
-        let mut socket = std::fs::File::from(socket);
-        std::thread::spawn(move || {
-            let mut frame = vec![0; 64 * 1024];
-            while !stop.load(Ordering::SeqCst) {
-                let Ok(length) = socket.read(&mut frame) else { continue };
-                let frame = &frame[..length];
-                let Some((to, from)) = ends(frame) else { continue };
-                if from == IpAddr::V4(machine) || frame[6..12] == mac {
-                    *sent.lock().expect("no panics").entry(to.clone()).or_default() += 1;
-                }
-                if frame.windows(word.len()).any(|part| part == word) {
-                    told.lock().expect("no panics").insert(to);
-                }
-            }
-        });
-        Some(this)
-    }
-
-    /// What was seen until now.
-    fn seen(&self) -> (Map<String, usize>, BTreeSet<String>) {
-        let sent = self.sent.lock().expect("no panics").clone();
-        (sent, self.told.lock().expect("no panics").clone())
-    }
-}
-
-impl Drop for Sniffer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
-}
-
-/// The engine makes a container's MAC of its address.
-fn mac_of(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x02, 0x42, a, b, c, d]
-}
-
-/// Receiver and sender of an IP packet in an Ethernet frame. What asks for an address (ARP) is none.
-fn ends(frame: &[u8]) -> Option<(String, IpAddr)> {
-    let v4 = |at: usize| {
-        let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
-        Some(IpAddr::from(bytes))
-    };
-    let v6 = |at: usize| {
-        let bytes: [u8; 16] = frame.get(at..at + 16)?.try_into().ok()?;
-        Some(IpAddr::from(bytes))
-    };
-    match frame.get(12..14)? {
-        [0x08, 0x00] => Some((v4(30)?.to_string(), v4(26)?)),
-        [0x86, 0xdd] => Some((v6(38)?.to_string(), v6(22)?)),
-        _ => None,
-    }
-}
-
-/// The addresses of the host, of both families, those of its bridges among them.
-fn host_addresses() -> Vec<IpAddr> {
-    let mut found = BTreeSet::new();
-    let table = std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let lines: Vec<&str> = table.lines().collect();
-    for pair in lines.windows(2) {
-        let local = pair[1].trim_start().starts_with("/32 host LOCAL");
-        let address = pair[0].trim_start_matches([' ', '|', '-', '+']).parse::<Ipv4Addr>();
-        found.extend(address.ok().filter(|_| local).map(IpAddr::V4));
-    }
-    let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
-    for line in table.lines() {
-        let bits = u128::from_str_radix(line.split(' ').next().unwrap_or_default(), 16);
-        found.extend(bits.ok().map(|bits| IpAddr::V6(Ipv6Addr::from(bits))));
-    }
-    found.retain(|address| !address.is_loopback());
-    found.into_iter().collect()
-}
 
 fn address_in(container: &str, network: &str) -> Ipv4Addr {
     let end = format!(
@@ -210,7 +73,7 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
 
     let host = Host::listen();
     let word = format!("leak{}", support::unique("name").replace('-', ""));
-    let sniffer = Sniffer::start(machine, &word);
+    let sniffer = Sniffer::start(Some(machine), &word);
     put_probe(&corner, &ada.machine).await;
 
     let mut targets: Vec<IpAddr> = host_addresses();
@@ -228,7 +91,7 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     targets.retain(|target| *target != IpAddr::V4(own) && *target != IpAddr::V4(machine));
     let mut tries = Vec::new();
     for target in &targets {
-        for port in [host.port, 53, 443, 3128] {
+        for port in [host.port(), 53, 443, 3128] {
             let at = SocketAddr::new(*target, port);
             tries.extend([format!("tcp:{at}"), format!("udp:{at}")]);
         }
@@ -237,8 +100,8 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     // Link-local addresses mean something on an interface only.
     for target in targets.iter().filter(|t| t.to_string().starts_with("fe80")) {
         let interface = corner.says(&ada.machine, "cat /sys/class/net/eth0/ifindex").await;
-        tries.push(format!("udp:[{target}%{interface}]:{}", host.port));
-        tries.push(format!("tcp:[{target}%{interface}]:{}", host.port));
+        tries.push(format!("udp:[{target}%{interface}]:{}", host.port()));
+        tries.push(format!("tcp:[{target}%{interface}]:{}", host.port()));
     }
     for server in ["127.0.0.11".to_owned(), own.to_string(), WORLD.to_owned(), there.to_string()] {
         tries.push(format!("dns:{server}:{word}.example.com"));
@@ -293,7 +156,7 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     let took: u64 = took.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{unknown}"));
     assert!(took < 3000, "a lookup took {took} ms");
     let before = host.reached();
-    let reach = format!("echo {word} | nc -w 1 172.17.0.1 {}; true", host.port);
+    let reach = format!("echo {word} | nc -w 1 172.17.0.1 {}; true", host.port());
     docker(&["exec", &stranger, "sh", "-c", &reach]).expect("it runs");
     let gateway =
         docker(&["network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "bridge"]);
@@ -340,7 +203,7 @@ async fn a_machine_cannot_use_its_sidecar_as_a_router() {
     let script = format!(
         "ip route replace default via {own}; echo x | nc -w 1 {gateway} {0}; \
          echo x | nc -w 1 172.17.0.1 {0}; ping -c 1 -W 1 {gateway}; ping -c 1 -W 1 {WORLD}",
-        host.port
+        host.port()
     );
     let args = ["run", "--rm", "--name", &name, "--label", &label, "--cap-add", "NET_ADMIN"];
     let network = ["--network", &ada.network.name, BUSYBOX, "sh", "-c", &script];

@@ -6,7 +6,11 @@ use super::place::Place;
 use super::search::Search;
 use crate::contract::docker::docker;
 
-const AGENTS: [&str; 2] = ["ada", "rosa"];
+/// Who uses it: a user, and root. Of a microVM, which is slow where it is emulated, root alone, who
+/// sees all of it.
+fn agents(place: &Place) -> &'static [&'static str] {
+    if place.backend == "smolmachines" { &["rosa"] } else { &["ada", "rosa"] }
+}
 
 /// Forty random characters.
 fn random() -> String {
@@ -58,6 +62,13 @@ fn it_is_nowhere() {
     }
 }
 
+#[test]
+fn it_is_nowhere_in_a_microvm() {
+    if let Some(place) = Place::smolmachines("canary") {
+        nowhere(place);
+    }
+}
+
 fn nowhere(mut place: Place) {
     let canary = random();
     place.cli.env("CANARY", &canary);
@@ -70,20 +81,22 @@ fn nowhere(mut place: Place) {
         said += &ended.stdout;
         said += &ended.stderr;
     };
+    let agents = agents(&place);
     for (name, user) in [("dev", ""), ("top", "user: root\n")] {
         place.bottle(name, &format!("{user}{}", policy("")));
     }
-    place.tree.agent("ada", "dev", "", "");
-    place.tree.agent("rosa", "top", "", "");
+    for agent in agents {
+        place.tree.agent(agent, if *agent == "rosa" { "top" } else { "dev" }, "", "");
+    }
     keep(&place, &["-vvv", "apply", "--yes"]);
-    for agent in AGENTS {
+    for agent in agents {
         used(&place, agent, &canary);
     }
     // The policy is loaded anew, into the same processes.
     place.bottle("dev", &policy("more.example.com"));
     place.bottle("top", &format!("user: root\n{}", policy("more.example.com")));
     keep(&place, &["-vvv", "apply", "--yes"]);
-    for agent in AGENTS {
+    for agent in agents {
         used(&place, agent, &canary);
         keep(&place, &["-vvv", "logs", agent]);
         keep(&place, &["-vvv", "logs", agent, "--sidecar"]);
@@ -132,7 +145,7 @@ fn used(place: &Place, agent: &str, canary: &str) {
 
 /// All that somebody could read, but for the memory of a sidecar.
 fn everywhere(place: &Place, search: &mut Search) {
-    for agent in AGENTS {
+    for agent in agents(place) {
         search.guest(place, agent);
     }
     search.folder(&place.cli.state());
@@ -174,7 +187,7 @@ fn planted(place: &Place) {
     let value = random();
     let mut search = Search::of(&value);
     let (first, second) = value.split_at(20);
-    for agent in AGENTS {
+    for agent in agents(place) {
         // In the arguments of a process too: another one's environment is not shown everywhere.
         place.say(agent, &format!("printf %s%s {first} {second} | base64 >~/planted"));
         let mut child = place

@@ -18,7 +18,13 @@ pub(super) struct Place {
     /// How a bottle begins: where its machine is made, and of what.
     begins: String,
     pub(super) backend: &'static str,
+    /// What a machine may use.
+    limits: &'static str,
+    /// The image of microVMs, and what their program keeps.
+    _folder: Option<tempfile::TempDir>,
 }
+
+const LIMITS: &str = "resources:\n  cpus: 2\n  memory: 2G\n  pids: 256\n";
 
 impl Place {
     /// With the host's own programs.
@@ -49,7 +55,34 @@ impl Place {
         Some(place)
     }
 
-    /// One of each kind that there can be here.
+    /// With microVMs of the host's programs, where they boot.
+    pub(super) fn smolmachines(what: &str) -> Option<Self> {
+        let what = format!("{what}, on smolmachines");
+        let program = support::smolvm(&what)?;
+        // Its path is short, for the sockets in it, and open to the users that machines become.
+        let folder = tempfile::Builder::new().prefix("bsm").tempdir_in("/tmp").unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let image = world::root(&what, folder.path())?;
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let begins = format!("backend: smolmachines\nimage: {}\n", image.display());
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut place = Self::new("smol", "smolmachines", begins, local);
+        place.limits = "resources:\n  cpus: 1\n  memory: 512M\n";
+        place._folder = Some(folder);
+        // Under emulation a start takes ten seconds, and much longer beside another one.
+        place.cli.patience(Duration::from_secs(900));
+        place.cli.env("BOTTLE_SMOLVM", program).env("SMOLVM_DATA_DIR", data);
+        for name in ["SMOLVM_AGENT_READY_TIMEOUT_SECS", "SMOLVM_START_TIMEOUT_SECS"] {
+            if let Some(value) = std::env::var_os(name) {
+                place.cli.env(name, value);
+            }
+        }
+        Some(place)
+    }
+
+    /// One of each kind that there can be here, but for microVMs.
     pub(super) fn each(what: &str) -> Vec<Self> {
         std::iter::once(Self::native(what)).chain(Self::docker(what)).collect()
     }
@@ -59,7 +92,8 @@ impl Place {
         cli.patience(Duration::from_secs(300));
         let internet = Internet::start(at);
         cli.env(OVERLAY, internet.overlay());
-        Self { cli, tree: TempTree::new(what), internet, begins, backend }
+        let tree = TempTree::new(what);
+        Self { cli, tree, internet, begins, backend, limits: LIMITS, _folder: None }
     }
 
     /// Its sidecars wait two seconds for an upstream.
@@ -70,8 +104,7 @@ impl Place {
 
     /// A bottle.
     pub(super) fn bottle(&self, name: &str, more: &str) {
-        let limits = "resources:\n  cpus: 2\n  memory: 2G\n  pids: 256\n";
-        self.tree.bottle(name, &format!("{}{limits}{more}", self.begins));
+        self.tree.bottle(name, &format!("{}{}{more}", self.begins, self.limits));
     }
 
     /// A bottle `dev` that lets these hosts pass and blocks leaks, and its agent `ada`, which runs.

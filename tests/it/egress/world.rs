@@ -1,5 +1,5 @@
-//! A container image of the host's own programs: what a Debian has, without a registry to fetch one
-//! from.
+//! An image of the host's own programs, for containers and for microVMs: what a Debian has, without a
+//! registry to fetch one from.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "sh",
     "base64",
     "basename",
+    "busybox",
     "cat",
     "chmod",
     "chown",
@@ -80,11 +81,28 @@ const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Its name, once it is made; where it cannot be, `what` is said to be left out.
 pub(super) fn image(what: &str) -> Option<&'static str> {
     static MADE: OnceLock<bool> = OnceLock::new();
-    if !Path::new(BUNDLE).exists() || !Path::new("/bin").is_symlink() {
-        support::left_out(what, "its image is made of a Debian's programs, and this is none");
+    debian(what).then(|| MADE.get_or_init(make)).map(|_| NAME)
+}
+
+/// The same as a root folder, in `folder`; where it cannot be, `what` is said to be left out.
+pub(super) fn root(what: &str, folder: &Path) -> Option<PathBuf> {
+    if !debian(what) {
         return None;
     }
-    MADE.get_or_init(make).then_some(NAME)
+    let tar = tarball(&files(), folder);
+    let root = folder.join("root");
+    std::fs::create_dir(&root).unwrap();
+    run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(&root), b"");
+    std::fs::remove_file(tar).unwrap();
+    Some(root)
+}
+
+fn debian(what: &str) -> bool {
+    let is = Path::new(BUNDLE).exists() && Path::new("/bin").is_symlink();
+    if !is {
+        support::left_out(what, "its image is made of a Debian's programs, and this is none");
+    }
+    is
 }
 
 fn make() -> bool {
@@ -99,27 +117,36 @@ fn make() -> bool {
     if docker(&["image", "inspect", "-f", &format, NAME]).is_ok_and(|it| it.trim() == recipe) {
         return true;
     }
-    let root = tempfile::tempdir().unwrap();
-    skeleton(root.path());
-    let tar = root.path().join("all.tar");
-    let run = |command: &mut Command, stdin: &[u8]| {
-        let mut child = command.stdin(Stdio::piped()).spawn().expect("tar is there");
-        child.stdin.take().unwrap().write_all(stdin).unwrap();
-        assert!(child.wait().unwrap().success(), "{command:?}");
-    };
+    let folder = tempfile::tempdir().unwrap();
+    let tar = tarball(&files, folder.path());
+    let change = format!("--change=LABEL {RECIPE}={recipe}");
+    docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
+    true
+}
+
+fn run(command: &mut Command, stdin: &[u8]) {
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("tar is there");
+    child.stdin.take().unwrap().write_all(stdin).unwrap();
+    assert!(child.wait().unwrap().success(), "{command:?}");
+}
+
+/// All of it, as one archive in a folder.
+fn tarball(files: &BTreeSet<PathBuf>, folder: &Path) -> PathBuf {
+    let bones = folder.join("skeleton");
+    std::fs::create_dir(&bones).unwrap();
+    skeleton(&bones);
+    let tar = folder.join("all.tar");
     let owned = ["--numeric-owner", "--owner=0", "--group=0"];
     let mut command = Command::new("tar");
     let skeleton = ["bin", "sbin", "lib", "lib64", "etc", "root", "run", "tmp", "var", "home"];
-    command.arg("-cf").arg(&tar).args(owned).arg("-C").arg(root.path()).args(skeleton);
+    command.arg("-cf").arg(&tar).args(owned).arg("-C").arg(&bones).args(skeleton);
     run(&mut command, b"");
     let inside = |file: &PathBuf| file.strip_prefix("/").unwrap().display().to_string();
     let list: String = files.iter().map(|file| inside(file) + "\n").collect();
     let mut command = Command::new("tar");
     command.arg("-rf").arg(&tar).args(owned).args(["-C", "/", "-T", "-"]);
     run(&mut command, list.as_bytes());
-    let change = format!("--change=LABEL {RECIPE}={recipe}");
-    docker(&["import", &change, tar.to_str().unwrap(), NAME]).expect("it is imported");
-    true
+    tar
 }
 
 /// The rest of a root folder.

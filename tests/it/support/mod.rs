@@ -7,6 +7,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 mod command;
 #[cfg(target_os = "linux")]
+pub(crate) mod ears;
+#[cfg(target_os = "linux")]
 mod far;
 mod screen;
 mod tree;
