@@ -8,6 +8,7 @@ mod hosts;
 mod leaks;
 mod names;
 mod running;
+mod spellings;
 mod tunnel;
 mod upstream;
 mod world;
