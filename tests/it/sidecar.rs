@@ -6,6 +6,7 @@ mod client;
 mod credentials;
 mod framing;
 mod hosts;
+mod http2;
 mod leaks;
 mod malformed;
 mod names;
