@@ -12,6 +12,7 @@ mod malformed;
 mod names;
 mod running;
 mod spellings;
+mod told;
 mod tunnel;
 mod upstream;
 mod world;

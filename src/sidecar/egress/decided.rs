@@ -88,7 +88,6 @@ pub(super) fn decided(
         }
         let question = Question::Path { method: method.clone(), path: path.clone() };
         let allowed = decide_path_door(&loaded.policy, &method, &path)?;
-        let _ = case.path.set(allowed.upstream_path.path().to_owned());
         case.is_for(allowed.route.upstream(), Some(&loaded));
         case.is_by(&allowed.route);
         let authority = allowed.route.upstream().clone();
@@ -102,9 +101,9 @@ pub(super) fn decided(
         };
         return Ok((loaded, decided));
     };
-    let _ = case.path.set(path.path().to_owned());
     let loaded = loaded.ok_or(Code::NotReady)?;
-    let allowed = decide(&loaded.policy, &authority, transport, &method, &path)?;
+    let allowed = decide(&loaded.policy, &authority, transport, &method, &path)
+        .inspect_err(|_| case.stops_at(&path, &loaded))?;
     if let Some(route) = &allowed.route {
         case.is_by(route);
     }
