@@ -4,6 +4,7 @@
 mod answers;
 mod client;
 mod credentials;
+mod disguises;
 mod framing;
 mod hosts;
 mod http2;
