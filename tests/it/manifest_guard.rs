@@ -1,4 +1,4 @@
-//! What a bottle cannot ask for: folders that are the host's, and privileges. X05, X06.
+//! What a bottle cannot ask for: folders that are the host's, and privileges. X05, X06, X14.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -164,5 +164,25 @@ fn there_is_no_key_for_a_privilege() {
         let yaml = format!("image: alpine\nresources: {{{key}: 1}}\n");
         scratch.write("tree/bottles/w.md", format!("---\n{yaml}---\n"));
         assert!(scratch.load().held.contains_key(&id("w")), "{yaml}");
+    }
+}
+
+/// X14: what the sidecar adds is not given to the agent as well.
+#[test]
+fn a_credential_is_not_asked_for_the_agent_too() {
+    let scratch = Scratch::with_good_agent();
+    scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
+    let route = "cred_proxy:\n  routes:\n    - {path: /gh/, upstream: 'https://api.example.com', \
+                 auth_scheme: Bearer, token_ref: GH_TOKEN}\n";
+    for (env, held) in [
+        ("GH_TOKEN: '?'", true),
+        ("OTHER: '?', GH_TOKEN: '?'", true),
+        ("OTHER: '?'", false),
+        ("GH_TOKEN: added-by-the-sidecar", false),
+    ] {
+        let bottle = format!("---\nimage: alpine\nenv: {{{env}}}\n{route}---\n");
+        scratch.write("tree/bottles/w.md", bottle);
+        let desired = scratch.load();
+        assert_eq!(desired.held.contains_key(&id("w")), held, "{env}: {:?}", said(&desired));
     }
 }
