@@ -8,6 +8,7 @@ mod disguises;
 mod framing;
 mod hosts;
 mod http2;
+mod identity;
 mod leaks;
 mod malformed;
 mod names;

@@ -200,7 +200,20 @@ fn searched_target(host: &str, decided: &Decided) -> String {
 
 /// Whatever the agent said of who it is: on a route the sidecar says that.
 fn strip_authorization(headers: &mut HeaderMap) {
-    for name in ["authorization", "x-api-key", "api-key", "private-token", "cookie"] {
+    for name in [
+        "authorization",
+        "x-api-key",
+        "api-key",
+        "private-token",
+        "job-token",
+        "deploy-token",
+        "x-auth-token",
+        "x-access-token",
+        "x-github-token",
+        "x-goog-api-key",
+        "x-amz-security-token",
+        "cookie",
+    ] {
         headers.remove(name);
     }
 }
