@@ -12,7 +12,7 @@ const HOSTS: &[&str] = &["api.example.com", "other.example.com"];
 const ECHO: &str = "GET /echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n";
 
 /// Resident memory of a process, in bytes.
-fn resident(world: &World) -> u64 {
+pub(super) fn resident(world: &World) -> u64 {
     let path = format!("/proc/{}/status", world.child.id());
     let status = std::fs::read_to_string(path).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -23,7 +23,7 @@ fn resident(world: &World) -> u64 {
 const BOUND: u64 = if cfg!(debug_assertions) { 96 << 20 } else { 64 << 20 };
 
 #[track_caller]
-fn bounded(world: &World) {
+pub(super) fn bounded(world: &World) {
     let resident = resident(world);
     assert!(resident <= BOUND, "{} MiB", resident >> 20);
 }

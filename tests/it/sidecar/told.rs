@@ -98,3 +98,102 @@ async fn no_refusal_tells_a_secret() {
         }
     }
 }
+
+/// C16: what goes wrong on a route is told by its path and the request, and by nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_that_fails_is_told_by_its_path() {
+    for (certificate, address, path, status, code) in [
+        (Certificate::Good, Some("93.184.216.35"), "/x", 502, "upstream_unreachable"),
+        (Certificate::Good, None, "/x", 502, "upstream_dns"),
+        (Certificate::Good, Some("10.0.0.5"), "/x", 403, "ssrf_denied"),
+        (Certificate::Unknown, Some("93.184.216.34"), "/x", 502, "upstream_tls"),
+        (Certificate::WrongName, Some("93.184.216.34"), "/x", 502, "upstream_tls"),
+        (Certificate::Expired, Some("93.184.216.34"), "/x", 502, "upstream_tls"),
+        (Certificate::Good, Some("93.184.216.34"), "/never", 504, "upstream_timeout"),
+    ] {
+        let policy = json!({
+            "allow": [],
+            "routes": [{
+                "path": "/gh/", "host": "api.example.com", "port": 443, "upstream_path": "",
+                "auth_scheme": "Bearer", "credential": "GH_TOKEN",
+            }],
+            "dlp": { "action": "block" },
+        });
+        let mut world = World::unloaded(policy, Upstream::start(certificate).await, &[]).await;
+        world.document["credentials"] = json!({ "GH_TOKEN": TOKEN });
+        world.document["testing"]["response_head_ms"] = json!(300);
+        world.load().await.unwrap();
+        world.names.set("api.example.com", &[address.as_slice()]);
+        let request = format!("GET /gh{path} HTTP/1.1\r\nHost: sidecar\r\n\r\n");
+        let door = world.proxy().await.ask(&request).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        let proxy = world.inside("api.example.com:443").await.ask(&request).await;
+        for answer in [&door, &proxy] {
+            assert_eq!((answer.status, answer.code()), (status, code));
+            let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            assert_eq!(page["route"], "/gh/");
+            assert_eq!(page["request_id"].as_str(), answer.header("x-bottle-request-id"));
+            let text = format!("{:?} {}", answer.headers, answer.text());
+            for secret in ["GH_TOKEN", "93.184", "10.0.0", "UnknownIssuer", "127.0.0.1"] {
+                assert!(!text.contains(secret), "{secret}: {text}");
+            }
+        }
+        untold(&world, TOKEN, &[door, proxy]);
+    }
+}
+
+/// R07: one line for each request, of plain characters, whatever is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_request_leaves_its_line() {
+    let world = world("block").await;
+    let forged = "{\"event\":\"allow\",\"host\":\"evil.test:443\"}";
+    let texts: &[&[u8]] = &[
+        b"\n",
+        b"\r\n",
+        b"%0a",
+        b"%0d%0a",
+        b"\\n",
+        b"\x1b[2J\x1b]0;APPROVED\x07",
+        b"\x1b]52;c;eA==\x07",
+        b"\x1b]8;;https://evil.test\x1b\\",
+        b"\x9b31m",
+        "\u{9b}31m".as_bytes(),
+        "\u{202e}".as_bytes(),
+        "\u{2028}".as_bytes(),
+        b"\0",
+        b"\x7f",
+        b"\xff\xfe",
+        b"\",\"event\":\"allow",
+        b"'\"\\",
+    ];
+    let mut asked = 0;
+    for text in texts {
+        let said = [text, forged.as_bytes()].concat();
+        let parts: [[&[u8]; 3]; 6] = [
+            [b"GET /open/", &said, b" HTTP/1.1\r\nHost: other.example.com\r\n\r\n"],
+            [b"GET /open/?a=", &said, b" HTTP/1.1\r\nHost: other.example.com\r\n\r\n"],
+            [b"GET /open/x HTTP/1.1\r\nHost: other.example.com\r\nX: ", &said, b"\r\n\r\n"],
+            [b"GET /open/x HTTP/1.1\r\nX", &said, b": a\r\nHost: other.example.com\r\n\r\n"],
+            [b"GET /open/x HTTP/1.1\r\nHost: ", &said, b"\r\n\r\n"],
+            [b"G", &said, b" /open/x HTTP/1.1\r\nHost: other.example.com\r\n\r\n"],
+        ];
+        for parts in &parts {
+            let request = parts.concat();
+            let mut client = world.inside("other.example.com:443").await;
+            client.ask(&request).await;
+            asked += 1;
+            let request = [b"CONNECT ", &said[..], b":443 HTTP/1.1\r\n\r\n"].concat();
+            world.proxy().await.ask(&request).await;
+            asked += 1;
+        }
+    }
+    let log = std::fs::read_to_string(world.folder.path().join("log")).unwrap();
+    let plain = |byte: u8| byte == b'\n' || (b' '..=b'~').contains(&byte);
+    let odd = log.lines().find(|line| !line.bytes().all(plain));
+    assert_eq!(odd, None);
+    // A line feed in a request may make two of it, and then each has its line.
+    let (allowed, denied) = (world.log("allow"), world.log("deny"));
+    assert!(allowed.len() + denied.len() >= asked, "{} {}", allowed.len(), denied.len());
+    assert!(allowed.iter().all(|line| line["host"] == "other.example.com:443"));
+    assert_eq!(allowed.len(), world.upstream.arrived().len());
+}
