@@ -21,6 +21,7 @@ mod manifest;
 mod manifest_guard;
 mod manifest_hostile;
 mod manifest_locate;
+mod manifest_policy;
 mod manifest_resolve;
 mod manifest_skill;
 mod moving;

@@ -31,6 +31,7 @@ fn through_the_bundle_alone() {
     }
 }
 
+/// T19: one trusts its own.
 #[test]
 fn of_one_sandbox_only() {
     for place in Place::each("others") {
@@ -51,6 +52,7 @@ fn of_one_sandbox_only() {
     }
 }
 
+/// T19: what its certificate says.
 #[test]
 fn a_short_life_and_no_authority_beneath() {
     if host_program("openssl").is_none() {
@@ -75,6 +77,7 @@ fn a_short_life_and_no_authority_beneath() {
     }
 }
 
+/// T19: it is found where it is kept, and not inside.
 #[test]
 fn the_key_is_not_in_the_guest() {
     for place in Place::each("key") {
