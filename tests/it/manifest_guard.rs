@@ -1,4 +1,4 @@
-//! What a bottle cannot ask for: folders that are the host's, and privileges, and places that lead elsewhere.
+//! What a bottle cannot ask for: folders that are the host's, and privileges.
 
 use std::fs;
 use std::os::unix::fs::symlink;

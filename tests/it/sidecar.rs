@@ -1,11 +1,12 @@
 //! The sidecar, alive: the built program, with a document, name servers and upstreams of the test's
-//! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
+//! own. Names of cases (H01, T02, …) are those of the catalogue of attacks, `docs/security-cases.md`.
 
 mod answers;
 mod client;
 mod credentials;
 mod disguises;
 mod framing;
+mod handshakes;
 mod hosts;
 mod http2;
 mod identity;

@@ -1,5 +1,5 @@
 //! The ways in which a secret is written: each is undone, in block mode, before anything is dialled.
-//! D02 to D10, D20, D22.
+//! D02, D03, D04, D06, D10, D13, D20, D22.
 
 use std::io::Write as _;
 

@@ -103,7 +103,7 @@ const REQUESTS: &[(&str, u16, &str)] = &[
     ("GET /\u{e9} HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "malformed_request"),
     ("GET \\x HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "malformed_request"),
     ("GET x HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "malformed_request"),
-    // C05, C06: paths that somebody would normalise.
+    // C05, C06, C08: paths that somebody would normalise.
     ("GET /gh/../x HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "path_not_canonical"),
     ("GET /gh/./x HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "path_not_canonical"),
     ("GET /gh/.. HTTP/1.1\r\nHost: {H}\r\n\r\n", 400, "path_not_canonical"),
