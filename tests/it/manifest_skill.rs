@@ -138,6 +138,11 @@ fn a_skill_has_bounds() {
     let deep = format!("tree/skills/s/{}x", "d/".repeat(40));
     scratch.write(&deep, "x");
     assert!(read(&scratch).expect_err("too deep").contains("folders deep"));
+    fs::remove_dir_all(scratch.path("tree/skills/s/d")).expect("it was there");
+    for number in 0..10_001 {
+        fs::write(scratch.path("tree/skills/s").join(number.to_string()), "").expect("a file");
+    }
+    assert!(read(&scratch).expect_err("too many").contains("entries"));
 }
 
 #[test]

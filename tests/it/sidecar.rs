@@ -2,9 +2,11 @@
 //! own. Names of cases (H01, T02, …) are those of the catalogue of attacks, `docs/security-cases.md`.
 
 mod answers;
+mod bombs;
 mod client;
 mod credentials;
 mod disguises;
+mod floods;
 mod framing;
 mod handshakes;
 mod hosts;
