@@ -1,5 +1,5 @@
 //! What a request says of itself beside its first line: who it is from, what it is really for. C01,
-//! C02, S09.
+//! C02, C21, S09.
 
 use serde_json::json;
 
@@ -143,5 +143,48 @@ async fn a_request_is_not_for_something_else() {
         ("sidecar", "POST /gh/x", "X-HTTP-Method-Override: PATCH"),
     ] {
         assert_eq!(ask(host, line, field).await.0, 200, "{line} {field}");
+    }
+}
+
+/// C21: a push is refused to every host, by TLS and without.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_goes_nowhere() {
+    let mut policy = super::world::allowing(&["api.example.com"]);
+    policy["allow"].as_array_mut().unwrap().push(json!({ "host": "api.example.com", "port": 80 }));
+    let world = World::start(policy).await;
+    let mut denials = 0;
+    for line in [
+        "GET /o/r.git/info/refs?service=git-receive-pack",
+        "GET /o/r.git/info/refs?service=git%2dreceive%2dpack",
+        "GET /o/r.git/info/refs?a=b&service=git-receive-pack",
+        "POST /o/r.git/git-receive-pack",
+        "POST /o/r/git-receive-pack",
+        "POST /o/r.git/Git-Receive-Pack",
+        "POST /o/r.git/git%2Dreceive-pack",
+        "PUT /o/r.git/git-receive-pack?x=y",
+    ] {
+        let rest = "HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\n0000";
+        let (method, path) = line.split_once(' ').unwrap();
+        let inside = world.inside("api.example.com:443").await.ask(format!("{line} {rest}")).await;
+        let absolute = format!("{method} http://api.example.com{path} {rest}");
+        let outside = world.proxy().await.ask(absolute).await;
+        for answer in [inside, outside] {
+            assert_eq!((answer.status, answer.code()), (403, "use_git_gate"), "{line}");
+        }
+        denials += 2;
+        world.wait_for("deny", denials).await;
+        world.untouched();
+    }
+    for line in [
+        "GET /o/r.git/info/refs?service=git-upload-pack",
+        "POST /o/r.git/git-upload-pack",
+        "GET /docs/git-receive-pack",
+    ] {
+        let request = format!("{line} HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        assert_eq!(
+            world.inside("api.example.com:443").await.ask(request).await.status,
+            200,
+            "{line}"
+        );
     }
 }
