@@ -154,7 +154,24 @@ pub(super) fn read(
         policy,
     };
     check_backend(section, &bottle, findings);
+    check_credentials(section, &bottle, findings);
     bottle
+}
+
+/// A credential that the sidecar adds is not asked for a second time, for the agent itself.
+fn check_credentials(section: &Section<'_>, bottle: &Bottle, findings: &mut Findings<'_>) {
+    let Some(env) = section.get("env") else { return };
+    let refs = bottle.policy.routes.iter().map(|route| &route.token_ref);
+    let both: BTreeSet<&String> = refs.filter(|name| bottle.asked_env.contains(*name)).collect();
+    for name in both {
+        let problem = Problem::error(
+            env.key_span,
+            format!("`{name}` is asked for here and is the `token_ref` of a route"),
+        );
+        findings.add(problem.field(&env.at).hint(
+            "leave it out: the sidecar adds the token to requests, and the agent never has it",
+        ));
+    }
 }
 
 /// What no backend of the bottle's choice could make.

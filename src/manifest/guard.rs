@@ -1,7 +1,8 @@
 //! Which folders of the host a bottle may name.
 //!
 //! A sandbox that could write the tree would choose its own walls, one that could read the state
-//! folder would learn what is kept there, and one that holds an engine's socket owns the host.
+//! folder would learn what is kept there, and one that holds an engine's socket owns the host. Nor
+//! does it need the kernel's own files, the sockets of what runs, or the operator's keys.
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,31 @@ const ENGINE_SOCKETS: [&str; 7] = [
 /// The same below the home folder.
 const HOME_SOCKETS: [&str; 4] =
     [".docker/run", ".docker/desktop", ".colima", ".local/share/containers/podman/machine"];
+
+/// What the kernel shows of itself and of every process.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Of the system itself: who may log in, and what boots.
+const SYSTEM: [&str; 5] = ["/etc/shadow", "/etc/ssh", "/etc/ssl/private", "/boot", "/var/lib"];
+
+/// Where tools keep keys and tokens, below the home folder.
+const HOME_KEYS: [&str; 15] = [
+    ".ssh",
+    ".gnupg",
+    ".aws",
+    ".azure",
+    ".kube",
+    ".docker",
+    ".oci",
+    ".password-store",
+    ".config/gcloud",
+    ".config/gh",
+    ".config/git/credentials",
+    ".config/containers",
+    ".config/sops",
+    ".config/op",
+    ".local/share/keyrings",
+];
 
 /// What stands around the file that is read.
 #[derive(Debug)]
@@ -82,6 +108,9 @@ impl Guard<'_> {
         if path == Path::new("/") {
             return Some("is the whole host".to_owned());
         }
+        if KERNEL.iter().any(|own| path.starts_with(own)) {
+            return Some("belongs to the kernel: that is no root file system".to_owned());
+        }
         let home = self.home.map(|home| (resolved(home), "your home folder"));
         let (_, what) =
             self.trees.iter().cloned().chain(home).find(|(kept, _)| kept.starts_with(path))?;
@@ -121,8 +150,22 @@ impl Guard<'_> {
             let socket = socket.display();
             return Some(format!("gives access to a container engine (`{socket}`)"));
         }
-        (path.starts_with("/run/user") && path.components().count() <= 4)
-            .then(|| "gives access to sockets of your session".to_owned())
+        if KERNEL.iter().any(|own| path.starts_with(own)) {
+            return Some("belongs to the kernel, which shows the whole host there".to_owned());
+        }
+        // What is plugged in is mounted below it, and is a person's own.
+        let run = |path: &Path| path.starts_with("/run") && !path.starts_with("/run/media");
+        if run(path) || path == Path::new("/run/media") {
+            return Some("holds sockets of what runs on this machine".to_owned());
+        }
+        if let Some(own) = SYSTEM.iter().find(|own| Path::new(own).starts_with(path)) {
+            return Some(format!("is or contains `{own}`, which is the system's own"));
+        }
+        let keys =
+            HOME_KEYS.iter().filter_map(|keys| Some((keys, resolved(&self.home?.join(keys)))));
+        let mut near = keys.filter(|(_, at)| at.starts_with(path) || path.starts_with(at));
+        let (keys, _) = near.next()?;
+        Some(format!("gives access to your keys (`~/{keys}`)"))
     }
 }
 

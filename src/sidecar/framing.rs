@@ -182,6 +182,13 @@ impl Framing {
     }
 }
 
+/// Whether a trailer may hold this field. HTTP/2 does not pass this filter, and its trailers are
+/// asked about here.
+#[must_use]
+pub fn may_be_late(name: &str) -> bool {
+    !chunked::is_never_late(name.as_bytes())
+}
+
 /// Where the next line ends, its line break included. `from` is where looking goes on: what
 /// stands before it was looked at.
 ///

@@ -227,6 +227,8 @@ pub fn decide(
         }
     }
     match policy.allowlist.request(authority, method, path) {
+        // What is pushed is compressed, so a search for secrets would not see it.
+        Ok(_) if takes_part_in_push(method, path) => Err(Code::UseGitGate),
         Ok(grant) => Ok(Allowed { grant, route: None }),
         // The host is granted by a route alone, which does not cover this request.
         Err(Code::HostNotAllowed | Code::PortNotAllowed) => Err(match (routed, transport) {
@@ -276,13 +278,33 @@ fn takes_credential(method: &str) -> bool {
         && !matches!(method, "OPTIONS" | "TRACK")
 }
 
-/// Whether a request is part of a push, in whichever way it is written.
-fn is_push(path: &CanonicalPath) -> bool {
-    const SERVICE: &[u8] = b"git-receive-pack";
+/// Whether a request without a credential is part of a push. One that only reads a page of that name
+/// is not.
+fn takes_part_in_push(method: &str, path: &CanonicalPath) -> bool {
+    let reads = || matches!(method, "GET" | "HEAD" | "OPTIONS");
+    let advertises = || segments(path).last().is_some_and(|segment| segment == b"refs");
+    is_push(path) && (!reads() || advertises())
+}
+
+/// The segments as the most lenient reader sees them, without empty ones at the end.
+fn segments(path: &CanonicalPath) -> Vec<Vec<u8>> {
     let mut segments: Vec<Vec<u8>> = path.segments().map(|s| plain(s.as_bytes())).collect();
     while segments.last().is_some_and(Vec::is_empty) {
         segments.pop();
     }
+    segments
+}
+
+/// Whether a request is part of a push, in whichever way it is written.
+fn is_push(path: &CanonicalPath) -> bool {
+    const SERVICE: &[u8] = b"git-receive-pack";
+    // Most requests have neither an escape nor anything like it.
+    let text = path.as_str().as_bytes();
+    let like = |part: &[u8]| part.eq_ignore_ascii_case(SERVICE);
+    if memchr::memchr(b'%', text).is_none() && !text.windows(SERVICE.len()).any(like) {
+        return false;
+    }
+    let segments = segments(path);
     if segments.iter().any(|segment| segment == SERVICE) {
         return true;
     }

@@ -21,6 +21,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::contract::docker::{BUSYBOX, docker, images, settings, sidecar_program};
 use crate::support;
 
+mod cases;
 mod drift;
 mod engine;
 mod guest;

@@ -1,6 +1,7 @@
 //! The documentation, held to the code: its manifests load, its links lead somewhere, and what it
 //! says of the command line is what the binary says.
 
+mod cases;
 mod commands;
 mod links;
 mod manifests;

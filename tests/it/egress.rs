@@ -2,6 +2,7 @@
 //! real sandboxes, against an internet of the test's own.
 
 mod canary;
+mod environment;
 mod internet;
 mod microvm;
 mod node;

@@ -118,6 +118,7 @@ fn run(target: &targets::Target) {
     }
 }
 
+/// R09: no input makes a parser panic or hang.
 #[test]
 fn every_target_holds_for_its_corpus_and_for_mutations_of_it() {
     targets::TARGETS.iter().for_each(run);

@@ -471,6 +471,7 @@ fn images_of_the_host_are_known_by_their_content() {
     assert_eq!(images()[0], after[0]);
 }
 
+/// X01, X02: what else it brings is ignored, and it may use only bottles that say so.
 #[test]
 fn an_overlay_brings_agents_and_never_widens() {
     let scratch = Scratch::with_good_agent();

@@ -26,6 +26,7 @@ fn read(scratch: &Scratch) -> Result<std::sync::Arc<SkillFiles>, String> {
     }
 }
 
+/// X11: set-id bits are not among them.
 #[test]
 fn a_skill_is_its_files_modes_and_inner_links() {
     let scratch = with_skill();
@@ -75,6 +76,7 @@ fn the_trees_skill_stands_before_the_homes() {
     assert!(held.hint.as_deref().is_some_and(|hint| hint.contains("~/.claude/skills/s/")));
 }
 
+/// X11, X12: links that lead out, however long the way.
 #[test]
 fn what_leaves_the_folder_is_refused() {
     for target in [
@@ -103,6 +105,7 @@ fn what_leaves_the_folder_is_refused() {
     }
 }
 
+/// X11: devices, sockets and pipes.
 #[test]
 fn what_is_no_file_is_refused() {
     let scratch = with_skill();
@@ -124,6 +127,7 @@ fn what_is_no_file_is_refused() {
     assert!(read(&scratch).expect_err("a file").contains("it is a file, not a folder"));
 }
 
+/// X11: in bytes, in entries and in depth.
 #[test]
 fn a_skill_has_bounds() {
     let scratch = with_skill();
@@ -134,6 +138,11 @@ fn a_skill_has_bounds() {
     let deep = format!("tree/skills/s/{}x", "d/".repeat(40));
     scratch.write(&deep, "x");
     assert!(read(&scratch).expect_err("too deep").contains("folders deep"));
+    fs::remove_dir_all(scratch.path("tree/skills/s/d")).expect("it was there");
+    for number in 0..10_001 {
+        fs::write(scratch.path("tree/skills/s").join(number.to_string()), "").expect("a file");
+    }
+    assert!(read(&scratch).expect_err("too many").contains("entries"));
 }
 
 #[test]
@@ -147,7 +156,7 @@ fn names_of_skills_are_plain() {
     }
 }
 
-/// While a reader reads, a file and a folder are swapped for links to a secret: whatever the
+/// X12: while a reader reads, a file and a folder are swapped for links to a secret: whatever the
 /// moment, either the old content is read or the skill is refused.
 #[test]
 fn a_swap_in_the_middle_shows_nothing_of_the_target() {

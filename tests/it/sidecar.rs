@@ -1,13 +1,23 @@
 //! The sidecar, alive: the built program, with a document, name servers and upstreams of the test's
-//! own. Names of cases (H01, T02, …) are those of the catalogue of attacks in `docs/threat-model.md`.
+//! own. Names of cases (H01, T02, …) are those of the catalogue of attacks, `docs/security-cases.md`.
 
+mod answers;
+mod bombs;
 mod client;
 mod credentials;
+mod disguises;
+mod floods;
 mod framing;
+mod handshakes;
 mod hosts;
+mod http2;
+mod identity;
 mod leaks;
+mod malformed;
 mod names;
 mod running;
+mod spellings;
+mod told;
 mod tunnel;
 mod upstream;
 mod world;

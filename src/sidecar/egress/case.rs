@@ -12,7 +12,7 @@ use super::serve::Shared;
 use super::state::Loaded;
 use crate::sidecar::dlp::Finding;
 use crate::sidecar::record::{Event, Line};
-use crate::sidecar::{Authority, Code, Route};
+use crate::sidecar::{Authority, CanonicalPath, Code, Route};
 
 /// What is known of a request so far, each fact set once. What is not, stays out of the log.
 pub(super) struct Case {
@@ -23,8 +23,8 @@ pub(super) struct Case {
     pub(super) method: OnceLock<String>,
     /// The canonical name, and with its port as it is told.
     host: OnceLock<(String, Option<String>)>,
-    /// The canonical path, without its query.
-    pub(super) path: OnceLock<String>,
+    /// The canonical path, without its query. A path in which a secret was found is not told.
+    path: OnceLock<String>,
     route: OnceLock<Arc<Route>>,
     unscanned: AtomicBool,
     /// Whoever asked is gone, so that nobody is refused anything.
@@ -58,6 +58,18 @@ impl Case {
         let secret = loaded.is_some_and(|loaded| loaded.scan.name_holds_known(&name));
         let told = if secret { None } else { Some(authority.to_string()) };
         let _ = self.host.set((name, told));
+    }
+
+    /// It is for this path, in which nothing was found.
+    pub(super) fn is_at(&self, path: &CanonicalPath) {
+        let _ = self.path.set(path.path().to_owned());
+    }
+
+    /// It is refused before it was searched: its path is told if there is nothing in it.
+    pub(super) fn stops_at(&self, path: &CanonicalPath, loaded: &Loaded) {
+        if loaded.scan.is_clean(self.host(), path.path()) {
+            self.is_at(path);
+        }
     }
 
     /// It goes by this route.

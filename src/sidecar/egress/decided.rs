@@ -47,6 +47,29 @@ impl Question {
     }
 }
 
+/// Fields by which some servers take another method than the one of the request line.
+const METHODS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+/// The same for the path.
+const PATHS: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+
+/// Asks about every other request that an upstream could take this one for. What is decided about and
+/// what is done must not differ.
+fn overrides(
+    headers: &HeaderMap,
+    method: &str,
+    path: &CanonicalPath,
+    decide: impl Fn(&str, &CanonicalPath) -> Result<(), Code>,
+) -> Result<(), Code> {
+    for value in METHODS.iter().flat_map(|name| headers.get_all(*name)) {
+        let other = value.to_str().map_err(|_| Code::MethodNotAllowed)?;
+        decide(&other.trim().to_ascii_uppercase(), path)?;
+    }
+    for value in PATHS.iter().flat_map(|name| headers.get_all(*name)) {
+        decide(method, &CanonicalPath::parse(value.as_bytes())?)?;
+    }
+    Ok(())
+}
+
 /// Reads the request's target once, and decides about it.
 pub(super) fn decided(
     door: &Kind,
@@ -88,7 +111,13 @@ pub(super) fn decided(
         }
         let question = Question::Path { method: method.clone(), path: path.clone() };
         let allowed = decide_path_door(&loaded.policy, &method, &path)?;
-        let _ = case.path.set(allowed.upstream_path.path().to_owned());
+        overrides(request.headers(), &method, &path, |method, other| {
+            // There the path is the upstream's own, of which the door knows nothing.
+            if *other != path {
+                return Err(Code::PathNotAllowed);
+            }
+            decide_path_door(&loaded.policy, method, other).map(drop)
+        })?;
         case.is_for(allowed.route.upstream(), Some(&loaded));
         case.is_by(&allowed.route);
         let authority = allowed.route.upstream().clone();
@@ -102,9 +131,17 @@ pub(super) fn decided(
         };
         return Ok((loaded, decided));
     };
-    let _ = case.path.set(path.path().to_owned());
     let loaded = loaded.ok_or(Code::NotReady)?;
-    let allowed = decide(&loaded.policy, &authority, transport, &method, &path)?;
+    let judge = |method: &str, path: &CanonicalPath| {
+        decide(&loaded.policy, &authority, transport, method, path)
+    };
+    let allowed = judge(&method, &path).inspect_err(|_| case.stops_at(&path, &loaded))?;
+    overrides(request.headers(), &method, &path, |method, other| {
+        let also = judge(method, other)?;
+        // Nor may it get another credential than the one that it is sent with.
+        if also.route == allowed.route { Ok(()) } else { Err(Code::PathNotAllowed) }
+    })
+    .inspect_err(|_| case.stops_at(&path, &loaded))?;
     if let Some(route) = &allowed.route {
         case.is_by(route);
     }

@@ -108,6 +108,7 @@ async fn work(
     #[cfg(any(test, feature = "testing"))]
     panic_if_asked(&loaded, &decided, request.headers());
     if asks_for_websocket(request.headers()) {
+        case.stops_at(&decided.path, &loaded);
         return Err(Code::WebsocketRefused.into());
     }
     let (head, body) = request.into_parts();
@@ -174,6 +175,9 @@ fn search_head(
 ) -> Result<(), Code> {
     let target = searched_target(case.host(), decided);
     let found = loaded.scan.head(case.host(), &target, headers);
+    if found.is_empty() {
+        case.is_at(&decided.path);
+    }
     let (known, rules): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.known);
     known.into_iter().try_for_each(|finding| case.judge(loaded, finding))?;
     strip_request(headers);
@@ -196,7 +200,20 @@ fn searched_target(host: &str, decided: &Decided) -> String {
 
 /// Whatever the agent said of who it is: on a route the sidecar says that.
 fn strip_authorization(headers: &mut HeaderMap) {
-    for name in ["authorization", "x-api-key", "api-key", "private-token", "cookie"] {
+    for name in [
+        "authorization",
+        "x-api-key",
+        "api-key",
+        "private-token",
+        "job-token",
+        "deploy-token",
+        "x-auth-token",
+        "x-access-token",
+        "x-github-token",
+        "x-goog-api-key",
+        "x-amz-security-token",
+        "cookie",
+    ] {
         headers.remove(name);
     }
 }

@@ -58,6 +58,11 @@ impl Scan {
         self.scanner.scan(host, today(), &text)
     }
 
+    /// Whether there is nothing in a text that must not be told.
+    pub(super) fn is_clean(&self, host: &str, text: &str) -> bool {
+        self.scanner.scan(host, today(), text.as_bytes()).is_empty()
+    }
+
     /// Whether a host's name holds a known value, also one that is cut into labels.
     pub(super) fn name_holds_known(&self, name: &str) -> bool {
         let holds = |text: &str| self.redactions.redact(text.as_bytes()).is_some();

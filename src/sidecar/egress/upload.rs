@@ -22,6 +22,7 @@ use super::state::Loaded;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
 use crate::sidecar::dlp::{BodyScanner, Finding, is_packed};
+use crate::sidecar::framing::may_be_late;
 
 /// How much of the budget is taken at once, in units of it.
 const STEP: usize = 64;
@@ -98,6 +99,9 @@ impl Search {
     }
 
     fn trailers(&self, trailers: &HeaderMap) -> Result<(), Code> {
+        if !trailers.keys().all(|name| may_be_late(name.as_str())) {
+            return Err(Code::AmbiguousFraming);
+        }
         self.judge(self.loaded.scan.head(self.case.host(), "", trailers))
     }
 

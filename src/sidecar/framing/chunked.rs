@@ -5,7 +5,8 @@ use super::{Code, Limits, line};
 
 /// Fields that mean something to whoever frames, routes, authenticates or decodes a request.
 /// In a trailer they come after that was decided.
-const NEVER_LATE: [&str; 25] = [
+const NEVER_LATE: [&str; 27] = [
+    "api-key",
     "authorization",
     "cache-control",
     "connection",
@@ -21,6 +22,7 @@ const NEVER_LATE: [&str; 25] = [
     "keep-alive",
     "max-forwards",
     "origin",
+    "private-token",
     "proxy-authorization",
     "proxy-connection",
     "range",
@@ -122,11 +124,16 @@ impl Chunks {
             return Err(Code::HeaderTooLarge);
         }
         let field = Field::parse(text)?;
-        if NEVER_LATE.iter().any(|name| field.is(name)) {
+        if is_never_late(field.name) {
             return Err(Code::AmbiguousFraming);
         }
         Ok(())
     }
+}
+
+/// Whether a field may not stand in a trailer.
+pub(super) fn is_never_late(name: &[u8]) -> bool {
+    NEVER_LATE.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 /// Where the first line ends, if it ends within the bound.

@@ -244,9 +244,29 @@ fn a_push_is_refused_in_every_spelling() {
     ] {
         assert_eq!(both(method, rest), Ok(()), "{method} {rest}");
     }
-    // Without a route there is no credential to push with: the host's own rules decide.
-    let push = "https://pypi.example/o/r.git/git-receive-pack";
-    assert_eq!(ask(&policy, "POST", push), "-");
+    // Nor without a route: what is pushed is compressed, and nobody would look at it.
+    for (method, rest, expected) in [
+        ("POST", "/o/r.git/git-receive-pack", "use_git_gate"),
+        ("POST", "/o/r.git/git%2dreceive-pack", "use_git_gate"),
+        ("PUT", "/o/r.git/GIT-RECEIVE-PACK/", "use_git_gate"),
+        ("GET", "/o/r.git/info/refs?service=git-receive-pack", "use_git_gate"),
+        ("HEAD", "/o/r.git/info/refs/?service=git%2Dreceive-pack", "use_git_gate"),
+        ("GET", "/o/r.git/info/refs?service=git-upload-pack", "-"),
+        ("POST", "/o/r.git/git-upload-pack", "-"),
+        ("GET", "/docs/git-receive-pack", "-"),
+        ("GET", "/search?q=git-receive-pack", "-"),
+    ] {
+        assert_eq!(
+            ask(&policy, method, &format!("https://pypi.example{rest}")),
+            expected,
+            "{rest}"
+        );
+        assert_eq!(
+            ask(&policy, method, &format!("http://plain.example{rest}")),
+            expected,
+            "{rest}"
+        );
+    }
     // An OPTIONS is no way around the question either.
     let options = "https://git.example/o/r.git/git-receive-pack";
     assert_eq!(ask(&policy, "OPTIONS", options), "use_git_gate");

@@ -95,6 +95,7 @@ pub(super) fn inspect(id: &str, format: &str) -> String {
     docker(&["inspect", "--format", format, id]).expect("it is there")
 }
 
+/// X09, X16: made of one file, known by its digest, and able to do nothing else.
 #[tokio::test]
 async fn the_sidecar_is_hardened() {
     let Some(corner) = Corner::new("hard") else { return };
@@ -144,6 +145,7 @@ async fn the_sidecar_is_hardened() {
     assert_eq!(corner.part(Depth::Deep, ResourceKind::Sidecar).await.drift, []);
 }
 
+/// C17, X08: not in what the engine says of any part.
 #[tokio::test]
 async fn what_it_is_given_is_found_nowhere_on_the_engine() {
     let Some(corner) = Corner::new("canary") else { return };
@@ -439,6 +441,7 @@ async fn what_sidecars_share_comes_with_the_first_and_goes_with_the_last() {
     assert_eq!((&seen.instances[..], &seen.leftovers[..]), (&[][..], &[][..]));
 }
 
+/// X19: networks and images.
 #[tokio::test]
 async fn what_a_run_that_was_cut_short_left_is_removed_by_the_next() {
     let Some(corner) = Corner::new("cut") else { return };

@@ -48,6 +48,7 @@ async fn put_probe(corner: &Corner, machine: &Instance) {
     corner.backend.copy_in(&corner.scope, machine, upload).await.expect("copying");
 }
 
+/// N13, N14, N17: neither a packet nor a name, measured at the far end.
 #[tokio::test]
 async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     let Some(corner) = Corner::new("walls") else { return };
@@ -183,6 +184,7 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     }
 }
 
+/// N13: a sidecar forwards no packets.
 #[tokio::test]
 async fn a_machine_cannot_use_its_sidecar_as_a_router() {
     let Some(corner) = Corner::new("route") else { return };

@@ -55,6 +55,7 @@ fn uses() -> String {
     script
 }
 
+/// C17, X08: after every use of a credential, on every backend.
 #[test]
 fn it_is_nowhere() {
     for place in Place::each("canary") {

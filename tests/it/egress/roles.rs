@@ -81,6 +81,7 @@ fn npm() {
     }
 }
 
+/// C21: a clone goes by the route, a push does not.
 #[test]
 fn git() {
     for place in place("gitrole") {

@@ -18,6 +18,7 @@ const CRATES: &str = "crates.example.com";
 pub(super) const NPM: &str = "registry.example.com";
 const PYPI: &str = "packages.example.com";
 
+/// D18: and nothing they do is refused.
 #[test]
 fn curl_and_wget() {
     for place in Place::each("curl") {

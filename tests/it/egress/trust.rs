@@ -31,6 +31,7 @@ fn through_the_bundle_alone() {
     }
 }
 
+/// T19: one trusts its own.
 #[test]
 fn of_one_sandbox_only() {
     for place in Place::each("others") {
@@ -51,6 +52,7 @@ fn of_one_sandbox_only() {
     }
 }
 
+/// T19: what its certificate says.
 #[test]
 fn a_short_life_and_no_authority_beneath() {
     if host_program("openssl").is_none() {
@@ -75,6 +77,7 @@ fn a_short_life_and_no_authority_beneath() {
     }
 }
 
+/// T19: it is found where it is kept, and not inside.
 #[test]
 fn the_key_is_not_in_the_guest() {
     for place in Place::each("key") {
@@ -93,8 +96,37 @@ fn the_key_is_not_in_the_guest() {
     }
 }
 
-/// Every authority's key: each line of it in PEM, and all of it in DER.
+/// X19: with the sandbox its authority goes, and every value that was given to it.
+#[test]
+fn nothing_of_it_outlives_its_sandbox() {
+    for mut place in Place::each("outlived") {
+        let value = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+        place.cli.env("ROUTE_TOKEN", value);
+        place.one(
+            &[API],
+            "cred_proxy:\n  routes:\n    - {path: /m/, upstream: 'https://mirror.example.com', \
+             auth_scheme: Bearer, token_ref: ROUTE_TOKEN}\n",
+        );
+        let mut search = Search::of_forms(keys_of(&place, 1));
+        search.folder(&place.cli.state());
+        assert!(!search.found().is_empty(), "it is found where it is");
+        place.run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
+        search.folder(&place.cli.state());
+        assert_eq!(search.found(), Vec::<String>::new(), "{}", place.backend);
+        let mut search = Search::of(value);
+        search.folder(&place.cli.state());
+        search.folder(place.cli.home());
+        search.processes();
+        assert_eq!(search.found(), Vec::<String>::new(), "{}", place.backend);
+    }
+}
+
 fn keys(place: &Place) -> Vec<(String, Vec<u8>)> {
+    keys_of(place, 2)
+}
+
+/// Every authority's key: each line of it in PEM, and all of it in DER.
+fn keys_of(place: &Place, count: usize) -> Vec<(String, Vec<u8>)> {
     let mut forms = Vec::new();
     for tree in std::fs::read_dir(place.cli.state().join("trees")).unwrap().flatten() {
         for entry in std::fs::read_dir(tree.path().join("ca")).unwrap().flatten() {
@@ -110,6 +142,6 @@ fn keys(place: &Place) -> Vec<(String, Vec<u8>)> {
             );
         }
     }
-    assert_eq!(forms.iter().filter(|(form, _)| form == "in DER").count(), 2);
+    assert_eq!(forms.iter().filter(|(form, _)| form == "in DER").count(), count);
     forms
 }

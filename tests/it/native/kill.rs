@@ -49,6 +49,7 @@ fn inits_of(corner: &Corner) -> usize {
     inits().iter().filter(|pid| ours(pid)).count()
 }
 
+/// X19: what is left is removed, and the next run goes through.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_fifty_moments() {
     let corner = Corner::new();

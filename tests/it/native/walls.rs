@@ -41,6 +41,7 @@ async fn syscall_refused(corner: &Corner, on: &Instance, name: &str, number: i64
     refused(corner, on, name, &["perl", "-e", &syscall(number, arguments)]).await;
 }
 
+/// X17: calls that would make namespaces, keys, rings or devices.
 #[tokio::test]
 async fn system_calls_that_reach_beyond() {
     let corner = Corner::new();
@@ -118,6 +119,7 @@ async fn the_32_bit_abi() {
     corner.wipe().await;
 }
 
+/// X05, X17: nor its devices and the sockets of its engines.
 #[tokio::test]
 async fn files_of_the_host() {
     let corner = Corner::new();
@@ -210,6 +212,7 @@ async fn writing_what_the_kernel_listens_to() {
     corner.wipe().await;
 }
 
+/// X17: by path, by abstract name and by address.
 #[tokio::test]
 async fn sockets_of_the_host() {
     let corner = Corner::new();
@@ -294,6 +297,7 @@ fn addresses() -> Vec<String> {
     text.split_whitespace().filter(|address| !address.contains(':')).map(str::to_owned).collect()
 }
 
+/// X10: neither seen nor reached.
 #[tokio::test]
 async fn processes_of_others() {
     let corner = Corner::new();

@@ -23,6 +23,7 @@ fn change(rig: &Rig, round: u32) {
     }
 }
 
+/// X19: on each backend.
 pub(super) fn killed_at_fifty_moments_and_converged_each_time(rig: &Rig) {
     let image = rig.image();
     rig.tree.bottle("other", &format!("backend: {}\nimage: {image}", rig.backend));

@@ -13,7 +13,11 @@ pub(super) struct Names {
     pub(super) address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     answers: Arc<Mutex<Answers>>,
+    aliases: Arc<Mutex<Aliases>>,
 }
+
+/// The names that lead from one to its addresses.
+type Aliases = BTreeMap<String, Vec<String>>;
 
 impl Names {
     pub(super) async fn start() -> Self {
@@ -21,8 +25,17 @@ impl Names {
         let address = socket.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let answers = Arc::new(Mutex::new(Answers::new()));
-        tokio::spawn(serve(socket, Arc::clone(&asked), Arc::clone(&answers)));
-        Self { address, asked, answers }
+        let aliases = Arc::new(Mutex::new(Aliases::new()));
+        let said = (Arc::clone(&answers), Arc::clone(&aliases));
+        tokio::spawn(serve(socket, Arc::clone(&asked), said));
+        Self { address, asked, answers, aliases }
+    }
+
+    /// From now on a name is another name for these, one after the other; its addresses are the
+    /// last one's.
+    pub(super) fn alias(&self, name: &str, aliases: &[&str]) {
+        let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
+        self.aliases.lock().unwrap().insert(name.to_owned(), aliases);
     }
 
     /// From now on a name has these addresses: the first list at the first question for each of its
@@ -39,7 +52,11 @@ impl Names {
     }
 }
 
-async fn serve(socket: UdpSocket, asked: Arc<Mutex<Vec<String>>>, answers: Arc<Mutex<Answers>>) {
+async fn serve(
+    socket: UdpSocket,
+    asked: Arc<Mutex<Vec<String>>>,
+    (answers, aliases): (Arc<Mutex<Answers>>, Arc<Mutex<Aliases>>),
+) {
     let mut bytes = [0; 1500];
     while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
         let Some((name, kind, end)) = question(&bytes[..length]) else { continue };
@@ -62,16 +79,32 @@ async fn serve(socket: UdpSocket, asked: Arc<Mutex<Vec<String>>>, answers: Arc<M
             .into_iter()
             .filter(|ip| (kind == 1 && ip.is_ipv4()) || (kind == 28 && ip.is_ipv6()))
             .collect();
-        let count = u8::try_from(fitting.len()).unwrap();
+        let aliases = aliases.lock().unwrap().get(&name).cloned().unwrap_or_default();
+        let count = u8::try_from(fitting.len() + aliases.len()).unwrap();
         reply.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
         reply.extend(&bytes[12..end]);
+        let mut owner = vec![0xc0, 12];
+        for alias in aliases {
+            let target: Vec<u8> = alias
+                .split('.')
+                .flat_map(|label| {
+                    [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat()
+                })
+                .chain([0])
+                .collect();
+            reply.extend(&owner);
+            reply.extend([0, 5, 0, 1, 0, 0, 0, 0, 0, u8::try_from(target.len()).unwrap()]);
+            reply.extend(&target);
+            owner = target;
+        }
         for ip in fitting {
             let data = match ip {
                 IpAddr::V4(ip) => ip.octets().to_vec(),
                 IpAddr::V6(ip) => ip.octets().to_vec(),
             };
-            // The question's name, its kind, of the internet, gone at once.
-            reply.extend([0xc0, 12, 0, u8::try_from(kind).unwrap(), 0, 1, 0, 0, 0, 0, 0]);
+            // Whose it is, its kind, of the internet, gone at once.
+            reply.extend(&owner);
+            reply.extend([0, u8::try_from(kind).unwrap(), 0, 1, 0, 0, 0, 0, 0]);
             reply.push(u8::try_from(data.len()).unwrap());
             reply.extend(data);
         }

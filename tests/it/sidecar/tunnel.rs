@@ -225,6 +225,12 @@ async fn redirects_are_not_followed() {
         assert_eq!((answer.status, answer.header("location")), (302, Some(location)));
     }
     assert_eq!(world.upstream.arrived().len(), 2);
+    // Whoever follows it is judged as for any other request.
+    let request = "GET http://169.254.169.254/ HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n";
+    let answer = world.proxy().await.ask(request).await;
+    assert_eq!((answer.status, answer.code()), (403, "ssrf_denied"));
+    let (_, head) = world.connect("evil.test:443").await;
+    assert_eq!((head.status, head.code()), (403, "host_not_allowed"));
     assert!(world.names.asked().iter().all(|name| name == "api.example.com"));
 }
 

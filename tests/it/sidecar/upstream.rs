@@ -111,6 +111,31 @@ impl Upstream {
         upstream
     }
 
+    /// One that answers every connection with these bytes and ends it, whatever it is asked. In
+    /// them `{token}` is the credential that it was sent, `{base64}` and `{hex}` that in another
+    /// spelling, `{chunks}` the same in chunks, and `{authorization}` the whole field.
+    pub(super) async fn saying(reply: &'static str) -> Self {
+        let seen = Arc::new(Seen::default());
+        let (root, mut config) = tls(Certificate::Good);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counted = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counted.connections.fetch_add(1, Ordering::SeqCst);
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(socket) = acceptor.accept(socket).await {
+                        say(socket, reply).await;
+                    }
+                });
+            }
+        });
+        Self { secure: address, plain: address, root, seen }
+    }
+
     /// All that has arrived.
     pub(super) fn arrived(&self) -> Vec<Arrived> {
         self.seen.requests.lock().unwrap().clone()
@@ -157,6 +182,32 @@ where
         let builder = hyper::server::conn::http1::Builder::new();
         let _ = builder.serve_connection(socket, service).await;
     }
+}
+
+/// Waits for the head of a request, and answers it with these bytes.
+async fn say(mut socket: impl AsyncRead + AsyncWrite + Unpin, reply: &str) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match socket.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let field = head.lines().find_map(|line| line.strip_prefix("authorization: "));
+    let field = field.unwrap_or_default();
+    let token = field.rsplit(' ').next().unwrap_or_default();
+    let (first, second) = token.split_at(token.len() / 2);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let reply = reply
+        .replace("{chunks}", &(chunk(first) + &chunk(second)))
+        .replace("{base64}", &super::world::base64(token.as_bytes()))
+        .replace("{hex}", &hex::encode(token))
+        .replace("{authorization}", field)
+        .replace("{token}", token);
+    let _ = socket.write_all(reply.as_bytes()).await;
+    let _ = socket.shutdown().await;
 }
 
 type Body = BoxBody<Bytes, Infallible>;

@@ -13,6 +13,7 @@ fn clean(what: &str, text: &[u8]) {
     assert_eq!(found(&BUILT_IN, text), Vec::<String>::new(), "{what}");
 }
 
+/// D18: with thousands of digests.
 #[test]
 fn lockfiles_and_indexes_are_clean() {
     clean("Cargo.lock", include_bytes!("../../../Cargo.lock"));
@@ -44,6 +45,7 @@ fn lockfiles_and_indexes_are_clean() {
     clean("requirements.txt", pip.as_bytes());
 }
 
+/// D18: what git and others send.
 #[test]
 fn packs_of_git_and_random_bodies_are_clean() {
     let mut noise = Noise(0x2545_f491_4f6c_dd1d);
@@ -73,7 +75,7 @@ fn texts(folder: &Path, out: &mut Vec<PathBuf>) {
     }
 }
 
-/// The sources that cargo keeps on this machine, and this program's own: as many as a test that is
+/// D18: the sources that cargo keeps on this machine, and this program's own: as many as a test that is
 /// not optimised reads in a few seconds, from all over.
 #[test]
 fn ordinary_sources_are_clean() {

@@ -311,7 +311,7 @@ async fn a_machine_that_has_one_is_made_for_it() {
     corner.teardown(&made).await;
 }
 
-/// What a real guest reaches.
+/// N13, N14: what a real guest reaches.
 #[tokio::test]
 async fn everything_but_the_proxy() {
     let Some(program) = support::smolvm("what a microVM with a sidecar reaches") else { return };

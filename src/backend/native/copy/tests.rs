@@ -25,6 +25,7 @@ fn tar_of(entries: &[Made]) -> OwnedFd {
     crate::backend::native::in_memory(&builder.into_inner().unwrap()).unwrap().into()
 }
 
+/// X11: links, devices and whiteouts that aim outside.
 #[test]
 fn no_layer_leads_out_of_its_folder() {
     let folder = tempfile::tempdir().unwrap();

@@ -15,8 +15,11 @@ const HEX: usize = 32;
 /// So much is decoded to see whether a run is worth it.
 const PROBE: usize = 64;
 
-/// Lines of wrapped base64 are at least so long: 64 and 76 are usual.
-const LINE: usize = 60;
+/// Lines of wrapped base64 are at least so long. 64 and 76 are usual, and others are as easily made.
+const LINE: usize = 16;
+
+/// So far a line of wrapped base64 may be indented, as in YAML.
+const INDENT: usize = 32;
 
 /// Finds them. A run that touches an encoded character is itself encoded, and waits until that
 /// layer is off.
@@ -83,6 +86,9 @@ fn find_hex(bytes: &[u8], run: Range<usize>, pieces: &mut Pieces) -> bool {
             if worth {
                 hex::decode(text, &mut pieces.text);
                 let end = start + (digits.end - start) / 2 * 2;
+                // The mark of a number is no letter before what it stands for.
+                let marked = bytes[..start].ends_with(b"0x") || bytes[..start].ends_with(b"0X");
+                let start = if marked { start - 2 } else { start };
                 pieces.add(start..end, mark);
                 found = true;
                 break;
@@ -123,6 +129,8 @@ fn next_line(bytes: &[u8], line: &Range<usize>) -> Option<Range<usize>> {
     let rest = &bytes[line.end..];
     let breaks: [&[u8]; 4] = [b"\n", b"\r\n", br"\n", br"\r\n"];
     let start = line.end + breaks.into_iter().find(|text| rest.starts_with(text))?.len();
+    let indent = bytes[start..].iter().take(INDENT).take_while(|b| b" \t".contains(b)).count();
+    let start = start + indent;
     let length = bytes[start..].iter().take_while(|byte| base64::member(**byte)).count();
     (length > 0 && length <= line.len()).then(|| start..start + length)
 }

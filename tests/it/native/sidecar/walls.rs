@@ -46,6 +46,7 @@ fn addresses() -> Vec<String> {
     String::from_utf8_lossy(&output).split_whitespace().map(str::to_owned).collect()
 }
 
+/// N13, N14: past the proxy nothing arrives.
 #[tokio::test]
 async fn everything_but_the_proxy() {
     let (corner, far) = (Corner::new(), Far::new());
@@ -157,6 +158,7 @@ async fn everything_but_the_proxy() {
     corner.wipe().await;
 }
 
+/// N17, N19: a sidecar answers its own machine alone.
 #[tokio::test]
 async fn the_sidecars_of_others() {
     let (corner, far) = (Corner::new(), Far::new());
@@ -176,6 +178,7 @@ async fn the_sidecars_of_others() {
     corner.wipe().await;
 }
 
+/// X10: neither its files nor its process nor its control socket.
 #[tokio::test]
 async fn the_sidecar_itself() {
     let (corner, far) = (Corner::new(), Far::new());

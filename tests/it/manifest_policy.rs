@@ -1,0 +1,233 @@
+//! Where a bottle's policy cannot lead: C, G27, H, N.
+
+use crate::manifest::{Scratch, id, said};
+
+/// Holds the agent of a bottle with this front matter, and says something about it.
+fn refused(scratch: &Scratch, yaml: &str) {
+    scratch.write("tree/bottles/w.md", format!("---\nimage: alpine\n{yaml}---\n"));
+    scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
+    let desired = scratch.load();
+    assert!(desired.held.contains_key(&id("w")), "{yaml}: {:?}", said(&desired));
+    assert!(!desired.sandboxes.contains_key(&id("w")), "{yaml}");
+}
+
+/// C18, C19: each field of a route.
+#[test]
+fn a_route_leads_to_one_place() {
+    let scratch = Scratch::with_good_agent();
+    let good = [
+        ("path", "/gh/"),
+        ("upstream", "https://api.example.com"),
+        ("auth_scheme", "Bearer"),
+        ("token_ref", "GH_TOKEN"),
+    ];
+    let route = |field: &str, value: &str| {
+        let fields = good.iter().map(|(name, fine)| {
+            let value = if *name == field { value } else { fine };
+            format!("{name}: {}", serde_json::Value::from(value))
+        });
+        let more = if good.iter().any(|(name, _)| *name == field) {
+            String::new()
+        } else {
+            format!(", {field}: {}", serde_json::Value::from(value))
+        };
+        let fields: Vec<String> = fields.collect();
+        format!("cred_proxy:\n  routes:\n    - {{{}{more}}}\n", fields.join(", "))
+    };
+    for (field, values) in [
+        (
+            "upstream",
+            &[
+                "http://api.example.com",
+                "HTTP://api.example.com",
+                "ftp://api.example.com",
+                "api.example.com",
+                "//api.example.com",
+                "https://",
+                "https:///x",
+                "https://user@api.example.com",
+                "https://user:pass@api.example.com",
+                "https://api.example.com@evil.test",
+                "https://api.example.com?x=y",
+                "https://api.example.com/#x",
+                "https://api.example.com:0",
+                "https://api.example.com:65536",
+                "https://api.example.com:",
+                "https://api.example.com:443:80",
+                "https://127.0.0.1",
+                "https://2130706433",
+                "https://0x7f.1",
+                "https://127.1",
+                "https://169.254.169.254/latest",
+                "https://[::1]",
+                "https://[::ffff:127.0.0.1]",
+                "https://*.example.com",
+                "https://bücher.example",
+                "https://api.example.com/../x",
+                "https://api.example.com/%2e%2e",
+                "https://api.example.com//x",
+                "https://api.example.com\\x",
+                "https://api.example.com /",
+                "https://api.example.com\r\nX: y",
+                "https://api.example.com\0",
+                "file:///etc/passwd",
+            ][..],
+        ),
+        (
+            "auth_scheme",
+            &["Bearer x", "Bearer x\r\n", "Bearer\r\nX-Evil: y", "bearer", "Basic", "", "Bearer "],
+        ),
+        (
+            "path",
+            &[
+                "gh", "/gh", "gh/", "", "//", "/a/../b/", "/a%2fb/", "/a b/", "/a?b/", "/a/#/",
+                "/\n/",
+            ],
+        ),
+        (
+            "token_ref",
+            &["", "GH TOKEN", "GH-TOKEN", "1GH", "GH=x", "$GH", "GH\nX", "ghp_0123-4567", "a.b"],
+        ),
+        ("role", &["root", ""]),
+        ("value", &["x"]),
+        ("token", &["x"]),
+        ("headers", &["x"]),
+    ] {
+        for value in values {
+            refused(&scratch, &route(field, value));
+        }
+    }
+    scratch
+        .write("tree/bottles/w.md", format!("---\nimage: alpine\n{}---\n", route("path", "/gh/")));
+    assert_eq!(said(&scratch.load()), Vec::<String>::new());
+}
+
+/// H12, H20, N01, T11: what cannot be listed.
+#[test]
+fn an_allowlist_names_hosts() {
+    let scratch = Scratch::with_good_agent();
+    for entry in [
+        "bücher.example",
+        "exаmple.com",
+        "*",
+        "**",
+        "*.com",
+        "*.co.uk",
+        "a*.example.com",
+        "*.*.example.com",
+        "127.0.0.1",
+        "127.0.0.1:8081",
+        "10.0.0.0/8",
+        "169.254.169.254",
+        "2130706433",
+        "0x7f000001",
+        "127.1",
+        "::1",
+        "[::1]:443",
+        "https://api.example.com",
+        "api.example.com/x",
+        "user@api.example.com",
+        "api.example.com:0",
+        "api.example.com:70000",
+        "api.example.com:443:80",
+        "api example.com",
+        "api%2eexample.com",
+        "",
+    ] {
+        refused(
+            &scratch,
+            &format!("egress: {{allowlist: [{}]}}\n", serde_json::Value::from(entry)),
+        );
+    }
+    for (key, value) in [
+        ("cidr", "0.0.0.0/0"),
+        ("cidr", "127.0.0.0/8"),
+        ("cidr", "169.254.0.0/16"),
+        ("cidr", "::1/128"),
+        ("cidr", "fe80::/10"),
+        ("cidr", "93.184.216.0/24"),
+        ("methods", "[TRACE]"),
+        ("methods", "[CONNECT]"),
+        // TLS is looked into for every host: nothing is passed through as it is.
+        ("passthrough", "true"),
+        ("tls", "skip"),
+        ("insecure", "true"),
+        ("verify", "false"),
+        ("websocket", "true"),
+    ] {
+        let entry = format!("egress: {{allowlist: [{{host: api.example.com, {key}: {value}}}]}}\n");
+        refused(&scratch, &entry);
+    }
+    for section in ["passthrough: [api.example.com]", "tls_passthrough: [a.b]", "dlp_action: off"] {
+        refused(&scratch, &format!("egress: {{{section}}}\n"));
+    }
+    // An empty list is one, and grants nothing.
+    scratch.write("tree/bottles/w.md", "---\nimage: alpine\negress: {allowlist: []}\n---\n");
+    let desired = scratch.load();
+    assert!(desired.sandboxes[&id("w")].policy.egress.allowlist.is_empty());
+}
+
+/// G27: what would reach the command line of git or ssh.
+#[test]
+fn a_git_upstream_is_an_ssh_url() {
+    let scratch = Scratch::with_good_agent();
+    scratch.write("home/.ssh/key", "x");
+    for url in [
+        "ssh://-oProxyCommand=x/y",
+        "ssh://-oX:y/z",
+        "-oProxyCommand=x",
+        "ssh://git@-oProxyCommand=x/y",
+        "ssh://git@h/-oProxyCommand=x/../y",
+        "ext::sh -c id",
+        "ext::sh",
+        "fd::17/x",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "../x",
+        "git@github.com:a/b",
+        "git://github.com/a/b",
+        "https://github.com/a/b",
+        "ssh://git@h/a\nb",
+        "ssh://git@h/a\r\nProxyCommand x",
+        "ssh://git@h\0/a",
+        "ssh://h:-1/x",
+        "ssh://git@h:-1/x",
+        "ssh://git@h:+22/x",
+        "ssh://git@h/`id`",
+        "ssh://git@h/$(id)",
+        "ssh://git@h/a;id",
+        "ssh://git@127.1/x",
+        "ssh+git://git@h/x",
+    ] {
+        let url = serde_json::Value::from(url);
+        refused(
+            &scratch,
+            &format!("git:\n  - {{Name: a, Upstream: {url}, IdentityFile: ~/.ssh/key}}\n"),
+        );
+    }
+    for name in ["-x", "../x", "a/b", "a b", "", ".", "--upload-pack=x"] {
+        let name = serde_json::Value::from(name);
+        refused(
+            &scratch,
+            &format!(
+                "git:\n  - {{Name: {name}, Upstream: 'ssh://git@h/x', IdentityFile: ~/.ssh/key}}\n"
+            ),
+        );
+    }
+}
+
+/// What is not built grants nothing: a bottle of these sections alone has no way out at all.
+#[test]
+fn sections_that_are_not_enforced_grant_nothing() {
+    let scratch = Scratch::with_good_agent();
+    scratch.write("home/.ssh/key", "x");
+    scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
+    scratch.write(
+        "tree/bottles/w.md",
+        "---\nimage: alpine\nsupervise: true\ngit:\n  - {Name: a, Upstream: 'ssh://git@h/x', \
+         IdentityFile: ~/.ssh/key}\n---\n",
+    );
+    let desired = scratch.load();
+    let spec = &desired.sandboxes[&id("w")];
+    assert!(spec.network.is_none() && spec.sidecar.is_none(), "{spec:?}");
+}
