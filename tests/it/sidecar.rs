@@ -6,6 +6,7 @@ mod credentials;
 mod framing;
 mod hosts;
 mod leaks;
+mod memory;
 mod names;
 mod running;
 mod tunnel;

@@ -27,6 +27,20 @@ pub const FIELDS: usize = 128;
 /// What is read at once of what should be a TLS handshake.
 pub const HELLO: usize = 4 * 1024;
 
+/// What is read at once of a machine's connection that sends a lot: one TLS record, and a little.
+pub const READ_AHEAD: usize = 17 * 1024;
+
+/// What is read at once of an upstream's connection that sends a lot.
+pub const UPSTREAM_READ_AHEAD: usize = 64 * 1024;
+
+/// Responses at once that have large buffers; with more, each passes on one piece at a time.
+pub const WIDE_RESPONSES: usize = 24;
+
+/// What TLS keeps for a machine that does not read.
+pub const WRITE: usize = 64 * 1024;
+/// The same, in a crowd of responses.
+pub const CROWDED_WRITE: usize = 8 * 1024;
+
 /// hyper's buffer of a connection: a head of the largest size that framing lets through, and room
 /// for a chunk of body.
 pub const READ_BUFFER: usize = 80 * 1024;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Socket, refuse, serve};
 use super::machine::{Machine, Token, admit};
+use super::relaying::Relaying;
 use super::resolve::System;
 use super::slots::Slots;
 use super::state::Loaded;
@@ -26,6 +27,7 @@ use crate::sidecar::record::{Event, Line, Record};
 pub(super) struct Shared {
     pub(super) record: Arc<Record>,
     pub(super) budget: Arc<Semaphore>,
+    pub(super) relaying: Arc<Relaying>,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
     /// Documents are loaded one at a time.
@@ -109,6 +111,7 @@ impl Sidecar {
         let shared = Arc::new(Shared {
             record,
             budget: upload::budget(),
+            relaying: Arc::default(),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),
             loading: Mutex::new(0),
