@@ -84,8 +84,8 @@ impl Attack {
     }
 }
 
-/// All of them, one after the other.
-pub(crate) async fn all(upstream: &Arc<Upstream>, bottle: &Arc<Proxy>) {
+/// All of them, one after the other; or `only` those in whose names there is one of these words.
+pub(crate) async fn all(upstream: &Arc<Upstream>, bottle: &Arc<Proxy>, only: &[String]) {
     println!("\n{:<34} {:>9} {:>9} {:>8}  {:>10}", "under attack", "p99 µs", "of idle", "", "peak");
     let attacker = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -94,7 +94,10 @@ pub(crate) async fn all(upstream: &Arc<Upstream>, bottle: &Arc<Proxy>) {
         .build()
         .unwrap();
     let mut idle = None;
-    for attack in Attack::ALL {
+    let named = |attack: &Attack| only.iter().any(|word| attack.name().contains(word));
+    let some = Attack::ALL.iter().any(named);
+    let chosen = |attack: &Attack| !some || matches!(attack, Attack::None) || named(attack);
+    for attack in Attack::ALL.into_iter().filter(chosen) {
         bottle.forget_peak();
         let mut attackers = JoinSet::new();
         for _ in 0..attack.attackers() {

@@ -6,7 +6,7 @@
 //! the cores with what it measures, the same for all.
 //!
 //! Words after `--` choose parts of it: `1kib-h1`, `1kib-h2`, `1mib-h1`, `1mib-h2`, `uploads`,
-//! `attack`.
+//! `attack`, and after that words of the attacks' names.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::sync::Arc;
@@ -90,7 +90,7 @@ async fn bench() {
         uploads(&upstream, &bottle).await;
     }
     if chosen.has("attack") {
-        attack::all(&upstream, &bottle).await;
+        attack::all(&upstream, &bottle, &chosen.0).await;
     }
     println!("\nafter all of it: {} resident", mib(bottle.resident()));
 }

@@ -20,8 +20,8 @@ pub(super) struct Ahead<S> {
     read: BytesMut,
     /// How much is read ahead.
     most: usize,
-    /// The last read was as long as it could be.
-    streams: bool,
+    /// How many of the last reads were as long as they could be.
+    streak: usize,
     relaying: Arc<Relaying>,
 }
 
@@ -32,11 +32,16 @@ impl<S> Ahead<S> {
 
     /// With bytes that were read already.
     pub(super) fn rewound(read: BytesMut, inner: S, most: usize, relaying: Arc<Relaying>) -> Self {
-        Self { inner, read, most, streams: false, relaying }
+        Self { inner, read, most, streak: 0, relaying }
     }
 }
 
 impl<S: AsyncRead + Unpin> Ahead<S> {
+    /// Only in a body of some length, so that whoever it is for has begun to take it.
+    fn streams(&self) -> bool {
+        self.streak >= limits::STREAK && !self.relaying.is_crowded()
+    }
+
     /// Waits for the first bytes, and whether there are any.
     pub(super) async fn begins(&mut self) -> bool {
         if self.read.is_empty() {
@@ -56,15 +61,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.read.is_empty() {
-            if !this.streams {
+            if !this.streams() {
                 ready!(Pin::new(&mut this.inner).poll_read(context, out))?;
-                this.streams = out.remaining() == 0 && !this.relaying.is_crowded();
+                this.streak = if out.remaining() == 0 { this.streak + 1 } else { 0 };
                 return Poll::Ready(Ok(()));
             }
             this.read.reserve(this.most);
             let read = poll_read_buf(Pin::new(&mut this.inner), context, &mut this.read);
             if let Poll::Ready(Ok(count)) = read {
-                this.streams = count > out.remaining() && !this.relaying.is_crowded();
+                this.streak = if count > out.remaining() { this.streak } else { 0 };
             } else {
                 this.read = BytesMut::new();
                 return read.map_ok(drop);
@@ -73,14 +78,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {
         let count = this.read.len().min(out.remaining());
         out.put_slice(&this.read[..count]);
         this.read.advance(count);
-        if this.read.is_empty() && !this.streams {
+        if this.read.is_empty() && !this.streams() {
             this.read = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// What TLS gives: as many records in one read as there is room for, but one in a crowd.
+/// What TLS gives: as many records in one read as there is room for, and less than one in a crowd.
 pub(super) struct Gathered<S> {
     inner: S,
     relaying: Arc<Relaying>,
@@ -103,16 +108,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Err(error));
         }
+        if self.relaying.is_crowded() {
+            let mut piece = [0; limits::CROWDED_READ];
+            let room = out.remaining().min(piece.len());
+            let mut piece = ReadBuf::new(&mut piece[..room]);
+            ready!(Pin::new(&mut self.inner).poll_read(context, &mut piece))?;
+            out.put_slice(piece.filled());
+            return Poll::Ready(Ok(()));
+        }
         let before = out.filled().len();
         loop {
             let so_far = out.filled().len();
             let read = Pin::new(&mut self.inner).poll_read(context, out);
             let got = out.filled().len() > before;
             match read {
-                Poll::Ready(Ok(()))
-                    if out.filled().len() > so_far
-                        && out.remaining() > 0
-                        && !self.relaying.is_crowded() => {}
+                Poll::Ready(Ok(())) if out.filled().len() > so_far && out.remaining() > 0 => {}
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) if got => {
                     self.failed = Some(error);

@@ -247,6 +247,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (socket, _) = listener.accept().await?;
                 socket.set_nodelay(true)?;
+                rustix::net::sockopt::set_socket_send_buffer_size(&socket, limits::SEND_QUEUE)?;
                 Ok(Socket::Tcp(socket))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),

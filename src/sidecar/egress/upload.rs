@@ -212,7 +212,10 @@ impl Upload {
             }
             case.unscanned();
         }
-        search.data(&held)?;
+        for window in held.chunks(limits::SEARCHED_IN_TURN) {
+            search.data(window)?;
+            tokio::task::yield_now().await;
+        }
         let rest = Some(Box::new(Rest { incoming, search, idle: None }));
         // What streams holds little; its share is for others.
         Ok(Self { held, trailers, length, rest, verdict, _permit: None })

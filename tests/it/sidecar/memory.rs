@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::upstream::{Certificate, Upstream, bomb};
+use super::upstream::bomb;
 use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com"];
