@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Connections of the machine at once. The next one is answered 503 and closed.
-pub const CONNECTIONS: usize = 512;
+pub const CONNECTIONS: usize = 384;
 
 /// Of those, how many may be without a complete request or handshake; the oldest makes room for a
 /// new one, so that a machine that opens many and says nothing only keeps itself waiting.
@@ -87,6 +87,10 @@ pub const HELD_BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What all bodies that are held take together.
 pub const HELD_BODIES: usize = 16 * 1024 * 1024;
+
+/// The share of that which a body has that is too long to be held: what is searched together, and what
+/// waits to be sent.
+pub const STREAMED_BODY: usize = 256 * 1024;
 
 /// How long a body waits for its share of that.
 pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);

@@ -152,6 +152,8 @@ impl Sidecar {
                 shared.record.write(&line).map_err(|error| format!("writing the log: {error}"))?;
                 *generation = loaded.generation;
                 shared.loaded.send_replace(Some(Arc::new(loaded)));
+                drop(before);
+                give_back_memory();
                 Ok(self.state())
             }
             Err(why) => {
@@ -303,5 +305,18 @@ async fn sweep(shared: Arc<Shared>) {
         if let Some(loaded) = shared.loaded() {
             loaded.upstreams.sweep();
         }
+        give_back_memory();
     }
 }
+
+/// What a burst has needed goes back to the system: by itself, the allocator keeps it for the next one.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator has no safe way to be told")]
+fn give_back_memory() {
+    // SAFETY: it takes no pointer, and can be called at any time by any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn give_back_memory() {}

@@ -103,13 +103,34 @@ async fn requests_that_are_never_answered() {
 async fn responses_that_nobody_reads() {
     let world = World::start(allowing(HOSTS)).await;
     let mut silent = Vec::new();
-    for _ in 0..400 {
+    for _ in 0..350 {
         let mut client = world.inside("api.example.com:443").await;
         client.send("GET /bytes?2000000 HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await;
         silent.push(client);
     }
-    world.wait_for("allow", 400).await;
+    world.wait_for("allow", 350).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
+    others_are_served(&world).await;
+    bounded(&world);
+}
+
+/// R04: uploads that their upstream does not take have a share of memory, and those after them wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_nobody_takes() {
+    let world = World::start(allowing(HOSTS)).await;
+    let mut stalled = Vec::new();
+    let text = vec![b' '; (1 << 20) + (64 << 10)];
+    for _ in 0..80 {
+        let mut client = world.inside("api.example.com:443").await;
+        let head = format!(
+            "POST /stall HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: {}\r\n\r\n",
+            8 << 20
+        );
+        client.send(head).await;
+        // Whoever waits for its share is not read from.
+        let sent = tokio::time::timeout(Duration::from_millis(200), client.send(&text)).await;
+        stalled.push((client, sent.is_ok()));
+    }
     others_are_served(&world).await;
     bounded(&world);
 }

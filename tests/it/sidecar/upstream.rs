@@ -184,6 +184,9 @@ async fn answer(
         seen.requests.lock().unwrap().push(arrived);
         return Ok(Response::new(full("early")));
     }
+    if head.uri.path() == "/stall" {
+        std::future::pending::<()>().await;
+    }
     arrived.whole = loop {
         match body.frame().await {
             None => break true,
