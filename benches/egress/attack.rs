@@ -66,7 +66,7 @@ impl Attack {
             Self::RapidReset => "HTTP/2 rapid reset",
             Self::LargeUpload => "uploads of 1 GB",
             Self::NeverAnswered => "100 requests never answered",
-            Self::SlowReaders => "350 responses that nobody reads",
+            Self::SlowReaders => "300 responses that nobody reads",
             Self::Reloads => "100 reloads, 100 open streams",
         }
     }
@@ -79,7 +79,7 @@ impl Attack {
             Self::ResponseBomb | Self::UploadBomb => 4,
             Self::RapidReset | Self::LargeUpload => 2,
             Self::NeverAnswered | Self::Reloads => 100,
-            Self::SlowReaders => 350,
+            Self::SlowReaders => 300,
         }
     }
 }

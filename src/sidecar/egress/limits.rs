@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Connections of the machine at once. The next one is answered 503 and closed.
-pub const CONNECTIONS: usize = 384;
+pub const CONNECTIONS: usize = 320;
 
 /// Of those, how many may be without a complete request or handshake; the oldest makes room for a
 /// new one, so that a machine that opens many and says nothing only keeps itself waiting.
@@ -41,7 +41,7 @@ pub const STREAK: usize = 8;
 pub const UPSTREAM_READ_AHEAD: usize = 64 * 1024;
 
 /// Responses at once that have large buffers; with more, each passes on one piece at a time.
-pub const WIDE_RESPONSES: usize = 16;
+pub const WIDE_RESPONSES: usize = 12;
 
 /// What is read at once of an upstream in a crowd of responses.
 pub const CROWDED_READ: usize = 4 * 1024;

@@ -103,12 +103,12 @@ async fn requests_that_are_never_answered() {
 async fn responses_that_nobody_reads() {
     let world = World::start(allowing(HOSTS)).await;
     let mut silent = Vec::new();
-    for _ in 0..350 {
+    for _ in 0..300 {
         let mut client = world.inside("api.example.com:443").await;
         client.send("GET /bytes?2000000 HTTP/1.1\r\nHost: api.example.com\r\n\r\n").await;
         silent.push(client);
     }
-    world.wait_for("allow", 350).await;
+    world.wait_for("allow", 300).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     others_are_served(&world).await;
     bounded(&world);
