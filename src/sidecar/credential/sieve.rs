@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_is_shorter_than_a_block_may_stand_anywhere() {
-        assert_eq!(sieve(&[b"abc", b"abcdefgh"]).regions(b"some text"), [0..9]);
+        assert_eq!(sieve(&[b"abc", b"abcdefgh"]).regions(b"some text").first(), Some(&(0..9)));
         assert!(sieve(&[b"abc"]).regions(b"ab").is_empty());
     }
 

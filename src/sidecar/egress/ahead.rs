@@ -178,3 +178,43 @@ macro_rules! written_as_it_is {
 
 written_as_it_is!(Ahead);
 written_as_it_is!(Gathered);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// What comes out, read in pieces of the size that TLS asks for.
+    async fn through(sent: &[u8], relaying: &Arc<Relaying>) -> Vec<u8> {
+        let (mut writer, reader) = tokio::io::duplex(100_000);
+        let before = BytesMut::from(&sent[..7]);
+        let ahead = Ahead::rewound(before, reader, limits::READ_AHEAD, Arc::clone(relaying));
+        let mut gathered = Gathered::new(ahead, Arc::clone(relaying));
+        let rest = sent[7..].to_vec();
+        let write = tokio::spawn(async move { writer.write_all(&rest).await });
+        let mut received = Vec::new();
+        let mut piece = [0; 4096];
+        loop {
+            match gathered.read(&mut piece).await.unwrap() {
+                0 => break,
+                count => received.extend_from_slice(&piece[..count]),
+            }
+        }
+        write.await.unwrap().unwrap();
+        let Gathered { inner, .. } = gathered;
+        assert_eq!(inner.read.capacity(), 0, "what is over keeps no buffer");
+        received
+    }
+
+    #[tokio::test]
+    async fn every_byte_comes_in_its_order() {
+        let relaying = Arc::new(Relaying::default());
+        let bytes: Vec<u8> = (0..300_001_u32).map(|number| (number % 251) as u8).collect();
+        for length in [7, 8, 4096, 4103, 40_000, 300_001] {
+            assert_eq!(through(&bytes[..length], &relaying).await, &bytes[..length]);
+        }
+        let _crowd: Vec<_> = (0..=limits::WIDE_RESPONSES).map(|_| relaying.begin()).collect();
+        assert_eq!(through(&bytes, &relaying).await, bytes);
+    }
+}
