@@ -28,17 +28,31 @@ pub(crate) enum Protocol {
     Http2,
 }
 
+impl Protocol {
+    /// By which it is chosen.
+    pub(crate) const fn id(self) -> &'static str {
+        match self {
+            Self::Http1 => "h1",
+            Self::Http2 => "h2",
+        }
+    }
+}
+
 /// How much is asked for, and by how many at once.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     pub(crate) name: &'static str,
+    /// By which it is chosen.
+    pub(crate) id: &'static str,
     pub(crate) bytes: usize,
     pub(crate) connections: usize,
 }
 
 impl Shape {
-    pub(crate) const SMALL: Self = Self { name: "1 KiB", bytes: 1 << 10, connections: 8 };
-    pub(crate) const LARGE: Self = Self { name: "1 MiB", bytes: 1 << 20, connections: 2 };
+    pub(crate) const SMALL: Self =
+        Self { name: "1 KiB", id: "1kib", bytes: 1 << 10, connections: 8 };
+    pub(crate) const LARGE: Self =
+        Self { name: "1 MiB", id: "1mib", bytes: 1 << 20, connections: 2 };
 }
 
 /// What a round showed. Times in microseconds.
@@ -47,6 +61,8 @@ pub(crate) struct Result {
     pub(crate) rate: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    /// The proxy's own core time for one request, in microseconds.
+    pub(crate) core: f64,
 }
 
 pub(crate) async fn run(
@@ -58,8 +74,9 @@ pub(crate) async fn run(
 ) -> Result {
     let mut clients = Vec::new();
     for _ in 0..shape.connections {
-        clients.push(Client::connect(upstream, proxy, protocol).await);
+        clients.push(Client::connect(upstream, proxy, protocol).await.unwrap());
     }
+    let before = proxy.core_time();
     let begun = Instant::now();
     let tasks: Vec<_> = clients
         .into_iter()
@@ -68,7 +85,7 @@ pub(crate) async fn run(
                 let mut times = Vec::new();
                 while begun.elapsed() < round {
                     let asked = Instant::now();
-                    let received = client.get(shape.bytes).await;
+                    let received = client.get(shape.bytes).await.unwrap();
                     assert_eq!(received, shape.bytes);
                     times.push(asked.elapsed().as_secs_f64() * 1e6);
                 }
@@ -81,11 +98,12 @@ pub(crate) async fn run(
         times.extend(task.await.unwrap());
     }
     let elapsed = begun.elapsed().as_secs_f64();
+    let spent = (proxy.core_time() - before).as_secs_f64();
     times.sort_by(f64::total_cmp);
     let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let rate = times.len() as f64 / elapsed;
-    Result { rate, p50: at(50), p99: at(99) }
+    let count = times.len() as f64;
+    Result { rate: count / elapsed, p50: at(50), p99: at(99), core: spent * 1e6 / count }
 }
 
 /// Sends clean bodies on two connections; returns how many bytes arrived.
@@ -96,11 +114,11 @@ pub(crate) async fn uploads(upstream: &Upstream, proxy: &Proxy, round: Duration)
     let begun = Instant::now();
     let mut tasks = Vec::new();
     for _ in 0..2 {
-        let mut client = Client::connect(upstream, proxy, Protocol::Http1).await;
+        let mut client = Client::connect(upstream, proxy, Protocol::Http1).await.unwrap();
         let (body, sent) = (body.clone(), sent.clone());
         tasks.push(tokio::spawn(async move {
             while begun.elapsed() < round {
-                client.post(body.clone()).await;
+                client.post(body.clone()).await.unwrap();
                 sent.fetch_add(body.len() as u64, Ordering::Relaxed);
             }
         }));
@@ -116,19 +134,26 @@ enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-struct Client {
+/// What an attack may keep from being had.
+pub(crate) type Attempt<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+pub(crate) struct Client {
     sender: Sender,
     host: &'static str,
 }
 
 impl Client {
-    async fn connect(upstream: &Upstream, proxy: &Proxy, protocol: Protocol) -> Self {
-        let stream = tunnel(upstream, proxy).await;
-        let stream = secure(stream, proxy.host, protocol).await;
+    pub(crate) async fn connect(
+        upstream: &Upstream,
+        proxy: &Proxy,
+        protocol: Protocol,
+    ) -> Attempt<Self> {
+        let stream = tunnel(upstream, proxy).await?;
+        let stream = secure(stream, proxy.host, protocol).await?;
         let io = TokioIo::new(stream);
         let sender = match protocol {
             Protocol::Http1 => {
-                let (sender, connection) = http1::handshake(io).await.unwrap();
+                let (sender, connection) = http1::handshake(io).await?;
                 tokio::spawn(connection);
                 Sender::Http1(sender)
             }
@@ -136,70 +161,78 @@ impl Client {
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.initial_stream_window_size(1 << 20);
                 builder.initial_connection_window_size(8 << 20);
-                let (sender, connection) = builder.handshake(io).await.unwrap();
+                let (sender, connection) = builder.handshake(io).await?;
                 tokio::spawn(connection);
                 Sender::Http2(sender)
             }
         };
-        Self { sender, host: proxy.host }
+        Ok(Self { sender, host: proxy.host })
     }
 
-    async fn get(&mut self, bytes: usize) -> usize {
+    pub(crate) async fn get(&mut self, bytes: usize) -> Attempt<usize> {
         self.send("GET", &format!("/{bytes}"), Bytes::new()).await
     }
 
-    async fn post(&mut self, body: Bytes) {
-        self.send("POST", "/0", body).await;
+    async fn post(&mut self, body: Bytes) -> Attempt<usize> {
+        self.send("POST", "/0", body).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, body: Bytes) -> usize {
+    async fn send(&mut self, method: &str, path: &str, body: Bytes) -> Attempt<usize> {
         let request = Request::builder().method(method);
         let response = match &mut self.sender {
             Sender::Http1(sender) => {
                 let request = request.uri(path).header("host", self.host);
-                sender.ready().await.unwrap();
-                sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
+                sender.ready().await?;
+                sender.send_request(request.body(Full::new(body))?).await?
             }
             Sender::Http2(sender) => {
                 let uri = format!("https://{}{path}", self.host);
                 let request = request.uri(uri).version(Version::HTTP_2);
-                sender.ready().await.unwrap();
-                sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
+                sender.ready().await?;
+                sender.send_request(request.body(Full::new(body))?).await?
             }
         };
-        assert_eq!(response.status(), 200);
+        if response.status() != 200 {
+            return Err(response.status().to_string().into());
+        }
         let mut body = response.into_body();
         let mut received = 0;
         while let Some(frame) = body.frame().await {
-            received += frame.unwrap().data_ref().map_or(0, Bytes::len);
+            received += frame?.data_ref().map_or(0, Bytes::len);
         }
-        received
+        Ok(received)
     }
 }
 
-async fn tunnel(upstream: &Upstream, proxy: &Proxy) -> TcpStream {
+/// A connection to the upstream, through the proxy if there is one.
+pub(crate) async fn tunnel(upstream: &Upstream, proxy: &Proxy) -> Attempt<TcpStream> {
     let Some(address) = proxy.address else {
-        let stream = TcpStream::connect(upstream.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        return stream;
+        let stream = TcpStream::connect(upstream.address).await?;
+        stream.set_nodelay(true)?;
+        return Ok(stream);
     };
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
+    let mut stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let ask = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", proxy.target);
-    stream.write_all(ask.as_bytes()).await.unwrap();
+    stream.write_all(ask.as_bytes()).await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
-        answer.push(stream.read_u8().await.unwrap());
+        answer.push(stream.read_u8().await?);
     }
-    assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-    stream
+    if !answer.starts_with(b"HTTP/1.1 200") {
+        return Err(String::from_utf8_lossy(&answer).into());
+    }
+    Ok(stream)
 }
 
-async fn secure(stream: TcpStream, host: &str, protocol: Protocol) -> TlsStream<TcpStream> {
+pub(crate) async fn secure(
+    stream: TcpStream,
+    host: &str,
+    protocol: Protocol,
+) -> Attempt<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .unwrap()
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
         .with_no_client_auth();
@@ -207,8 +240,8 @@ async fn secure(stream: TcpStream, host: &str, protocol: Protocol) -> TlsStream<
         Protocol::Http1 => vec![b"http/1.1".to_vec()],
         Protocol::Http2 => vec![b"h2".to_vec()],
     };
-    let name = ServerName::try_from(host.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
 /// Each proxy has an authority of its own; who signed plays no part in what is measured here.

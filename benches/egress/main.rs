@@ -4,10 +4,15 @@
 //! `cargo bench --features testing --bench egress`. Debian has both as packages; a rival that is not
 //! installed is left out, and that is said. Everything stays on loopback, and the load generator shares
 //! the cores with what it measures, the same for all.
+//!
+//! Words after `--` choose parts of it: `1kib-h1`, `1kib-h2`, `1mib-h1`, `1mib-h2`, `uploads`,
+//! `attack`, and after that words of the attacks' names.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
+mod attack;
 mod load;
 mod proxies;
 #[path = "../support.rs"]
@@ -29,23 +34,43 @@ fn main() {
     runtime.block_on(bench());
 }
 
+/// The parts that were asked for; none: all of them.
+struct Chosen(Vec<String>);
+
+impl Chosen {
+    fn read() -> Self {
+        // What begins with a dash is cargo's.
+        Self(std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect())
+    }
+
+    fn has(&self, part: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|word| word == part)
+    }
+}
+
 async fn bench() {
+    let chosen = Chosen::read();
     println!("{}", machine());
-    let upstream = upstream::start().await;
+    let upstream = Arc::new(upstream::start().await);
     let direct = Proxy::direct();
-    let bottle = proxies::bottle(&upstream).await;
+    let bottle = Arc::new(proxies::bottle(&upstream).await);
     println!("idle, loaded with a policy: {} resident", mib(bottle.resident()));
-    let squid = proxies::squid(&upstream).await;
-    let mitmproxy = proxies::mitmproxy(&upstream).await;
+    // Without a rival to be compared with, none is started.
+    let compares = chosen.0.is_empty() || chosen.0.iter().any(|word| word.contains("ib-"));
+    let squid = if compares { proxies::squid(&upstream).await } else { None };
+    let mitmproxy = if compares { proxies::mitmproxy(&upstream).await } else { None };
     let rivals = [squid.as_ref(), mitmproxy.as_ref()];
     let all: Vec<&Proxy> =
-        [Some(&direct), Some(&bottle)].into_iter().chain(rivals).flatten().collect();
+        [Some(&direct), Some(&*bottle)].into_iter().chain(rivals).flatten().collect();
     for shape in [Shape::SMALL, Shape::LARGE] {
         for protocol in [Protocol::Http1, Protocol::Http2] {
+            if !chosen.has(&format!("{}-{}", shape.id, protocol.id())) {
+                continue;
+            }
             println!("\n{} bodies, {protocol:?}, {} connections", shape.name, shape.connections);
             println!(
-                "{:<12} {:>10} {:>10} {:>10} {:>12} {:>12}",
-                "", "req/s", "p50 µs", "p99 µs", "added p50", "MB/s"
+                "{:<12} {:>10} {:>10} {:>10} {:>12} {:>12} {:>12}",
+                "", "req/s", "p50 µs", "p99 µs", "added p50", "MB/s", "own core µs"
             );
             let mut results: Vec<(&str, Result)> = Vec::new();
             for proxy in &all {
@@ -61,7 +86,12 @@ async fn bench() {
             report(&results, shape);
         }
     }
-    uploads(&upstream, &bottle).await;
+    if chosen.has("uploads") {
+        uploads(&upstream, &bottle).await;
+    }
+    if chosen.has("attack") {
+        attack::all(&upstream, &bottle, &chosen.0).await;
+    }
     println!("\nafter all of it: {} resident", mib(bottle.resident()));
 }
 
@@ -72,11 +102,12 @@ fn report(results: &[(&str, Result)], shape: Shape) {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let bytes = result.rate * shape.bytes as f64 / 1e6;
         println!(
-            "{name:<12} {:>10.0} {:>10.0} {:>10.0} {:>12.0} {bytes:>12.0}",
+            "{name:<12} {:>10.0} {:>10.0} {:>10.0} {:>12.0} {bytes:>12.0} {:>12.0}",
             result.rate,
             result.p50,
             result.p99,
-            result.p50 - base
+            result.p50 - base,
+            result.core
         );
     }
     let Some(ours) = of("bottle") else { return };

@@ -1,7 +1,7 @@
 //! The proxies that are measured, each a process of its own on loopback.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(crate) struct Proxy {
     pub(crate) target: String,
     pub(crate) host: &'static str,
     child: Option<Child>,
+    /// What the sidecar was told, and where.
+    pub(crate) told: Option<(PathBuf, serde_json::Value)>,
     _folder: Option<tempfile::TempDir>,
 }
 
@@ -42,6 +44,7 @@ impl Proxy {
             target: String::new(),
             host: "localhost",
             child: None,
+            told: None,
             _folder: None,
         }
     }
@@ -53,13 +56,31 @@ impl Proxy {
 
     /// Resident memory, in bytes.
     pub(crate) fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// The most that was resident since [`Self::forget_peak`].
+    pub(crate) fn peak(&self) -> u64 {
+        self.status("VmHWM:")
+    }
+
+    /// The peak begins anew.
+    pub(crate) fn forget_peak(&self) {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let status = self.of_process("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
     }
 
-    /// User and system time so far.
+    /// User and system time so far; none for the upstream itself, which is within this process.
     pub(crate) fn core_time(&self) -> Duration {
+        if self.child.is_none() {
+            return Duration::ZERO;
+        }
         let stat = self.of_process("stat");
         let fields: Vec<&str> = stat[stat.rfind(')').unwrap()..].split_whitespace().collect();
         let ticks: u64 = fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap();
@@ -116,6 +137,7 @@ pub(crate) async fn bottle(upstream: &Upstream) -> Proxy {
         target: format!("{HOST}:443"),
         host: HOST,
         child: Some(child),
+        told: Some((socket, document)),
         _folder: Some(folder),
     }
 }
@@ -178,7 +200,7 @@ fn tunnel(
 ) -> Proxy {
     let target = format!("localhost:{}", upstream.address.port());
     let (address, child, folder) = (Some(address), Some(child), Some(folder));
-    Proxy { name, address, target, host: "localhost", child, _folder: folder }
+    Proxy { name, address, target, host: "localhost", child, told: None, _folder: folder }
 }
 
 fn rival(command: &mut Command) -> Child {

@@ -3,11 +3,14 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use futures_util::stream;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Either, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -82,14 +85,48 @@ pub(crate) async fn start() -> Upstream {
     Upstream { address, root, names }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-) -> std::result::Result<Response<Full<Bytes>>, Infallible> {
+/// A response that is a gzip of a gzip of ten gigabytes.
+static BOMB: LazyLock<Bytes> = LazyLock::new(super::attack::bomb);
+
+/// Bytes at once, or as they come.
+type Body = Either<Full<Bytes>, BoxBody<Bytes, Infallible>>;
+
+async fn answer(request: Request<Incoming>) -> std::result::Result<Response<Body>, Infallible> {
     static BODY: [u8; 1 << 20] = [b'x'; 1 << 20];
-    let size = request.uri().path().trim_start_matches('/').parse().unwrap_or(0).min(BODY.len());
+    let path = request.uri().path().trim_start_matches('/').to_owned();
     let mut body = request.into_body();
     while let Some(Ok(_)) = body.frame().await {}
-    Ok(Response::new(Full::new(Bytes::from_static(&BODY[..size]))))
+    let mut response = Response::new(());
+    let body = match path.as_str() {
+        "never" => std::future::pending().await,
+        "bomb" => {
+            let coding = hyper::header::HeaderValue::from_static("gzip, gzip");
+            response.headers_mut().insert("content-encoding", coding);
+            Either::Left(Full::new(BOMB.clone()))
+        }
+        "forever" => Either::Right(ticks()),
+        size => {
+            let size = size.parse().unwrap_or(0).min(BODY.len());
+            Either::Left(Full::new(Bytes::from_static(&BODY[..size])))
+        }
+    };
+    Ok(response.map(|()| body))
+}
+
+/// A line every fifth of a second, without end.
+fn ticks() -> BoxBody<Bytes, Infallible> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while sender.send(Ok(Frame::data(Bytes::from_static(b"tick\n")))).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let receiver = tokio::sync::Mutex::new(receiver);
+    StreamBody::new(Box::pin(stream::unfold(receiver, |receiver| async move {
+        let frame = receiver.lock().await.recv().await?;
+        Some((frame, receiver))
+    })))
+    .boxed()
 }
 
 /// Every name has the one public address, and no IPv6.

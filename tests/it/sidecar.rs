@@ -14,6 +14,7 @@ mod http2;
 mod identity;
 mod leaks;
 mod malformed;
+mod memory;
 mod names;
 mod running;
 mod spellings;

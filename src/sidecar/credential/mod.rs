@@ -3,6 +3,7 @@
 //! `redact` takes their values out of whatever comes back, however an upstream wrote them.
 
 mod redact;
+mod sieve;
 
 pub use redact::{Redactions, Redactor};
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use bytes::Bytes;
 
+use super::sieve::Sieve;
 use crate::sidecar::encodings::{Encoding, encodings};
 
 /// So many bytes from the middle of a form are in the automaton, which cannot be wiped. The rest
@@ -16,6 +17,8 @@ const ANCHOR: usize = 6;
 pub struct Redactions {
     names: Vec<Box<str>>,
     forms: Vec<Form>,
+    /// Rules out most of a text before the automaton is asked.
+    sieve: Sieve,
     anchors: AhoCorasick,
     /// The forms that begin with a byte, by that byte.
     beginning: Box<[Vec<usize>; 256]>,
@@ -85,7 +88,8 @@ impl Redactions {
             .match_kind(MatchKind::Standard)
             .build(forms.iter().map(Form::anchor))?;
         let longest = forms.iter().map(|form| form.text().len()).max().unwrap_or(0);
-        Ok(Self { names, forms, anchors, beginning, longest })
+        let sieve = Sieve::new(forms.iter().map(Form::text));
+        Ok(Self { names, forms, sieve, anchors, beginning, longest })
     }
 
     /// Whether there is nothing to take out.
@@ -104,15 +108,15 @@ impl Redactions {
     /// Every place of a form, in order.
     fn spans(&self, text: &[u8]) -> Vec<Span> {
         let mut spans = Vec::new();
-        if self.is_empty() {
-            return spans;
-        }
-        for found in self.anchors.find_overlapping_iter(text) {
-            let form = &self.forms[found.pattern().as_usize()];
-            let Some(start) = found.start().checked_sub(form.anchor) else { continue };
-            let end = start + form.text().len();
-            if text.get(start..end).is_some_and(|there| form.same(form.text(), there)) {
-                spans.push(Span { start, end: Reverse(end), name: form.name });
+        for region in self.sieve.regions(text) {
+            for found in self.anchors.find_overlapping_iter(&text[region.clone()]) {
+                let form = &self.forms[found.pattern().as_usize()];
+                let anchor = region.start + found.start();
+                let Some(start) = anchor.checked_sub(form.anchor) else { continue };
+                let end = start + form.text().len();
+                if text.get(start..end).is_some_and(|there| form.same(form.text(), there)) {
+                    spans.push(Span { start, end: Reverse(end), name: form.name });
+                }
             }
         }
         spans.sort_unstable();

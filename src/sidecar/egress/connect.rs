@@ -3,12 +3,8 @@
 //! The tunnel ends here: the sidecar is the server that the client asked for, under a leaf of the
 //! sandbox's own authority. What is no TLS handshake, or names no host or another one, is closed.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
-use bytes::{Buf as _, BytesMut};
 use futures_util::FutureExt as _;
 use hyper::Uri;
 use hyper::server::conn::{http1, http2};
@@ -16,14 +12,16 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::server::Acceptor;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::ahead::Ahead;
 use super::case::Case;
 use super::framed::{Framed, Wire};
 use super::limits;
 use super::proxy::{Door, Kind, answer};
+use super::relaying::Paced;
 use super::serve::Shared;
 use super::slots::Slot;
 use super::state::Loaded;
@@ -58,69 +56,11 @@ pub(super) fn grant(case: &Case, loaded: Option<&Loaded>, uri: &Uri) -> Result<A
     Ok(authority)
 }
 
-/// Bytes that were read already, and the connection that they came from.
-pub(super) struct Rewound<S> {
-    before: BytesMut,
-    inner: S,
-}
-
-impl<S> Rewound<S> {
-    pub(super) fn new(before: BytesMut, inner: S) -> Self {
-        Self { before, inner }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.before.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(context, out);
-        }
-        let count = self.before.len().min(out.remaining());
-        out.put_slice(&self.before[..count]);
-        self.before.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(context)
-    }
-}
-
 /// Serves what is inside a tunnel, until it ends or a new policy forbids it.
 pub(super) async fn tunnel<S>(
     shared: Arc<Shared>,
     slot: Arc<Slot>,
-    socket: Rewound<S>,
+    socket: Ahead<S>,
     authority: Authority,
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -142,7 +82,7 @@ pub(super) async fn tunnel<S>(
     }
 }
 
-async fn served<S>(shared: &Arc<Shared>, slot: Arc<Slot>, socket: Rewound<S>, authority: &Authority)
+async fn served<S>(shared: &Arc<Shared>, slot: Arc<Slot>, socket: Ahead<S>, authority: &Authority)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -167,6 +107,7 @@ where
         wire: Arc::clone(&wire),
         kind: Kind::Tunnel(authority.clone()),
     });
+    let stream = Paced::new(stream, Arc::clone(&shared.relaying));
     if http2 { Box::pin(serve_http2(stream, door)).await } else { serve_http1(stream, door).await }
 }
 
@@ -180,13 +121,13 @@ enum NoTunnel {
 
 async fn handshake<S>(
     loaded: &Loaded,
-    mut socket: Rewound<S>,
+    mut socket: Ahead<S>,
     authority: &Authority,
-) -> Result<TlsStream<Rewound<S>>, NoTunnel>
+) -> Result<TlsStream<Ahead<S>>, NoTunnel>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if !begins(&mut socket).await {
+    if !socket.begins().await {
         return Err(NoTunnel::Gone);
     }
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
@@ -204,18 +145,6 @@ where
         Some(tls) if tls.is::<rustls::Error>() => NoTunnel::Untrusted(tls.to_string()),
         _ => NoTunnel::Gone,
     })
-}
-
-/// Whether anything comes at all.
-async fn begins<S: AsyncRead + Unpin>(socket: &mut Rewound<S>) -> bool {
-    if !socket.before.is_empty() {
-        return true;
-    }
-    socket.before.reserve(limits::HELLO);
-    let mut before = std::mem::take(&mut socket.before);
-    let read = tokio::io::AsyncReadExt::read_buf(&mut socket.inner, &mut before).await;
-    socket.before = before;
-    read.is_ok_and(|count| count > 0)
 }
 
 async fn serve_http1<S>(stream: S, door: Arc<Door>)

@@ -10,9 +10,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::ahead::Ahead;
 use super::case::Case;
-use super::connect::{Pending, Rewound, http1_builder, tunnel};
+use super::connect::{Pending, http1_builder, tunnel};
 use super::framed::{Framed, Wire};
+use super::limits;
 use super::proxy::{Door, Kind, answer};
 use super::serve::Shared;
 use super::slots::Slot;
@@ -61,7 +63,8 @@ async fn front(shared: Arc<Shared>, socket: Socket, slot: &Arc<Slot>) {
         before = whole;
     }
     drop(door);
-    Box::pin(tunnel(shared, Arc::clone(slot), Rewound::new(before, socket), authority)).await;
+    let socket = Ahead::rewound(before, socket, limits::READ_AHEAD, Arc::clone(&shared.relaying));
+    Box::pin(tunnel(shared, Arc::clone(slot), socket, authority)).await;
 }
 
 /// Says that there is no room, and closes.
@@ -90,7 +93,7 @@ pub(super) async fn refuse(shared: Arc<Shared>, mut socket: Socket) {
         socket.shutdown().await
     };
     // Whoever does not take it is not waited for.
-    let _ = tokio::time::timeout(super::limits::LINGER, written).await;
+    let _ = tokio::time::timeout(limits::LINGER, written).await;
 }
 
 impl AsyncRead for Socket {

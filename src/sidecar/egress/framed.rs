@@ -21,8 +21,10 @@ use super::slots::Slot;
 use crate::sidecar::Code;
 use crate::sidecar::framing::{Framing, Limits};
 
-/// How much is read at once.
+/// How much of a body is read at once.
 const PIECE: usize = 16 * 1024;
+/// How much is read at once of what may be a head that never becomes whole.
+const HEAD_PIECE: usize = 4 * 1024;
 
 /// What a connection's reader and its requests know of each other.
 pub(super) struct Wire {
@@ -228,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
             if this.answered_last || this.raw.len() > limits::READ_BUFFER {
                 return Poll::Pending;
             }
-            this.raw.reserve(PIECE);
+            this.raw.reserve(if this.framing.is_within_body() { PIECE } else { HEAD_PIECE });
             let read =
                 tokio_util::io::poll_read_buf(Pin::new(&mut this.inner), context, &mut this.raw);
             match read {

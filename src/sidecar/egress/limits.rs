@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Connections of the machine at once. The next one is answered 503 and closed.
-pub const CONNECTIONS: usize = 512;
+pub const CONNECTIONS: usize = 320;
 
 /// Of those, how many may be without a complete request or handshake; the oldest makes room for a
 /// new one, so that a machine that opens many and says nothing only keeps itself waiting.
@@ -24,8 +24,32 @@ pub const HEADER_LIST: u32 = 64 * 1024;
 /// Fields of a head.
 pub const FIELDS: usize = 128;
 
+/// What the kernel keeps of what a machine does not read; by itself it would take megabytes. The way to a
+/// machine is short, so more would make nothing faster.
+pub const SEND_QUEUE: usize = 208 * 1024;
+
 /// What is read at once of what should be a TLS handshake.
 pub const HELLO: usize = 4 * 1024;
+
+/// What is read at once of a machine's connection that sends a lot: one TLS record, and a little.
+pub const READ_AHEAD: usize = 17 * 1024;
+
+/// So many reads of TLS's own size make a connection one that sends a lot.
+pub const STREAK: usize = 8;
+
+/// What is read at once of an upstream's connection that sends a lot.
+pub const UPSTREAM_READ_AHEAD: usize = 64 * 1024;
+
+/// Responses at once that have large buffers; with more, each passes on one piece at a time.
+pub const WIDE_RESPONSES: usize = 12;
+
+/// What is read at once of an upstream in a crowd of responses.
+pub const CROWDED_READ: usize = 4 * 1024;
+
+/// What TLS keeps for a machine that does not read.
+pub const WRITE: usize = 64 * 1024;
+/// The same, in a crowd of responses.
+pub const CROWDED_WRITE: usize = 4 * 1024;
 
 /// hyper's buffer of a connection: a head of the largest size that framing lets through, and room
 /// for a chunk of body.
@@ -64,11 +88,18 @@ pub const HELD_BODY_TIME: Duration = Duration::from_secs(30);
 /// What all bodies that are held take together.
 pub const HELD_BODIES: usize = 16 * 1024 * 1024;
 
+/// The share of that which a body has that is too long to be held: what is searched together, and what
+/// waits to be sent.
+pub const STREAMED_BODY: usize = 256 * 1024;
+
 /// How long a body waits for its share of that.
 pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);
 
 /// A body up to this size is searched where its request is worked on; a larger one beside it.
 pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
+
+/// So much of a body that passes is searched before others get their turn.
+pub const SEARCHED_IN_TURN: usize = 128 * 1024;
 
 /// The largest body that is scanned.
 pub const SCANNED_BODY: u64 = 16 * 1024 * 1024;

@@ -4,6 +4,7 @@
 //! requests to `proxy`; a CONNECT becomes a tunnel in `connect`, with the same inside. A request's
 //! body goes out as an `upload`, to one of the `upstream`s, and what comes back is `outgoing`.
 
+mod ahead;
 mod around;
 mod case;
 mod connect;
@@ -17,6 +18,7 @@ mod machine;
 mod outgoing;
 mod page;
 mod proxy;
+mod relaying;
 mod resolve;
 mod scan;
 mod serve;

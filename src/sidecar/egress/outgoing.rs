@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::framed::Working;
 use super::limits;
+use super::relaying::Turn;
 use super::state::Loaded;
 use super::upstream::{Connection, Target};
 use crate::sidecar::credential::Redactor;
@@ -40,6 +41,7 @@ pub(super) struct Relayed {
     back: Option<(Arc<Loaded>, Target, Connection)>,
     trailers: Option<HeaderMap>,
     ended: bool,
+    turn: Turn,
 }
 
 impl Outgoing {
@@ -58,6 +60,7 @@ impl Relayed {
         redactor: Option<Redactor>,
         revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
         back: (Arc<Loaded>, Target, Connection),
+        turn: Turn,
     ) -> Self {
         Self {
             incoming,
@@ -67,6 +70,7 @@ impl Relayed {
             back: Some(back),
             trailers: None,
             ended: false,
+            turn,
         }
     }
 
@@ -76,6 +80,9 @@ impl Relayed {
                 let trailers = self.trailers.take().map(|fields| Ok(Frame::trailers(fields)));
                 return Poll::Ready(trailers);
             }
+            if self.turn.poll_clear(context).is_pending() {
+                return self.wait(context);
+            }
             match Pin::new(&mut self.incoming).poll_frame(context) {
                 Poll::Ready(None) => {
                     if let Some(rest) = self.end() {
@@ -84,20 +91,22 @@ impl Relayed {
                 }
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle = None;
-                    let Some(redactor) = &mut self.redactor else {
-                        return Poll::Ready(Some(Ok(frame)));
-                    };
                     match frame.into_data() {
                         Ok(data) => {
-                            let data = redactor.push(data);
+                            let data = match &mut self.redactor {
+                                Some(redactor) => redactor.push(data),
+                                None => data,
+                            };
                             if !data.is_empty() {
-                                return Poll::Ready(Some(Ok(Frame::data(data))));
+                                return Poll::Ready(Some(Ok(Frame::data(self.turn.pass(data)))));
                             }
                         }
                         // What was held back goes before them.
                         Err(frame) => {
                             self.trailers = frame.into_trailers().ok().map(|mut fields| {
-                                redact(&mut fields, redactor);
+                                if let Some(redactor) = &self.redactor {
+                                    redact(&mut fields, redactor);
+                                }
                                 fields
                             });
                             if let Some(rest) = self.end() {
@@ -110,20 +119,22 @@ impl Relayed {
                     self.ended = true;
                     return Poll::Ready(Some(Err(io::Error::other(error))));
                 }
-                Poll::Pending => {
-                    let idle = self
-                        .idle
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::RESPONSE_IDLE)));
-                    let over = idle.as_mut().poll(context).is_ready()
-                        || self.revoked.as_mut().poll(context).is_ready();
-                    if !over {
-                        return Poll::Pending;
-                    }
-                    self.ended = true;
-                    return Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())));
-                }
+                Poll::Pending => return self.wait(context),
             }
         }
+    }
+
+    /// Nothing moves: until it takes too long, or is forbidden.
+    fn wait(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let idle =
+            self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::RESPONSE_IDLE)));
+        let over = idle.as_mut().poll(context).is_ready()
+            || self.revoked.as_mut().poll(context).is_ready();
+        if !over {
+            return Poll::Pending;
+        }
+        self.ended = true;
+        Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
     }
 
     /// The body was read to its end; what of it was held back.

@@ -20,6 +20,7 @@ use super::decided::{Decided, decided};
 use super::framed::Wire;
 use super::headers::{asks_for_websocket, door_location, strip_request, strip_response};
 use super::outgoing::{Outgoing, Relayed, redact};
+use super::relaying::Turn;
 use super::scan::{codings, join_cookies};
 use super::serve::Shared;
 use super::state::Loaded;
@@ -129,7 +130,8 @@ async fn work(
     };
     let (response, connection) = response;
     let back = (Arc::clone(&loaded), decided.target.clone(), connection);
-    relay(&loaded, &decided, response, revoked, back)
+    let turn = case.shared.relaying.begin();
+    relay(&loaded, &decided, response, revoked, back, turn)
         .await
         .map(|response| Answer::Relayed(Box::new(response)))
 }
@@ -239,7 +241,11 @@ async fn exchange(
     headers: &HeaderMap,
     upload: Upload,
 ) -> Result<(Response<Incoming>, Connection), Refusal> {
-    let reach = Reach { exceptions: &decided.grant.exceptions, forbidden: &loaded.forbidden };
+    let reach = Reach {
+        exceptions: &decided.grant.exceptions,
+        forbidden: &loaded.forbidden,
+        relaying: &case.shared.relaying,
+    };
     let verdict = upload.verdict();
     // What can be asked again without any difference, where a connection turns out to be closed.
     let repeatable = upload.is_end_stream() && matches!(*method, Method::GET | Method::HEAD);
@@ -322,6 +328,7 @@ async fn relay(
     response: Response<Incoming>,
     revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
     back: (Arc<Loaded>, Target, Connection),
+    turn: Turn,
 ) -> Result<Response<Relayed>, Refusal> {
     // Nothing was asked for that would have to switch protocols.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -344,7 +351,7 @@ async fn relay(
         redact(&mut head.headers, redactor);
     }
     if body.is_end_stream() {
-        return Ok(Response::from_parts(head, Relayed::new(body, None, revoked, back)));
+        return Ok(Response::from_parts(head, Relayed::new(body, None, revoked, back, turn)));
     }
     if decided.route.is_some() && codings(&head.headers) != Ok(Vec::new()) {
         return Err(Code::ResponseRefused.into());
@@ -353,5 +360,5 @@ async fn relay(
         // It may become longer or shorter.
         head.headers.remove(CONTENT_LENGTH);
     }
-    Ok(Response::from_parts(head, Relayed::new(body, redactor, revoked, back)))
+    Ok(Response::from_parts(head, Relayed::new(body, redactor, revoked, back, turn)))
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Socket, refuse, serve};
 use super::machine::{Machine, Token, admit};
+use super::relaying::Relaying;
 use super::resolve::System;
 use super::slots::Slots;
 use super::state::Loaded;
@@ -26,6 +27,7 @@ use crate::sidecar::record::{Event, Line, Record};
 pub(super) struct Shared {
     pub(super) record: Arc<Record>,
     pub(super) budget: Arc<Semaphore>,
+    pub(super) relaying: Arc<Relaying>,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
     /// Documents are loaded one at a time.
@@ -109,6 +111,7 @@ impl Sidecar {
         let shared = Arc::new(Shared {
             record,
             budget: upload::budget(),
+            relaying: Arc::default(),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),
             loading: Mutex::new(0),
@@ -149,6 +152,8 @@ impl Sidecar {
                 shared.record.write(&line).map_err(|error| format!("writing the log: {error}"))?;
                 *generation = loaded.generation;
                 shared.loaded.send_replace(Some(Arc::new(loaded)));
+                drop(before);
+                give_back_memory();
                 Ok(self.state())
             }
             Err(why) => {
@@ -244,6 +249,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (socket, _) = listener.accept().await?;
                 socket.set_nodelay(true)?;
+                rustix::net::sockopt::set_socket_send_buffer_size(&socket, limits::SEND_QUEUE)?;
                 Ok(Socket::Tcp(socket))
             }
             Self::Unix(listener) => Ok(Socket::Unix(listener.accept().await?.0)),
@@ -299,5 +305,18 @@ async fn sweep(shared: Arc<Shared>) {
         if let Some(loaded) = shared.loaded() {
             loaded.upstreams.sweep();
         }
+        give_back_memory();
     }
 }
+
+/// What a burst has needed goes back to the system: by itself, the allocator keeps it for the next one.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator has no safe way to be told")]
+fn give_back_memory() {
+    // SAFETY: it takes no pointer, and can be called at any time by any thread.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+fn give_back_memory() {}

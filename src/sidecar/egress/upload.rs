@@ -42,7 +42,21 @@ pub(super) struct Upload {
     length: Option<u64>,
     rest: Option<Box<Rest>>,
     verdict: Verdict,
+    /// The share of the first piece that streams, until that is sent.
+    first: Option<OwnedSemaphorePermit>,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes that keep their share of the budget until they are sent.
+struct Sending {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What is still to come.
@@ -137,6 +151,7 @@ impl Upload {
             length: None,
             rest: None,
             verdict: Verdict::default(),
+            first: None,
             _permit: None,
         }
     }
@@ -207,7 +222,8 @@ impl Upload {
         if ended {
             let held = search_whole(case, loaded, codings, held).await?;
             let length = trailers.is_none().then_some(held.len() as u64);
-            return Ok(Self { held, trailers, length, rest: None, verdict, _permit: permit });
+            let (rest, first) = (None, None);
+            return Ok(Self { held, trailers, length, rest, verdict, first, _permit: permit });
         }
         if !codings.is_empty() || is_packed(&held) {
             // What is compressed can be looked into only as a whole.
@@ -216,10 +232,17 @@ impl Upload {
             }
             case.unscanned();
         }
-        search.data(&held)?;
+        for window in held.chunks(limits::SEARCHED_IN_TURN) {
+            search.data(window)?;
+            tokio::task::yield_now().await;
+        }
         let rest = Some(Box::new(Rest { incoming, search, idle: None }));
-        // What streams holds little; its share is for others.
-        Ok(Self { held, trailers, length, rest, verdict, _permit: None })
+        // What streams holds little; the rest of its share is for others as soon as it is sent.
+        grow(&mut permit, limits::STREAMED_BODY / UNIT, budget).await?;
+        let more = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = more - limits::STREAMED_BODY / UNIT;
+        let first = permit.as_mut().and_then(|permit| permit.split(more));
+        Ok(Self { held, trailers, length, rest, verdict, first, _permit: permit })
     }
 }
 
@@ -291,8 +314,16 @@ impl Body for Upload {
             };
             let clear = this.held.len().saturating_sub(held_back);
             if clear > 0 {
-                let piece = this.held.split_to(clear).freeze();
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
+                let Some(permit) = this.first.take() else {
+                    let piece = this.held.split_to(clear).freeze();
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                };
+                // What is held back of it must not keep all of it.
+                let rest = BytesMut::from(&this.held[clear..]);
+                let mut piece = std::mem::replace(&mut this.held, rest);
+                piece.truncate(clear);
+                let piece = Sending { bytes: piece.freeze(), _permit: permit };
+                return Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))));
             }
             let Some(rest) = &mut this.rest else {
                 return Poll::Ready(this.trailers.take().map(|fields| Ok(Frame::trailers(fields))));

@@ -23,8 +23,10 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::ahead::{Ahead, Gathered};
 use super::dial::{checked, dial};
 use super::limits;
+use super::relaying::Relaying;
 use super::resolve::Resolver;
 use super::upload::Upload;
 use crate::sidecar::{Authority, CheckedAddr, Cidr, Code, Host};
@@ -47,6 +49,8 @@ pub(super) struct Reach<'a> {
     pub(super) exceptions: &'a [Cidr],
     /// What nothing opens.
     pub(super) forbidden: &'a [IpAddr],
+    /// What it has to share memory with.
+    pub(super) relaying: &'a Arc<Relaying>,
 }
 
 /// All upstreams of one loaded document.
@@ -148,16 +152,17 @@ impl Upstreams {
             let name = ServerName::try_from(name).map_err(|_| Code::UpstreamTls)?;
             let [both, http1] = &self.tls;
             let tls = if target.http2 { both } else { http1 };
-            let handshake = tls.connect(name, stream);
+            let handshake = tls.connect(
+                name,
+                Ahead::new(stream, limits::UPSTREAM_READ_AHEAD, Arc::clone(reach.relaying)),
+            );
             let stream = tokio::time::timeout(limits::UPSTREAM_HANDSHAKE, handshake)
                 .await
                 .map_err(|_| Code::UpstreamTimeout)?
                 .map_err(|error| not_verified(&error))?;
-            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                http2_over(stream).await?
-            } else {
-                http1_over(stream).await?
-            }
+            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = Gathered::new(stream, Arc::clone(reach.relaying));
+            if http2 { http2_over(stream).await? } else { http1_over(stream).await? }
         } else {
             http1_over(stream).await?
         };

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use super::running::bounded;
+use super::memory::bounded;
 use super::world::{World, allowing};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

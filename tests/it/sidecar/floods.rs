@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::client::Client;
-use super::running::{ECHO, bounded};
+use super::memory::bounded;
+use super::running::ECHO;
 use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com", "other.example.com"];

@@ -5,28 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::client::{Client, dial};
+use super::memory::bounded;
 use super::upstream::{Certificate, Upstream};
 use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com", "other.example.com"];
 pub(super) const ECHO: &str = "GET /echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n";
-
-/// Resident memory of a process, in bytes.
-fn resident(world: &World) -> u64 {
-    let path = format!("/proc/{}/status", world.child.id());
-    let status = std::fs::read_to_string(path).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
-/// Without optimisation the program, and what it compiles of its rules, take more.
-const BOUND: u64 = if cfg!(debug_assertions) { 96 << 20 } else { 64 << 20 };
-
-#[track_caller]
-pub(super) fn bounded(world: &World) {
-    let resident = resident(world);
-    assert!(resident <= BOUND, "{} MiB", resident >> 20);
-}
 
 /// R01: those who say nothing make room, and are closed in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -235,6 +235,9 @@ async fn answer(
         seen.requests.lock().unwrap().push(arrived);
         return Ok(Response::new(full("early")));
     }
+    if head.uri.path() == "/stall" {
+        std::future::pending::<()>().await;
+    }
     arrived.whole = loop {
         match body.frame().await {
             None => break true,
@@ -256,6 +259,7 @@ async fn answer(
         text
     };
     let authorization = arrived.header("authorization").concat();
+    let length = arrived.body.len();
     seen.requests.lock().unwrap().push(arrived);
     let response = Response::builder();
     let query = head.uri.query().unwrap_or_default().to_owned();
@@ -272,6 +276,8 @@ async fn answer(
             .header("connection", "x-hop")
             .header("x-hop", "1")
             .body(full(echo)),
+        "/length" => response.body(full(length.to_string())),
+        "/bomb" => response.header("content-encoding", "gzip").body(full(bomb())),
         "/gzip" => {
             use std::io::Write as _;
             let mut writer =
@@ -309,6 +315,28 @@ async fn answer(
         _ => response.body(full(echo)),
     };
     Ok(response.unwrap())
+}
+
+/// A quarter of a gigabyte in a quarter of a megabyte.
+pub(super) fn bomb() -> Vec<u8> {
+    let zeros = vec![0; 1 << 20];
+    let mut part = Vec::with_capacity(1 << 16);
+    // The same part again and again: each ends at a whole byte, and none is the last.
+    flate2::Compress::new(flate2::Compression::default(), false)
+        .compress_vec(&zeros, &mut part, flate2::FlushCompress::Full)
+        .unwrap();
+    let mut sum = flate2::Crc::new();
+    let mut of_part = flate2::Crc::new();
+    of_part.update(&zeros);
+    let mut bomb = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    for _ in 0..256 {
+        bomb.extend_from_slice(&part);
+        sum.combine(&of_part);
+    }
+    bomb.extend([3, 0]);
+    bomb.extend(sum.sum().to_le_bytes());
+    bomb.extend(sum.amount().to_le_bytes());
+    bomb
 }
 
 fn pieces_of(pieces: Vec<String>, pause: Duration) -> Body {
