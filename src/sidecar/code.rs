@@ -221,7 +221,7 @@ impl Code {
             }
             Self::UriTooLong => "send a shorter URL",
             Self::HeaderTooLarge => "send fewer or smaller header fields",
-            Self::TooManyConnections => "close connections, or try again later",
+            Self::TooManyConnections => "close connections or wait for answers, or try again later",
             Self::RouteNotFound => "use the path of a route that `cred_proxy` in the bottle lists",
             Self::CredentialMissing => {
                 "ask the operator to set the route's variable and run `bottle apply`"

@@ -8,7 +8,11 @@ use std::time::Duration;
 /// Connections of the machine at once. The next one is answered 503 and closed.
 pub const CONNECTIONS: usize = 320;
 
-/// Of those, how many may be without a complete request or handshake; the oldest makes room for a
+/// Requests of the machine at once, on all of its connections: HTTP/2 makes many of one. The next one
+/// is answered 503.
+pub const REQUESTS: usize = 512;
+
+/// Of the connections, how many may be without a complete request or handshake; the oldest makes room for a
 /// new one, so that a machine that opens many and says nothing only keeps itself waiting.
 pub const SILENT_CONNECTIONS: usize = 256;
 

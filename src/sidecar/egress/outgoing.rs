@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::HeaderValue;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::framed::Working;
@@ -23,6 +24,8 @@ pub(super) struct Outgoing {
     kind: Kind,
     /// Until it is sent, or dropped, its connection is at work.
     _working: Working,
+    /// The room that its request took.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 enum Kind {
@@ -46,11 +49,15 @@ pub(super) struct Relayed {
 
 impl Outgoing {
     pub(super) fn page(body: Bytes, working: Working) -> Self {
-        Self { kind: Kind::Page(Some(body)), _working: working }
+        Self { kind: Kind::Page(Some(body)), _working: working, _room: None }
     }
 
-    pub(super) fn relayed(relayed: Relayed, working: Working) -> Self {
-        Self { kind: Kind::Relayed(Box::new(relayed)), _working: working }
+    pub(super) fn relayed(
+        relayed: Relayed,
+        working: Working,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self { kind: Kind::Relayed(Box::new(relayed)), _working: working, _room: room }
     }
 }
 

@@ -54,10 +54,14 @@ pub(super) async fn answer(
     // What is left unread of a request stands where the next one would begin.
     let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2
         || request.method() == Method::CONNECT;
-    let worked = AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await;
+    let room = Arc::clone(&door.shared.requests).try_acquire_owned().ok();
+    let worked = match &room {
+        Some(_) => AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await,
+        None => Ok(Err(Code::TooManyConnections.into())),
+    };
     let page = match worked {
         Ok(Ok(Answer::Relayed(response))) => {
-            return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working)));
+            return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working, room)));
         }
         Ok(Ok(Answer::Tunnel)) => Response::new(Bytes::new()),
         Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),

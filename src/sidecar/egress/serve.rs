@@ -27,6 +27,8 @@ use crate::sidecar::record::{Event, Line, Record};
 pub(super) struct Shared {
     pub(super) record: Arc<Record>,
     pub(super) budget: Arc<Semaphore>,
+    /// Room for requests.
+    pub(super) requests: Arc<Semaphore>,
     pub(super) relaying: Arc<Relaying>,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
@@ -111,6 +113,7 @@ impl Sidecar {
         let shared = Arc::new(Shared {
             record,
             budget: upload::budget(),
+            requests: Arc::new(Semaphore::new(limits::REQUESTS)),
             relaying: Arc::default(),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),

@@ -9,6 +9,8 @@ use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com", "other.example.com"];
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -29,7 +31,6 @@ fn get() -> Vec<u8> {
 /// R03: floods end their own connection, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_end_their_connection() {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let world = World::start(allowing(HOSTS)).await;
     let resets = (0..20_000_u32)
         .flat_map(|number| {
@@ -91,4 +92,34 @@ async fn floods_of_frames_end_their_connection() {
     let sent = tokio::time::timeout(Duration::from_secs(3), client.send(pings)).await;
     bounded(&world);
     assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200, "{sent:?}");
+}
+
+/// R03: there is a bound for the requests of all connections together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_nobody_answers_are_so_many_and_no_more() {
+    let world = World::start(allowing(HOSTS)).await;
+    let mut waiting = Vec::new();
+    for _ in 0..7 {
+        let mut client = Client::new(world.inside_http2("api.example.com:443").await);
+        let requests: Vec<u8> =
+            (0..100).flat_map(|number| frame(1, 5, 2 * number + 1, &get())).collect();
+        client.send([PREFACE, &frame(4, 0, 0, &[]), &requests].concat()).await;
+        waiting.push(client);
+    }
+    let becomes = async |status: u16| {
+        for _ in 0..200 {
+            let (_, head) = world.connect("api.example.com:443").await;
+            if head.status == status {
+                return head;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it never became {status}");
+    };
+    let refused = becomes(503).await;
+    assert_eq!(refused.code(), "too_many_connections");
+    bounded(&world);
+    drop(waiting);
+    becomes(200).await;
+    assert_eq!(world.inside("api.example.com:443").await.ask(ECHO).await.status, 200);
 }
