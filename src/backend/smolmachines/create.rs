@@ -3,18 +3,22 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::command::{self, Call};
+use super::command::{self, Call, Ended};
 use super::image::Source;
 use super::labels::{self, Set};
 use super::orphans::Note;
 use super::parse::{self, Row};
 use super::version::Version;
-use super::{Smolmachines, observe, sidecar};
+use super::{Smolmachines, image, observe, sidecar};
 use crate::backend::{BackendError, Scope};
-use crate::model::{ImageRef, Instance, MachineSpec, Ownership};
+use crate::model::{ImageRef, Instance, InstanceState, MachineSpec, Ownership};
 
 /// Nothing is fetched or unpacked yet, but an archive may be copied.
 const DEADLINE: Duration = Duration::from_secs(100);
+
+/// How often is looked at what came of it. A machine that was never started may have lost its image,
+/// where another tree removes its own last one with it at that moment: such a one is made anew.
+const LOOKS: usize = 4;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -125,27 +129,51 @@ pub(super) async fn machine(
 ) -> Result<Instance, BackendError> {
     let name = labels::machine_name(scope, &spec.sandbox);
     let what = format!("creating {name}");
-    if let Some(row) = observe::by_name(backend, scope, &name).await? {
-        return existing(scope, spec, &row);
-    }
     let set = set(spec, version);
-    let nonce = nonce().map_err(|e| BackendError::failed(what.clone(), e))?;
-    let mut call = Call::new(&*what, DEADLINE, args(scope, spec, &set, source, &nonce));
-    call.note = Some(Note::new(scope, &what));
-    let ended = command::run(&backend.settings, call).await?;
-    // Whatever it said: what is there counts. Somebody else may have been faster.
-    if let Some(row) = observe::by_name(backend, scope, &name).await? {
-        return existing(scope, spec, &row);
+    let mut made = None;
+    for _ in 0..LOOKS {
+        // Whatever it said: what is there counts. Somebody else may have been faster.
+        match (observe::by_name(backend, scope, &name).await?, made.take()) {
+            (Some(row), _) => {
+                let found = existing(scope, spec, &row)?;
+                if found.state != InstanceState::Created || !image::is_lost(backend, &row) {
+                    return Ok(found);
+                }
+                tracing::warn!(what, "somebody has removed its image meanwhile: making it anew");
+                call(backend, scope, &what, ["machine", "delete", "--force", "--name", &name])
+                    .await?;
+            }
+            (None, Some(ended)) => return Err(refused(what, source, &ended)),
+            (None, None) => {}
+        }
+        let nonce = nonce().map_err(|e| BackendError::failed(what.clone(), e))?;
+        let args = args(scope, spec, &set, source, &nonce);
+        made = Some(call(backend, scope, &what, args).await?);
     }
+    Err(BackendError::failed(what, anyhow::anyhow!("somebody keeps removing its image")))
+}
+
+async fn call<S: Into<String>>(
+    backend: &Smolmachines,
+    scope: &Scope,
+    what: &str,
+    args: impl IntoIterator<Item = S>,
+) -> Result<Ended, BackendError> {
+    let mut call = Call::new(what, DEADLINE, args);
+    call.note = Some(Note::new(scope, what));
+    command::run(&backend.settings, call).await
+}
+
+fn refused(what: String, source: &Source, ended: &Ended) -> BackendError {
     let words = parse::words(&ended.stderr);
-    Err(match source {
+    match source {
         Source::Registry(image) if ended.code != 0 && words.contains(image.as_str()) => {
             BackendError::Image { image: image.clone(), reason: words }
         }
         _ => {
             BackendError::failed(what, anyhow::anyhow!("smolvm ended with {}: {words}", ended.code))
         }
-    })
+    }
 }
 
 /// A number that no other machine has.

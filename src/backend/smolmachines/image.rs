@@ -295,30 +295,47 @@ pub(super) async fn prune(
     if file.contains('/') || (ours.is_none() && !file.ends_with(".new")) {
         return Err(BackendError::Conflict { name: leftover.name.clone() });
     }
+    let removing = |error| BackendError::failed(format!("removing {}", leftover.name), error);
+    let path = folder(scope).join(file);
+    // The program files its copy under the digest of these very bytes. It takes a while to tell, and so
+    // it is known before is looked at who uses it.
+    let bytes = path.clone();
+    let copy = blocking(move || {
+        let there = ours.is_some() && bytes.is_file();
+        Ok(if there { Some(sha256(&bytes)?.to_string()) } else { None })
+    });
+    let copy = copy.await.map_err(removing)?;
     let rows = super::observe::rows(backend).await?;
     if ours.is_some_and(|digest| in_use(scope, &rows, digest)) {
         return Ok(());
     }
-    let path = folder(scope).join(file);
-    let cache = backend.settings.cache.clone();
+    let place = copy.and_then(|copy| {
+        let local = format!("{LOCAL}{copy}");
+        let used = rows.iter().any(|row| row.image.as_deref() == Some(&local));
+        copy_of(backend, &copy).filter(|_| !used)
+    });
     let removed = blocking(move || {
-        if ours.is_some()
-            && path.is_file()
-            && let Some(cache) = cache
-        {
-            // The program files its copy under the digest of these very bytes.
-            let copy = sha256(&path)?.to_string();
-            let local = format!("local:{copy}");
-            if !rows.iter().any(|row| row.image.as_deref() == Some(&local)) {
-                let place = cache.join("smolvm-image-archives").join(copy);
-                clear(&place.join("archive.tar"))?;
-                // It stays where somebody else keeps something beside it.
-                drop(std::fs::remove_dir(place));
-            }
+        if let Some(place) = place {
+            clear(&place.join("archive.tar"))?;
+            // It stays where somebody else keeps something beside it.
+            drop(std::fs::remove_dir(place));
         }
         Ok(clear(&path)?)
     });
-    removed
-        .await
-        .map_err(|error| BackendError::failed(format!("removing {}", leftover.name), error))
+    removed.await.map_err(removing)
+}
+
+/// How a listing names an image that was an archive; its digest follows.
+const LOCAL: &str = "local:";
+
+/// Where the program keeps its copy of an archive.
+fn copy_of(backend: &Smolmachines, digest: &str) -> Option<PathBuf> {
+    Some(backend.settings.cache.as_ref()?.join("smolvm-image-archives").join(digest))
+}
+
+/// Whether the program's copy of a machine's archive is gone: it cannot be started any more.
+pub(super) fn is_lost(backend: &Smolmachines, row: &Row) -> bool {
+    let digest = row.image.as_deref().and_then(|image| image.strip_prefix(LOCAL));
+    let place = digest.and_then(|digest| copy_of(backend, digest));
+    place.is_some_and(|place| place.parent().is_some_and(Path::exists) && !place.exists())
 }

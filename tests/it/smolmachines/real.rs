@@ -199,7 +199,15 @@ async fn a_root_folder_is_handed_over_and_goes_again() {
     assert_eq!(corner.observe().await.leftovers, std::slice::from_ref(&leftover));
     let archives = corner.folder.path().join("smol/.cache/smolvm-image-archives");
     assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 1, "the program keeps a copy");
-    corner.teardown(&made).await;
+    // Another tree's last machine with it went, and took it along: it is made anew, once.
+    for copy in std::fs::read_dir(&archives).unwrap() {
+        std::fs::remove_dir_all(copy.unwrap().path()).unwrap();
+    }
+    let anew = corner.create(&spec).await;
+    assert_ne!(anew.id, made.id);
+    assert_eq!(corner.create(&spec).await.id, anew.id);
+    assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 1, "it is there again");
+    corner.teardown(&anew).await;
     corner.backend.prune(&corner.scope, &leftover).await.expect("pruning");
     assert_eq!(corner.observe().await.leftovers, []);
     assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 0, "it goes, too");
