@@ -20,11 +20,7 @@ fn nothing_leaves_it_but_to_its_sidecar() {
     let word = format!("leak{}", support::unique("name").replace('-', ""));
     let sniffer = Sniffer::start(None, &word);
     place.internet.put(API, "/x", "it is here\n");
-    // Two, whose machines all look alike from inside.
-    place.bottle("dev", &format!("user: root\negress:\n  allowlist: [{API}]\n"));
-    place.tree.agent("ada", "dev", "", "");
-    place.tree.agent("bob", "dev", "", "");
-    place.apply();
+    place.one(&[API], "user: root\n");
 
     // The way that there is works.
     let curl = format!("curl -sS -m 30 https://{API}/x");
@@ -96,9 +92,6 @@ fn nothing_leaves_it_but_to_its_sidecar() {
         &format!("busybox ping -c 1 -W 1 -p 5a {WORLD}; busybox ping -c 1 -W 1 100.96.0.1; true");
     let said = place.say("ada", &script);
     assert!(!said.contains("200") && !said.contains("bytes from"), "{said}");
-    // The other one's sidecar is not to be had either, and each has its own.
-    assert_eq!(place.say("bob", &curl), "it is here");
-
     assert_eq!(host.reached(), 0, "somebody reached the host");
     let asked: BTreeSet<String> = place.internet.asked().into_iter().collect();
     assert_eq!(asked, BTreeSet::from([API.to_owned()]), "names that were asked for");

@@ -38,6 +38,7 @@ const PROGRAMS: &[&str] = &[
     "ln",
     "ls",
     "mkdir",
+    "mkfifo",
     "mount",
     "mv",
     "node",
