@@ -151,14 +151,15 @@ impl Search {
     /// A guest's files and processes, as its user sees them.
     pub(super) fn guest(&mut self, place: &Place, agent: &str) {
         let tree = place.tree.path().to_str().unwrap();
-        // What a microVM says at once may be eleven megabytes.
-        let parts: Vec<String> = if place.backend == "smolmachines" {
+        // What a microVM says at once may be eleven megabytes, and it also shows its image's layers.
+        let (parts, script) = if place.backend == "smolmachines" {
             let all = place.say(agent, "for one in /* /.[!.]*; do echo $one; done");
-            all.lines().map(str::to_owned).collect()
+            let parts: Vec<String> = all.lines().map(str::to_owned).collect();
+            (parts, FILES.replace("-path /usr", "-path '*/usr'"))
         } else {
-            vec!["/".to_owned()]
+            (vec!["/".to_owned()], FILES.to_owned())
         };
-        let files = parts.iter().map(|part| ("files", FILES, part.as_str()));
+        let files = parts.iter().map(|part| ("files", script.as_str(), part.as_str()));
         for (what, script, part) in files.chain([("processes", PROCESSES, "sh")]) {
             let args = ["--tree", tree, "exec", agent, "--", "sh", "-c", script, part];
             self.command(&format!("{what} in {agent}"), &mut place.cli.command(args));
