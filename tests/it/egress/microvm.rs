@@ -74,7 +74,10 @@ fn nothing_leaves_it_but_to_its_sidecar() {
         assert_eq!(said.lines().count(), part.len(), "{said}");
         for line in said.lines() {
             let (what, ended) = line.split_once(' ').unwrap();
-            assert!(ended.starts_with("failed") || ended == "answered ", "{what}: {ended}\n{own}");
+            // smolvm itself says of every name that there is none; nothing else says anything.
+            let none = what.starts_with("dns:") && ended.ends_with(" bytes, 3");
+            let silent = ended.starts_with("failed") || ended == "answered ";
+            assert!(silent || none, "{what}: {ended}\n{own}");
         }
     }
     // Past the proxy and by it, to the host itself and to the world, by name and by address.
