@@ -155,7 +155,10 @@ impl Search {
         let (parts, script) = if place.backend == "smolmachines" {
             let all = place.say(agent, "for one in /* /.[!.]*; do echo $one; done");
             let parts: Vec<String> = all.lines().map(str::to_owned).collect();
-            (parts, FILES.replace("-path /usr", "-path '*/usr'"))
+            let deeper = |script: String, name| {
+                script.replace(&format!("-path /{name}"), &format!("-path '*/{name}'"))
+            };
+            (parts, ["proc", "sys", "usr", "dev"].into_iter().fold(FILES.to_owned(), deeper))
         } else {
             (vec!["/".to_owned()], FILES.to_owned())
         };
