@@ -1,5 +1,6 @@
 //! Starting and removing machines: idempotent, on top of the states in the listing.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::command::{self, Call};
@@ -15,6 +16,12 @@ const START_DEADLINE: Duration = Duration::from_secs(900);
 
 /// A machine that does not stop by itself is killed by the program after a while.
 const TEARDOWN_DEADLINE: Duration = Duration::from_secs(90);
+
+/// It only reads.
+const ASK_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Between two tries to remove what a machine leaves behind.
+const CLEARING: Duration = Duration::from_millis(100);
 
 /// Looks at a machine that somebody else may be starting, and the pause between them.
 const LOOKS: usize = 30;
@@ -136,12 +143,16 @@ pub(super) async fn teardown(
         Err(error) => return Err(error),
     };
     let what = format!("removing {}", now.name);
+    let folder = data_folder(backend, &now.name).await;
     let args = ["machine", "delete", "--force", "--cascade", "--name", &now.name];
     let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
     call.note = Some(Note::new(scope, &what));
     let ended = command::run(&backend.settings, call).await?;
     match observe::own(backend, scope, instance).await {
         Err(BackendError::NotRunning { .. }) => {
+            if let Some(folder) = folder {
+                clear(&folder).await;
+            }
             guest::forget(backend, scope, instance);
             sidecar::machine_is_gone(backend, scope, &instance.sandbox).await;
             Ok(())
@@ -153,4 +164,27 @@ pub(super) async fn teardown(
         }
         Err(error) => Err(error),
     }
+}
+
+/// Where the program keeps a machine's disks; `None` where it does not say, or says something else.
+async fn data_folder(backend: &Smolmachines, name: &str) -> Option<PathBuf> {
+    let all = backend.settings.cache.as_ref()?.join("smolvm/vms");
+    let args = ["machine", "data-dir", "--name", name];
+    let call = Call::new(format!("asking for the data folder of {name}"), ASK_DEADLINE, args);
+    let ended = command::run(&backend.settings, call).await.ok().filter(|ended| ended.code == 0)?;
+    let path = PathBuf::from(String::from_utf8(ended.stdout).ok()?.trim_end());
+    (path.parent() == Some(&all)).then_some(path)
+}
+
+/// The process of a machine may write something more while the program removes its folder, which
+/// then stays.
+async fn clear(folder: &Path) {
+    for _ in 0..LOOKS {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            // Whoever still writes is done soon.
+            _ => tokio::time::sleep(CLEARING).await,
+        }
+    }
+    tracing::warn!(folder = %folder.display(), "what a machine leaves behind cannot be removed");
 }
