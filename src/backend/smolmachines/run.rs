@@ -176,8 +176,8 @@ async fn data_folder(backend: &Smolmachines, name: &str) -> Option<PathBuf> {
     (path.parent() == Some(&all)).then_some(path)
 }
 
-/// The process of a machine may write something more while the program removes its folder, which
-/// then stays.
+/// The program has been seen to leave a machine's folder behind although the machine was gone from its
+/// listing; why, it did not say. Its process may have written something more meanwhile.
 async fn clear(folder: &Path) {
     for _ in 0..LOOKS {
         match std::fs::remove_dir_all(folder) {
