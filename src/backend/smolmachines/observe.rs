@@ -62,7 +62,10 @@ pub(super) async fn observe(
     let version = super::version::of(&backend.settings, scope).await?;
     orphans::settled(scope, orphans::BEFORE_LOOKING).await;
     let rows = settled_rows(backend, scope).await?;
-    let mut instances: Vec<Instance> = rows.iter().filter_map(|row| instance(scope, row)).collect();
+    let mut instances: Vec<Instance> = rows
+        .iter()
+        .filter_map(|row| Some(startable(backend, row, instance(scope, row)?)))
+        .collect();
     instances.extend(sidecar::observe(backend, scope).await?);
     let leftovers = image::leftovers(scope);
     let facts = BackendFacts {
@@ -71,6 +74,14 @@ pub(super) async fn observe(
         ..BackendFacts::default()
     };
     Ok(Observation { instances, leftovers, facts })
+}
+
+/// A machine that was never started, and cannot be any more, is half of one. Nothing was done in it yet.
+fn startable(backend: &Smolmachines, row: &Row, mut found: Instance) -> Instance {
+    if found.state == InstanceState::Created && image::is_lost(backend, row) {
+        found.state = InstanceState::Broken("smolvm has lost its image".to_owned());
+    }
+    found
 }
 
 /// A machine by its name, as it is now.

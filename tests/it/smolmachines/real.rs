@@ -203,8 +203,11 @@ async fn a_root_folder_is_handed_over_and_goes_again() {
     for copy in std::fs::read_dir(&archives).unwrap() {
         std::fs::remove_dir_all(copy.unwrap().path()).unwrap();
     }
+    let state = corner.observe().await.instances.remove(0).state;
+    assert!(matches!(state, InstanceState::Broken(_)), "it cannot be started: {state:?}");
     let anew = corner.create(&spec).await;
     assert_ne!(anew.id, made.id);
+    assert_eq!(corner.observe().await.instances[0].state, InstanceState::Created);
     assert_eq!(corner.create(&spec).await.id, anew.id);
     assert_eq!(std::fs::read_dir(&archives).unwrap().count(), 1, "it is there again");
     corner.teardown(&anew).await;
