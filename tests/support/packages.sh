@@ -46,10 +46,16 @@ packages_need() {
     [ "${#missing[@]}" -eq 0 ] || packages_add "${missing[@]}"
 }
 
-# packages_unpack SUITE DIR PACKAGE…: packages of another release, from the machine's own apt mirror, unpacked into DIR
-# and not installed. Lists and caches are its own: the machine's apt does not learn of the other release.
+# packages_unpack [--whole] SUITE DIR PACKAGE…: packages of another release, from the machine's own apt mirror, unpacked
+# into DIR and not installed; --whole: with all that they depend on, down to the C library. Lists and caches are its own:
+# the machine's apt does not learn of the other release.
 packages_unpack() {
-    local suite=$1 dir=$2 own mirror apt options
+    local how=(download) suite dir own mirror apt options
+    if [ "$1" = --whole ]; then
+        shift
+        how=(install --yes --no-install-recommends --download-only --target-release "$1")
+    fi
+    suite=$1 dir=$2
     shift 2
     have apt-get || die "$* come from Debian's packages: this is not a Debian machine"
     own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -59,17 +65,20 @@ packages_unpack() {
     [ -n "$mirror" ] || die "apt has no source for this release: no mirror to take $* from"
     apt=$(mktemp -d)
     mkdir -p "$apt"/{lists,cache/archives}/partial "$dir"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$apt/sources.list"
+    # What a release's backports depend on is in the release itself.
+    printf '%s\n' "$suite" "${suite%-backports}" | sort -u |
+        sed "s|.*|deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror & main|" >"$apt/sources.list"
+    : >"$apt/status" # it shall know of nothing that is installed
     options=(-q -o "Dir::Etc::SourceList=$apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
-        -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$apt/lists" -o Dir::State::Status=/dev/null
+        -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$apt/lists" -o "Dir::State::Status=$apt/status"
         -o "Dir::Cache=$apt/cache" -o Acquire::Languages=none -o "APT::Sandbox::User=$(id -un)")
-    if ! (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download "$@") >"$apt/log" 2>&1; then
+    if ! (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" "${how[@]}" "$@") >"$apt/log" 2>&1; then
         tail -n 15 "$apt/log" >&2
         rm -rf "$apt"
         say "could not fetch $*"
         return 1
     fi
-    find "$apt" -maxdepth 1 -name '*.deb' -exec dpkg-deb -x {} "$dir" \;
+    find "$apt" -name '*.deb' -exec dpkg-deb -x {} "$dir" \;
     rm -rf "$apt"
 }
 
