@@ -18,6 +18,12 @@ use crate::model::{
     BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, SandboxId,
 };
 
+mod error;
+mod exec;
+
+pub use error::BackendError;
+pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState};
+
 /// Names of the labels that every object carries.
 pub mod label {
     /// The tree that it belongs to.
@@ -140,112 +146,6 @@ pub struct Upload {
     pub fresh: bool,
 }
 
-/// As whom to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExecUser {
-    /// As the sandbox's user.
-    Sandbox,
-    /// As the guest's root, for set-up.
-    Root,
-}
-
-/// A command to run in a machine.
-#[derive(Debug, Clone)]
-pub struct ExecSpec {
-    /// Program and arguments; never empty.
-    pub argv: Vec<String>,
-    /// Where to start; default: the machine's own working directory.
-    pub workdir: Option<String>,
-    /// As whom.
-    pub user: ExecUser,
-    /// Additional environment (never secrets).
-    pub env: Vec<(String, String)>,
-}
-
-impl ExecSpec {
-    /// As the sandbox's user, where the machine's programs start.
-    #[must_use]
-    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-            workdir: None,
-            user: ExecUser::Sandbox,
-            env: Vec::new(),
-        }
-    }
-}
-
-/// How a command ended, and what it said.
-#[derive(Debug, Clone)]
-pub struct ExecOutput {
-    /// Its exit code; 128 + signal where one ended it; 126 and 127 where it could not be run.
-    pub code: i32,
-    /// The first mebibyte.
-    pub stdout: Vec<u8>,
-    /// The first mebibyte.
-    pub stderr: Vec<u8>,
-}
-
-/// What of the caller's own stdio a command gets. stdout and stderr it always gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attach {
-    /// Its stdin.
-    pub stdin: bool,
-    /// A terminal: the caller's is put into raw mode, and its size is followed.
-    pub tty: bool,
-}
-
-/// Which lines of the main process's output.
-#[derive(Debug, Clone, Copy)]
-pub struct LogOptions {
-    /// Go on as more is written.
-    pub follow: bool,
-    /// Only the last so many lines.
-    pub tail: Option<u64>,
-}
-
-/// What a machine's `command` is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MainState {
-    /// There is none: the machine waits for `bottle run`.
-    Idle,
-    /// It waits for provisioning, or for asked-for values that a restart lost.
-    Waiting,
-    /// It runs.
-    Running,
-    /// It ended well and is not restarted.
-    Completed,
-    /// It ended with this code and is not restarted.
-    Failed(i32),
-    /// It ended with this code, so many times in a row, and will be restarted.
-    BackingOff {
-        /// Its last exit code.
-        code: i32,
-        /// How many times in a row.
-        times: u32,
-    },
-}
-
-impl MainState {
-    /// Parses the one line of [`guest_path::MAIN`]: `running`, `waiting`, `completed`, `failed 7`,
-    /// `backoff 7 3`. The guest could write anything there, so anything else is `None`.
-    #[must_use]
-    pub fn parse(line: &str) -> Option<Self> {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        match words.as_slice() {
-            ["idle"] => Some(Self::Idle),
-            ["waiting"] => Some(Self::Waiting),
-            ["running"] => Some(Self::Running),
-            ["completed"] => Some(Self::Completed),
-            ["failed", code] => Some(Self::Failed(code.parse().ok()?)),
-            ["backoff", code, times] => {
-                Some(Self::BackingOff { code: code.parse().ok()?, times: times.parse().ok()? })
-            }
-            _ => None,
-        }
-    }
-}
-
 /// Something moved on a backend: the next pass should hurry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
@@ -304,71 +204,6 @@ impl Progress {
 impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")
-    }
-}
-
-/// Why a call to a backend failed. The message says what failed; the cause is the source.
-#[derive(Debug, thiserror::Error)]
-pub enum BackendError {
-    /// The backend as a whole cannot be reached: what is on it is left alone.
-    #[error("{backend} cannot be reached: {reason}")]
-    Unreachable {
-        /// Which one.
-        backend: BackendKind,
-        /// Why, and where it was looked for.
-        reason: String,
-    },
-    /// The image is not to be had. Nothing was touched.
-    #[error("image {image} is not to be had: {reason}")]
-    Image {
-        /// As the manifest names it.
-        image: String,
-        /// What the registry, engine or file said.
-        reason: String,
-    },
-    /// A name that we need is taken by something that is not ours. It was not touched.
-    #[error("{name} exists and is not ours; it was left alone")]
-    Conflict {
-        /// The name on the engine.
-        name: String,
-    },
-    /// The machine is not there, or not running, where it had to be.
-    #[error("{name} is {state}")]
-    NotRunning {
-        /// The machine.
-        name: String,
-        /// `gone`, `stopped`, …
-        state: String,
-    },
-    /// This backend, or this machine of the operator's, cannot do it.
-    #[error("{0}")]
-    Unsupported(
-        /// What, why, and what to change.
-        String,
-    ),
-    /// It took longer than it may.
-    #[error("{what} did not end within {seconds} s")]
-    Deadline {
-        /// What was being done, as a gerund.
-        what: String,
-        /// The deadline.
-        seconds: u64,
-    },
-    /// Anything else that went wrong.
-    #[error("{what}")]
-    Failed {
-        /// What was being done, as a gerund: `creating the container`.
-        what: String,
-        /// What went wrong.
-        #[source]
-        source: anyhow::Error,
-    },
-}
-
-impl BackendError {
-    /// An error in the middle of `what` (a gerund), caused by `source`.
-    pub fn failed(what: impl Into<String>, source: impl Into<anyhow::Error>) -> Self {
-        Self::Failed { what: what.into(), source: source.into() }
     }
 }
 

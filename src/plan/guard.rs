@@ -1,6 +1,6 @@
 //! The mass-teardown guard: data is never destroyed by a prompt, a typo or an unmounted folder.
 
-use super::decide::Decision;
+use super::decision::Decision;
 use super::{AllowTeardown, OnMassTeardown, Options, Refusal};
 use crate::model::{AgentsFolder, Desired, Observed, Ownership, ResourceKind, SandboxId};
 use std::collections::BTreeSet;

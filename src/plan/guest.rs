@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{Decision, Provisioning, Seen, differences};
+use super::decide::{Seen, differences};
+use super::decision::{Decision, Provisioning};
 use super::{Options, Reason, Verdict};
 use crate::model::{
     BackendKind, FieldChange, Instance, InstanceState, Receipt, ResourceKind, SandboxSpec,

@@ -1,7 +1,8 @@
 //! What a sidecar is to be given: its policy, its credentials and its CA. All of it is loaded into the
 //! running process, which keeps it in memory only: one that was started anew has nothing.
 
-use super::decide::{Decision, Loading, Seen, differences};
+use super::decide::{Seen, differences};
+use super::decision::{Decision, Loading};
 use super::guest::{keyed, short};
 use super::{Options, Reason, Verdict};
 use crate::model::{

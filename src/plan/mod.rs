@@ -18,6 +18,7 @@ use crate::model::{
 };
 
 mod decide;
+mod decision;
 pub mod diff;
 pub mod document;
 mod guard;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::decide::Decision;
+use super::decision::Decision;
 use super::{Action, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
