@@ -29,6 +29,41 @@ const CLEARED: [&str; 3] =
     ["SMOLVM_MACHINE_NAME", "SMOLVM_ALLOW_HOST_LOOPBACK", "SMOLVM_PUBLISH_ADDR"];
 const CLEARED_PREFIX: &str = "SMOLVM_EGRESS_";
 
+/// What of the caller's environment the program gets: where things are, and how images are fetched.
+/// Nothing else. The process of a machine keeps it for as long as it runs, and what the operator has
+/// in the environment are the very credentials that no sandbox is to come near.
+const PASSED: [&str; 28] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "TZ",
+    "TERM",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+    "REGISTRY_AUTH_FILE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "ALL_PROXY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+const PASSED_PREFIXES: [&str; 4] = ["SMOLVM_", "KRUN_", "XDG_", "LC_"];
+
 /// How long the streams may stay open, and silent, after the program has ended: a virtual machine
 /// that it left running may have inherited them.
 const LINGER: Duration = Duration::from_millis(500);
@@ -158,18 +193,18 @@ struct Kept {
 /// The command, with the environment that it is to have.
 pub(super) fn command(settings: &Settings, program: &Path, args: &[String]) -> Command {
     let mut command = Command::new(program);
-    command.args(args).envs(settings.env.iter().map(|(name, value)| (name, value)));
-    for name in CLEARED {
-        command.env_remove(name);
-    }
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with(CLEARED_PREFIX) {
-            command.env_remove(name);
-        }
-    }
+    command.args(args).env_clear();
+    command.envs(std::env::vars_os().filter(|(name, _)| passes(&name.to_string_lossy())));
+    command.envs(settings.env.iter().map(|(name, value)| (name, value)));
     // Whoever gives up on a call ends it.
     command.kill_on_drop(true);
     command
+}
+
+fn passes(name: &str) -> bool {
+    let cleared = CLEARED.contains(&name) || name.starts_with(CLEARED_PREFIX);
+    let passed = PASSED.contains(&name);
+    !cleared && (passed || PASSED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// Starts it; a program that cannot be started is the whole backend out of reach.

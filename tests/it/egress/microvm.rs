@@ -95,11 +95,19 @@ fn nothing_leaves_it_but_to_its_sidecar() {
                 &format!("timeout 5 curl -s -m 3 -o /dev/null -w '%{{http_code}} ' {how} {url}; ");
         }
     }
-    script += &format!("curl -s -m 5 --noproxy '*' https://{API}/{word}; ");
-    script +=
-        &format!("busybox ping -c 1 -W 1 -p 5a {WORLD}; busybox ping -c 1 -W 1 100.96.0.1; true");
-    let said = place.say("ada", &script);
-    assert!(!said.contains("200") && !said.contains("bytes from"), "{said}");
+    script += &format!("curl -s -m 5 --noproxy '*' -w '%{{http_code}} ' https://{API}/{word}; ");
+    let said = place.say("ada", &(script + "true"));
+    assert!(!said.contains("200"), "{said}");
+    // Pings too. The microVM answers itself, and so does its gateway, a part of its own process.
+    let near = |to: &&IpAddr| {
+        to.is_loopback() || to.is_multicast() || to.to_string().starts_with("100.96.0.")
+    };
+    let mut script = String::new();
+    for to in targets.iter().filter(|to| !near(to)) {
+        script += &format!("busybox ping -c 1 -W 1 -p 5a {to}; ");
+    }
+    let said = place.say("ada", &(script + "true"));
+    assert!(said.contains("packet loss") && !said.contains("bytes from"), "{said}");
     assert_eq!(host.reached(), 0, "somebody reached the host");
     let asked: BTreeSet<String> = place.internet.asked().into_iter().collect();
     assert_eq!(asked, BTreeSet::from([API.to_owned()]), "names that were asked for");
