@@ -102,8 +102,8 @@ pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);
 /// A body up to this size is searched where its request is worked on; a larger one beside it.
 pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
 
-/// So much of a body that passes is searched before others get their turn.
-pub const SEARCHED_IN_TURN: usize = 128 * 1024;
+/// So much of a body that passes is searched together.
+pub const SEARCHED_IN_TURN: usize = 64 * 1024;
 
 /// The largest body that is scanned.
 pub const SCANNED_BODY: u64 = 16 * 1024 * 1024;

@@ -2,7 +2,7 @@
 //!
 //! A connection of the machine goes from `serve` to `connection`, through `framed`, and each of its
 //! requests to `proxy`; a CONNECT becomes a tunnel in `connect`, with the same inside. A request's
-//! body goes out as an `upload`, to one of the `upstream`s, and what comes back is `outgoing`.
+//! body goes out as an `upload`, behind its `search`, to one of the `upstream`s, and what comes back is `outgoing`.
 
 mod ahead;
 mod around;
@@ -21,6 +21,7 @@ mod proxy;
 mod relaying;
 mod resolve;
 mod scan;
+mod search;
 mod serve;
 mod slots;
 mod state;

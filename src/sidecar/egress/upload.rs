@@ -18,11 +18,11 @@ use tokio::time::Sleep;
 
 use super::case::Case;
 use super::limits;
+use super::search::{Away, Search, search_whole, unscannable};
 use super::state::Loaded;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
-use crate::sidecar::dlp::{BodyScanner, Finding, is_packed};
-use crate::sidecar::framing::may_be_late;
+use crate::sidecar::dlp::is_packed;
 
 /// How much of the budget is taken at once, in units of it.
 const STEP: usize = 64;
@@ -62,7 +62,12 @@ impl AsRef<[u8]> for Sending {
 /// What is still to come.
 struct Rest {
     incoming: Incoming,
-    search: Search,
+    case: Arc<Case>,
+    /// None while it is done aside.
+    search: Option<Search>,
+    away: Option<Away>,
+    /// What has come and is not searched yet.
+    arrived: BytesMut,
     idle: Option<Pin<Box<Sleep>>>,
 }
 
@@ -78,68 +83,6 @@ impl Verdict {
     fn set(&self, code: Code) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
     }
-}
-
-/// The search of one body that passes.
-struct Search {
-    case: Arc<Case>,
-    loaded: Arc<Loaded>,
-    scanner: Option<BodyScanner>,
-    /// How many of its findings were told.
-    told: usize,
-    seen: u64,
-}
-
-impl Search {
-    fn new(case: &Arc<Case>, loaded: &Arc<Loaded>) -> Self {
-        let scanner = Some(loaded.scan.body(case.host()));
-        Self { case: Arc::clone(case), loaded: Arc::clone(loaded), scanner, told: 0, seen: 0 }
-    }
-
-    fn data(&mut self, data: &[u8]) -> Result<(), Code> {
-        self.seen += data.len() as u64;
-        if self.seen > limits::SCANNED_BODY && self.scanner.is_some() {
-            unscannable(&self.case, &self.loaded)?;
-            self.scanner = None;
-        }
-        let Some(scanner) = &mut self.scanner else { return Ok(()) };
-        if scanner.push(data).is_ok() {
-            return Ok(());
-        }
-        let found = scanner.findings();
-        let new = found[self.told..].to_vec();
-        self.told = found.len();
-        self.judge(new)
-    }
-
-    fn trailers(&self, trailers: &HeaderMap) -> Result<(), Code> {
-        if !trailers.keys().all(|name| may_be_late(name.as_str())) {
-            return Err(Code::AmbiguousFraming);
-        }
-        self.judge(self.loaded.scan.head(self.case.host(), "", trailers))
-    }
-
-    fn end(&mut self) -> Result<(), Code> {
-        let Some(scanner) = self.scanner.take() else { return Ok(()) };
-        self.judge(scanner.end().split_off(self.told))
-    }
-
-    fn hold_back(&self) -> usize {
-        self.scanner.as_ref().map_or(0, BodyScanner::hold_back)
-    }
-
-    fn judge(&self, findings: Vec<Finding>) -> Result<(), Code> {
-        findings.into_iter().try_for_each(|finding| self.case.judge(&self.loaded, finding))
-    }
-}
-
-/// A body that cannot be searched is refused, or passed on with a word about it.
-fn unscannable(case: &Case, loaded: &Loaded) -> Result<(), Code> {
-    if loaded.scan.blocks() {
-        return Err(Code::DlpUnscannable);
-    }
-    case.unscanned();
-    Ok(())
 }
 
 impl Upload {
@@ -189,7 +132,7 @@ impl Upload {
         if length.is_some_and(|length| length > most) {
             unscannable(case, loaded)?;
         }
-        let mut search = Search::new(case, loaded);
+        let search = Search::new(case, loaded);
         let mut permit: Option<OwnedSemaphorePermit> = None;
         let mut held = BytesMut::new();
         let mut trailers = None;
@@ -232,11 +175,10 @@ impl Upload {
             }
             case.unscanned();
         }
-        for window in held.chunks(limits::SEARCHED_IN_TURN) {
-            search.data(window)?;
-            tokio::task::yield_now().await;
-        }
-        let rest = Some(Box::new(Rest { incoming, search, idle: None }));
+        let searched = search.aside(held).await.map_err(|_| Code::DlpUnscannable)?;
+        let (search, held, clear) = searched;
+        clear?;
+        let rest = Some(Box::new(Rest::new(incoming, search)));
         // What streams holds little; the rest of its share is for others as soon as it is sent.
         grow(&mut permit, limits::STREAMED_BODY / UNIT, budget).await?;
         let more = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -244,34 +186,6 @@ impl Upload {
         let first = permit.as_mut().and_then(|permit| permit.split(more));
         Ok(Self { held, trailers, length, rest, verdict, first, _permit: permit })
     }
-}
-
-/// Searches a whole body. What takes long goes beside what else there is to do.
-async fn search_whole(
-    case: &Arc<Case>,
-    loaded: &Arc<Loaded>,
-    codings: Vec<Coding>,
-    held: BytesMut,
-) -> Result<BytesMut, Code> {
-    let small = held.len() <= limits::SEARCHED_AT_ONCE;
-    let search = {
-        let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
-        move || match loaded.scan.whole_body(case.host(), &codings, &held) {
-            Ok(report) => {
-                if report.unscanned {
-                    case.unscanned();
-                }
-                let mut findings = report.findings.into_iter();
-                findings.try_for_each(|finding| case.judge(&loaded, finding)).map(|()| held)
-            }
-            Err(_) => unscannable(&case, &loaded).map(|()| held),
-        }
-    };
-    if small {
-        return search();
-    }
-    // A panic on the way is no reason to let it pass.
-    tokio::task::spawn_blocking(search).await.unwrap_or(Err(Code::DlpUnscannable))
 }
 
 async fn grow(
@@ -308,11 +222,13 @@ impl Body for Upload {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
         loop {
-            let held_back = match &this.rest {
-                Some(rest) => rest.search.hold_back(),
-                None => 0,
+            let clear = match &this.rest {
+                Some(rest) => rest
+                    .search
+                    .as_ref()
+                    .map_or(0, |search| this.held.len().saturating_sub(search.hold_back())),
+                None => this.held.len(),
             };
-            let clear = this.held.len().saturating_sub(held_back);
             if clear > 0 {
                 let Some(permit) = this.first.take() else {
                     let piece = this.held.split_to(clear).freeze();
@@ -328,26 +244,14 @@ impl Body for Upload {
             let Some(rest) = &mut this.rest else {
                 return Poll::Ready(this.trailers.take().map(|fields| Ok(Frame::trailers(fields))));
             };
-            let step = match Pin::new(&mut rest.incoming).poll_frame(context) {
-                Poll::Ready(frame) => {
-                    rest.idle = None;
-                    rest.take(frame, &mut this.held, &mut this.trailers)
-                }
-                Poll::Pending => {
-                    let idle = rest
-                        .idle
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::REQUEST_IDLE)));
-                    ready!(idle.as_mut().poll(context));
-                    Err(Code::MalformedRequest)
-                }
-            };
+            let step = ready!(rest.poll_step(context, &mut this.held, &mut this.trailers));
             match step {
                 Ok(true) => {
                     this.rest = None;
                 }
                 Ok(false) => {}
                 Err(code) => {
-                    rest.search.case.deny_later(&code);
+                    rest.case.deny_later(&code);
                     this.verdict.set(code);
                     this.rest = None;
                     this.held.clear();
@@ -371,30 +275,96 @@ impl Body for Upload {
 }
 
 impl Rest {
-    /// Takes the next frame. Whether it was the last.
-    fn take(
+    fn new(incoming: Incoming, search: Search) -> Self {
+        let case = Arc::clone(&search.case);
+        let arrived = BytesMut::new();
+        Self { incoming, case, search: Some(search), away: None, arrived, idle: None }
+    }
+
+    /// Takes and searches what comes next. Whether it was the last.
+    fn poll_step(
         &mut self,
-        frame: Option<Result<Frame<Bytes>, hyper::Error>>,
+        context: &mut Context<'_>,
+        held: &mut BytesMut,
+        trailers: &mut Option<HeaderMap>,
+    ) -> Poll<Result<bool, Code>> {
+        loop {
+            if let Some(away) = &mut self.away {
+                let ended = ready!(Pin::new(away).poll(context));
+                self.away = None;
+                // A panic on the way is no reason to let it pass.
+                let Ok((search, piece, clear)) = ended else {
+                    return Poll::Ready(Err(Code::DlpUnscannable));
+                };
+                self.search = Some(search);
+                if clear.is_ok() {
+                    held.unsplit(piece);
+                }
+                return Poll::Ready(clear.map(|()| false));
+            }
+            let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending if !self.arrived.is_empty() => {
+                    self.search_arrived(held)?;
+                    if self.away.is_some() {
+                        continue;
+                    }
+                    return Poll::Ready(Ok(false));
+                }
+                Poll::Pending => {
+                    let idle = self
+                        .idle
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::REQUEST_IDLE)));
+                    ready!(idle.as_mut().poll(context));
+                    return Poll::Ready(Err(Code::MalformedRequest));
+                }
+            };
+            self.idle = None;
+            let last = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.arrived.extend_from_slice(&data);
+                        if self.arrived.len() >= limits::SEARCHED_IN_TURN {
+                            self.search_arrived(held)?;
+                        }
+                        continue;
+                    }
+                    Err(frame) => frame.into_trailers().ok(),
+                },
+                Some(Err(_)) => return Poll::Ready(Err(self.case.broken_off())),
+                None => None,
+            };
+            return Poll::Ready(self.end(last, held, trailers));
+        }
+    }
+
+    /// Searches what has arrived: now, or aside where that takes long.
+    fn search_arrived(&mut self, held: &mut BytesMut) -> Result<(), Code> {
+        let piece = self.arrived.split();
+        let mut search = self.search.take().ok_or(Code::DlpUnscannable)?;
+        if search.takes_long(piece.len()) {
+            self.away = Some(search.aside(piece));
+            return Ok(());
+        }
+        let clear = search.data(&piece);
+        self.search = Some(search);
+        clear.map(|()| held.unsplit(piece))
+    }
+
+    /// No more data comes: trailers do, or nothing.
+    fn end(
+        &mut self,
+        last: Option<HeaderMap>,
         held: &mut BytesMut,
         trailers: &mut Option<HeaderMap>,
     ) -> Result<bool, Code> {
-        let frame = match frame {
-            None => return self.search.end().map(|()| true),
-            Some(Ok(frame)) => frame,
-            Some(Err(_)) => return Err(self.search.case.broken_off()),
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                self.search.data(&data)?;
-                held.extend_from_slice(&data);
-            }
-            Err(frame) => {
-                if let Ok(fields) = frame.into_trailers() {
-                    self.search.trailers(&fields)?;
-                    *trailers = Some(fields);
-                }
-            }
-        }
+        let piece = self.arrived.split();
+        let search = self.search.as_mut().ok_or(Code::DlpUnscannable)?;
+        search.data(&piece)?;
+        held.unsplit(piece);
+        let Some(fields) = last else { return search.end().map(|()| true) };
+        search.trailers(&fields)?;
+        *trailers = Some(fields);
         Ok(false)
     }
 }
