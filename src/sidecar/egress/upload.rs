@@ -305,11 +305,10 @@ impl Rest {
             let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending if !self.arrived.is_empty() => {
-                    self.search_arrived(held)?;
-                    if self.away.is_some() {
-                        continue;
+                    if self.search_arrived(held)? {
+                        return Poll::Ready(Ok(false));
                     }
-                    return Poll::Ready(Ok(false));
+                    continue;
                 }
                 Poll::Pending => {
                     let idle = self
@@ -324,8 +323,9 @@ impl Rest {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         self.arrived.extend_from_slice(&data);
-                        if self.arrived.len() >= limits::SEARCHED_IN_TURN {
-                            self.search_arrived(held)?;
+                        let enough = self.arrived.len() >= limits::SEARCHED_IN_TURN;
+                        if enough && self.search_arrived(held)? {
+                            return Poll::Ready(Ok(false));
                         }
                         continue;
                     }
@@ -338,17 +338,18 @@ impl Rest {
         }
     }
 
-    /// Searches what has arrived: now, or aside where that takes long.
-    fn search_arrived(&mut self, held: &mut BytesMut) -> Result<(), Code> {
+    /// Searches what has arrived: now, or aside where that takes long. Whether it is done.
+    fn search_arrived(&mut self, held: &mut BytesMut) -> Result<bool, Code> {
         let piece = self.arrived.split();
         let mut search = self.search.take().ok_or(Code::DlpUnscannable)?;
         if search.takes_long(piece.len()) {
             self.away = Some(search.aside(piece));
-            return Ok(());
+            return Ok(false);
         }
         let clear = search.data(&piece);
         self.search = Some(search);
-        clear.map(|()| held.unsplit(piece))
+        clear.map(|()| held.unsplit(piece))?;
+        Ok(true)
     }
 
     /// No more data comes: trailers do, or nothing.
