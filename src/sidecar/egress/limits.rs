@@ -159,7 +159,7 @@ pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Threads that move bytes.
 pub const THREADS: usize = 2;
-/// Threads that search compressed bodies.
+/// Threads that search what takes long, and load a policy.
 pub const BLOCKING_THREADS: usize = 2;
 
 /// A document, as it is loaded.
