@@ -69,6 +69,9 @@ struct Rest {
     /// What has come and is not searched yet.
     arrived: BytesMut,
     idle: Option<Pin<Box<Sleep>>>,
+    /// How much has passed since it last paused.
+    unpaused: usize,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a body ended early.
@@ -277,8 +280,16 @@ impl Body for Upload {
 impl Rest {
     fn new(incoming: Incoming, search: Search) -> Self {
         let case = Arc::clone(&search.case);
-        let arrived = BytesMut::new();
-        Self { incoming, case, search: Some(search), away: None, arrived, idle: None }
+        Self {
+            incoming,
+            case,
+            search: Some(search),
+            away: None,
+            arrived: BytesMut::new(),
+            idle: None,
+            unpaused: 0,
+            pause: None,
+        }
     }
 
     /// Takes and searches what comes next. Whether it was the last.
@@ -289,6 +300,10 @@ impl Rest {
         trailers: &mut Option<HeaderMap>,
     ) -> Poll<Result<bool, Code>> {
         loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
             if let Some(away) = &mut self.away {
                 let ended = ready!(Pin::new(away).poll(context));
                 self.away = None;
@@ -342,6 +357,11 @@ impl Rest {
     fn search_arrived(&mut self, held: &mut BytesMut) -> Result<bool, Code> {
         let piece = self.arrived.split();
         let mut search = self.search.take().ok_or(Code::DlpUnscannable)?;
+        self.unpaused += piece.len();
+        if self.unpaused >= limits::PACED_PIECE {
+            self.unpaused = 0;
+            self.pause = Some(Box::pin(tokio::time::sleep(limits::PACE)));
+        }
         if search.takes_long(piece.len()) {
             self.away = Some(search.aside(piece));
             return Ok(false);
