@@ -1,5 +1,6 @@
-//! `bottle` on a Docker engine: a no-op `apply` of 300 sandboxes beside `docker compose up -d` with
-//! nothing to do, and `apply` of 100 new ones beside a bare client that makes the same calls.
+//! `bottle` on a Docker engine beside `docker compose`, in one run: 300 sandboxes are created, looked
+//! at with nothing to do, and taken down. And `apply` of 100 new ones beside a bare client that makes
+//! the same calls.
 //!
 //! `BOTTLE_BENCH_COMPOSE=/path/of/docker-compose cargo bench --bench docker`
 //!
@@ -32,14 +33,19 @@ use futures_util::{StreamExt, TryStreamExt};
 use support::{BOTTLE, head, memory, mib, ms, own_name, row, run, runs, until_stopped, wall};
 
 const IMAGE: &str = "bottle-test-busybox:1";
-/// How many sandboxes have nothing to do, and how often they are looked at.
-const IDLE: usize = 300;
+/// How many sandboxes are created, have nothing to do, and are taken down; how often they are made,
+/// and how often they are looked at.
+const MANY: usize = 300;
+const LIVES: usize = 3;
 const LOOKS: usize = 15;
 /// How many are new, and how often they are made.
 const NEW: usize = 100;
 const ROUNDS: usize = 3;
-/// How many are made and removed at once where nobody measures.
+/// How many are removed at once where nobody measures.
 const SETUP_JOBS: usize = 8;
+/// What is promised beside compose: the time to create, with nothing to do, and to take down, and the
+/// peak of memory with nothing to do.
+const BOUNDS: [f64; 4] = [1.0, 0.35, 1.0, 0.4];
 
 const OWNER: &str = "io.bottle.owner";
 const PROJECT: &str = "com.docker.compose.project";
@@ -75,7 +81,7 @@ async fn bench() -> anyhow::Result<()> {
     println!("{}", support::machine());
     println!("Docker {}", engine.version.unwrap_or_default());
     let done = until_stopped(async {
-        bench.idle().await?;
+        bench.lives().await?;
         bench.new_ones().await
     })
     .await;
@@ -101,48 +107,70 @@ impl Bench {
         Ok((tree, owner))
     }
 
-    fn apply(&self, tree: &Path, jobs: usize) -> Command {
+    fn bottle(&self, verb: &str, tree: &Path) -> Command {
         let mut command = Command::new(BOTTLE);
         command.arg("--state-dir").arg(self.folder.path().join("state"));
-        command.args(["apply", "--yes", "--jobs"]).arg(jobs.to_string()).arg(tree);
+        command.args([verb, "--yes"]).arg(tree);
         command
     }
 
-    fn compose_up(&self, program: &Path, services: &Path) -> Command {
+    fn apply(&self, tree: &Path, jobs: usize) -> Command {
+        let mut command = self.bottle("apply", tree);
+        command.arg("--jobs").arg(jobs.to_string());
+        command
+    }
+
+    fn compose(&self, program: &Path, services: &Path, verb: &[&str]) -> Command {
         let mut command = Command::new(program);
-        command.arg("-f").arg(services).args(["up", "-d"]);
+        command.arg("-f").arg(services).args(verb);
         command
     }
 
-    async fn idle(&self) -> anyhow::Result<()> {
-        head(&format!("{IDLE} sandboxes, nothing to do"), "compose");
-        let (tree, owner) = self.tree("idle", IDLE)?;
-        run(&mut self.apply(&tree, SETUP_JOBS))?;
-        let ours = runs(LOOKS, || self.apply(&tree, 2)).await?;
-        self.remove(OWNER, &owner).await?;
-
-        let Some(program) = &self.compose else {
-            row("wall", &ms(wall(&ours)), "-", "-", "", None);
-            row("peak memory", &mib(memory(&ours)), "-", "-", "", None);
-            println!("compose was not measured: BOTTLE_BENCH_COMPOSE names no program");
-            return Ok(());
-        };
-        let project = format!("{}-compose", self.name);
+    /// Ours and theirs, one after the other in each round, each alone on the engine with its own.
+    async fn lives(&self) -> anyhow::Result<()> {
+        head(&format!("{MANY} sandboxes"), "compose");
+        let (tree, _) = self.tree("idle", MANY)?;
         let services = self.folder.path().join("compose.yaml");
-        fs::write(&services, composition(&project))?;
-        run(&mut self.compose_up(program, &services))?;
-        let theirs = runs(LOOKS, || self.compose_up(program, &services)).await?;
-        self.remove(PROJECT, &project).await?;
-
-        let ratio = wall(&ours).as_secs_f64() / wall(&theirs).as_secs_f64();
-        let (our_wall, their_wall) = (ms(wall(&ours)), ms(wall(&theirs)));
-        let bound = "≤ 0.5";
-        row("wall", &our_wall, &their_wall, &format!("{ratio:.2}"), bound, Some(ratio <= 0.5));
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let ratio = memory(&ours) as f64 / memory(&theirs) as f64;
-        let (our_peak, their_peak) = (mib(memory(&ours)), mib(memory(&theirs)));
-        let met = Some(ratio <= 0.5);
-        row("peak memory", &our_peak, &their_peak, &format!("{ratio:.2}"), bound, met);
+        fs::write(&services, composition(&format!("{}-compose", self.name)))?;
+        let up = || self.bottle("apply", &tree);
+        let down = || {
+            let mut command = self.bottle("down", &tree);
+            command.args(["--allow-teardown", "all"]);
+            command
+        };
+        let (mut ours, mut theirs) = (Life::default(), Life::default());
+        for round in 0..LIVES {
+            let looks = if round + 1 == LIVES { LOOKS } else { 0 };
+            ours.live(looks, up, down).await?;
+            let Some(program) = &self.compose else { continue };
+            let up = || self.compose(program, &services, &["up", "-d"]);
+            let down = || self.compose(program, &services, &["down"]);
+            theirs.live(looks, up, down).await?;
+        }
+        let names = ["create", "nothing to do: wall", "down", "nothing to do: peak memory"];
+        let (ours, theirs) = (ours.numbers(), theirs.numbers());
+        for (index, name) in names.into_iter().enumerate() {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "bytes of memory, far below 2^52"
+            )]
+            let show = |value: f64| match index {
+                3 => mib(value as u64),
+                _ => ms(Duration::from_secs_f64(value)),
+            };
+            if self.compose.is_none() {
+                row(name, &show(ours[index]), "-", "-", "", None);
+                continue;
+            }
+            let (ratio, bound) = (ours[index] / theirs[index], BOUNDS[index]);
+            let met = Some(ratio <= bound);
+            let (ours, theirs) = (show(ours[index]), show(theirs[index]));
+            row(name, &ours, &theirs, &format!("{ratio:.2}"), &format!("≤ {bound}"), met);
+        }
+        if self.compose.is_none() {
+            println!("compose was not measured: BOTTLE_BENCH_COMPOSE names no program");
+        }
         Ok(())
     }
 
@@ -230,6 +258,42 @@ fn prompt() -> String {
     "You review changes. ".repeat(25)
 }
 
+/// What was measured of one of the two.
+#[derive(Default)]
+struct Life {
+    created: Vec<Duration>,
+    idle: Vec<support::Cost>,
+    removed: Vec<Duration>,
+}
+
+impl Life {
+    async fn live(
+        &mut self,
+        looks: usize,
+        up: impl Fn() -> Command,
+        down: impl Fn() -> Command,
+    ) -> anyhow::Result<()> {
+        self.created.push(run(&mut up())?.wall);
+        if looks > 0 {
+            self.idle.extend(runs(looks, &up).await?);
+        }
+        self.removed.push(run(&mut down())?.wall);
+        Ok(())
+    }
+
+    /// Seconds, and bytes: in the order of [`BOUNDS`].
+    fn numbers(self) -> [f64; 4] {
+        if self.created.is_empty() {
+            return [0.0; 4];
+        }
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let memory = memory(&self.idle) as f64;
+        let seconds = |walls: Vec<Duration>| support::median(walls).as_secs_f64();
+        let idle = wall(&self.idle).as_secs_f64();
+        [seconds(self.created), idle, seconds(self.removed), memory]
+    }
+}
+
 /// As many services, with the command and the network of a sandbox.
 fn composition(project: &str) -> String {
     let service = |number: usize| {
@@ -238,7 +302,7 @@ fn composition(project: &str) -> String {
              init: true, pull_policy: never }}\n"
         )
     };
-    let services: String = (0..IDLE).map(service).collect();
+    let services: String = (0..MANY).map(service).collect();
     format!("name: {project}\nservices:\n{services}")
 }
 

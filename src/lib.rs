@@ -19,6 +19,7 @@
 //! | 1 | [`backend`] | what makes machines |
 //! | 1 | [`sidecar`] | a sandbox's only way out |
 //! | 2 | [`apply`] | [`plan::Plan`] → [`apply::Report`] |
+//! | 2 | [`work`] | what an agent made: out of a sandbox, and into one |
 //! | 3 | [`reconcile`] | one pass, and the loop around it |
 //! | 5 | [`cli`] | one file per command |
 
@@ -30,3 +31,4 @@ pub mod model;
 pub mod plan;
 pub mod reconcile;
 pub mod sidecar;
+pub mod work;

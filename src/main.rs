@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // The native backend starts this program again as its helper, before any second thread.
     #[cfg(target_os = "linux")]
@@ -17,7 +15,7 @@ fn main() -> ExitCode {
     if bottle::cli::complete() {
         return ExitCode::SUCCESS;
     }
-    let cli = bottle::cli::Cli::parse();
+    let cli = bottle::cli::parse();
     if let Some(exit) = bottle::cli::run_alone(&cli) {
         return exit;
     }

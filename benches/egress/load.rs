@@ -106,27 +106,80 @@ pub(crate) async fn run(
     Result { rate: count / elapsed, p50: at(50), p99: at(99), core: spent * 1e6 / count }
 }
 
-/// Sends clean bodies on two connections; returns how many bytes arrived.
-pub(crate) async fn uploads(upstream: &Upstream, proxy: &Proxy, round: Duration) -> u64 {
+/// A clean text of this size.
+fn text(size: usize) -> Bytes {
     let line = b"fn main() { let answer: u32 = 41 + 1; println!(\"{answer} of {}\", 7); }\n";
-    let body: Bytes = line.iter().copied().cycle().take(1 << 20).collect::<Vec<u8>>().into();
+    line.iter().copied().cycle().take(size).collect::<Vec<u8>>().into()
+}
+
+/// Sends clean bodies of this size on so many connections; returns bytes a second.
+pub(crate) async fn uploads(
+    upstream: &Upstream,
+    proxy: &Proxy,
+    protocol: Protocol,
+    (size, connections): (usize, usize),
+    round: Duration,
+) -> f64 {
+    let body = text(size);
     let sent = Arc::new(AtomicU64::new(0));
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Client::connect(upstream, proxy, protocol).await.unwrap());
+    }
     let begun = Instant::now();
-    let mut tasks = Vec::new();
-    for _ in 0..2 {
-        let mut client = Client::connect(upstream, proxy, Protocol::Http1).await.unwrap();
+    let tasks = clients.into_iter().map(|mut client| {
         let (body, sent) = (body.clone(), sent.clone());
-        tasks.push(tokio::spawn(async move {
+        tokio::spawn(async move {
             while begun.elapsed() < round {
                 client.post(body.clone()).await.unwrap();
                 sent.fetch_add(body.len() as u64, Ordering::Relaxed);
             }
-        }));
-    }
-    for task in tasks {
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
-    sent.load(Ordering::Relaxed)
+    let elapsed = begun.elapsed().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let sent = sent.load(Ordering::Relaxed) as f64;
+    sent / elapsed
+}
+
+/// Sends a clean body of this size with curl, so many times at once; returns bytes a second. None: there
+/// is no curl.
+pub(crate) async fn curl(
+    upstream: &Upstream,
+    proxy: &Proxy,
+    protocol: Protocol,
+    (size, at_once): (usize, usize),
+) -> Option<f64> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("body");
+    std::fs::write(&file, text(size)).unwrap();
+    let port = upstream.address.port();
+    let (url, through) = match proxy.address {
+        Some(address) => {
+            let port = proxy.target.rsplit(':').next().unwrap();
+            (format!("https://{}:{port}/0", proxy.host), format!("http://{address}"))
+        }
+        None => (format!("https://{}:{port}/0", proxy.host), String::new()),
+    };
+    let begun = Instant::now();
+    let mut all = Vec::new();
+    for _ in 0..at_once {
+        let mut command = tokio::process::Command::new("curl");
+        command.args(["-sSk", "-o", "/dev/null", "-w", "%{http_code}", "-x", &through]);
+        command.arg(if protocol == Protocol::Http1 { "--http1.1" } else { "--http2" });
+        command.args(["-H", "Expect:", "--data-binary"]).arg(format!("@{}", file.display()));
+        let child = command.arg(&url).stdout(std::process::Stdio::piped()).spawn().ok()?;
+        all.push(child.wait_with_output());
+    }
+    for child in all {
+        assert_eq!(child.await.unwrap().stdout, b"200");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let sent = (size * at_once) as f64;
+    Some(sent / begun.elapsed().as_secs_f64())
 }
 
 enum Sender {

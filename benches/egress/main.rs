@@ -6,7 +6,8 @@
 //! the cores with what it measures, the same for all.
 //!
 //! Words after `--` choose parts of it: `1kib-h1`, `1kib-h2`, `1mib-h1`, `1mib-h2`, `uploads`,
-//! `attack`, and after that words of the attacks' names.
+//! `attack`, and after that words of the attacks' names. `hold` measures nothing: it says where the sidecar
+//! and its upstream are, for clients of your own, until its input ends.
 #![allow(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::sync::Arc;
@@ -56,7 +57,8 @@ async fn bench() {
     let bottle = Arc::new(proxies::bottle(&upstream).await);
     println!("idle, loaded with a policy: {} resident", mib(bottle.resident()));
     // Without a rival to be compared with, none is started.
-    let compares = chosen.0.is_empty() || chosen.0.iter().any(|word| word.contains("ib-"));
+    let compares = chosen.0.is_empty()
+        || chosen.0.iter().any(|word| word.contains("ib-") || word == "uploads");
     let squid = if compares { proxies::squid(&upstream).await } else { None };
     let mitmproxy = if compares { proxies::mitmproxy(&upstream).await } else { None };
     let rivals = [squid.as_ref(), mitmproxy.as_ref()];
@@ -87,7 +89,13 @@ async fn bench() {
         }
     }
     if chosen.has("uploads") {
-        uploads(&upstream, &bottle).await;
+        uploads(&upstream, &bottle, &all).await;
+    }
+    if chosen.0.iter().any(|word| word == "hold") {
+        let address = bottle.address.unwrap();
+        println!("https://{} by http://{address}; the same as", bottle.target);
+        println!("https://localhost:{} without the sidecar", upstream.address.port());
+        let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
     }
     if chosen.has("attack") {
         attack::all(&upstream, &bottle, &chosen.0).await;
@@ -118,16 +126,49 @@ fn report(results: &[(&str, Result)], shape: Shape) {
     }
 }
 
-/// Clean uploads: what the sidecar's own core time lets through.
-async fn uploads(upstream: &upstream::Upstream, bottle: &Proxy) {
+/// Clean uploads: what the sidecar's own core time lets through, and large ones beside what carries them
+/// without a look at them.
+async fn uploads(upstream: &upstream::Upstream, bottle: &Proxy, others: &[&Proxy]) {
     let before = bottle.core_time();
-    let sent = load::uploads(upstream, bottle, ROUND * 2).await;
+    let small = (1 << 20, 2);
+    let rate = load::uploads(upstream, bottle, Protocol::Http1, small, ROUND * 2).await;
     let spent = bottle.core_time() - before;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let megabytes = sent as f64 / 1e6;
     println!(
         "\nclean uploads of 1 MiB, scanned: {:.0} MB/s by the clock, {:.0} MB a second of the sidecar's core time",
-        megabytes / (ROUND * 2).as_secs_f64(),
-        megabytes / spent.as_secs_f64()
+        rate / 1e6,
+        rate * (ROUND * 2).as_secs_f64() / 1e6 / spent.as_secs_f64()
     );
+    println!("\nclean uploads of 60 MiB");
+    let columns = ["", "client", "at once", "protocol", "MB/s", "of direct"];
+    println!("{}", columns.map(|column| format!("{column:>12}")).concat());
+    for (client, protocol) in [
+        ("hyper", Protocol::Http1),
+        ("hyper", Protocol::Http2),
+        ("curl", Protocol::Http1),
+        ("curl", Protocol::Http2),
+    ] {
+        for at_once in [1, 4] {
+            let shape = (60 << 20, at_once);
+            let mut best = vec![0.0_f64; others.len()];
+            // They take turns.
+            for _ in 0..ROUNDS {
+                for (best, proxy) in best.iter_mut().zip(others) {
+                    let rate = match client {
+                        "curl" => load::curl(upstream, proxy, protocol, shape).await,
+                        _ => Some(load::uploads(upstream, proxy, protocol, shape, ROUND / 2).await),
+                    };
+                    *best = best.max(rate.unwrap_or(0.0));
+                }
+            }
+            for (rate, proxy) in best.iter().zip(others) {
+                println!(
+                    "{:>12}{client:>12}{at_once:>12}{:>12}{:>12.0}{:>12.2}",
+                    proxy.name,
+                    protocol.id(),
+                    rate / 1e6,
+                    rate / best[0]
+                );
+            }
+        }
+    }
 }

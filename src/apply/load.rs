@@ -15,7 +15,7 @@ pub(super) async fn load(
     sidecar: &Instance,
     spec: &SidecarSpec,
 ) -> anyhow::Result<()> {
-    let document = context.sidecars.document(spec)?;
+    let document = context.sidecars.document(spec, sidecar.backend)?;
     let mut receipt = Receipt {
         instance: sidecar.id.clone(),
         backend: sidecar.backend,
@@ -28,8 +28,12 @@ pub(super) async fn load(
         env: document.credentials,
         boot: sidecar.boot.clone(),
         workspace: false,
+        copied_from: None,
         files: Default::default(),
+        under_way: Default::default(),
         ca: Some(document.ca),
+        names: document.names,
+        settings: Default::default(),
     };
     context.receipts.put(&receipt, false)?;
     let bytes = Bytes::from_owner(document.bytes);

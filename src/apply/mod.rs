@@ -7,25 +7,35 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::backend::{Backends, Scope};
-use crate::model::{InstanceId, Receipt, SandboxId, SidecarSpec, SpecHash};
-use crate::plan::StepId;
+use crate::backend::{Backend, Backends, Scope};
+use crate::model::{
+    BackendKind, GuestSpec, Instance, InstanceId, Receipt, SandboxId, SidecarSpec, SpecHash, Why,
+};
+use crate::plan::{Step, StepId};
 
+mod beside;
+mod brisk;
+mod delivered;
 mod load;
 mod provision;
 pub mod report;
 mod run;
 mod settings;
+mod slots;
 mod trust;
 mod upload;
 mod workspace;
 
-pub use provision::{ENV_APPEND, ENV_REPLACE, with_asked_env};
+pub use provision::ENV_APPEND;
 pub use report::{Outcome, Report, StepOutcome};
 pub use run::apply;
+pub use slots::Slots;
+pub use upload::Owner;
+pub use workspace::{Copying, LeftOut, copy, forward, survey};
 
 /// One asked-for value. It has no `Debug`, and its memory is wiped.
 pub struct Secret {
@@ -48,6 +58,8 @@ pub struct SidecarDocument {
     pub credentials: BTreeMap<String, String>,
     /// The fingerprint of the CA in it.
     pub ca: String,
+    /// What it says of the host's name servers and hosts, where it says something.
+    pub names: Option<String>,
 }
 
 /// The certificate of a sandbox's own CA, never its key.
@@ -65,7 +77,8 @@ pub trait Sidecars: Send + Sync {
     ///
     /// # Errors
     /// When a credential is no longer at hand, or the state folder cannot be written.
-    fn document(&self, spec: &SidecarSpec) -> anyhow::Result<SidecarDocument>;
+    fn document(&self, spec: &SidecarSpec, backend: BackendKind)
+    -> anyhow::Result<SidecarDocument>;
 
     /// The CA that this sandbox is to trust. Makes or renews it where that is due.
     ///
@@ -95,6 +108,35 @@ pub trait Receipts: Send + Sync {
     fn keep_text(&self, hash: SpecHash, text: &str) -> anyhow::Result<()>;
 }
 
+/// Keeps what agents worked on when their machines go.
+#[async_trait]
+pub trait Keeper: Send + Sync {
+    /// Keeps the work in a machine that is to go; of one that is replaced, for the machine that follows.
+    ///
+    /// # Errors
+    /// When not all of it could be kept: the machine stays then.
+    async fn keep(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+        why: Why,
+    ) -> anyhow::Result<()>;
+
+    /// Puts what was kept of an earlier machine of the sandbox into this one, and remembers that it is there.
+    /// `None`: nothing was.
+    ///
+    /// # Errors
+    /// When not all of it went in: what was kept stays.
+    async fn carry(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+        guest: &GuestSpec,
+    ) -> anyhow::Result<Option<Receipt>>;
+}
+
 /// What happens while a plan is carried out, for the audit record and for people.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -111,10 +153,16 @@ pub enum Event<'a> {
 pub struct Deadlines {
     /// Pulling or importing an image, which can be long.
     pub prepare: Duration,
-    /// Putting content in: a workspace can be large.
-    pub provision: Duration,
+    /// How long the copy of a workspace may go on without a single byte. Its whole has no deadline:
+    /// a workspace can be large.
+    pub silence: Duration,
     /// Starting: a microVM fetches and unpacks its image at its first start.
     pub start: Duration,
+    /// A small command inside a machine, a small copy into it, a sidecar's document: nothing that
+    /// waits for a guest has longer, but what moves much data.
+    pub small: Duration,
+    /// Keeping what is in a machine before it goes, and putting it into the next one.
+    pub moving: Duration,
     /// Everything else.
     pub other: Duration,
 }
@@ -123,8 +171,10 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self {
             prepare: Duration::from_secs(30 * 60),
-            provision: Duration::from_secs(10 * 60),
+            silence: Duration::from_secs(10 * 60),
             start: Duration::from_secs(15 * 60),
+            small: Duration::from_secs(20),
+            moving: Duration::from_secs(30 * 60),
             other: Duration::from_secs(120),
         }
     }
@@ -147,12 +197,16 @@ pub struct Context<'a> {
     pub scope: &'a Scope,
     /// Where receipts go.
     pub receipts: &'a dyn Receipts,
+    /// What keeps the work of agents.
+    pub keeper: &'a dyn Keeper,
     /// The asked-for values.
     pub secrets: &'a Secrets,
     /// What sidecars are given.
     pub sidecars: &'a dyn Sidecars,
     /// How many steps run at once.
-    pub jobs: usize,
+    pub slots: &'a Slots,
+    /// Whether a step may still begin: asked right before it does.
+    pub may: &'a (dyn Fn(&Step) -> bool + Send + Sync),
     /// How long they may take.
     pub deadlines: Deadlines,
     /// When to stop.

@@ -2,7 +2,6 @@
 //! copy. Each part gates itself: no skills, no calls.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -11,15 +10,12 @@ use zeroize::Zeroizing;
 use super::upload::{Owner, Tar};
 use super::{Context, Names, settings, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
-use crate::model::access;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
+use crate::model::{access, change};
 use crate::plan::diff;
 
-/// The shell that replaces the asked-for values by what stands on its stdin.
-pub const ENV_REPLACE: &str =
-    "umask 077; cat > /run/bottle/env.new && mv /run/bottle/env.new /run/bottle/env";
-
-/// The shell that adds to the asked-for values what stands on its stdin.
+/// The shell that adds to the asked-for values what stands on its stdin: for backends that cannot read
+/// the file from outside.
 pub const ENV_APPEND: &str = "umask 077; cat >> /run/bottle/env";
 
 /// What is to be provisioned.
@@ -32,13 +28,6 @@ pub(super) struct Provision<'a> {
     pub(super) fresh: bool,
 }
 
-/// A command line that loads the asked-for values first: for machines that have any.
-#[must_use]
-pub fn with_asked_env(argv: &[String]) -> Vec<String> {
-    let load = format!("[ -r {0} ] && . {0}; exec \"$@\"", guest_path::ENV);
-    ["sh", "-c", &load, "sh"].into_iter().map(str::to_owned).chain(argv.iter().cloned()).collect()
-}
-
 /// Brings the guest to what is desired and writes its receipt.
 pub(super) async fn provision(
     backend: &dyn Backend,
@@ -47,20 +36,17 @@ pub(super) async fn provision(
 ) -> anyhow::Result<()> {
     let Provision { instance, guest, prior, .. } = *work;
     let scope = context.scope;
-    // Before anything goes in: should this run be cut short, the next one knows what may be inside.
-    let mut receipt = begun(work);
-    context.receipts.put(&receipt, false)?;
+    // Before anything goes in: should this run be cut short, the next one knows what may be inside. What
+    // it does not know of a skill's folder it takes for the agent's, so that has to survive a power cut.
+    let stays = super::delivered::unchanged(work);
+    let mut receipt = begun(work, &stays);
+    let skills_move = receipt.skills.iter().any(|name| !stays.contains(name));
+    context.receipts.put(&receipt, skills_move)?;
 
     let identity = backend.identity(scope, instance).await?;
     let skills_dir = folder_of_skills(guest.skills_dir.as_deref(), &identity);
     let mut upload = Upload { fresh: work.fresh, ..Upload::default() };
-    if let Some(prior) = prior {
-        let old_dir = folder_of_skills(prior.skills_dir.as_deref(), &identity);
-        upload.wipe.extend(prior.skills.iter().map(|name| format!("{old_dir}/{name}")));
-    }
-    if !work.fresh {
-        upload.wipe.extend(guest.skills.keys().map(|name| format!("{skills_dir}/{name}")));
-    }
+    upload.wipe = super::delivered::outdated(backend, scope, work, &identity, &stays).await?;
     upload.wipe.sort();
     upload.wipe.dedup();
     upload.dirs = folders(guest, &identity, &skills_dir);
@@ -79,9 +65,20 @@ pub(super) async fn provision(
     } else if prior.is_some_and(|prior| prior.ca.is_some()) {
         upload.wipe.extend([access::CA_PATH, access::NODE_PROXY_PATH].map(str::to_owned));
     }
-    settings::put(&mut upload, &mut tar, work, &identity)?;
-    skills(&mut tar, guest, &skills_dir, owner)?;
+    let values = change::script(&guest.env, &guest.unset);
+    if !values.is_empty() {
+        tar.file(guest_path::VALUES, 0o644, Owner::ROOT, values.as_bytes())?;
+    } else if prior.is_none_or(Receipt::has_values) && !work.fresh {
+        upload.wipe.push(guest_path::VALUES.to_owned());
+    }
+    settings::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
+    skills(&mut tar, guest, &stays, &skills_dir, owner)?;
     let copies_workspace = copies_workspace(backend, context, work, &receipt).await?;
+    if copies_workspace && let Some(source) = &guest.workspace {
+        // Its folder is looked at like any other before a stream goes there.
+        let (uid, gid) = (identity.uid, identity.gid);
+        upload.dirs.push(GuestDir { path: source.target.clone(), uid, gid, mode: 0o755 });
+    }
     let changes_env = changes_env(work);
     // The marker that lets `command` start comes last of all.
     let ready = |tar: &mut Tar| match guest.gated {
@@ -97,20 +94,33 @@ pub(super) async fn provision(
     let trusted = prior.and_then(|prior| prior.ca.as_ref());
     if trusted != ca.as_ref().map(|ca| &ca.fingerprint) {
         let pem = ca.as_ref().map(|ca| ca.pem.as_str());
-        trust::trust(backend, context, instance, pem).await.context("setting the CA up")?;
+        trust::trust(backend, context, instance, &identity, pem)
+            .await
+            .context("setting the CA up")?;
     }
     receipt.ca = ca.map(|ca| ca.fingerprint);
 
     if copies_workspace && let Some(source) = &guest.workspace {
-        let mut tars = workspace::tars(&source.path, &source.target, owner);
-        while let Some(tar) = tars.recv().await {
-            let upload = Upload { tar: tar?, fresh: work.fresh, ..Upload::default() };
-            backend.copy_in(scope, instance, upload).await.context("copying the workspace in")?;
+        let workspace::Copying { tar, ended } =
+            workspace::copy(&source.path, &source.target, Some(owner));
+        let sent = backend.stream_in(scope, instance, tar).await;
+        let walked = ended.await.context("copying the workspace")?;
+        // Whoever walks it knows best what is wrong with it; that nobody reads on is no reason.
+        match (sent, walked) {
+            (Ok(()), Ok(left_out)) => {
+                if let Some(words) = left_out.words() {
+                    tracing::warn!(sandbox = %guest.sandbox, "{words}");
+                }
+            }
+            (Ok(()), Err(error)) => return Err(error),
+            (Err(_), Err(error)) if !stopped(&error) => return Err(error),
+            (Err(error), _) => return Err(error).context("copying the workspace in"),
         }
         receipt.workspace = true;
+        receipt.copied_from = Some(source.path.clone());
     }
     if changes_env {
-        deliver(backend, context, work).await.context("delivering the asked-for values")?;
+        deliver(backend, context, work, owner).await.context("delivering the asked-for values")?;
     }
     if copies_workspace || changes_env {
         let mut tar = Tar::new();
@@ -126,7 +136,13 @@ pub(super) async fn provision(
     finish(context, work, receipt)
 }
 
-fn folder_of_skills(set: Option<&str>, identity: &Identity) -> String {
+/// The copy ended because nobody read on.
+fn stopped(error: &anyhow::Error) -> bool {
+    let broken = |cause: &std::io::Error| cause.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(broken))
+}
+
+pub(super) fn folder_of_skills(set: Option<&str>, identity: &Identity) -> String {
     match set {
         Some(dir) => dir.trim_end_matches('/').to_owned(),
         None => format!("{}/.claude/skills", identity.home.trim_end_matches('/')),
@@ -134,7 +150,7 @@ fn folder_of_skills(set: Option<&str>, identity: &Identity) -> String {
 }
 
 /// What is known to be inside while this provisioning is under way.
-fn begun(work: &Provision<'_>) -> Receipt {
+fn begun(work: &Provision<'_>, stays: &BTreeSet<String>) -> Receipt {
     let Provision { instance, guest, prior, .. } = *work;
     let skills: BTreeSet<String> = prior
         .map(|p| &p.skills)
@@ -159,8 +175,13 @@ fn begun(work: &Provision<'_>) -> Receipt {
         env,
         boot: instance.boot.clone(),
         workspace: prior.is_some_and(|p| p.workspace),
+        copied_from: prior.and_then(|p| p.copied_from.clone()),
         files: prior.map(|p| p.files.clone()).unwrap_or_default(),
-        ca: None,
+        under_way: super::delivered::under_way(work, stays),
+        // Still in the bundles: they are written last, and then it is this one or the receipt is whole.
+        ca: prior.and_then(|p| p.ca.clone()),
+        names: None,
+        settings: settings::possible(work),
     }
 }
 
@@ -186,8 +207,14 @@ fn folders(guest: &GuestSpec, identity: &Identity, skills_dir: &str) -> Vec<Gues
     dirs
 }
 
-fn skills(tar: &mut Tar, guest: &GuestSpec, dir: &str, owner: Owner) -> anyhow::Result<()> {
-    for (name, files) in &guest.skills {
+fn skills(
+    tar: &mut Tar,
+    guest: &GuestSpec,
+    stays: &BTreeSet<String>,
+    dir: &str,
+    owner: Owner,
+) -> anyhow::Result<()> {
+    for (name, files) in guest.skills.iter().filter(|(name, _)| !stays.contains(*name)) {
         tar.folder(&format!("{dir}/{name}"), 0o755, owner)?;
         for entry in files.entries() {
             let path = format!("{dir}/{name}/{}", entry.path);
@@ -229,55 +256,143 @@ fn changes_env(work: &Provision<'_>) -> bool {
     !work.deliver.is_empty() || stale
 }
 
-/// Delivers values over stdin: never in an argument, an environment or a file of the host.
+/// Delivers values as a file in memory: never in an argument, an environment or a file of the host.
 async fn deliver(
     backend: &dyn Backend,
     context: &Context<'_>,
     work: &Provision<'_>,
+    owner: Owner,
 ) -> anyhow::Result<()> {
     let whole = work.deliver == &work.guest.asked_env;
-    let mut lines = Zeroizing::new(String::new());
+    let mut gone: Vec<&str> = Vec::new();
     if !whole {
         // Values that are not at hand stay as they are; what is no longer asked for is unset.
-        for name in work.prior.into_iter().flat_map(|p| p.env.keys()) {
-            if !work.guest.asked_env.contains(name) {
-                writeln!(lines, "unset {name}")?;
-            }
-        }
+        let delivered = work.prior.into_iter().flat_map(|p| p.env.keys());
+        gone.extend(delivered.filter(|n| !work.guest.asked_env.contains(*n)).map(String::as_str));
     }
+    let mut values = Vec::new();
     for name in work.deliver {
         let secret = context
             .secrets
             .0
             .get(name)
             .with_context(|| format!("the value of {name} is no longer at hand"))?;
+        values.push((name.as_str(), secret.value.as_str()));
+    }
+    let lines = lines(&gone, &values);
+    let mut upload = Upload { fresh: false, ..Upload::default() };
+    if work.guest.asked_env.is_empty() {
+        upload.wipe.push(guest_path::ENV.to_owned());
+    } else {
+        let old = if whole {
+            Zeroizing::default()
+        } else {
+            match inside(backend, context, work).await {
+                Some(old) => old,
+                None => return append(backend, context, work, lines).await,
+            }
+        };
+        let mut content = Zeroizing::new(Vec::with_capacity(old.len() + lines.len()));
+        content.extend_from_slice(&old);
+        content.extend_from_slice(lines.as_bytes());
+        let mut tar = Tar::with_room(content.len());
+        tar.file(guest_path::ENV, 0o600, owner, &content)?;
+        upload.tar = Bytes::from_owner(Zeroizing::new(Vec::from(tar.finish()?)));
+    }
+    let put = backend.copy_in(context.scope, work.instance, upload).await;
+    put.map_err(|error| {
+        let words = format!("{:#}", anyhow::Error::from(error));
+        anyhow::Error::msg(redacted(context, work, words.as_bytes()))
+    })
+}
+
+/// More than all values of a sandbox come to.
+const MOST_VALUES: u64 = 4 << 20;
+
+/// What was delivered before; `None` where that cannot be read from outside.
+async fn inside(
+    backend: &dyn Backend,
+    context: &Context<'_>,
+    work: &Provision<'_>,
+) -> Option<Zeroizing<Vec<u8>>> {
+    let path = guest_path::ENV;
+    let archive = backend.copy_out(context.scope, work.instance, path, MOST_VALUES).await.ok()?;
+    let archive = Zeroizing::new(Vec::from(archive));
+    let most = archive.len();
+    let mut archive = tar::Archive::new(archive.as_slice());
+    let mut entry = archive.entries().ok()?.next()?.ok()?;
+    if !entry.header().entry_type().is_file() {
+        return None;
+    }
+    // It is no longer than what it came in, whatever it says, and so this does not grow.
+    let mut old = Zeroizing::new(Vec::with_capacity(most));
+    std::io::Read::read_to_end(&mut entry, &mut old).ok()?;
+    Some(old)
+}
+
+/// Has the guest's shell add to the values.
+async fn append(
+    backend: &dyn Backend,
+    context: &Context<'_>,
+    work: &Provision<'_>,
+    lines: Zeroizing<String>,
+) -> anyhow::Result<()> {
+    let spec = ExecSpec { user: ExecUser::Sandbox, ..ExecSpec::new(["sh", "-c", ENV_APPEND]) };
+    let stdin = Bytes::from_owner(Wiped(lines));
+    let output = backend.exec(context.scope, work.instance, &spec, stdin).await?;
+    if output.code == 0 {
+        return Ok(());
+    }
+    let told = redacted(context, work, &output.stderr);
+    anyhow::bail!("the guest's shell ended with {}: {}", output.code, told.trim())
+}
+
+/// The guest is not trusted: what runs in it could hand back what it was given, and errors are kept on
+/// disk.
+fn redacted(context: &Context<'_>, work: &Provision<'_>, text: &[u8]) -> String {
+    let values = work.deliver.iter().filter_map(|name| context.secrets.0.get(name));
+    without_values(text, values.map(|secret| secret.value.as_str()))
+}
+
+/// What a shell reads. It is as long as it will be from the start: one that grew would leave what it
+/// held in memory that nobody wipes.
+fn lines(gone: &[&str], values: &[(&str, &str)]) -> Zeroizing<String> {
+    let unset = gone.iter().map(|name| "unset \n".len() + name.len());
+    let export = values.iter().map(|(name, value)| {
+        let quotes = value.bytes().filter(|byte| *byte == b'\'').count();
+        "export =''\n".len() + name.len() + value.len() + quotes * (QUOTE.len() - 1)
+    });
+    let mut lines = Zeroizing::new(String::with_capacity(unset.chain(export).sum()));
+    for name in gone {
+        lines.push_str("unset ");
+        lines.push_str(name);
+        lines.push('\n');
+    }
+    for (name, value) in values {
         lines.push_str("export ");
         lines.push_str(name);
         lines.push_str("='");
-        for (index, part) in secret.value.split('\'').enumerate() {
+        for (index, part) in value.split('\'').enumerate() {
             if index > 0 {
-                lines.push_str(r"'\''");
+                lines.push_str(QUOTE);
             }
             lines.push_str(part);
         }
         lines.push_str("'\n");
     }
-    let argv: &[&str] = match (work.guest.asked_env.is_empty(), whole) {
-        (true, _) => &["rm", "-f", guest_path::ENV],
-        (false, true) => &["sh", "-c", ENV_REPLACE],
-        (false, false) => &["sh", "-c", ENV_APPEND],
-    };
-    let spec = ExecSpec { user: ExecUser::Sandbox, ..ExecSpec::new(argv.iter().copied()) };
-    let stdin = Bytes::copy_from_slice(lines.as_bytes());
-    let output = backend.exec(context.scope, work.instance, &spec, stdin).await?;
-    if output.code == 0 {
-        return Ok(());
+    lines
+}
+
+/// A quote within quotes.
+const QUOTE: &str = r"'\''";
+
+/// Bytes that are wiped when nobody has them any more.
+struct Wiped(Zeroizing<String>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
     }
-    // The guest is not trusted: its shell could hand back what it was given, and this error is kept
-    // on disk.
-    let values = work.deliver.iter().filter_map(|name| context.secrets.0.get(name));
-    let told = without_values(&output.stderr, values.map(|secret| secret.value.as_str()));
-    anyhow::bail!("the guest's shell ended with {}: {}", output.code, told.trim())
 }
 
 /// Text of the guest's, with dots over each line of each value.
@@ -303,8 +418,8 @@ fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow
     }
     let mut files = BTreeMap::new();
     for (path, content) in diff::files(guest) {
-        let hash = SpecHash::of_bytes(content);
-        if let Some(text) = diff::as_text(content) {
+        let hash = SpecHash::of_bytes(&content);
+        if let Some(text) = diff::as_text(&content) {
             context.receipts.keep_text(hash, text)?;
         }
         files.insert(path, hash);
@@ -316,6 +431,8 @@ fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow
         env,
         boot: instance.boot.clone(),
         files,
+        under_way: BTreeMap::new(),
+        settings: settings::wanted(guest),
         ..begun
     };
     context.receipts.put(&receipt, true)
@@ -324,6 +441,15 @@ fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_shell_reads_never_grows() {
+        for values in [vec![], vec![("A", "plain")], vec![("A", "it's 'it'"), ("LONG", "''\n'")]] {
+            let text = lines(&["OLD", "OLDER"], &values);
+            assert_eq!(text.len(), text.capacity(), "{:?}", &*text);
+        }
+        assert_eq!(&*lines(&["X"], &[("A", "it's")]), "unset X\nexport A='it'\\''s'\n");
+    }
 
     #[test]
     fn what_the_guest_says_shows_no_value() {

@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::brisk::Brisk;
 use super::provision::{self, Provision};
-use super::{Context, Event, Outcome, Report, StepOutcome, load};
+use super::{Context, Deadlines, Event, Outcome, Report, StepOutcome, load, slots};
 use crate::backend::{Backend, BackendError, Progress};
-use crate::model::{Instance, InstanceId};
+use crate::model::{Instance, InstanceId, InstanceState};
 use crate::plan::{Action, Plan, Step, StepId, Target};
 
 /// Instances as this run left them: made by a step, or started anew.
@@ -22,21 +24,25 @@ struct Made {
     by_id: BTreeMap<InstanceId, Instance>,
 }
 
-/// Carries out a plan.
-pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
+/// Carries out these steps of a plan, or all of them. What comes after a step that is not among them
+/// does not wait for it.
+pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Context<'_>) -> Report {
+    let mine = |id: &StepId| only.is_none_or(|only| only.contains(id));
+    let steps = || plan.steps.iter().filter(|step| mine(&step.id));
     let made = Mutex::new(Made::default());
     let mut outcomes: BTreeMap<StepId, StepOutcome> = BTreeMap::new();
-    let mut waiting: BTreeSet<StepId> = plan.steps.iter().map(|step| step.id).collect();
+    let mut waiting: BTreeSet<StepId> = steps().map(|step| step.id).collect();
     let mut running = FuturesUnordered::new();
     let mut dependents: BTreeMap<StepId, Vec<StepId>> = BTreeMap::new();
     let mut open: BTreeMap<StepId, usize> = BTreeMap::new();
     let mut ready: BTreeSet<StepId> = BTreeSet::new();
-    for step in &plan.steps {
-        open.insert(step.id, step.after.len());
-        if step.after.is_empty() {
+    for step in steps() {
+        let after: Vec<&StepId> = step.after.iter().filter(|id| mine(id)).collect();
+        open.insert(step.id, after.len());
+        if after.is_empty() {
             ready.insert(step.id);
         }
-        for before in &step.after {
+        for before in after {
             dependents.entry(*before).or_default().push(step.id);
         }
     }
@@ -46,11 +52,9 @@ pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
     };
     loop {
         while !context.stop.drain.is_cancelled()
-            && running.len() < context.jobs.max(1)
             && let Some(id) = ready.pop_first()
         {
             waiting.remove(&id);
-            (context.tell)(Event::Started(id));
             running.push(run_step(&plan.steps[id], context, &made));
         }
         // All is done, or what waits may not start any more.
@@ -93,7 +97,7 @@ pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
         }
     }
     drop(running);
-    for step in &plan.steps {
+    for step in steps() {
         if !outcomes.contains_key(&step.id) {
             let outcome = Outcome::Cancelled;
             settle(StepOutcome { step: step.id, outcome, elapsed: Duration::ZERO }, &mut outcomes);
@@ -102,25 +106,53 @@ pub async fn apply(plan: &Plan, context: &Context<'_>) -> Report {
     Report { outcomes: outcomes.into_values().collect() }
 }
 
+/// Waits for a slot and does the step. One that takes long gives its slot back and goes on.
 async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> StepOutcome {
+    let cancelled =
+        || StepOutcome { step: step.id, outcome: Outcome::Cancelled, elapsed: Duration::ZERO };
+    let drain = &context.stop.drain;
+    let slot = tokio::select! {
+        biased;
+        () = drain.cancelled() => return cancelled(),
+        slot = context.slots.take(step) => slot,
+    };
+    if !(context.may)(step) {
+        return cancelled();
+    }
+    (context.tell)(Event::Started(step.id));
     let begun = Instant::now();
     let deadline = match step.action {
-        Action::Prepare(_) => context.deadlines.prepare,
-        Action::Provision { .. } => context.deadlines.provision,
-        Action::Start(_) => context.deadlines.start,
-        _ => context.deadlines.other,
+        Action::Prepare(_) => Some(context.deadlines.prepare),
+        // Each part of it has its own.
+        Action::Provision { .. } | Action::Teardown { .. } => None,
+        Action::Start(_) => Some(context.deadlines.start),
+        Action::Load { .. } => Some(context.deadlines.small),
+        _ => Some(context.deadlines.other),
     };
-    let result = match context.backends.get(&step.backend) {
-        None => Err(anyhow::anyhow!("this bottle has no backend {}", step.backend)),
-        Some(backend) => {
-            match tokio::time::timeout(deadline, act(step, backend.as_ref(), context, made)).await {
-                Ok(result) => result,
-                Err(_) => Err(BackendError::Deadline {
-                    what: format!("the {} step", step.action.name()),
-                    seconds: deadline.as_secs(),
-                }
-                .into()),
+    let work = async {
+        match context.backends.get(&step.backend) {
+            None => Err(anyhow::anyhow!("this bottle has no backend {}", step.backend)),
+            Some(backend) => {
+                let work = act(step, backend.as_ref(), context, made);
+                let Some(deadline) = deadline else { return work.await };
+                let done = tokio::time::timeout(deadline, work).await;
+                done.unwrap_or_else(|_| Err(late(step, deadline).into()))
             }
+        }
+    };
+    tokio::pin!(work);
+    let prepares = matches!(step.action, Action::Prepare(_));
+    let held = tokio::time::sleep(slots::hold(&step.action));
+    tokio::pin!(held);
+    let mut slot = Some(slot);
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            // It has changed nothing yet, and may take half an hour.
+            () = drain.cancelled(), if prepares => {
+                return StepOutcome { elapsed: begun.elapsed(), ..cancelled() };
+            }
+            () = &mut held, if slot.is_some() => slot = None,
         }
     };
     let outcome = match result {
@@ -128,6 +160,28 @@ async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> Ste
         Err(error) => Outcome::Failed(chain(&error)),
     };
     StepOutcome { step: step.id, outcome, elapsed: begun.elapsed() }
+}
+
+fn brisk<'a>(backend: &'a dyn Backend, context: &Context<'_>) -> Brisk<'a> {
+    let Deadlines { small, silence, .. } = context.deadlines;
+    Brisk { inner: backend, small, silence }
+}
+
+/// What moves much data out of a machine or into it.
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(limit, work).await;
+    done.unwrap_or_else(|_| {
+        Err(BackendError::Deadline { what: what.to_owned(), seconds: limit.as_secs() }.into())
+    })
+}
+
+fn late(step: &Step, deadline: Duration) -> BackendError {
+    let what = format!("the {} step", step.action.name());
+    BackendError::Deadline { what, seconds: deadline.as_secs() }
 }
 
 /// An error and its causes on one line, each once.
@@ -185,20 +239,64 @@ async fn act(
                 Target::Existing(instance) => made.by_id.insert(instance.id.clone(), started),
             };
         }
-        Action::Mend(instance) => backend.mend(scope, instance).await?,
+        Action::Mend(instance) => {
+            backend.mend(scope, instance).await?;
+            // Its run has another identity on some engines, once it is on its networks again: what
+            // follows is remembered for that one.
+            let moved = instance.mendable.iter().any(|change| change.path == "networks");
+            if moved && instance.state == InstanceState::Running {
+                let now = backend.start(scope, instance).await?;
+                lock(made).by_id.insert(instance.id.clone(), now);
+            }
+        }
+        Action::Adjust { machine, resources } => {
+            backend.adjust(scope, machine, resources).await?;
+        }
         Action::Load { sidecar, spec } => {
             let instance = resolve(sidecar, made)?;
             load::load(backend, context, &instance, spec).await?;
         }
-        Action::Provision { machine, guest, prior, deliver } => {
+        Action::Provision { machine, guest, prior, deliver, carries } => {
             let instance = resolve(machine, made)?;
-            let fresh = matches!(machine, Target::CreatedBy(_));
-            let work =
-                Provision { instance: &instance, guest, prior: prior.as_deref(), deliver, fresh };
-            provision::provision(backend, context, &work).await?;
+            let carried = match carries {
+                true => {
+                    let brisk = brisk(backend, context);
+                    let carrying = context.keeper.carry(&brisk, scope, &instance, guest);
+                    let carried = within(context.deadlines.moving, "putting it in", carrying).await;
+                    carried.context("putting in what was kept of the machine before")?
+                }
+                false => None,
+            };
+            let work = Provision {
+                instance: &instance,
+                guest,
+                prior: carried.as_ref().or(prior.as_deref()),
+                deliver,
+                fresh: matches!(machine, Target::CreatedBy(_)) && carried.is_none(),
+            };
+            provision::provision(&brisk(backend, context), context, &work).await?;
         }
-        Action::Teardown(instance) => {
-            backend.teardown(scope, instance).await?;
+        Action::Teardown { instance, keeps } => {
+            if let Some(why) = keeps {
+                (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
+                let brisk = brisk(backend, context);
+                let keeping = context.keeper.keep(&brisk, scope, instance, *why);
+                within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
+                    let name = &instance.sandbox;
+                    format!(
+                        "what {name} worked on could not be kept, so it stays (`--discard {name}` removes it \
+                         all the same)"
+                    )
+                })?;
+                // That may have taken minutes.
+                anyhow::ensure!(
+                    (context.may)(step),
+                    "the tree has changed since: it is looked at again"
+                );
+            }
+            let limit = context.deadlines.other;
+            let gone = tokio::time::timeout(limit, backend.teardown(scope, instance)).await;
+            gone.map_err(|_| late(step, limit))??;
             context.receipts.forget(&instance.id)?;
         }
         Action::Prune(leftover) => backend.prune(scope, leftover).await?,

@@ -2,11 +2,10 @@
 //! the variables that name a file.
 
 use anyhow::Context as _;
-use bytes::Bytes;
 
 use super::Context;
-use super::upload::{Owner, Tar};
-use crate::backend::{Backend, ExecSpec, ExecUser, Upload};
+use super::upload::{self, Other, Tar};
+use crate::backend::{Backend, Identity, Upload};
 use crate::model::Instance;
 
 /// Where distributions keep the bundle.
@@ -16,9 +15,6 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-
-/// Names the bundles that are there, one a line. The others are links to one of them.
-const FIND: &str = "for f; do if [ -f \"$f\" ] && [ ! -L \"$f\" ]; then echo \"$f\"; fi; done";
 
 /// Larger than any bundle.
 const MAX_BUNDLE: u64 = 8 << 20;
@@ -31,28 +27,30 @@ pub(super) async fn trust(
     backend: &dyn Backend,
     context: &Context<'_>,
     machine: &Instance,
+    user: &Identity,
     pem: Option<&str>,
 ) -> anyhow::Result<()> {
-    let argv = ["sh", "-c", FIND, "sh"].into_iter().chain(BUNDLES);
-    let find = ExecSpec { user: ExecUser::Root, ..ExecSpec::new(argv) };
-    let found = backend.exec(context.scope, machine, &find, Bytes::new()).await?;
-    // An image without a shell has no programs that read a bundle either, but for those that the
-    // variables reach.
-    let found = if found.code == 0 {
-        String::from_utf8(found.stdout).unwrap_or_default()
-    } else {
-        String::new()
-    };
     let mut tar = Tar::new();
-    // The guest could name anything: only what was asked about counts.
-    for path in BUNDLES.iter().filter(|path| found.lines().any(|line| line == **path)) {
-        let archive = backend.copy_out(context.scope, machine, path, MAX_BUNDLE).await?;
-        let Some(old) = only_file(&archive).with_context(|| format!("reading {path}"))? else {
-            continue;
+    // Files are read as any others: where the backend can, without a program of the guest's.
+    for path in BUNDLES {
+        let archive = match backend.copy_out(context.scope, machine, path, MAX_BUNDLE).await {
+            Ok(archive) => archive,
+            Err(error) if error.is_absent() => continue,
+            Err(error) => return Err(error).with_context(|| format!("reading {path}")),
         };
-        let new = with(&old, pem);
-        if new != old {
-            tar.file(path, 0o644, Owner::ROOT, &new)?;
+        let old = match upload::found(&archive, user).with_context(|| format!("reading {path}"))? {
+            // The others are links to one of them.
+            None | Some(Err(Other::Link)) => continue,
+            Some(Ok(old)) => old,
+            Some(Err(other)) => {
+                tracing::warn!(path, what = other.words(), "a CA is not written into a bundle");
+                continue;
+            }
+        };
+        let new = with(&old.content, pem);
+        if new != old.content {
+            // As it was: what is read there may not become anybody else's to read.
+            tar.file(path, old.mode, old.owner, &new)?;
         }
     }
     if !tar.is_empty() {
@@ -60,19 +58,6 @@ pub(super) async fn trust(
         backend.copy_in(context.scope, machine, upload).await?;
     }
     Ok(())
-}
-
-/// The content of the one regular file of an archive.
-fn only_file(archive: &[u8]) -> anyhow::Result<Option<Vec<u8>>> {
-    let mut archive = tar::Archive::new(archive);
-    let Some(entry) = archive.entries()?.next() else { return Ok(None) };
-    let mut entry = entry?;
-    if !entry.header().entry_type().is_file() {
-        return Ok(None);
-    }
-    let mut content = Vec::new();
-    std::io::Read::read_to_end(&mut entry, &mut content)?;
-    Ok(Some(content))
 }
 
 /// A bundle with `pem` between our two marks, and nothing between them where there is none.

@@ -1,4 +1,6 @@
-//! Tars on their way into a guest: numeric owners, no times, no names that could leave the root.
+//! Tars on their way into a guest: numeric owners, one time, no names that could leave the root.
+
+use std::io::Read as _;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -6,17 +8,78 @@ use tar::{Builder, EntryType, Header};
 
 use crate::backend::Identity;
 
+/// A file of the guest's, as it was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) content: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) owner: Owner,
+}
+
+/// Why a file of the guest's is left alone.
+#[derive(Debug)]
+pub(super) enum Other {
+    Link,
+    NoFile,
+    /// The sandbox's user may not read it. What is put into its place is that user's to read.
+    NotReadable,
+}
+
+impl Other {
+    pub(super) fn words(&self) -> &'static str {
+        match self {
+            Self::Link => "it is a link",
+            Self::NoFile => "it is no regular file",
+            Self::NotReadable => "the sandbox's user may not read it",
+        }
+    }
+}
+
+/// The one file of an archive; `None` where there is nothing in it.
+pub(super) fn found(
+    archive: &[u8],
+    user: &Identity,
+) -> anyhow::Result<Option<Result<Found, Other>>> {
+    let mut archive = tar::Archive::new(archive);
+    let Some(entry) = archive.entries()?.next() else { return Ok(None) };
+    let mut entry = entry?;
+    let header = entry.header();
+    if header.entry_type().is_symlink() {
+        return Ok(Some(Err(Other::Link)));
+    }
+    if !header.entry_type().is_file() {
+        return Ok(Some(Err(Other::NoFile)));
+    }
+    let mode = header.mode()? & 0o777;
+    let owner = Owner { uid: u32::try_from(header.uid()?)?, gid: u32::try_from(header.gid()?)? };
+    // Its owner can give itself the right.
+    let readable =
+        owner.uid == user.uid || mode & if owner.gid == user.gid { 0o040 } else { 0o004 } != 0;
+    if !readable {
+        return Ok(Some(Err(Other::NotReadable)));
+    }
+    let mut content = Vec::new();
+    entry.read_to_end(&mut content)?;
+    Ok(Some(Ok(Found { content, mode, owner })))
+}
+
 /// A tar under construction; names are absolute guest paths.
 pub(super) struct Tar {
     builder: Builder<Vec<u8>>,
     entries: usize,
 }
 
+/// The time of all that we write ourselves: always the same, so that nothing changes from one run to
+/// the next, and late enough for formats that begin in 1980.
+const OURS: u64 = 946_684_800;
+
 /// Who owns an entry.
-#[derive(Clone, Copy)]
-pub(super) struct Owner {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+#[derive(Debug, Clone, Copy)]
+pub struct Owner {
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }
 
 impl Owner {
@@ -32,13 +95,16 @@ impl Tar {
         Self { builder: Builder::new(Vec::new()), entries: 0 }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries == 0
+    /// One that does not grow, and so leaves nothing behind, for one file of so many bytes.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        const BLOCK: usize = 512;
+        // Its header, and the two blocks at the end.
+        let room = bytes.next_multiple_of(BLOCK) + 4 * BLOCK;
+        Self { builder: Builder::new(Vec::with_capacity(room)), entries: 0 }
     }
 
-    /// Bytes so far.
-    pub(super) fn len(&self) -> usize {
-        self.builder.get_ref().len()
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries == 0
     }
 
     fn header(kind: EntryType, mode: u32, owner: Owner, size: u64) -> Header {
@@ -47,7 +113,7 @@ impl Tar {
         header.set_mode(mode);
         header.set_uid(owner.uid.into());
         header.set_gid(owner.gid.into());
-        header.set_mtime(0);
+        header.set_mtime(OURS);
         header.set_size(size);
         header
     }

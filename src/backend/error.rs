@@ -13,8 +13,8 @@ pub enum BackendError {
         /// Why, and where it was looked for.
         reason: String,
     },
-    /// The image is not to be had. Nothing was touched.
-    #[error("image {image} is not to be had: {reason}")]
+    /// The image is not available. Nothing was touched.
+    #[error("image {image} is not available: {reason}")]
     Image {
         /// As the manifest names it.
         image: String,
@@ -64,5 +64,20 @@ impl BackendError {
     /// An error in the middle of `what` (a gerund), caused by `source`.
     pub fn failed(what: impl Into<String>, source: impl Into<anyhow::Error>) -> Self {
         Self::Failed { what: what.into(), source: source.into() }
+    }
+
+    /// Whether it says that what was to be copied out is not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        let Self::Failed { source, .. } = self else { return false };
+        let text = format!("{source:#}").to_ascii_lowercase();
+        ["no such file or directory", "there is no "].iter().any(|words| text.contains(words))
+    }
+
+    /// Whether it says that what was to be copied out is more than was asked for.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        let Self::Failed { source, .. } = self else { return false };
+        format!("{source:#}").contains("larger than")
     }
 }

@@ -20,6 +20,10 @@ pub struct ExecSpec {
     pub user: ExecUser,
     /// Additional environment (never secrets).
     pub env: Vec<(String, String)>,
+    /// With the values that were put into the machine: [`guest_path::ENV`](super::guest_path::ENV), and
+    /// then [`guest_path::VALUES`](super::guest_path::VALUES). Where they are read by a shell they
+    /// stand over `env`, too.
+    pub values: bool,
 }
 
 impl ExecSpec {
@@ -31,8 +35,40 @@ impl ExecSpec {
             workdir: None,
             user: ExecUser::Sandbox,
             env: Vec::new(),
+            values: false,
         }
     }
+
+    /// The command line as a shell loads the values for it, where it is to have them.
+    pub(super) fn loading(&self) -> Vec<String> {
+        let argv = self.argv.iter().cloned();
+        if !self.values {
+            return argv.collect();
+        }
+        let load = load_values();
+        ["sh", "-c", &load, "sh"].into_iter().map(str::to_owned).chain(argv).collect()
+    }
+}
+
+/// More than the values of a sandbox come to, and less than keeps a shell busy.
+const MOST_VALUES: u64 = 4 << 20;
+
+/// The shell that loads what values there are and becomes its arguments.
+pub(super) fn load_values() -> String {
+    let [values, asked] = [super::guest_path::VALUES, super::guest_path::ENV];
+    // Nothing is opened that was put in a file's place: a fifo would keep it waiting. Root inside can
+    // make the file as long as it likes; without `wc` it is taken as it is.
+    let load = |file: &str| {
+        format!(
+            "if [ -f {file} ] && [ -r {file} ]; then \
+             if [ \"$(wc -c <{file} 2>/dev/null || echo 0)\" -gt {MOST_VALUES} ]; then \
+             echo 'bottle: {file} is longer than {} MiB, and values of this sandbox are not: something \
+             inside wrote it. Apply with a changed value, or remove the file inside' >&2; exit 126; fi; \
+             . {file}; fi",
+            MOST_VALUES >> 20
+        )
+    };
+    format!("{}; {}; exec \"$@\"", load(asked), load(values))
 }
 
 /// How a command ended, and what it said.

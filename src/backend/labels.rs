@@ -94,6 +94,37 @@ impl<'a> Labels<'a> {
             .flatten()
     }
 
+    /// Which label says what an object was made from in a way that this build cannot read.
+    pub(super) fn unreadable(&self) -> Option<String> {
+        match self.text(label::VERSION) {
+            Some(LABEL_VERSION) => {}
+            Some(version) => {
+                return Some(format!(
+                    "its label {} says `{version}`, and this bottle reads `{LABEL_VERSION}`: {ASK}",
+                    label::VERSION
+                ));
+            }
+            None => return Some(format!("its label {} is missing: {ASK}", label::VERSION)),
+        }
+        let image = self.text(label::IMAGE).is_none_or(|_| self.image().is_some());
+        let known = [
+            (
+                label::RESOURCE,
+                self.resource().is_some_and(|text| text.parse::<ResourceKind>().is_ok()),
+            ),
+            (label::SANDBOX, self.sandbox().is_some()),
+            (label::HASH, self.hash().is_some()),
+            (label::FIELDS, self.json::<Fields>(label::FIELDS).is_some()),
+            (label::IMAGE, image),
+        ];
+        known.into_iter().find(|(_, known)| !known).map(|(name, _)| damaged(name))
+    }
+
+    /// The same of an object that has [`SET`], too.
+    pub(super) fn unreadable_with<T: DeserializeOwned>(&self) -> Option<String> {
+        self.unreadable().or_else(|| self.set::<T>().is_none().then(|| damaged(SET)))
+    }
+
     pub(super) fn fields(&self) -> Fields {
         self.json(label::FIELDS).unwrap_or_default()
     }
@@ -114,6 +145,13 @@ impl<'a> Labels<'a> {
     fn json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         serde_json::from_str(self.text(name)?).ok()
     }
+}
+
+/// What to do about it.
+const ASK: &str = "use the bottle that made it";
+
+fn damaged(name: &str) -> String {
+    format!("its label {name} is missing or damaged: {ASK}")
 }
 
 #[cfg(test)]
@@ -193,7 +231,16 @@ pub(super) mod tests {
     #[test]
     fn a_hash_of_another_version_is_not_known() {
         let mut map = of_machine(&scope(), &ada(), &(), None);
+        assert_eq!(Labels::of(&map).unreadable(), None);
         map.insert(label::VERSION.into(), "9".into());
         assert_eq!(Labels::of(&map).hash(), None);
+        let told = Labels::of(&map).unreadable().unwrap();
+        assert!(told.contains("io.bottle.version says `9`"), "{told}");
+        map.insert(label::VERSION.into(), LABEL_VERSION.into());
+        for damaged in ["", "abc"] {
+            map.insert(label::HASH.into(), damaged.into());
+            let told = Labels::of(&map).unreadable().unwrap();
+            assert!(told.contains(label::HASH), "{told}");
+        }
     }
 }

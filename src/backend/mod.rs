@@ -15,11 +15,14 @@ use tokio::io::AsyncWrite;
 
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, SandboxId,
+    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, Resources, SandboxId,
 };
 
+pub mod durable;
 mod error;
 mod exec;
+pub mod reserve;
+pub mod stamp;
 
 pub use error::BackendError;
 pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState};
@@ -59,7 +62,11 @@ pub mod guest_path {
     pub const WORKSPACE_DONE: &str = "/etc/bottle/workspace.done";
     /// tmpfs, owned by the sandbox's user, 0700: what must never stand on a disk.
     pub const RUN: &str = "/run/bottle";
-    /// The asked-for values, as lines of shell (`export NAME='value'`); on tmpfs.
+    /// The plain values, as lines of shell (`export NAME='value'`): root's, and on the machine's disk,
+    /// so that a machine that is started anew has them at once. Loaded last: a name that was asked for
+    /// once may still stand in [`ENV`].
+    pub const VALUES: &str = "/etc/bottle/env";
+    /// The asked-for values, in the same form; on tmpfs.
     pub const ENV: &str = "/run/bottle/env";
     /// What the machine's `command` does, in one line: see [`MainState`](super::MainState).
     pub const MAIN: &str = "/run/bottle/main";
@@ -146,6 +153,12 @@ pub struct Upload {
     pub fresh: bool,
 }
 
+/// A tar on its way, in pieces of some hundred kilobytes; an error ends it. Its names are relative to `/`.
+pub type TarStream = tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>;
+
+/// Where the pieces of a tar go that a backend makes. Nobody receives any more: it stops.
+pub type TarSink = tokio::sync::mpsc::Sender<Bytes>;
+
 /// Something moved on a backend: the next pass should hurry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
@@ -207,6 +220,9 @@ impl std::fmt::Debug for Progress {
     }
 }
 
+/// How long a guest is asked what its command does.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// What makes machines. Every call is idempotent, and none decides.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -227,6 +243,12 @@ pub trait Backend: Send + Sync {
     /// have: a constant number of cheap calls, whatever the number of machines.
     async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError>;
 
+    /// What all that `observe` depends on looks like now, where that can be told without observing:
+    /// as long as it is the same, `observe` finds what it `seen`.
+    async fn stamp(&self, _scope: &Scope, _seen: &[Instance]) -> Option<u64> {
+        None
+    }
+
     /// Fetches and checks all that `create` needs (image, mounts), before anything is removed.
     async fn prepare(
         &self,
@@ -246,6 +268,18 @@ pub trait Backend: Send + Sync {
     /// mend ⇒ `Ok`. A backend that never reports any has nothing to implement.
     async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         Err(BackendError::Unsupported(format!("{} cannot be mended in place", instance.name)))
+    }
+
+    /// Gives a machine other limits while it stays and whatever runs in it runs on; those in force
+    /// already ⇒ `Ok`. From then on its [`Instance::fields`] say them. `disk` is left as it is.
+    async fn adjust(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        resources: &Resources,
+    ) -> Result<(), BackendError> {
+        let (_, _) = (scope, resources);
+        Err(BackendError::Unsupported(format!("{} keeps the limits it has", machine.name)))
     }
 
     /// Stops and removes an instance and all that is only its; already gone ⇒ `Ok`.
@@ -304,6 +338,28 @@ pub trait Backend: Send + Sync {
         upload: Upload,
     ) -> Result<(), BackendError>;
 
+    /// Unpacks a tar that is made while it goes in, over what is there. What came in before an error
+    /// stays. Memory does not grow with the tar.
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        tar: TarStream,
+    ) -> Result<(), BackendError>;
+
+    /// The paths of a machine that differ from what its image has, and the folders that they are in. `None`:
+    /// this backend cannot tell, or not cheaply.
+    ///
+    /// # Errors
+    /// When the backend cannot be asked.
+    async fn changed(
+        &self,
+        _scope: &Scope,
+        _instance: &Instance,
+    ) -> Result<Option<Vec<String>>, BackendError> {
+        Ok(None)
+    }
+
     /// A tar of `path` in the machine, resolved inside it, at most `limit` bytes.
     async fn copy_out(
         &self,
@@ -312,6 +368,16 @@ pub trait Backend: Send + Sync {
         path: &str,
         limit: u64,
     ) -> Result<Bytes, BackendError>;
+
+    /// The same, of any size, piece by piece: memory does not grow with it. It may be of a guest's own
+    /// making, and is to be read as such. An error may come after some of it.
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError>;
 
     /// Writes the main process's output to `out`; of a sidecar its record.
     async fn logs(
@@ -322,15 +388,15 @@ pub trait Backend: Send + Sync {
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError>;
 
-    /// What the machine's `command` is doing; `None` where that cannot be told.
+    /// What the machine's `command` is doing; `None` where that cannot be told. A backend that hears it
+    /// from the machine's supervisor alone says so itself; this asks the guest, which may say what it
+    /// likes, and not for long, for it may not answer.
     async fn main_state(
         &self,
         scope: &Scope,
         instance: &Instance,
     ) -> Result<Option<MainState>, BackendError> {
-        let spec = ExecSpec::new(["cat", guest_path::MAIN]);
-        let output = self.exec(scope, instance, &spec, Bytes::new()).await?;
-        Ok(std::str::from_utf8(&output.stdout).ok().and_then(MainState::parse))
+        ask_main(self, scope, instance).await
     }
 
     /// Hints that something of this owner moved, until the backend goes away.
@@ -341,6 +407,22 @@ pub trait Backend: Send + Sync {
 
     /// What works here, what does not, and what to do about it. `boot` makes and removes a machine.
     async fn doctor(&self, boot: bool) -> Vec<Finding>;
+}
+
+/// Has the guest's shell read what the machine's `command` is doing.
+async fn ask_main(
+    backend: &(impl Backend + ?Sized),
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<Option<MainState>, BackendError> {
+    // Nothing is opened that was put in the file's place: a fifo would keep a process waiting.
+    let file = guest_path::MAIN;
+    let read =
+        format!("[ -f {file} ] && [ ! -L {file} ] && read -r line <{file} && echo \"$line\"");
+    let spec = ExecSpec::new(["sh", "-c", &read]);
+    let asked = backend.exec(scope, instance, &spec, Bytes::new());
+    let Ok(output) = tokio::time::timeout(ANSWERING, asked).await else { return Ok(None) };
+    Ok(std::str::from_utf8(&output?.stdout).ok().and_then(MainState::parse))
 }
 
 /// The backends of this run, by kind.
@@ -355,4 +437,7 @@ pub mod memory;
 #[cfg(target_os = "linux")]
 pub mod native;
 mod oci;
+pub mod pax;
+mod setid;
 pub mod smolmachines;
+pub mod zstd;

@@ -5,6 +5,19 @@ use std::path::{Component, Path};
 use anyhow::Context;
 use serde::Deserialize;
 
+/// What one layer may unpack to: an archive of megabytes can hold terabytes of zeros. The largest
+/// public images have layers of some 20 GiB.
+pub(super) const LAYER_BYTES: u64 = 64 << 30;
+
+/// What is wrong with a layer that has more, and what to do.
+pub(super) fn too_large() -> String {
+    format!(
+        "unpacks to more than {} GiB, which is the limit: build it as several layers, or unpack it \
+         yourself and name the folder as the image",
+        LAYER_BYTES >> 30
+    )
+}
+
 /// `index.json`, and what it points to when that is an index again.
 #[derive(Deserialize)]
 pub(super) struct Index {

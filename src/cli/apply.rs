@@ -8,7 +8,7 @@ use super::documents::ReportDocument;
 use super::error::{CliError, Exit};
 use super::progress::Progress;
 use super::saved::Saved;
-use super::ui::Ui;
+use super::ui::{Ui, harmless};
 use super::{look, prompt, render, report, setup, signals, text};
 use crate::apply::{Report, Stop};
 use crate::model::{Desired, OwnerId};
@@ -186,7 +186,12 @@ pub(super) async fn carry_out(
         if ui.json() {
             ui.ask(&text);
         }
-        if !prompt::confirm(ui, stop, "Do this?").await.map_err(declined)? {
+        let overlays: Vec<&str> = view.desired.overlays.iter().map(String::as_str).collect();
+        let question = match overlays[..] {
+            [] => "Do this?".to_owned(),
+            _ => harmless(&format!("Do this, with agents of {}?", overlays.join(", "))),
+        };
+        if !prompt::confirm(ui, stop, &question).await.map_err(declined)? {
             return Err(declined(CliError::refused("nothing was changed")));
         }
     }

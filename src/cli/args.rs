@@ -123,6 +123,12 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Show the output of a sandbox's main process
     Logs(LogsArgs),
+    /// Copy files out of a sandbox, or into one
+    Cp(CpArgs),
+    /// Bring what an agent has committed into the repository that it got
+    Sync(SyncArgs),
+    /// Keep an agent's work as a file, and bring it back
+    Snapshot(SnapshotArgs),
     /// Tear down everything that the tree owns
     Down(DownArgs),
     /// Ask what a sandbox may reach
@@ -154,6 +160,10 @@ pub(super) struct LookArgs {
     #[command(flatten)]
     pub(super) read: ReadArgs,
     /// Take asked-for values from lines of NAME=value
+    ///
+    /// Empty lines and those that begin with `#` are skipped, and so is `export ` before a name. The value is
+    /// what stands behind the first `=`, as it stands: nothing is expanded, and one pair of quotes around all
+    /// of it is taken off.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(super) env_file: Option<PathBuf>,
     /// Inspect every object instead of trusting the listing
@@ -168,12 +178,20 @@ pub(super) struct SelectArgs {
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
     pub(super) only: Vec<String>,
-    /// How many steps run at once [default: the number of cores, 2 to 16]
+    /// How many steps run at once [default: 16 on Docker, else the number of cores, 2 to 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) jobs: Option<u16>,
     /// Permit the removal or replacement of so many sandboxes at once
     #[arg(long, value_name = "N|all", value_parser = allow_teardown)]
     pub(super) allow_teardown: Option<AllowTeardown>,
+    /// Keep nothing of these sandboxes when they go: no snapshot, and nothing for a new machine
+    #[arg(long, value_name = "NAME|all", num_args = 1.., value_delimiter = ',')]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) discard: Vec<String>,
+    /// Give up this sandbox, whose record cannot be read, with all its files, and make it anew
+    #[arg(long, value_name = "NAME")]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) replace_unknown: Vec<String>,
 }
 
 pub(super) fn allow_teardown(text: &str) -> Result<AllowTeardown, String> {
@@ -270,7 +288,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| "expected a number before the unit".to_owned())?;
     match number.checked_mul(millis).filter(|millis| *millis > 0) {
         Some(millis) => Ok(Duration::from_millis(millis)),
-        None => Err("expected more than nothing, and no more than can be counted".to_owned()),
+        None => Err("expected a time above 0 that fits in 64 bits of milliseconds: 30s".to_owned()),
     }
 }
 
@@ -309,6 +327,97 @@ pub(super) struct ExecArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CpArgs {
+    /// Keep owners, and what group and others may do
+    #[arg(short, long)]
+    pub(super) archive: bool,
+    /// What to copy: a path on this machine, NAME:PATH in a sandbox, or `-`, a tar on stdin
+    #[arg(value_name = "SRC", value_hint = clap::ValueHint::AnyPath)]
+    pub(super) src: String,
+    /// Where to: a path on this machine, NAME:PATH in a sandbox, or `-`, a tar on stdout
+    #[arg(value_name = "DEST", value_hint = clap::ValueHint::AnyPath)]
+    pub(super) dest: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SyncArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Only this branch of the sandbox's
+    #[arg(long, value_name = "BRANCH")]
+    pub(super) branch: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    #[command(subcommand)]
+    pub(super) command: SnapshotCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// List snapshots, the oldest first
+    List(SnapshotListArgs),
+    /// Show what a snapshot is of, and count what is in it
+    Show(SnapshotShowArgs),
+    /// Keep the workspace's copy and the home folder of a sandbox
+    Save(SnapshotSaveArgs),
+    /// Put a snapshot into a sandbox, or into a folder of this machine
+    Restore(SnapshotRestoreArgs),
+    /// Remove snapshots for good
+    Remove(SnapshotRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotListArgs {
+    /// Only those of this sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotShowArgs {
+    /// NAME/TIME as in the list, or NAME for its newest
+    #[arg(value_name = "ID", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotSaveArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Also what programs can make again: node_modules, __pycache__, ~/.cache
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotRestoreArgs {
+    /// NAME/TIME as in the list, or NAME for its newest
+    #[arg(value_name = "ID", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) id: String,
+    /// Into this sandbox [default: the one that it is of]
+    #[arg(long = "as", value_name = "NAME", conflicts_with = "to")]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) sandbox: Option<String>,
+    /// Into this folder of this machine, which is made where it is missing
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(super) to: Option<PathBuf>,
+    /// Wait so many seconds for another bottle that works on the tree or the sandbox
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "to")]
+    pub(super) lock_timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SnapshotRemoveArgs {
+    /// NAME/TIME as in the list
+    #[arg(value_name = "ID", required = true)]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct InitArgs {
     /// Where to write it [default: the tree that the other commands use]
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
@@ -323,6 +432,10 @@ pub(super) struct StatusArgs {
     /// The tree
     #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
     pub(super) path: Option<PathBuf>,
+    /// Show these sandboxes only
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) only: Vec<String>,
     #[command(flatten)]
     pub(super) read: ReadArgs,
 }

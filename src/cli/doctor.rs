@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "asks git, the kernel and the state folder")]
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -11,7 +12,7 @@ use super::error::{CliError, Exit};
 use super::setup;
 use super::text::wrap;
 use super::ui::{Ui, harmless, paint, style};
-use crate::backend::{Finding, Health};
+use crate::backend::{Finding, Health, reserve};
 use crate::reconcile::State;
 
 /// Findings under one heading.
@@ -25,11 +26,13 @@ struct Group {
 pub(super) async fn run(ui: &Ui, global: &Global, args: &DoctorArgs) -> Result<Exit, CliError> {
     let backends = setup::backends();
     let asked = backends.iter().map(async |(kind, backend)| {
-        let findings = backend.doctor(args.boot).await;
+        let findings =
+            in_time(backend.doctor(args.boot), if args.boot { BOOTING } else { PATIENCE }).await;
         Group { name: kind.to_string(), works: Some(works(&findings)), findings }
     });
-    let mut groups = vec![host(global).await];
-    groups.extend(join_all(asked).await);
+    let (host, backends) = tokio::join!(host(global), join_all(asked));
+    let mut groups = vec![host];
+    groups.extend(backends);
     if ui.json() {
         ui.document(&document(&groups))?;
     } else {
@@ -37,6 +40,22 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &DoctorArgs) -> Result<E
     }
     let any = groups.iter().any(|group| group.works == Some(true));
     Ok(if any { Exit::Done } else { Exit::Failed })
+}
+
+/// How long a backend has to answer; longer where it makes a machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BOOTING: Duration = Duration::from_secs(180);
+
+async fn in_time(asked: impl Future<Output = Vec<Finding>>, patience: Duration) -> Vec<Finding> {
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(|_| {
+        let detail = format!("it does not answer: nothing came within {} s", patience.as_secs());
+        vec![finding(
+            "answer",
+            Health::Broken,
+            detail,
+            Some("look whether it hangs, and restart it"),
+        )]
+    })
 }
 
 /// Something of it works and nothing of it is broken. What is merely absent is an extra.
@@ -66,6 +85,12 @@ fn kernel() -> Finding {
 fn state_folder(global: &Global) -> Finding {
     let opened = setup::state_dir(global).and_then(|dir| Ok(State::open(&dir)?));
     match opened {
+        Ok(state) if reserve::is_low(state.root()) => finding(
+            "state folder",
+            Health::Limited,
+            format!("{}: less than {} MiB are free", state.root().display(), reserve::LOW >> 20),
+            Some("make room: look which sandbox fills it (`du -s`, below `trees/*/native`)"),
+        ),
         Ok(state) => {
             finding("state folder", Health::Works, state.root().display().to_string(), None)
         }
@@ -162,4 +187,17 @@ fn text(groups: &[Group], width: usize) -> String {
         some => writeln!(text, "sandboxes can be made with: {}", some.join(", ")),
     };
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_hangs_is_said_within_seconds() {
+        let findings = in_time(std::future::pending(), Duration::from_millis(1)).await;
+        assert!(!works(&findings));
+        assert!(findings[0].detail.starts_with("it does not answer"), "{}", findings[0].detail);
+        assert!(PATIENCE <= Duration::from_secs(5));
+    }
 }

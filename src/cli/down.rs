@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use super::args::{DownArgs, Global, LookArgs, ReadArgs};
 use super::error::{CliError, Exit};
+use super::text::plural;
 use super::ui::Ui;
 use super::{apply, setup, signals};
 use crate::apply::Receipts as _;
 use crate::manifest::Location;
-use crate::model::{AgentsFolder, Desired, Tree};
+use crate::model::{AgentsFolder, Bounds, Desired, Tree};
 use crate::plan::Options;
 use crate::reconcile::pass::canonical;
 use crate::reconcile::{Reconciler, TreeState};
+use crate::work::snapshot::Store;
 
 pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
@@ -40,10 +42,27 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     reconciler.settle(&desired.tree.owner).await?;
     let view = apply::look_at(&stop, &reconciler, desired, options).await?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
+    // What this state folder did not make stays; if it is one that was lost, that is all there is.
+    for other in reconciler.of_other_states(&view.observed, view.options.only.as_ref()) {
+        ui.warn(&other);
+    }
     let exit = apply::carry_out(ui, &stop, &reconciler, &view, args.yes, "down").await?;
     if exit == Exit::Done && view.options.only.is_none() {
-        forget(&memory)?;
-        reconciler.state.release(&view.desired.tree.owner, &view.desired.tree.path)?;
+        let tree = &view.desired.tree;
+        let forgotten =
+            forget(&memory).and_then(|()| reconciler.state.release(&tree.owner, &tree.path));
+        // The outcome is printed already, and nothing of the tree exists any more.
+        if let Err(error) = forgotten {
+            tracing::warn!(
+                error = %format!("{error:#}"),
+                "everything is gone, and the state folder still remembers this tree"
+            );
+        }
+    }
+    let kept = Store::of(memory.dir()).list(None).map_or(0, |all| all.len());
+    if exit == Exit::Done && kept > 0 {
+        let what = plural(kept, "snapshot stays", "snapshots stay");
+        ui.say(&format!("{what} in {}", memory.dir().join("snapshots").display()));
     }
     drop(lock);
     Ok(exit)
@@ -59,9 +78,10 @@ fn remembered(reconciler: &Reconciler, error: anyhow::Error) -> Result<Desired, 
     };
     tracing::warn!(error = %format!("{error:#}"), owner = %owner, "the tree cannot be read");
     Ok(Desired {
-        tree: Tree { owner, path, network_pool: None },
+        tree: Tree { owner, path, network_pool: None, snapshots: Some(Bounds::default()) },
         sandboxes: BTreeMap::new(),
         held: BTreeMap::new(),
+        unread: BTreeMap::new(),
         diagnostics: Vec::new(),
         agents: AgentsFolder::Missing,
         overlays: BTreeSet::new(),
@@ -69,7 +89,7 @@ fn remembered(reconciler: &Reconciler, error: anyhow::Error) -> Result<Desired, 
 }
 
 /// Nothing exists any more: what is remembered of it speaks of nothing.
-fn forget(memory: &TreeState) -> Result<(), CliError> {
+fn forget(memory: &TreeState) -> anyhow::Result<()> {
     for instance in memory.receipts()?.keys() {
         memory.forget(instance)?;
     }

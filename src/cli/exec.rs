@@ -7,8 +7,7 @@ use crate::backend::{Attach, ExecSpec};
 
 pub(super) async fn run(global: &Global, args: &ExecArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
-    let spec =
-        ExecSpec { workdir: args.workdir.clone(), ..ExecSpec::new(target.command(&args.argv)) };
+    let spec = ExecSpec { workdir: args.workdir.clone(), ..target.command(&args.argv) };
     let attach = Attach { stdin: args.interactive || args.tty, tty: args.tty };
     target.attach(&spec, attach).await
 }

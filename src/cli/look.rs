@@ -11,7 +11,8 @@ use crate::reconcile::View;
 
 /// The plan of this view as text.
 pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
-    let around = Around { show_diffs, width: ui.width(), ..around(view) };
+    let classes = ui.verbose();
+    let around = Around { show_diffs, classes, width: ui.width(), ..around(view) };
     render::plan(&view.document(), &around)
 }
 
@@ -31,6 +32,7 @@ fn around(view: &View) -> Around {
         backends: backends(view),
         diffs: diff::diffs(&view.plan, &view.old_texts()),
         show_diffs: false,
+        classes: false,
         down: view.options.remove_all,
         width: 80,
     }

@@ -13,6 +13,7 @@ mod args;
 mod check;
 mod completions;
 mod convert;
+mod cp;
 mod doctor;
 mod documents;
 mod down;
@@ -37,11 +38,14 @@ mod schema;
 mod setup;
 mod sidecar;
 mod signals;
+mod snapshot;
 mod status;
 mod status_text;
+mod sync;
 mod target;
 mod text;
 mod ui;
+mod usage;
 mod watch;
 
 pub use args::Cli;
@@ -49,6 +53,7 @@ use args::Command;
 pub use completions::complete;
 use error::{CliError, Exit};
 use ui::Ui;
+pub use usage::parse;
 
 /// Runs what has to begin before there is a second thread, if that is what was asked for.
 #[must_use]
@@ -68,7 +73,8 @@ pub async fn run(cli: Cli) -> ExitCode {
     log(&cli.global);
     // Their stdout belongs to the command that they run.
     let theirs = matches!(cli.command, Command::Exec(_) | Command::Run(_) | Command::Logs(_));
-    let json = ui.json() && !theirs;
+    let archive = matches!(&cli.command, Command::Cp(args) if args.dest == "-");
+    let json = ui.json() && !theirs && !archive;
     match dispatch(&ui, &cli).await {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -102,8 +108,11 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Exec(args) => exec::run(global, args).await.map_err(CliError::in_sandbox),
         Command::Watch(args) => watch::run(ui, global, args).await,
         Command::Status(args) => status::run(ui, global, args).await,
-        Command::Run(args) => run::run(global, args).await.map_err(CliError::in_sandbox),
+        Command::Run(args) => run::run(ui, global, args).await.map_err(CliError::in_sandbox),
         Command::Logs(args) => logs::run(global, args).await,
+        Command::Cp(args) => cp::run(ui, global, args).await,
+        Command::Sync(args) => sync::run(ui, global, args).await,
+        Command::Snapshot(args) => snapshot::run(ui, global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
         Command::Policy(args) => policy::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,

@@ -8,8 +8,14 @@ use super::{look, report, saved, setup};
 pub(super) async fn run(ui: &Ui, global: &Global, args: &PlanArgs) -> Result<Exit, CliError> {
     let load = setup::load_options(global, args.path.as_deref(), &args.look.read)?;
     let options = setup::options(&args.select)?;
-    let reconciler = setup::reconciler(load, &args.look, args.select.jobs)?;
+    // A saved plan is of this state folder; one that is only shown leaves nothing behind.
+    let reconciler = match args.out {
+        Some(_) => setup::reconciler(load, &args.look, args.select.jobs)?,
+        None => setup::onlooker(load, &args.look, args.select.jobs)?,
+    };
     let view = reconciler.look(options).await?;
+    // What `apply` refuses is no plan.
+    reconciler.state.speaks_for(&view.desired.tree.owner, &view.desired.tree.path)?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
     if let Some(file) = &args.out {
         saved::write(file, global, &reconciler, &view)?;

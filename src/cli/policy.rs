@@ -12,8 +12,9 @@ use super::ui::{Ui, harmless, paint, style};
 use crate::manifest;
 use crate::model::access::{MICROVM_GATEWAY, PROXY_PORT, SIDECAR_NAME};
 use crate::model::{SandboxId, SandboxSpec};
+use crate::reconcile::accepted;
 use crate::sidecar::allowlist::is_method;
-use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart};
+use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart, Scheme};
 use crate::sidecar::{
     Allowed, Authority, CanonicalPath, Code, Policy, PolicyPart, RouteRequest, Transport, decide,
     decide_path_door,
@@ -34,6 +35,7 @@ fn spec(global: &Global, name: &str, read: &ReadArgs) -> Result<SandboxSpec, Cli
     let id = SandboxId::new(name).map_err(anyhow::Error::from)?;
     let options = setup::load_options(global, None, read)?;
     let mut desired = manifest::load(&options).map_err(anyhow::Error::from)?;
+    accepted::hold_exposed(&options.state_dir, &mut desired)?;
     if let Some(spec) = desired.sandboxes.remove(&id) {
         return Ok(spec);
     }
@@ -66,7 +68,7 @@ struct Answer<'a> {
     exceptions: Vec<String>,
     code: Option<String>,
     status: Option<u16>,
-    next: Option<&'static str>,
+    next: Option<String>,
 }
 
 fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliError> {
@@ -98,8 +100,14 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
         }
         Err(code) => {
             answer.status = Some(code.status());
-            answer.next = Some(code.next());
+            answer.next = Some(
+                what_to_write(&args.method, &args.url).unwrap_or_else(|| code.next().to_owned()),
+            );
             answer.code = Some(code.as_str().into_owned());
+            if code == Code::NameHoldsData {
+                // As in the log and on the page: what it holds may be a credential.
+                answer.url = "(a name that is not shown)";
+            }
         }
     }
     if ui.json() {
@@ -108,6 +116,22 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
         ui.data(&answer_text(&answer, ui.width()))?;
     }
     Ok(if answer.allowed { Exit::Done } else { Exit::Failed })
+}
+
+/// What is wrong with the words of this command, where no request could be made of them.
+fn what_to_write(method: &str, url: &str) -> Option<String> {
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        let host = url.split("://").last().unwrap_or(url).trim_start_matches('/');
+        return Some(format!("write a URL: `https://{host}`"));
+    }
+    let capitals = method.to_ascii_uppercase();
+    match is_method(method.as_bytes()) {
+        true => None,
+        false if is_method(capitals.as_bytes()) => {
+            Some(format!("write the method in capitals: `--method {capitals}`"))
+        }
+        false => Some("write a method such as `--method POST`".to_owned()),
+    }
 }
 
 /// Reads the URL as the sidecar reads a request for it, and asks.
@@ -151,7 +175,7 @@ fn answer_text(answer: &Answer<'_>, width: usize) -> String {
     line("addresses", (!ranges.is_empty()).then(|| format!("public, and within {ranges}")));
     let status = answer.status.unwrap_or_default();
     line("code", answer.code.as_ref().map(|code| format!("{code}, HTTP {status}")));
-    line("next", answer.next.map(str::to_owned));
+    line("next", answer.next.clone());
     let url = harmless(answer.url).replace(['\n', '\t'], " ");
     let method = harmless(answer.method).replace(['\n', '\t'], " ");
     let mut text = format!("{}: {method} {url}\n", paint(colour, word));
@@ -226,9 +250,16 @@ fn entry_text(entry: &AllowPart) -> String {
 }
 
 fn route_text(route: &RoutePart) -> String {
-    let RoutePart { path, host, port, upstream_path, auth_scheme, credential } = route;
-    let scheme = auth_scheme.as_str();
-    format!("{path} is https://{host}:{port}{upstream_path}/ with {scheme} {credential}")
+    let RoutePart { path, host, port, upstream_path, credential, .. } = route;
+    let (user, header) = (route.auth_user.as_deref(), route.auth_header.as_deref());
+    let how = match route.auth_scheme {
+        Scheme::Bearer => format!("Bearer {credential}"),
+        Scheme::Token => format!("token {credential}"),
+        Scheme::Basic => format!("basic {}:{credential}", user.unwrap_or_default()),
+        Scheme::ApiKey => format!("x-api-key: {credential}"),
+        Scheme::Header => format!("{}: {credential}", header.unwrap_or_default()),
+    };
+    format!("{path} is https://{host}:{port}{upstream_path}/ with {how}")
 }
 
 fn leak_lines(dlp: &DlpPart, rules: Option<&std::path::Path>) -> Vec<String> {

@@ -29,12 +29,18 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
         Reason::NotFound if resource == ResourceKind::Machine => {
             around.about.get(change.sandbox.as_str()).cloned().into_iter().collect()
         }
+        Reason::NotFound if stays(change, document) => {
+            vec![format!("the {resource} is missing: is made again")]
+        }
         Reason::NotFound | Reason::UpToDate | Reason::StandsOnReplaced { .. } => Vec::new(),
         Reason::SpecChanged => fields(change, around),
         Reason::NotRunning { .. } if resource == ResourceKind::Guest => fields(change, around),
         Reason::NotRunning { state } => {
             let mut parts = match change.verdict {
                 Verdict::Replace => vec![format!("the {resource} is {state}")],
+                _ if resource != ResourceKind::Machine => {
+                    vec![format!("the {resource} is {state}: is started again")]
+                }
                 _ => vec![format!("{state}: is started again")],
             };
             parts.extend(fields(change, around));
@@ -63,10 +69,37 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
             one("what is inside is not known: is put in again")
         }
         Reason::HashMissing => vec![format!("what the {resource} was made from is not known")],
-        Reason::NeedsInput { names } => vec![format!("waits for a value of {}", names.join(", "))],
+        Reason::ResolvesElsewhere { file, line, field, text, accepted, now } => vec![
+            format!(
+                "{file}:{line}: `{field}: {text}` was {accepted} when this machine was made, and \
+                 leads to {now} now: nothing is touched"
+            ),
+            format!(
+                "put {accepted} back, or write {now} there if that is meant (the machine is then \
+                 made anew), or `bottle down {}` first",
+                change.sandbox
+            ),
+        ],
+        Reason::Unreadable { what } => vec![format!(
+            "{what}; `--replace-unknown {}` gives it up and makes it anew",
+            change.sandbox
+        )],
+        Reason::Elsewhere { on } => vec![format!("the {resource} goes; the sandbox is on {on}")],
+        Reason::NeedsInput { names, .. } => {
+            vec![format!("waits for a value of {}", names.join(", "))]
+        }
         Reason::Suspended => one("suspended"),
         Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
     }
+}
+
+/// Whether this is a part of a sandbox whose machine stays.
+fn stays(change: &Change, document: &PlanDocument) -> bool {
+    document.changes.iter().any(|other| {
+        other.sandbox == change.sandbox
+            && other.resource == ResourceKind::Machine
+            && matches!(other.verdict, Verdict::Keep | Verdict::Reprovision)
+    })
 }
 
 /// What changes, field by field; of files how many lines.
@@ -87,6 +120,7 @@ fn fields(change: &Change, around: &Around) -> Vec<String> {
         (added + removed > 0).then(|| format!(" +{added} −{removed} lines"))
     };
     let guest = change.resource == ResourceKind::Guest;
+    let keyed = |value: &str| value.starts_with("hmac:");
     let one = |field: &FieldChange| match field.path.as_str() {
         "prompt" if guest => {
             format!("prompt{}", files("prompt.md").unwrap_or_else(|| " changed".to_owned()))
@@ -104,16 +138,27 @@ fn fields(change: &Change, around: &Around) -> Vec<String> {
         }
         path if guest && path.starts_with("env.") => {
             let name = &path["env.".len()..];
-            match (&field.from, &field.to) {
-                (None, _) => format!("{name} is asked for"),
-                (_, None) => format!("{name} is no longer asked for"),
-                _ => format!("the value of {name} changed"),
+            match (field.from.as_deref(), field.to.as_deref()) {
+                (_, Some(ASKED)) => format!("{name} is asked for"),
+                (Some(ASKED), None) => format!("{name} is no longer asked for"),
+                (Some(from), Some(to)) if keyed(from) && keyed(to) => {
+                    format!("the value of {name} changed")
+                }
+                _ => field_text(field),
             }
         }
-        _ => field_text(field),
+        path => match (path.strip_prefix("cred_proxy."), &field.from, &field.to) {
+            (Some(name), Some(from), Some(to)) if keyed(from) && keyed(to) => {
+                format!("the value of {name} changed")
+            }
+            _ => field_text(field),
+        },
     };
     change.fields.iter().map(one).collect()
 }
+
+/// What stands in a guest's fields for a value that is asked for.
+const ASKED: &str = "asked for";
 
 fn position(diagnostic: &Diagnostic) -> String {
     match diagnostic.line {

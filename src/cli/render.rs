@@ -8,10 +8,10 @@ use super::reasons::reasons;
 use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
-use crate::model::{Diagnostic, ResourceKind};
+use crate::model::{Class, Diagnostic, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
-use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
+use crate::plan::{Change, Reason, Refusal, Summary, Verdict, verdict_of};
 
 /// Longest name for which the column is made wider; a longer one has a line of its own.
 pub(super) const MAX_NAME: usize = 18;
@@ -27,6 +27,8 @@ pub(super) struct Around {
     pub(super) diffs: Vec<FileDiff>,
     /// The unified diffs are shown too.
     pub(super) show_diffs: bool,
+    /// What a change costs is said also where that is nothing.
+    pub(super) classes: bool,
     /// Everything goes, whatever the tree says.
     pub(super) down: bool,
     /// So many columns.
@@ -94,7 +96,14 @@ fn header(document: &PlanDocument, around: &Around) -> String {
     if !around.backends.is_empty() {
         let _ = write!(what, " on {}", around.backends.join(", "));
     }
-    beside(&tree_line(&document.tree), &harmless(&what), around.width)
+    let mut text = beside(&tree_line(&document.tree), &harmless(&what), around.width);
+    for overlay in &document.tree.overlays {
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "overlay {}", paint(style::BOLD, &harmless(overlay)));
+    }
+    text
 }
 
 struct Row {
@@ -103,8 +112,8 @@ struct Row {
     backend: String,
     /// Why, in parts that share a line where they fit in one.
     parts: Vec<String>,
-    /// What is lost; a line of its own.
-    loss: Option<&'static str>,
+    /// What it costs, and why: lines of their own.
+    cost: Vec<String>,
 }
 
 /// One row a sandbox that does not simply stay, by verdict, then by name.
@@ -129,10 +138,16 @@ fn rows(document: &PlanDocument, around: &Around) -> Vec<Row> {
 }
 
 fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around) -> Option<Row> {
-    let verdict = changes.iter().map(|c| c.verdict).max().filter(|v| *v != Verdict::Keep)?;
+    let verdict = Some(verdict_of(changes)).filter(|v| *v != Verdict::Keep)?;
     let heaviest: Vec<&&Change> = changes.iter().filter(|c| c.verdict != Verdict::Keep).collect();
-    let backends: BTreeSet<&str> =
-        heaviest.iter().filter_map(|c| c.backend.map(|kind| kind.as_str())).collect();
+    let of = |changes: &[&Change]| -> BTreeSet<&'static str> {
+        changes.iter().filter_map(|c| c.backend.map(|kind| kind.as_str())).collect()
+    };
+    let mut backends = of(&heaviest.iter().map(|c| **c).collect::<Vec<_>>());
+    if backends.is_empty() {
+        // A part that is made says of none.
+        backends = of(changes);
+    }
     let mut parts: Vec<String> = Vec::new();
     for change in &heaviest {
         for part in reasons(change, document, around) {
@@ -146,12 +161,37 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
         name: name.to_owned(),
         backend: backends.into_iter().collect::<Vec<_>>().join(", "),
         parts: parts.iter().map(|part| harmless(part).replace(['\n', '\t'], " ")).collect(),
-        // A sidecar is replaced beside its machine, which loses nothing.
-        loss: changes
-            .iter()
-            .any(|c| c.verdict == Verdict::Replace && c.resource == ResourceKind::Machine)
-            .then_some("loses what was written inside the sandbox"),
+        cost: cost(verdict, changes, around),
     })
+}
+
+/// What a change costs those who work in the sandbox, and why it takes a new machine.
+fn cost(verdict: Verdict, changes: &[&Change], around: &Around) -> Vec<String> {
+    // A sidecar is replaced beside its machine, which loses nothing.
+    let replaced = changes
+        .iter()
+        .find(|c| c.verdict == Verdict::Replace && c.resource == ResourceKind::Machine);
+    if let Some(machine) = replaced {
+        let why = (!machine.why.is_empty())
+            .then(|| format!("takes a new machine: {}", machine.why.join("; ")));
+        return why.into_iter().chain([kept(machine)]).collect();
+    }
+    match changes.iter().filter_map(|c| c.class).max() {
+        Some(Class::Hot) if around.classes && verdict == Verdict::Reprovision => {
+            vec!["hot: nothing restarts".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What of a machine that goes is kept, and what is lost.
+fn kept(change: &Change) -> String {
+    match (&change.keeps, &change.loses) {
+        (Some(keeps), Some(loses)) if !keeps.is_empty() => {
+            format!("keeps {}; loses {}", keeps.join(" and "), loses.join(" and "))
+        }
+        _ => "loses what was written inside the sandbox".to_owned(),
+    }
 }
 
 pub(super) fn look_of(verdict: Verdict) -> (&'static str, &'static str, anstyle::Style) {
@@ -183,7 +223,7 @@ fn table(text: &mut String, rows: &[Row], width: usize) {
         }
         let room = width.saturating_sub(indent).max(24);
         let mut details = columns(&row.parts, room);
-        details.extend(row.loss.iter().flat_map(|loss| wrap(loss, room, 0)));
+        details.extend(row.cost.iter().flat_map(|line| wrap(line, room, 0)));
         for (index, part) in details.iter().enumerate() {
             let _ = match index {
                 0 => write!(line, "  {part}"),
@@ -203,6 +243,9 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
+    for line in leaving(document) {
+        note(text, "note:", style::HINT, &line, around.width);
+    }
     let notes = by_note(document.changes.iter().map(|c| (c.sandbox.as_str(), c.notes.as_slice())));
     for (words, names) in notes {
         note(text, "note:", style::HINT, &format!("{}: {words}", some_of(&names)), around.width);
@@ -214,11 +257,17 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         );
         note(text, "warning:", style::WARNING, &line, around.width);
     }
-    let waiting = waiting(document);
-    if !waiting.is_empty() {
+    let (values, tokens) = waiting(document);
+    if let Some(name) = values.first() {
         let line = format!(
-            "values come from lines of NAME=value in `--env-file FILE`, else from BOTTLE_ENV_{}",
-            waiting.first().copied().unwrap_or("NAME"),
+            "values come from lines of NAME=value in `--env-file FILE`, else from BOTTLE_ENV_{name}"
+        );
+        note(text, "hint:", style::HINT, &line, around.width);
+    }
+    if let Some(name) = tokens.first() {
+        let line = format!(
+            "the token of a route comes from the environment variable that `token_ref` names: \
+             `export {name}=…`"
         );
         note(text, "hint:", style::HINT, &line, around.width);
     }
@@ -252,9 +301,44 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
         ),
         Refusal::NoAgents { found, removed } => (
             format!("{}, and {removed} would be removed", harmless(found)),
-            format!("if that is meant, `--allow-teardown {removed}` permits it, or `bottle down`"),
+            format!(
+                "if that is meant, `--allow-teardown {removed}` permits it, here or in `bottle down`"
+            ),
         ),
     }
+}
+
+/// What of sandboxes that go stays as a snapshot, and what the removal of the others costs.
+fn leaving(document: &PlanDocument) -> Vec<String> {
+    let goes = |change: &&Change| {
+        change.verdict == Verdict::Teardown
+            && change.resource == ResourceKind::Machine
+            && matches!(change.reason, Reason::NotDeclared { .. })
+    };
+    let mut kept: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    let mut lost: BTreeSet<&str> = BTreeSet::new();
+    for change in document.changes.iter().filter(goes) {
+        match change.keeps.as_deref() {
+            None | Some([]) => lost.insert(change.sandbox.as_str()),
+            Some(keeps) => {
+                kept.entry(keeps.join(" and ")).or_default().insert(change.sandbox.as_str())
+            }
+        };
+    }
+    let listed = |names: &BTreeSet<&str>| some_of(&names.iter().copied().collect::<Vec<_>>());
+    let mut lines: Vec<String> = Vec::new();
+    for (what, names) in &kept {
+        let snapshot = if names.len() == 1 { "a snapshot" } else { "snapshots" };
+        let names = listed(names);
+        lines.push(format!("{names}: what was written to {what} is kept as {snapshot}"));
+    }
+    let its = match lost.len() {
+        0 => return lines,
+        1 => "its",
+        _ => "their",
+    };
+    lines.push(format!("{}: {its} files are lost", listed(&lost)));
+    lines
 }
 
 fn unreachable(document: &PlanDocument) -> BTreeMap<&'static str, (&str, Vec<&str>)> {
@@ -268,12 +352,22 @@ fn unreachable(document: &PlanDocument) -> BTreeMap<&'static str, (&str, Vec<&st
     found
 }
 
-fn waiting(document: &PlanDocument) -> BTreeSet<&str> {
-    let names = document.changes.iter().filter_map(|change| match &change.reason {
-        Reason::NeedsInput { names } => Some(names.iter().map(String::as_str)),
+/// The values that are waited for, and the tokens of routes.
+fn waiting(document: &PlanDocument) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let needs = document.changes.iter().filter_map(|change| match &change.reason {
+        Reason::NeedsInput { names, tokens } => Some((names, tokens)),
         _ => None,
     });
-    names.flatten().collect()
+    let (mut values, mut waiting) = (BTreeSet::new(), BTreeSet::new());
+    for (names, tokens) in needs {
+        let (of_routes, others) = names
+            .iter()
+            .map(String::as_str)
+            .partition::<Vec<_>, _>(|n| tokens.iter().any(|t| t == n));
+        waiting.extend(of_routes);
+        values.extend(others);
+    }
+    (values, waiting)
 }
 
 fn suspended(document: &PlanDocument) -> Vec<&str> {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::render::{Around, plan};
-use crate::model::{BackendKind, Diagnostic, FieldChange, ResourceKind, SandboxId, SpecHash};
+use crate::model::{
+    BackendKind, Class, Diagnostic, FieldChange, ResourceKind, SandboxId, SpecHash,
+};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, StepDocument, TreeDocument, VERSION};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
@@ -19,7 +21,11 @@ fn change(name: &str, resource: ResourceKind, verdict: Verdict, reason: Reason) 
         backend: Some(BackendKind::Docker),
         verdict,
         reason,
+        class: None,
+        why: Vec::new(),
         fields: Vec::new(),
+        keeps: None,
+        loses: None,
         notes: Vec::new(),
     }
 }
@@ -61,6 +67,7 @@ fn document(changes: Vec<Change>, summary: Summary) -> PlanDocument {
             commit: Some("3f2c1a9d".to_owned()),
             branch: Some("main".to_owned()),
             dirty: false,
+            overlays: Vec::new(),
         },
         changes,
         steps: if any { vec![step("create")] } else { Vec::new() },
@@ -148,6 +155,8 @@ tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
   - ken     teardown     native  agents/ken.md is gone
   ! dennis  hold                 agents/dennis.md:4:1 (below)
   1 as it should be
+
+note: ken: its files are lost
 ";
     let found = "
 error: unknown key `skils`
@@ -212,8 +221,11 @@ fn what_many_share_is_said_once() {
         change.notes = vec!["no network: egress is not enforced yet".to_owned()];
     }
     changes.truncate(2);
-    let mut waits =
-        machine("z", Verdict::Hold, Reason::NeedsInput { names: vec!["API_KEY".to_owned()] });
+    let mut waits = machine(
+        "z",
+        Verdict::Hold,
+        Reason::NeedsInput { names: vec!["API_KEY".into()], tokens: Vec::new() },
+    );
     waits.notes = vec!["no network: egress is not enforced yet".to_owned()];
     changes.push(waits);
     let expected = "\
@@ -249,8 +261,10 @@ tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
 
   - ada  teardown  docker  agents/ada.md is gone
 
+note: ada: its files are lost
+
 refused: agents/ holds no agent, and 1 would be removed
-  hint: if that is meant, `--allow-teardown 1` permits it, or `bottle down`
+  hint: if that is meant, `--allow-teardown 1` permits it, here or in `bottle down`
 
 plan: 1 teardown
 ";
@@ -268,6 +282,8 @@ tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
 
   - ada  teardown  docker
   - 1 leftover of earlier runs goes
+
+note: ada: its files are lost
 
 down: 1 teardown, 1 leftover
 ";
@@ -292,12 +308,13 @@ fn the_rest_of_the_reasons() {
         guest("e", Verdict::Reprovision, Reason::HashMissing),
         machine("f-with-a-name-that-is-far-too-long", Verdict::Replace, Reason::HashMissing),
     ];
-    let summary =
-        Summary { reprovision: 2, replace: 2, teardown: 1, hold: 1, ..Summary::default() };
+    let summary = Summary { reprovision: 3, replace: 2, hold: 1, ..Summary::default() };
     let expected = "\
 tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
 
   ~ a                   reprovision  docker  stopped (137): is started again
+  ~ c                   reprovision  docker  a duplicate machine goes;
+                                             0123456789ab stays
   ~ e                   reprovision  docker  what is inside is not known: is put
                                              in again
   ± b                   replace      docker  the machine is broken: half made
@@ -308,12 +325,73 @@ tree team · main@3f2c1a9 · 6 sandboxes on docker 28.5, native
                                              not known
                                              loses what was written inside the
                                              sandbox
-  - c                   teardown     docker  a duplicate machine goes;
-                                             0123456789ab stays
   ! d                   hold         docker  bottle-team-d is taken by something
                                              that bottle did not make
 
-plan: 2 reprovision, 2 replace, 1 teardown, 1 hold
+plan: 3 reprovision, 2 replace, 1 hold
 ";
     reads(&document(changes, summary), &around(), expected);
+}
+
+#[test]
+fn what_an_edit_costs_is_said() {
+    let mut ada = guest("ada", Verdict::Reprovision, Reason::SpecChanged);
+    ada.class = Some(Class::Hot);
+    ada.fields = vec![
+        field("env.GREETING", "'hello there'", "hi"),
+        field("env.NEW", "", "1"),
+        field("env.GONE", "1", ""),
+        field("env.TOKEN", "", "asked for"),
+        field("env.OLD", "asked for", ""),
+    ];
+    let mut bob = machine("bob", Verdict::Replace, Reason::SpecChanged);
+    bob.class = Some(Class::Replace);
+    bob.why = vec!["the image is what a machine is made from".to_owned()];
+    bob.fields = vec![field("image", "a:1", "a:2")];
+    let summary = Summary { reprovision: 1, replace: 1, ..Summary::default() };
+    let document = document(vec![ada, bob], summary);
+    let text = |hot: &str| {
+        format!(
+            "\
+tree team · main@3f2c1a9 · 2 sandboxes on docker 28.5, native
+
+  ~ ada  reprovision  docker  env.GREETING 'hello there' → hi
+                              env.NEW none → 1
+                              env.GONE 1 → none
+                              TOKEN is asked for
+                              OLD is no longer asked for
+{hot}  ± bob  replace      docker  image a:1 → a:2
+                              takes a new machine: the image is what a machine
+                              is made from
+                              loses what was written inside the sandbox
+
+plan: 1 reprovision, 1 replace
+"
+        )
+    };
+    reads(&document, &around(), &text(""));
+    let hot = "                              hot: nothing restarts\n";
+    reads(&document, &Around { classes: true, ..around() }, &text(hot));
+}
+
+#[test]
+fn a_part_that_is_missing_beside_a_machine_that_stays_is_said() {
+    let sidecar = |verdict, reason| {
+        let mut change = change("ada", ResourceKind::Sidecar, verdict, reason);
+        change.backend = None;
+        change
+    };
+    let shown = |change: Change| {
+        let [machine, guest] = keep("ada");
+        let summary = Summary { reprovision: 1, ..Summary::default() };
+        plan(
+            &document(vec![machine, change, guest], summary),
+            &Around { width: 80, ..Around::default() },
+        )
+    };
+    let missing = shown(sidecar(Verdict::Create, Reason::NotFound));
+    assert!(missing.contains("docker  the sidecar is missing: is made again"), "{missing}");
+    let reason = Reason::NotRunning { state: "paused".to_owned() };
+    let paused = shown(sidecar(Verdict::Reprovision, reason));
+    assert!(paused.contains("the sidecar is paused: is started again"), "{paused}");
 }

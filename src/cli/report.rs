@@ -119,7 +119,7 @@ fn rows<'p>(plan: &'p Plan, report: &Report) -> (BTreeMap<&'p str, Row>, Pruned)
             _ => {}
         }
         let began = matches!(outcome.outcome, Outcome::Done | Outcome::Failed(_));
-        row.touched |= began && matches!(step.action, Action::Teardown(_));
+        row.touched |= began && matches!(step.action, Action::Teardown { .. });
     }
     (rows, pruned)
 }

@@ -6,10 +6,15 @@ use std::path::Path;
 use super::args::{Global, RunArgs};
 use super::error::{CliError, Exit};
 use super::target::Target;
-use crate::backend::{Attach, ExecSpec, guest_path};
-use crate::model::SandboxSpec;
+use super::ui::Ui;
+use crate::backend::{Attach, guest_path};
+use crate::model::text::harmless_line;
+use crate::model::{BackendKind, SandboxSpec};
 
-pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
+/// How a shell, and what starts programs in sandboxes, says that there is no such program.
+const NOT_FOUND: i32 = 127;
+
+pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
     let desired = target.desired().await?;
     let Some(spec) = desired.sandboxes.get(&target.sandbox) else {
@@ -22,10 +27,35 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<Exit, CliErro
             .hint("`bottle check` tells what is wrong")
             .hint(format!("`bottle exec {name} -- CMD` runs any command in it")));
     };
-    let command = ExecSpec::new(target.command(&program(spec, &args.args)));
+    let command = target.command(&program(spec, &args.args));
     // With a terminal on one side only, its control characters would end up in a file.
     let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    target.attach(&command, Attach { stdin: true, tty }).await
+    let exit = target.attach(&command, Attach { stdin: true, tty }).await?;
+    if matches!(exit, Exit::Of(NOT_FOUND)) {
+        let program = command.argv.first().map_or("", String::as_str);
+        for line in missing(&target, &spec.source, program) {
+            ui.warn(&harmless_line(&line));
+        }
+    }
+    Ok(exit)
+}
+
+/// What to do where the program is not in the sandbox.
+fn missing(target: &Target, source: &str, program: &str) -> Vec<String> {
+    let name = &target.sandbox;
+    let brings = match target.machine.backend {
+        BackendKind::Native => format!(
+            "name its folder under `host_paths` of the bottle, and put it on PATH by `env`, where \
+             `command -v {program}` is not in a folder of the system"
+        ),
+        _ => "use an image that has it".to_owned(),
+    };
+    vec![
+        format!("hint: if `{program}` is not in the sandbox {name}: {brings}"),
+        format!(
+            "hint: `run:` in {source} names another program; `bottle exec {name} -- CMD` runs any"
+        ),
+    ]
 }
 
 /// What to start. Only `claude` knows the flag, and an empty prompt is none.
@@ -53,6 +83,7 @@ mod tests {
             backend: BackendChoice::Auto { default: None },
             image: None,
             host_paths: Vec::new(),
+            sources: Vec::new(),
             env: Default::default(),
             asked_env: Default::default(),
             resources: Resources::default(),

@@ -12,8 +12,8 @@ use super::documents::ReportDocument;
 use super::error::{CliError, Kind};
 use crate::backend::Depth;
 use crate::model::{BackendKind, SpecHash};
-use crate::plan::AllowTeardown;
 use crate::plan::document::VERSION;
+use crate::plan::{AllowTeardown, Discard};
 use crate::reconcile::{Reconciler, View};
 
 /// With what a plan was made.
@@ -33,6 +33,12 @@ pub(super) struct SavedOptions {
     only: Vec<String>,
     /// `--allow-teardown`.
     allow_teardown: Option<String>,
+    /// `--discard`.
+    #[serde(default)]
+    discard: Vec<String>,
+    /// `--replace-unknown`.
+    #[serde(default)]
+    replace_unknown: Vec<String>,
 }
 
 /// What of a saved plan matters for carrying it out.
@@ -65,6 +71,12 @@ pub(super) fn write(
             AllowTeardown::Upto(limit) => Some(limit.to_string()),
             AllowTeardown::All => Some("all".to_owned()),
         },
+        discard: match &view.options.discard {
+            Discard::Nothing => Vec::new(),
+            Discard::Of(names) => names.iter().map(ToString::to_string).collect(),
+            Discard::All => vec!["all".to_owned()],
+        },
+        replace_unknown: view.options.replace_unknown.iter().map(ToString::to_string).collect(),
     };
     let document = ReportDocument { options: Some(options), ..view.document().into() };
     let mut text = serde_json::to_string_pretty(&document).context("saving the plan")?;
@@ -105,13 +117,15 @@ impl Saved {
         let saved = &self.options;
         let again = !select.only.is_empty()
             || select.allow_teardown.is_some()
+            || !select.discard.is_empty()
+            || !select.replace_unknown.is_empty()
             || look.deep
             || look.read.overlay.is_some()
             || global.tree.is_some()
             || global.backend.is_some();
         if again {
-            let told = "a saved plan carries --tree, --overlay, --backend, --only, --deep and \
-                        --allow-teardown of its own";
+            let told = "a saved plan carries --tree, --overlay, --backend, --only, --deep, \
+                        --allow-teardown, --discard and --replace-unknown of its own";
             return Err(CliError::failed(told).hint("make a new plan with the options you want"));
         }
         let allow_teardown = saved.allow_teardown.as_deref().map(super::args::allow_teardown);
@@ -130,6 +144,8 @@ impl Saved {
                 only: saved.only.clone(),
                 jobs: select.jobs,
                 allow_teardown: allow_teardown.transpose().map_err(CliError::failed)?,
+                discard: saved.discard.clone(),
+                replace_unknown: saved.replace_unknown.clone(),
             },
         ))
     }

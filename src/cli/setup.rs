@@ -17,8 +17,8 @@ use crate::backend::native::Native;
 use crate::backend::smolmachines::Smolmachines;
 use crate::backend::{Backend, Backends, Depth};
 use crate::manifest::{self, LoadOptions, Location, Surroundings};
-use crate::model::{Desired, Observed, SandboxId};
-use crate::plan::Options;
+use crate::model::{Desired, InstanceState, Observed, SandboxId};
+use crate::plan::{Discard, Options};
 use crate::reconcile::pass::canonical;
 use crate::reconcile::values::EnvFile;
 use crate::reconcile::{Reconciler, Sources, State};
@@ -139,9 +139,21 @@ pub(super) fn reconciler(
     look: &LookArgs,
     jobs: Option<u16>,
 ) -> Result<Reconciler, CliError> {
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    Ok(Reconciler {
-        state: State::open(&load.state_dir)?,
+    Ok(with_state(State::open(&load.state_dir)?, load, look, jobs))
+}
+
+/// What only looks: it writes nothing, not even where the state folder would be.
+pub(super) fn onlooker(
+    load: LoadOptions,
+    look: &LookArgs,
+    jobs: Option<u16>,
+) -> Result<Reconciler, CliError> {
+    Ok(with_state(State::look(&load.state_dir)?, load, look, jobs))
+}
+
+fn with_state(state: State, load: LoadOptions, look: &LookArgs, jobs: Option<u16>) -> Reconciler {
+    Reconciler {
+        state,
         load,
         backends: backends(),
         sources: Sources {
@@ -149,9 +161,9 @@ pub(super) fn reconciler(
             typed: BTreeMap::new(),
         },
         depth: if look.deep { Depth::Deep } else { Depth::Listing },
-        jobs: jobs.map_or_else(|| cores.clamp(2, 16), usize::from),
+        jobs: jobs.map(usize::from),
         deadlines: Deadlines::default(),
-    })
+    }
 }
 
 /// What the operator says beside the tree.
@@ -164,20 +176,60 @@ pub(super) fn options(select: &SelectArgs) -> Result<Options, CliError> {
         })?;
         only.insert(id);
     }
+    let mut replace_unknown = BTreeSet::new();
+    for name in &select.replace_unknown {
+        let id = SandboxId::new(name).map_err(|error| {
+            let error = anyhow::Error::from(error).context("in --replace-unknown");
+            CliError::new(Kind::Failed, error).hint("name the sandboxes one by one")
+        })?;
+        replace_unknown.insert(id);
+    }
+    let discard = match select.discard.as_slice() {
+        [] => Discard::Nothing,
+        names if names.iter().any(|name| name == "all") => Discard::All,
+        names => {
+            let ids: Result<BTreeSet<_>, _> = names.iter().map(SandboxId::new).collect();
+            Discard::Of(ids.map_err(|error| {
+                let error = anyhow::Error::from(error).context("in --discard");
+                CliError::new(Kind::Failed, error).hint("name the sandboxes, or `all` of them")
+            })?)
+        }
+    };
     Ok(Options {
         only: (!only.is_empty()).then_some(only),
+        discard,
         allow_teardown: select.allow_teardown.unwrap_or_default(),
+        replace_unknown,
         ..Options::default()
     })
 }
 
-/// Names of `--only` that neither the tree nor a backend knows are a mistake.
+/// Names of `--only` and `--discard` that neither the tree nor a backend knows are a mistake, and so are those of
+/// `--replace-unknown` that are known well.
 pub(super) fn check_only(
     options: &Options,
     desired: &Desired,
     observed: &Observed,
 ) -> Result<(), CliError> {
-    let Some(only) = &options.only else { return Ok(()) };
+    for id in &options.replace_unknown {
+        let unknown = observed
+            .instances
+            .iter()
+            .any(|i| i.sandbox == *id && matches!(i.state, InstanceState::Unknown(_)));
+        if !unknown && !options.lost_cas.contains_key(id) {
+            let told = format!("nothing of {id} is unreadable, so --replace-unknown is not for it");
+            return Err(CliError::failed(told)
+                .hint("`bottle plan` names what cannot be read; leave the option out"));
+        }
+    }
+    let discarded = match &options.discard {
+        Discard::Of(names) => Some(names),
+        Discard::Nothing | Discard::All => None,
+    };
+    let named: Vec<&SandboxId> = options.only.iter().chain(discarded).flatten().collect();
+    if named.is_empty() {
+        return Ok(());
+    }
     let known: BTreeSet<&SandboxId> = desired
         .sandboxes
         .keys()
@@ -186,7 +238,7 @@ pub(super) fn check_only(
         .chain(observed.receipts.values().map(|receipt| &receipt.sandbox))
         .collect();
     let unknown: Vec<&str> =
-        only.iter().filter(|id| !known.contains(id)).map(SandboxId::as_str).collect();
+        named.iter().filter(|id| !known.contains(**id)).map(|id| id.as_str()).collect();
     if unknown.is_empty() {
         return Ok(());
     }

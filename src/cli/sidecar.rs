@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 
 use super::error::{CliError, Exit};
 use super::ui::Ui;
-use crate::sidecar::control;
 use crate::sidecar::egress::{State, limits};
 use crate::sidecar::start::{self, Endpoint, Options};
+use crate::sidecar::{confine, control};
 
 #[derive(Debug, Args)]
 pub(super) struct SidecarArgs {
@@ -97,6 +97,7 @@ pub(super) async fn run(ui: &Ui, args: &SidecarArgs) -> Result<Exit, CliError> {
 /// What is on stdin. It holds credentials, so it is wiped, and its buffer never grows: what a
 /// growing one leaves behind is not.
 fn document() -> Result<Zeroizing<Vec<u8>>, CliError> {
+    confine::keep_to_itself()?;
     let limit = usize::try_from(limits::DOCUMENT).unwrap_or(usize::MAX);
     let mut text = Zeroizing::new(Vec::with_capacity(limit + 1));
     let mut stdin = std::io::stdin().lock().take(limits::DOCUMENT + 1);

@@ -1,6 +1,7 @@
 //! `bottle status`: every sandbox, declared or existing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::model::{
     BackendKind, Diagnostic, Instance, InstanceState, Ownership, ResourceKind, SandboxId,
 };
 use crate::plan::document::{TreeDocument, VERSION};
-use crate::plan::{Change, Options, Verdict};
+use crate::plan::{Change, Options, Verdict, verdict_of};
 use crate::reconcile::state::now;
 use crate::reconcile::{Last, LastOutcome, Reconciler, View};
 use crate::sidecar::egress::State;
@@ -111,12 +112,26 @@ impl SandboxStatus {
 }
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<Exit, CliError> {
-    let load = setup::load_options(global, args.path.as_deref(), &args.read)?;
-    let reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
-    let view = reconciler.look(Options::default()).await?;
+    let only: BTreeSet<SandboxId> = args
+        .only
+        .iter()
+        .map(|name| SandboxId::new(name.as_str()).map_err(|e| anyhow::Error::from(e).into()))
+        .collect::<Result<_, CliError>>()?;
+    let load = setup::load_options(global, args.path.as_deref(), &args.read);
+    let load = load.map_err(|error| not_a_tree(error, args.path.as_deref()))?;
+    let reconciler = setup::onlooker(load, &LookArgs::default(), None)?;
+    let looked = reconciler.look(Options::default()).await.map_err(CliError::from);
+    let view = looked.map_err(|error| not_a_tree(error, args.path.as_deref()))?;
     let last: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
     let mains = mains(&reconciler, &view).await;
     let mut sandboxes = sandboxes(&view, &last, &mains);
+    if !only.is_empty() {
+        let known = |id: &SandboxId| sandboxes.iter().any(|status| status.sandbox == *id);
+        if let Some(unknown) = only.iter().find(|id| !known(id)) {
+            return Err(CliError::failed(format!("there is no sandbox {unknown}")));
+        }
+        sandboxes.retain(|status| only.contains(&status.sandbox));
+    }
     outputs(&reconciler, &view, &mut sandboxes).await;
     let mut sidecars = sidecars(&reconciler, &view).await;
     for status in &mut sandboxes {
@@ -135,6 +150,17 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
         ui.data(&status_text::render(&document, now(), ui.width()))?;
     }
     Ok(Exit::Done)
+}
+
+/// Who names an agent means its sandbox, and not a tree that is not there.
+fn not_a_tree(error: CliError, path: Option<&Path>) -> CliError {
+    let name = path.and_then(Path::to_str).filter(|name| SandboxId::new(*name).is_ok());
+    match name {
+        Some(name) if !Path::new(name).exists() => {
+            error.hint(format!("`bottle status --only {name}` shows one sandbox"))
+        }
+        _ => error,
+    }
 }
 
 /// The machines of this tree, by sandbox.
@@ -214,7 +240,7 @@ fn sandboxes(
                 backend: machine.map(|machine| machine.backend).or(known),
                 state,
                 code,
-                verdict: of.iter().map(|change| change.verdict).max().unwrap_or(Verdict::Keep),
+                verdict: verdict_of(of),
                 drift: drifts.get(id.as_str()).cloned().unwrap_or_default(),
                 age: machine.and_then(|m| m.created).map(|created| now().saturating_sub(created)),
                 last: last.sandboxes.get(id).cloned(),
@@ -251,6 +277,7 @@ fn state(
         (InstanceState::Paused, _) => plain("paused"),
         (InstanceState::Stopped { code }, _) => ("stopped".to_owned(), *code),
         (InstanceState::Broken(_), _) => plain("broken"),
+        (InstanceState::Unknown(_), _) => plain("unreadable"),
     }
 }
 

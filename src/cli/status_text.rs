@@ -161,7 +161,7 @@ fn denials(text: &mut String, document: &StatusDocument, width: usize) {
 }
 
 /// `42s`, `7m`, `3h`, `12d`.
-fn age(seconds: u64) -> String {
+pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),

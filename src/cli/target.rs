@@ -1,14 +1,18 @@
 //! The machine that `exec`, `run` and `logs` are about.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::args::{Global, LookArgs, ReadArgs};
 use super::error::{CliError, Exit, Kind};
 use super::setup;
-use crate::apply::with_asked_env;
 use crate::backend::{Attach, Backend, BackendError, Backends, ExecSpec, Scope};
-use crate::model::{Desired, Instance, Observed, Ownership, Receipt, ResourceKind, SandboxId};
-use crate::reconcile::Reconciler;
+use crate::model::{
+    Desired, HostSource, Instance, InstanceState, Observed, Ownership, Receipt, ResourceKind,
+    SandboxId, Use, Writable,
+};
+use crate::reconcile::state::TreeState;
+use crate::reconcile::{Reconciler, accepted};
 
 /// One sandbox's machine, and who made it.
 pub(super) struct Target {
@@ -41,8 +45,18 @@ impl Target {
             })
             .map(|(kind, backend)| (*kind, backend.clone()))
             .collect();
+        let known = !reconciler.backends.is_empty();
         let mut observed = reconciler.observe(&scope).await;
         let mut found = part(&observed, &sandbox, ResourceKind::Machine);
+        // What does not answer is not asked again.
+        if let Some((backend, why)) = observed.unreachable.first_key_value()
+            && known
+            && found.is_none()
+        {
+            return Err(CliError::failed(format!(
+                "{sandbox} is on {backend}, which cannot be reached: {why}"
+            )));
+        }
         if found.is_none() {
             // No receipt, or one of a machine that is gone. This also says why there is none.
             reconciler.backends.clone_from(&all);
@@ -62,16 +76,52 @@ impl Target {
         Ok(self.reconciler.desired().await?)
     }
 
-    /// A command line that has the asked-for values in its environment, where any were delivered.
-    pub(super) fn command(&self, argv: &[String]) -> Vec<String> {
-        match self.receipt.as_ref().is_some_and(|receipt| !receipt.env.is_empty()) {
-            true => with_asked_env(argv),
-            false => argv.to_vec(),
+    /// The folder of the tree.
+    pub(super) fn tree(&self) -> PathBuf {
+        self.reconciler.load.tree.clone()
+    }
+
+    /// The folders of this machine that sandboxes can write.
+    pub(super) fn writable(&self) -> Result<Writable, CliError> {
+        Ok(accepted::writable(self.reconciler.state.root())?)
+    }
+
+    /// What is remembered of the tree.
+    pub(super) fn memory(&self) -> Result<TreeState, CliError> {
+        Ok(self.reconciler.state.tree(&self.scope.owner)?)
+    }
+
+    /// The folder of the host that its workspace is a copy of. A bottle may name another one by now.
+    pub(super) fn copied_from(&self) -> Result<Option<PathBuf>, CliError> {
+        let told = self.receipt.as_ref().and_then(|receipt| receipt.copied_from.clone());
+        if told.is_some() {
+            return Ok(told);
         }
+        // Of a machine that an earlier version made: what was accepted when it was made.
+        let accepted = self.memory()?.accepted()?;
+        let sources = accepted.get(&self.sandbox).into_iter().flatten();
+        let copied =
+            |source: &&HostSource| source.field == "workspace.path" && source.usage == Use::Read;
+        Ok(sources.filter(copied).map(|source| source.path.clone()).next())
+    }
+
+    /// A command that has the values of the bottle in its environment, where any were put in.
+    pub(super) fn command(&self, argv: &[String]) -> ExecSpec {
+        let values = self.receipt.as_ref().is_some_and(Receipt::has_values);
+        ExecSpec { values, ..ExecSpec::new(argv) }
     }
 
     /// Runs a command on the caller's own stdio.
     pub(super) async fn attach(&self, spec: &ExecSpec, attach: Attach) -> Result<Exit, CliError> {
+        if let InstanceState::Unknown(what) = &self.machine.state {
+            let (name, sandbox) = (&self.machine.name, &self.sandbox);
+            let hint = format!(
+                "put the record back; `bottle apply --replace-unknown {sandbox}` gives the sandbox up, with \
+                 all its files, and makes it anew"
+            );
+            let told = format!("what {name} is cannot be read: {what}");
+            return Err(CliError::failed(told).hint(hint));
+        }
         let code = self.backend.attach(&self.scope, &self.machine, spec, attach).await;
         code.map(Exit::Of).map_err(explain)
     }

@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::args::{Color, Format, Global};
 use super::error::CliError;
+pub(super) use crate::model::text::harmless;
+use crate::model::text::{escaped_json, only_colours};
 
 /// The colours that mean something.
 pub(super) mod style {
@@ -29,20 +31,6 @@ pub(super) fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// Text of others' (a file, an engine, a guest) as a terminal shows it without being moved by it.
-pub(super) fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c,
-            c if c.is_control() => '\u{fffd}',
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => {
-                '\u{fffd}'
-            }
-            c => c,
-        })
-        .collect()
-}
-
 /// The terminal, or what stands in its place.
 #[derive(Debug)]
 pub(super) struct Ui {
@@ -61,6 +49,11 @@ impl Ui {
             verbosity: global.verbosity(),
             reader_gone: AtomicBool::new(false),
         }
+    }
+
+    /// More is to be said than what matters.
+    pub(super) fn verbose(&self) -> bool {
+        self.verbosity > 0
     }
 
     pub(super) fn json(&self) -> bool {
@@ -91,6 +84,7 @@ impl Ui {
         if self.reader_gone.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let text = if self.json() { escaped_json(text) } else { only_colours(text) };
         let mut out = AutoStream::new(io::stdout().lock(), self.choice);
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
@@ -110,6 +104,7 @@ impl Ui {
 
     /// Writes to stderr; that nobody reads it is no error.
     fn talk(&self, text: &str) {
+        let text = only_colours(text);
         let mut err = AutoStream::new(io::stderr().lock(), self.choice);
         let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
     }
@@ -119,6 +114,11 @@ impl Ui {
         if self.talks() {
             self.talk(&format!("{line}\n"));
         }
+    }
+
+    /// Says what a person has to know, also one who wants to hear little.
+    pub(super) fn warn(&self, line: &str) {
+        self.talk(&format!("{line}\n"));
     }
 
     /// Puts a question, without a line break behind it.

@@ -4,10 +4,23 @@ use super::bottle::{AskedBackend, backends};
 use super::field::{Field, Section, shorten};
 use super::host;
 use super::keys::{Key, Shape, Table};
+use super::snapshots;
 use super::source::{Findings, Span};
-use crate::model::{BackendKind, OwnerId, Restart};
+use super::yaml::Value;
+use crate::model::{BackendKind, Bounds, OwnerId, Restart};
+
+/// What editors show beside a key that Claude Code documents for its sub-agents
+/// (code.claude.com/docs/en/sub-agents, "Supported frontmatter fields") and `bottle` does not read.
+const CLAUDE_CODE: &str = "read by Claude Code; `bottle` accepts and ignores it";
+
+/// Keys of Claude Code that promise a limit. `bottle` does not keep it, and says so.
+pub(super) const NOT_ENFORCED: [&str; 5] =
+    ["tools", "disallowedTools", "permissionMode", "maxTurns", "isolation"];
 
 const SKILL: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
+
+/// Names with commas between them, as Claude Code also takes them.
+const SKILLS: &str = "^[ ,]*([A-Za-z0-9][A-Za-z0-9._-]*( *, *|[ ,]*$))*$";
 
 /// The keys of an agent.
 pub(super) static TABLE: Table = Table {
@@ -20,8 +33,8 @@ pub(super) static TABLE: Table = Table {
         ),
         Key::new(
             "skills",
-            Shape::List(&Shape::Text(Some(SKILL))),
-            "folders in skills/ of the tree, else in ~/.claude/skills/",
+            Shape::Either(&[Shape::List(&Shape::Text(Some(SKILL))), Shape::Text(Some(SKILLS))]),
+            "folders in skills/ of the tree, else in ~/.claude/skills/: a list, or `review, lint`",
         ),
         Key::new(
             "command",
@@ -39,13 +52,28 @@ pub(super) static TABLE: Table = Table {
             "what `bottle run` starts (default `[claude]`)",
         ),
         Key::new("suspend", Shape::Flag, "leave this sandbox exactly as it is"),
-        Key::new("name", Shape::Any, "ignored: for Claude Code"),
-        Key::new("description", Shape::Any, "ignored: for Claude Code"),
-        Key::new("model", Shape::Any, "ignored: for Claude Code"),
-        Key::new("color", Shape::Any, "ignored: for Claude Code"),
-        Key::new("memory", Shape::Any, "ignored: for Claude Code"),
+        Key::foreign("name", CLAUDE_CODE),
+        Key::foreign_text("description", CLAUDE_CODE),
+        Key::foreign_text("tools", CLAUDE_CODE),
+        Key::foreign_text("disallowedTools", CLAUDE_CODE),
+        Key::foreign("model", CLAUDE_CODE),
+        Key::foreign("permissionMode", CLAUDE_CODE),
+        Key::foreign("maxTurns", CLAUDE_CODE),
+        Key::foreign("mcpServers", CLAUDE_CODE),
+        Key::foreign("hooks", CLAUDE_CODE),
+        Key::foreign("memory", CLAUDE_CODE),
+        Key::foreign("background", CLAUDE_CODE),
+        Key::foreign("effort", CLAUDE_CODE),
+        Key::foreign("isolation", CLAUDE_CODE),
+        Key::foreign("color", CLAUDE_CODE),
+        Key::foreign_text("initialPrompt", CLAUDE_CODE),
     ],
     removed: &[],
+    instead: &[
+        ("prompt", "write the prompt below the front matter"),
+        ("system_prompt", "write the prompt below the front matter"),
+        ("sandbox", "use `bottle`: the name of a file in bottles/"),
+    ],
 };
 
 /// The keys of `bottle.yaml`.
@@ -67,8 +95,14 @@ pub(super) static SETTINGS: Table = Table {
             Shape::Text(None),
             "the private range that sandboxes' networks are cut from: `10.213.0.0/16`",
         ),
+        Key::new(
+            "snapshots",
+            snapshots::SHAPE,
+            "how much of the work of sandboxes that go is kept, or `off`",
+        ),
     ],
     removed: &[],
+    instead: &[],
 };
 
 /// A name in an agent's file, and where it stands.
@@ -87,13 +121,16 @@ pub(super) struct Agent {
     pub(super) restart: Restart,
     pub(super) run: Vec<String>,
     pub(super) suspend: bool,
+    /// Which of [`NOT_ENFORCED`] the file has.
+    pub(super) not_enforced: Vec<&'static str>,
 }
 
 /// Reads an agent's front matter.
 pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent {
-    for ignored in ["name", "description", "model", "color", "memory"] {
-        section.ignore(ignored);
+    for foreign in TABLE.foreign() {
+        section.ignore(foreign);
     }
+    let not_enforced = NOT_ENFORCED.into_iter().filter(|key| section.has(key)).collect();
     let bottle = section.get("bottle").and_then(|field| {
         let name = field.word(findings)?.to_owned();
         Some(Named { name, span: field.span() })
@@ -105,7 +142,7 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
     ];
     let run = section.get("run").map(|field| {
         let run = field.argv(findings);
-        if matches!(&field.node.value, super::yaml::Value::List(items) if items.is_empty()) {
+        if matches!(&field.node.value, Value::List(items) if items.is_empty()) {
             findings.add(field.error("`run` names no program").hint("leave it out for `[claude]`"));
         }
         run
@@ -120,38 +157,58 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
             .unwrap_or(Restart::OnFailure),
         run: run.unwrap_or_else(|| vec!["claude".to_owned()]),
         suspend: section.get("suspend").and_then(|f| f.flag(findings)).unwrap_or(false),
+        not_enforced,
     }
 }
 
+/// A list of names, or a text with commas between them.
 fn skills(field: &Field<'_>, findings: &mut Findings<'_>) -> Vec<Named> {
     let mut skills: Vec<Named> = Vec::new();
+    if let Value::Text(text) = &field.node.value {
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            skill(field, name, &mut skills, findings);
+        }
+        return skills;
+    }
     for (index, node) in field.list(findings).unwrap_or_default().iter().enumerate() {
         let item = field.item(index, node);
-        let Some(text) = item.word(findings) else { continue };
-        let plain = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-            && text.len() <= 100;
-        if !plain {
-            let problem =
-                item.error(format!("`{}` is not the plain name of a skill", shorten(text)));
-            findings.add(
-                problem.hint("expected letters, digits, `.`, `_` and `-`, a letter or digit first"),
-            );
-        } else if skills.iter().any(|known| known.name == text) {
-            findings.add(item.warning(format!("the skill `{text}` stands here twice")));
-        } else {
-            skills.push(Named { name: text.to_owned(), span: node.span });
+        if let Some(name) = item.word(findings) {
+            skill(&item, name, &mut skills, findings);
         }
     }
     skills
 }
 
+fn skill(field: &Field<'_>, name: &str, skills: &mut Vec<Named>, findings: &mut Findings<'_>) {
+    let plain = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && name.len() <= 100;
+    if !plain {
+        let problem = field.error(format!("`{}` is not the plain name of a skill", shorten(name)));
+        findings.add(
+            problem.hint("expected letters, digits, `.`, `_` and `-`, a letter or digit first"),
+        );
+    } else if skills.iter().any(|known| known.name == name) {
+        findings.add(field.warning(format!("the skill `{name}` stands here twice")));
+    } else {
+        skills.push(Named { name: name.to_owned(), span: field.span() });
+    }
+}
+
 /// What `bottle.yaml` says.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Settings {
     pub(super) name: Option<OwnerId>,
     pub(super) backend: Option<BackendKind>,
     pub(super) network_pool: Option<String>,
+    /// `None`: `off`.
+    pub(super) snapshots: Option<Bounds>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { name: None, backend: None, network_pool: None, snapshots: Some(Bounds::default()) }
+    }
 }
 
 /// Reads `bottle.yaml`.
@@ -164,10 +221,14 @@ pub(super) fn settings(section: &Section<'_>, findings: &mut Findings<'_>) -> Se
     let network_pool = section.get("network_pool").and_then(|field| {
         let text = field.word(findings)?;
         let checked = host::cidr(text).and_then(|(address, length)| {
-            if address.is_ipv4() && host::is_private(address, length) && length <= 24 {
+            if address.is_ipv4()
+                && (host::is_private(address, length) || host::is_benchmark(address, length))
+                && length <= 24
+            {
                 Ok(text.to_owned())
             } else {
-                Err("is not a private IPv4 range of at least a /24".to_owned())
+                Err("is not a private IPv4 range, or one in 198.18.0.0/15, of at least a /24"
+                    .to_owned())
             }
         });
         checked.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
@@ -176,5 +237,8 @@ pub(super) fn settings(section: &Section<'_>, findings: &mut Findings<'_>) -> Se
         Some(AskedBackend::Fixed(kind)) => Some(kind),
         Some(AskedBackend::Auto) | None => None,
     };
-    Settings { name, backend, network_pool }
+    let snapshots = section
+        .get("snapshots")
+        .map_or(Some(Bounds::default()), |field| snapshots::read(&field, findings));
+    Settings { name, backend, network_pool, snapshots }
 }

@@ -12,7 +12,7 @@ use super::source::{Findings, Problem};
 use super::yaml::Value;
 use super::{cred_proxy, egress, git, image, limits, workspace};
 use crate::model::policy::Policy;
-use crate::model::{BackendKind, ImageRef, Resources, Workspace};
+use crate::model::{BackendKind, HostSource, ImageRef, Resources, Workspace};
 
 /// The keys of a bottle.
 pub(super) static TABLE: Table = Table {
@@ -70,6 +70,41 @@ pub(super) static TABLE: Table = Table {
             "use `cred_proxy.routes`: the proxy adds the token, and the agent never sees it",
         ),
     ],
+    instead: &[
+        ("environment", "use `env`: NAME: value"),
+        (
+            "env_file",
+            "name the variables in `env` with the value \"?\", and give `--env-file` to `apply`",
+        ),
+        (
+            "volumes",
+            "use `workspace` for the folder to work on, and `host_paths` for what is only read",
+        ),
+        (
+            "mounts",
+            "use `workspace` for the folder to work on, and `host_paths` for what is only read",
+        ),
+        (
+            "ports",
+            "a sandbox opens no port of this machine; `bottle exec` starts what talks to it inside",
+        ),
+        (
+            "expose",
+            "a sandbox opens no port of this machine; `bottle exec` starts what talks to it inside",
+        ),
+        ("network", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
+        ("networks", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
+        ("network_mode", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
+        ("allowed_domains", "use `egress.allowlist`"),
+        ("dockerfile", "build it first (`docker build -t NAME .`), and write `image: NAME`"),
+        ("build", "build it first (`docker build -t NAME .`), and write `image: NAME`"),
+        (
+            "secrets",
+            "use `cred_proxy.routes`: the proxy adds the token, and the agent never sees it",
+        ),
+        ("working_dir", "use `workspace.target`"),
+        ("entrypoint", "use `command` in the agent's file, agents/NAME.md"),
+    ],
 };
 
 const USER: &str = "^[A-Za-z_][A-Za-z0-9_.-]{0,31}$";
@@ -88,6 +123,8 @@ pub(super) struct Bottle {
     pub(super) backend: AskedBackend,
     pub(super) image: Option<ImageRef>,
     pub(super) host_paths: Vec<PathBuf>,
+    /// Everything of the host that it names.
+    pub(super) sources: Vec<HostSource>,
     pub(super) overlay: bool,
     pub(super) env: BTreeMap<String, String>,
     pub(super) asked_env: BTreeSet<String>,
@@ -133,13 +170,14 @@ pub(super) fn read(
             .unwrap_or_default(),
         supervise: section.get("supervise").and_then(|f| f.flag(findings)).unwrap_or(false),
     };
-    let bottle = Bottle {
+    let mut bottle = Bottle {
         backend,
         image,
         host_paths: section
             .get("host_paths")
             .map(|field| workspace::host_paths(&field, guard, findings))
             .unwrap_or_default(),
+        sources: Vec::new(),
         overlay: section.get("overlay").and_then(|f| f.flag(findings)).unwrap_or(false),
         env,
         asked_env,
@@ -153,6 +191,7 @@ pub(super) fn read(
         user: section.get("user").and_then(|field| read_user(&field, findings)),
         policy,
     };
+    bottle.sources = guard.sources.take();
     check_backend(section, &bottle, findings);
     check_credentials(section, &bottle, findings);
     bottle
@@ -181,11 +220,16 @@ fn check_backend(section: &Section<'_>, bottle: &Bottle, findings: &mut Findings
         AskedBackend::Auto => None,
     };
     let elsewhere = fixed.filter(|kind| *kind != BackendKind::Native);
-    if let (Some(ImageRef::Host), Some(kind), Some(field)) =
-        (&bottle.image, elsewhere, section.get("image"))
+    if let (Some(image), Some(kind), Some(field)) = (&bottle.image, fixed, section.get("image"))
+        && let Some((why, fitting)) = image.unsuited(kind)
     {
-        let message = format!("`image: host` works on the native backend only, not on {kind}");
-        findings.add(field.error(message));
+        let message = format!("`image: {image}` {why}, and `backend` is {kind}");
+        findings.add(field.error(message).hint(match kind {
+            BackendKind::Native => format!(
+                "name an image tar (`docker save`), a root folder or `host`, or `backend: {fitting}`"
+            ),
+            _ => format!("name another image, or `backend: {fitting}`"),
+        }));
     }
     if fixed == Some(BackendKind::Docker)
         && section.get("image").is_none()

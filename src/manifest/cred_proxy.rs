@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::field::{Field, shorten};
+use super::field::{Field, Section, shorten};
 use super::host;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
 use super::yaml::Value;
-use crate::model::policy::{AuthScheme, CredentialRoute, RouteRole};
+use crate::model::policy::{ANTHROPIC, AuthScheme, CredentialRoute, RouteRole, auth};
 
 /// The keys of `cred_proxy`.
 pub(super) static TABLE: Table = Table {
@@ -18,6 +18,7 @@ pub(super) static TABLE: Table = Table {
         "a list of routes, each a path and where it leads",
     )],
     removed: &[("tokens", "use `routes`: the proxy adds the token, and the agent never sees it")],
+    instead: &[],
 };
 
 /// The keys of one route.
@@ -32,8 +33,18 @@ static ROUTE: Table = Table {
         Key::required("upstream", Shape::Text(Some("^https://")), "`https://host[:port][/path]`"),
         Key::required(
             "auth_scheme",
-            Shape::Word(&["Bearer", "token"]),
-            "what stands before the token in `Authorization`",
+            Shape::Word(&["Bearer", "token", "basic", "x-api-key", "header"]),
+            "how the upstream wants the token: `Authorization: Bearer …`, `token …`, `Basic …`, or a header of its own",
+        ),
+        Key::new(
+            "auth_user",
+            Shape::Text(None),
+            "with `basic`, the user: `x-access-token` at GitHub, `oauth2` at GitLab",
+        ),
+        Key::new(
+            "auth_header",
+            Shape::Text(Some("^[A-Za-z0-9._-]{1,64}$")),
+            "with `header`, its name: `x-goog-api-key`, `api-key`, `PRIVATE-TOKEN`",
         ),
         Key::required(
             "token_ref",
@@ -50,6 +61,7 @@ static ROUTE: Table = Table {
         "token",
         "use `token_ref`: the name of the environment variable that holds the token",
     )],
+    instead: &[],
 };
 
 const ROLE: Shape =
@@ -108,15 +120,108 @@ fn route(
     let section = field.section(&ROUTE, findings)?;
     let path = section.get("path").and_then(|field| path(&field, seen, findings));
     let upstream = section.get("upstream").and_then(|field| upstream(&field, findings));
-    let schemes = [("Bearer", AuthScheme::Bearer), ("token", AuthScheme::Token)];
-    let auth_scheme = section.get("auth_scheme").and_then(|field| field.choice(&schemes, findings));
+    let auth_scheme = auth_scheme(&section, findings);
     let token_ref = section.get("token_ref").and_then(|field| token_ref(&field, findings));
     let shown = path.as_deref().unwrap_or_default();
     let roles =
         section.get("role").map(|field| roles(&field, shown, seen, findings)).unwrap_or_default();
     let (host, port, upstream_path) = upstream?;
     let (auth_scheme, token_ref) = (auth_scheme?, token_ref?);
+    check_roles(&section, &auth_scheme, &host, &roles, findings);
     Some(CredentialRoute { path: path?, host, port, upstream_path, auth_scheme, token_ref, roles })
+}
+
+/// The scheme with what goes with it: a user only with `basic`, a header only with `header`.
+fn auth_scheme(section: &Section<'_>, findings: &mut Findings<'_>) -> Option<AuthScheme> {
+    let words = ["Bearer", "token", "basic", "x-api-key", "header"];
+    let field = section.get("auth_scheme");
+    let (user, header) = (section.get("auth_user"), section.get("auth_header"));
+    let field = field?;
+    let word = field.choice(&words.map(|word| (word, word)), findings)?;
+    for (other, key, of) in [(&user, "auth_user", "basic"), (&header, "auth_header", "header")] {
+        if let Some(other) = other
+            && word != of
+        {
+            let message = format!("`{key}` goes with `auth_scheme: {of}`, and this is `{word}`");
+            findings.add(other.error(message).hint(format!("remove it, or write `{of}`")));
+            return None;
+        }
+    }
+    let missing = |key: &str, example: &str| {
+        field.error(format!("`auth_scheme: {word}` needs `{key}`")).hint(example.to_owned())
+    };
+    match word {
+        "Bearer" => Some(AuthScheme::Bearer),
+        "token" => Some(AuthScheme::Token),
+        "x-api-key" => Some(AuthScheme::ApiKey),
+        "basic" => {
+            let Some(user) = user else {
+                let example = "`auth_user: x-access-token` at GitHub, `oauth2` at GitLab";
+                findings.add(missing("auth_user", example));
+                return None;
+            };
+            let text = user.word(findings)?;
+            if !auth::is_user(text) {
+                let problem = user.refused(text, "cannot be the user of a Basic credential");
+                findings.add(problem.hint("expected printable ASCII without spaces and colons"));
+                return None;
+            }
+            Some(AuthScheme::Basic { user: text.to_owned() })
+        }
+        _ => {
+            let Some(header) = header else {
+                let example = "`auth_header: x-goog-api-key`, `api-key`, `PRIVATE-TOKEN`";
+                findings.add(missing("auth_header", example));
+                return None;
+            };
+            let text = header.word(findings)?;
+            let name = text.to_ascii_lowercase();
+            if !auth::is_header(&name) {
+                let problem = header.refused(text, "cannot be a header for a credential");
+                findings.add(problem.hint(
+                    "expected letters, digits and `-`, and none that frames or routes a request",
+                ));
+                return None;
+            }
+            // One thing has one name, whichever way it is written.
+            Some(if name == "x-api-key" { AuthScheme::ApiKey } else { AuthScheme::Header { name } })
+        }
+    }
+}
+
+/// Says where a role and a scheme cannot work together, before anything is made.
+fn check_roles(
+    section: &Section<'_>,
+    scheme: &AuthScheme,
+    host: &str,
+    roles: &[RouteRole],
+    findings: &mut Findings<'_>,
+) {
+    let Some(field) = section.get("auth_scheme") else { return };
+    let word = scheme.as_str();
+    if roles.contains(&RouteRole::GitInsteadof) {
+        let user = match host {
+            "github.com" => Some("x-access-token"),
+            "gitlab.com" => Some("oauth2"),
+            _ => None,
+        };
+        if let Some(user) = user
+            && !matches!(scheme, AuthScheme::Basic { .. })
+        {
+            let message = format!("git at {host} takes no `{word}`: it wants Basic");
+            let hint = format!("write `auth_scheme: basic` and `auth_user: {user}`");
+            findings.add(field.error(message).hint(hint));
+        }
+    }
+    if roles.contains(&RouteRole::AnthropicBaseUrl)
+        && host == ANTHROPIC
+        && !matches!(scheme, AuthScheme::ApiKey | AuthScheme::Bearer)
+    {
+        let message = format!("{ANTHROPIC} takes no `{word}`");
+        let hint = "write `x-api-key` for an API key (sk-ant-api…), `Bearer` for a subscription's \
+                    token (sk-ant-oat…)";
+        findings.add(field.error(message).hint(hint));
+    }
 }
 
 fn path(field: &Field<'_>, seen: &mut Seen, findings: &mut Findings<'_>) -> Option<String> {
@@ -204,6 +309,12 @@ fn roles(
         if roles.contains(&role) {
             findings.add(item.warning("this role stands here twice"));
             return;
+        }
+        if role == RouteRole::NpmRegistry && path.contains('=') {
+            let message = "npm cannot use a route whose path holds `=`";
+            let label = "npm reads such a path as the end of a key of its `.npmrc`";
+            findings
+                .add(item.error(message).label(label).hint("give the route a path without `=`"));
         }
         if matches!(role, RouteRole::AnthropicBaseUrl | RouteRole::NpmRegistry)
             && let Some(other) = seen.roles.insert(role, path.to_owned())

@@ -3,6 +3,7 @@
 //! Drawn by hand rather than by a library: one line and one caret is all that there ever is, and it
 //! has to keep to the width of the terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
@@ -28,6 +29,10 @@ impl Default for Drawing {
 /// Draws one finding, with a line feed at its end.
 #[must_use]
 pub fn render(found: &Diagnostic, drawing: Drawing) -> String {
+    draw(found, None, drawing)
+}
+
+fn draw(found: &Diagnostic, note: Option<&str>, drawing: Drawing) -> String {
     let paint = Paint { colour: drawing.colour };
     let (word, colour) = match found.severity {
         Severity::Error => ("error", AnsiColor::Red),
@@ -78,16 +83,54 @@ pub fn render(found: &Diagnostic, drawing: Drawing) -> String {
     } else if let Some(label) = &found.label {
         line(&mut out, &format!("{blank} = {}", wrap(&printable(label), room, gutter + 3)));
     }
-    if let Some(hint) = &found.hint {
-        line(&mut out, &format!("{blank} = {}", wrap(&printable(hint), room, gutter + 3)));
+    for words in found.hint.as_deref().into_iter().chain(note) {
+        line(&mut out, &format!("{blank} = {}", wrap(&printable(words), room, gutter + 3)));
     }
     out
 }
 
-/// Draws findings one after the other, with an empty line between them.
+/// How many of those that a finding holds are named.
+const NAMED: usize = 3;
+
+/// Draws findings one after the other, with an empty line between them. What is wrong with many files for
+/// one cause is drawn once, where the cause is, with who is held by it.
 #[must_use]
 pub fn render_all(found: &[Diagnostic], drawing: Drawing) -> String {
-    found.iter().map(|one| render(one, drawing)).collect::<Vec<_>>().join("\n")
+    let mut held: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for one in found.iter().filter(|one| is_told_by_its_cause(one, found)) {
+        held.entry(one.cause.as_deref().unwrap_or_default()).or_default().push(&one.file);
+    }
+    let mut drawn = Vec::new();
+    for one in found.iter().filter(|one| !is_told_by_its_cause(one, found)) {
+        let cause = one.severity == Severity::Error;
+        let note =
+            cause.then(|| held.remove(one.file.as_str())).flatten().map(|files| holds(&files));
+        drawn.push(draw(one, note.as_deref(), drawing));
+    }
+    drawn.join("\n")
+}
+
+/// Whether this finding only repeats that another one, in the file that it names, holds its sandbox.
+#[must_use]
+pub fn is_told_by_its_cause(one: &Diagnostic, all: &[Diagnostic]) -> bool {
+    let causes = |file: &str| {
+        all.iter().any(|other| other.file == file && other.severity == Severity::Error)
+    };
+    one.cause.as_deref().is_some_and(causes)
+}
+
+fn holds(files: &[&str]) -> String {
+    let name = |file: &&str| {
+        let base = file.rsplit('/').next().unwrap_or(file);
+        base.strip_suffix(".md").unwrap_or(base).to_owned()
+    };
+    let shown = if files.len() <= NAMED + 1 { files.len() } else { NAMED };
+    let names: Vec<String> = files[..shown].iter().map(name).collect();
+    match (files.len() - shown, names.split_last()) {
+        (0, Some((last, []))) => format!("holds {last}"),
+        (0, Some((last, first))) => format!("holds {} and {last}", first.join(", ")),
+        (more, _) => format!("holds {} and {more} more", names.join(", ")),
+    }
 }
 
 struct Paint {
@@ -206,6 +249,37 @@ fn wrap(text: &str, width: usize, indent: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_told_once_with_all_that_it_holds() {
+        let cause = Diagnostic {
+            line: 4,
+            column: 1,
+            ..Diagnostic::error("bottles/p.md", "unknown key `x`")
+        };
+        let mut all = vec![Diagnostic::error("agents/z.md", "another")];
+        for number in 0..30 {
+            let file = format!("agents/a{number:02}.md");
+            let mut one = Diagnostic::error(file, "the bottle `p` does not validate");
+            one.cause = Some("bottles/p.md".to_owned());
+            all.push(one);
+        }
+        all.push(cause.clone());
+        all.push(Diagnostic { line: 9, ..cause });
+        let text = render_all(&all, Drawing::default());
+        assert_eq!(
+            text,
+            "error: another\n  ┌─ agents/z.md\n\nerror: unknown key `x`\n  ┌─ bottles/p.md:4:1\n  \
+             = holds a00, a01, a02 and 27 more\n\nerror: unknown key `x`\n  ┌─ bottles/p.md:9:1\n"
+        );
+        // Where the cause is not among them, each stands for itself.
+        assert_eq!(
+            render_all(&all[..4], Drawing::default()).matches("does not validate").count(),
+            3
+        );
+        assert_eq!(holds(&["agents/a.md", "agents/b.md"]), "holds a and b");
+        assert_eq!(holds(&["x/agents/a.md"]), "holds a");
+    }
 
     fn found(source: &str, column: usize, width: usize) -> Diagnostic {
         Diagnostic {

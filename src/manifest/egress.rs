@@ -7,9 +7,10 @@ use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
-use super::suffix;
+use super::suffix::{self, Public};
 use super::tree::{self, Dir, Kind, Links, ReadError};
 use super::yaml::Value;
+use crate::model::Use;
 use crate::model::policy::{AllowEntry, DlpAction, DlpAllow, Egress, HostPattern, RulesFile};
 
 /// The keys of `egress`.
@@ -38,6 +39,7 @@ pub(super) static TABLE: Table = Table {
         ),
     ],
     removed: &[],
+    instead: &[],
 };
 
 /// The keys of an allowlist entry that says more than a host.
@@ -59,6 +61,7 @@ static ENTRY: Table = Table {
         Key::new("cidr", Shape::Text(None), "the private range that this host may resolve into"),
     ],
     removed: &[],
+    instead: &[],
 };
 
 /// The keys of an exception from a leak rule.
@@ -75,6 +78,7 @@ static ALLOW: Table = Table {
         ),
     ],
     removed: &[],
+    instead: &[],
 };
 
 const HTTPS: u16 = 443;
@@ -99,6 +103,7 @@ pub(super) fn read(field: &Field<'_>, guard: &Guard<'_>, findings: &mut Findings
     }
     egress.dlp_rules = section.get("dlp_rules").and_then(|field| {
         let path = guard.path(&field, findings)?;
+        let path = guard.resolve(&field, &path, Use::Define, findings).unwrap_or(path);
         rules(&field, &path, findings)
     });
     if let Some(list) = section.get("dlp_allow") {
@@ -206,8 +211,28 @@ fn pattern(text: &str) -> Result<HostPattern, String> {
     }
     let name = host::dns_name(name)?;
     let pattern = wrap(name.clone());
-    if !matches!(pattern, HostPattern::Exact(_)) && suffix::is_public(&name) {
-        return Err(format!("is a wildcard over `{name}`, under which anyone can register a name"));
+    let own = ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
+    if own.contains(&name.as_str()) || name.ends_with(".localhost") {
+        return Err("is the machine itself, which no sandbox reaches by its sidecar: give the \
+                    service a name with a private address, and declare `{host, port, cidr}`"
+            .into());
+    }
+    if !matches!(pattern, HostPattern::Exact(_))
+        && let Some(by) = suffix::public(&name)
+    {
+        return Err(match by {
+            Public::Registry => {
+                format!("is a wildcard over `{name}`, under which anyone can register a name")
+            }
+            Public::Private => format!(
+                "is a wildcard over `{name}`, which is in the private part of the Public Suffix \
+                 List: its names belong to different people; name those that are needed"
+            ),
+            Public::Shared => format!(
+                "is a wildcard over `{name}`, whose names belong to different people: name those \
+                 that are needed"
+            ),
+        });
     }
     Ok(pattern)
 }
@@ -308,6 +333,11 @@ fn path(text: &str) -> Result<(), String> {
 
 fn exception(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<DlpAllow> {
     let section = field.section(&ALLOW, findings)?;
+    let place = |key: &'static str, findings: &Findings<'_>| {
+        let found = section.get(key).map_or_else(|| field.error(""), |field| field.error(""));
+        Box::new(findings.locate(found))
+    };
+    let places = [place("rule", findings), place("expires", findings)];
     let rule = section.get("rule").and_then(|f| f.word(findings).map(str::to_owned));
     let host = section.get("host").and_then(|field| {
         let text = field.word(findings)?;
@@ -325,7 +355,7 @@ fn exception(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<DlpAllow>
         }
         Some(text.to_owned())
     });
-    Some(DlpAllow { rule: rule?, host: host?, reason: reason?, expires })
+    Some(DlpAllow { rule: rule?, host: host?, reason: reason?, expires, places })
 }
 
 fn is_date(text: &str) -> bool {
@@ -373,6 +403,14 @@ mod tests {
             "*.com",
             "**.com",
             "*.co.uk",
+            "*.uk.com",
+            "*.githubusercontent.com",
+            "localhost",
+            "localhost:3000",
+            "*.localhost",
+            "ip6-localhost",
+            "localhost.localdomain",
+            "a.localhost:80",
             "**.github.io",
             "*.s3.eu-west-1.amazonaws.com",
             "https://a.b",

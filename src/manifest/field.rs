@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{Key, Table, nearest};
+use super::keys::{Key, Shape, Table, nearest};
 use super::source::{At, Findings, Problem, Span};
 use super::yaml::{Entry, Node, Value};
+use super::{agent, bottle};
 
 /// A map whose keys a table tells.
 pub(super) struct Section<'a> {
@@ -72,6 +73,11 @@ impl<'a> Section<'a> {
         (entry.value.value != Value::Null).then_some(field)
     }
 
+    /// Whether a key stands in the map, whatever it holds.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// States that a key is accepted whatever it holds.
     pub(super) fn ignore(&self, key: &'static str) {
         self.asked.borrow_mut().insert(key);
@@ -103,9 +109,25 @@ fn unknown(entry: &Entry, table: &'static Table, at: &At<'_>) -> Problem {
         .field(&at)
         .hint(*instead);
     }
-    let problem = Problem::error(entry.key_span, format!("unknown key `{}`", shorten(&entry.key)))
-        .field(&at)
-        .hint(allowed(table));
+    let problem =
+        Problem::error(entry.key_span, format!("unknown key `{}`", shorten(&entry.key))).field(&at);
+    if let Some((_, instead)) = table.instead.iter().find(|(key, _)| *key == entry.key) {
+        return problem.hint(*instead);
+    }
+    if let Some(section) = table.section_of(&entry.key) {
+        let line = format!("write it below `{section}`, further in");
+        return problem.label(format!("belongs under `{section}`")).hint(line);
+    }
+    // The two kinds of files are easily taken for each other.
+    for (other, place) in [(&agent::TABLE, "agents/"), (&bottle::TABLE, "bottles/")] {
+        let files = std::ptr::eq(table, &agent::TABLE) || std::ptr::eq(table, &bottle::TABLE);
+        let own = |key: &Key| !matches!(key.shape, Shape::Any | Shape::AnyText);
+        if files && !std::ptr::eq(table, other) && other.find(&entry.key).is_some_and(own) {
+            let hint = format!("write it in a file of {place}");
+            return problem.label(format!("is a key of {}", other.what)).hint(hint);
+        }
+    }
+    let problem = problem.hint(allowed(table));
     let names = table.keys.iter().flat_map(|key| [Some(key.name), key.alias]).flatten();
     match nearest(&entry.key, names) {
         Some(name) => problem.label(format!("did you mean `{name}`?")),
@@ -119,6 +141,26 @@ fn missing(key: &Key, found: Option<&Entry>, table: &Table, at: &At<'_>, place: 
         None => (place, format!("{} needs the key `{}`", table.what, key.name)),
     };
     Problem::error(span, message).field(&At::Key(at, key.name)).hint(key.doc)
+}
+
+/// How a text is written that should be a list. Of several words, only whoever wrote it knows whether
+/// they are one.
+fn as_list(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let quoted = |word: &&str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '/' | '.');
+        let begins = word.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '/');
+        if begins && word.chars().all(plain) { (*word).to_owned() } else { format!("{word:?}") }
+    };
+    let shell = text.contains(['|', '&', ';', '>', '<', '$', '`', '*', '\'', '"', '\\']);
+    match words[..] {
+        [] | [_] => format!("write [{}]", shorten(text)),
+        _ if shell => format!("write [sh, -c, {:?}]", shorten(text)),
+        _ => {
+            let list = words.iter().map(quoted).collect::<Vec<_>>().join(", ");
+            format!("write [{}]", shorten(&list))
+        }
+    }
 }
 
 /// Text in a message, at a length that a message bears.
@@ -277,7 +319,7 @@ impl<'a> Field<'a> {
             Value::List(items) => Some(items),
             Value::Text(text) => {
                 let problem = self.mismatch("a list");
-                findings.add(problem.hint(format!("write [{}]", shorten(text))));
+                findings.add(problem.hint(as_list(text)));
                 None
             }
             _ => {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::source::{Findings, Problem, Source, Span, is_invisible};
+use super::source::{Findings, Problem, Source, Span};
+use crate::model::text::first_unseen;
 
 /// A file in its two parts, as ranges of bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,11 +83,8 @@ pub(super) fn split(findings: &mut Findings<'_>) -> Option<Parts> {
 /// Refuses control characters, and those that hide or reorder text: in front matter nothing may
 /// look other than it is.
 pub(super) fn check_characters(findings: &mut Findings<'_>, range: Range<usize>) -> Option<()> {
-    let bad = |c: &char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r')) || is_invisible(*c);
     let text = findings.source().text();
-    let Some((at, c)) = text[range.clone()].char_indices().find(|(_, c)| bad(c)) else {
-        return Some(());
-    };
+    let Some((at, c)) = first_unseen(&text[range.clone()], "\t\n\r") else { return Some(()) };
     let span = Span { start: range.start + at, end: range.start + at + c.len_utf8() };
     let message = format!("there is an invisible character here (U+{:04X})", u32::from(c));
     findings.add(Problem::error(span, message).hint("remove it"));

@@ -9,6 +9,7 @@ use super::host;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
 use super::tree::{self, Kind};
+use crate::model::Use;
 use crate::model::policy::GitUpstream;
 
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
@@ -37,6 +38,7 @@ pub(super) static TABLE: Table = Table {
         .or("extra_hosts"),
     ],
     removed: &[],
+    instead: &[],
 };
 
 const KEY_TYPES: [&str; 7] = [
@@ -75,7 +77,9 @@ fn upstream(
     let url = section.get("Upstream").and_then(|field| url(&field, findings));
     let identity = section.get("IdentityFile").and_then(|field| {
         let path = guard.path(&field, findings)?;
-        match tree::stat(&path).map(|stat| stat.kind) {
+        // The key that is used is whatever the path leads to then.
+        let found = guard.resolve(&field, &path, Use::Define, findings);
+        match found.and_then(|found| tree::stat(&found)).map(|stat| stat.kind) {
             Ok(Kind::File) => {}
             Ok(other) => {
                 findings.add(field.error(format!("it is {}, not a key", other.describe())))

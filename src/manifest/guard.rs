@@ -4,12 +4,17 @@
 //! folder would learn what is kept there, and one that holds an engine's socket owns the host. Nor
 //! does it need the kernel's own files, the sockets of what runs, or the operator's keys.
 
+use std::cell::RefCell;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::field::Field;
 use super::host;
 use super::source::{Findings, shorten_path};
 use super::tree::{self, Kind};
+use super::trust::Trust;
+use super::yaml::Value;
+use crate::model::{HostSource, Located, Nesting, Place, Use};
 
 /// Sockets that give whoever can write to them the whole host.
 const ENGINE_SOCKETS: [&str; 7] = [
@@ -60,6 +65,10 @@ pub(super) struct Guard<'a> {
     pub(super) home: Option<&'a Path>,
     /// The tree and the overlays, canonical, with what each is called.
     pub(super) trees: &'a [(PathBuf, &'static str)],
+    /// Whom the operator's files may belong to.
+    pub(super) trust: &'a Trust,
+    /// What the file names of the host, as it was resolved.
+    pub(super) sources: RefCell<Vec<HostSource>>,
 }
 
 impl Guard<'_> {
@@ -75,10 +84,70 @@ impl Guard<'_> {
         }
     }
 
+    /// What `path`, which `field` names, leads to, and that it is used so. It is an error when
+    /// others can put something else in its place.
+    ///
+    /// # Errors
+    /// When it does not exist or cannot be looked at.
+    pub(super) fn resolve(
+        &self,
+        field: &Field<'_>,
+        path: &Path,
+        usage: Use,
+        findings: &mut Findings<'_>,
+    ) -> io::Result<PathBuf> {
+        let walked = self.trust.walk(path)?;
+        let mut exposed = walked.exposed;
+        let stat = tree::stat_link(&walked.path)?;
+        let kept = matches!(stat.kind, Kind::File | Kind::Folder);
+        if usage == Use::Define && kept && exposed.is_none() {
+            exposed = self.trust.own(&walked.path, &stat);
+        }
+        let shown = shorten_path(path);
+        if let Some(exposed) = exposed {
+            let at = shorten_path(&exposed.path);
+            let message = format!("`{shown}` can be replaced by others: `{at}` {}", exposed.who);
+            findings.add(field.error(message).hint(format!(
+                "only you and root may be able to change what this path leads to: {}, or name \
+                 another path",
+                exposed.mend
+            )));
+        } else if walked.path.to_str().is_none() {
+            let message = format!("`{shown}` leads to a path that is not UTF-8");
+            findings.add(field.error(message).hint("rename it"));
+        }
+        let (line, column) = findings.source().position(field.span().start);
+        // Of a file the content counts, wherever it lies: it may move.
+        let text = match &field.node.value {
+            Value::Text(text) if stat.kind == Kind::Folder => text.clone(),
+            _ => walked.path.display().to_string(),
+        };
+        let mut source = HostSource {
+            field: without_indices(&field.at.to_string()),
+            base: text.starts_with('.').then(|| self.base.to_owned()),
+            text,
+            path: walked.path.clone(),
+            via: walked.via,
+            usage,
+            place: Place { file: findings.source().name().to_owned(), line, column },
+            located: Located::default(),
+        };
+        source.locate(&self.trust.mounts);
+        self.sources.borrow_mut().push(source);
+        Ok(walked.path)
+    }
+
     /// An existing folder of the host that a sandbox may be given, with its links resolved.
-    pub(super) fn folder(&self, field: &Field<'_>, findings: &mut Findings<'_>) -> Option<PathBuf> {
+    pub(super) fn folder(
+        &self,
+        field: &Field<'_>,
+        usage: Use,
+        findings: &mut Findings<'_>,
+    ) -> Option<PathBuf> {
         let path = self.path(field, findings)?;
-        let found = tree::canonical(&path).and_then(|path| Ok((tree::stat(&path)?.kind, path)));
+        let found = self
+            .resolve(field, &path, usage, findings)
+            .and_then(|path| Ok((tree::stat_link(&path)?.kind, path)));
         let (kind, path) = match found {
             Ok(found) => found,
             Err(error) => {
@@ -99,6 +168,20 @@ impl Guard<'_> {
             );
             return None;
         }
+        if usage == Use::Mount
+            && let Some(socket) = tree::socket_in(&path)
+        {
+            let message = format!(
+                "there is a unix socket in it (`{}`): whatever listens there can be talked to from \
+                 inside, past the sidecar",
+                shorten_path(&socket)
+            );
+            findings.add(
+                field.warning(message).hint(
+                    "move the socket elsewhere, or use `mode: copy`, which leaves sockets out",
+                ),
+            );
+        }
         Some(path)
     }
 
@@ -113,8 +196,18 @@ impl Guard<'_> {
         }
         let home = self.home.map(|home| (resolved(home), "your home folder"));
         let (_, what) =
-            self.trees.iter().cloned().chain(home).find(|(kept, _)| kept.starts_with(path))?;
+            self.trees.iter().cloned().chain(home).find(|(kept, _)| self.holds(path, kept))?;
         Some(format!("is or contains {what}: that is no root file system"))
+    }
+
+    /// How a canonical folder lies to another one, under whatever names they are mounted.
+    fn nesting(&self, path: &Path, other: &Path) -> Option<Nesting> {
+        self.trust.mounts.nesting(path, other)
+    }
+
+    /// Whether the folder holds this path: it is that, or contains it.
+    fn holds(&self, path: &Path, other: &Path) -> bool {
+        matches!(self.nesting(path, other), Some(Nesting::Same | Nesting::Around))
     }
 
     /// Why a canonical folder may not be given to a sandbox.
@@ -123,21 +216,19 @@ impl Guard<'_> {
             return Some("is the whole host".to_owned());
         }
         for (tree, what) in self.trees {
-            let relation = if path == tree {
-                "is"
-            } else if tree.starts_with(path) {
-                "contains"
-            } else if path.starts_with(tree) {
-                "lies in"
-            } else {
-                continue;
+            let relation = match self.nesting(path, tree) {
+                Some(Nesting::Same) => "is",
+                Some(Nesting::Around) => "contains",
+                Some(Nesting::Inside) => "lies in",
+                None => continue,
             };
             return Some(format!("{relation} {what}: a sandbox may not see or change that"));
         }
         if let Some(home) = self.home.map(resolved).filter(|home| home != Path::new("/"))
-            && home.starts_with(path)
+            && self.holds(path, &home)
         {
-            let relation = if home == path { "is" } else { "contains" };
+            let is = self.nesting(path, &home) == Some(Nesting::Same);
+            let relation = if is { "is" } else { "contains" };
             return Some(format!("{relation} your home folder"));
         }
         let system = ENGINE_SOCKETS.iter().map(PathBuf::from);
@@ -145,28 +236,43 @@ impl Guard<'_> {
         let engine = system
             .chain(own)
             .map(|socket| resolved(&socket))
-            .find(|socket| socket.starts_with(path) || path.starts_with(socket));
+            .find(|socket| self.holds(path, socket) || self.trust.mounts.is_within(path, socket));
         if let Some(socket) = engine {
             let socket = socket.display();
             return Some(format!("gives access to a container engine (`{socket}`)"));
         }
-        if KERNEL.iter().any(|own| path.starts_with(own)) {
+        let within = |own: &str| self.trust.mounts.is_within(path, Path::new(own));
+        if KERNEL.iter().any(|own| within(own)) {
             return Some("belongs to the kernel, which shows the whole host there".to_owned());
         }
         // What is plugged in is mounted below it, and is a person's own.
-        let run = |path: &Path| path.starts_with("/run") && !path.starts_with("/run/media");
-        if run(path) || path == Path::new("/run/media") {
+        if (within("/run") && !path.starts_with("/run/media")) || path == Path::new("/run/media") {
             return Some("holds sockets of what runs on this machine".to_owned());
         }
-        if let Some(own) = SYSTEM.iter().find(|own| Path::new(own).starts_with(path)) {
+        if let Some(own) = SYSTEM.iter().find(|own| self.holds(path, Path::new(own))) {
             return Some(format!("is or contains `{own}`, which is the system's own"));
         }
         let keys =
             HOME_KEYS.iter().filter_map(|keys| Some((keys, resolved(&self.home?.join(keys)))));
-        let mut near = keys.filter(|(_, at)| at.starts_with(path) || path.starts_with(at));
+        let mut near = keys.filter(|(_, at)| self.nesting(path, at).is_some());
         let (keys, _) = near.next()?;
         Some(format!("gives access to your keys (`~/{keys}`)"))
     }
+}
+
+/// The path of a field without places in lists: their order means nothing.
+fn without_indices(path: &str) -> String {
+    let mut out = String::new();
+    let mut within = false;
+    for c in path.chars() {
+        match c {
+            '[' => within = true,
+            ']' => within = false,
+            _ if within => {}
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A path with its links resolved as far as it exists.

@@ -161,6 +161,13 @@ pub(super) fn cidr(text: &str) -> Result<(IpAddr, u8), String> {
     Ok((address, length))
 }
 
+/// Whether a network lies in 198.18.0.0/15 (RFC 2544), where the default pool is cut from.
+pub(super) fn is_benchmark(address: IpAddr, length: u8) -> bool {
+    let IpAddr::V4(v4) = address else { return false };
+    let [first, second, ..] = v4.octets();
+    length >= 15 && first == 198 && second & 0xfe == 18
+}
+
 /// Whether a network lies in the ranges that are private by RFC 1918, RFC 6598 or RFC 4193.
 pub(super) fn is_private(address: IpAddr, length: u8) -> bool {
     match address {
@@ -277,6 +284,17 @@ mod tests {
             ["10.0.0.0/7", "8.0.0.0/8", "0.0.0.0/0", "::/0", "127.0.0.0/8", "169.254.0.0/16"]
         {
             assert_ne!(private(text), Ok(true), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_default_pool_can_be_cut_smaller() {
+        let fits = |text: &str| cidr(text).map(|(a, l)| is_benchmark(a, l));
+        for text in ["198.18.192.0/20", "198.18.0.0/15", "198.19.4.0/24"] {
+            assert_eq!(fits(text), Ok(true), "{text}");
+        }
+        for text in ["198.16.0.0/14", "198.20.0.0/16", "192.18.0.0/16", "fd00::/16"] {
+            assert_eq!(fits(text), Ok(false), "{text}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::guard::Guard;
 use super::inputs::Inputs;
 use super::source::{Findings, shorten_path};
 use super::tree::{self, Kind};
-use crate::model::ImageRef;
+use crate::model::{ImageRef, Use};
 
 /// Reads `image`, with the digest of what it names on the host.
 pub(super) fn read(
@@ -57,7 +57,7 @@ fn local(
 ) -> Option<ImageRef> {
     let named = guard.path(field, findings)?;
     let fail = |reason: String| field.error(format!("`{}`: {reason}", shorten_path(&named)));
-    let path = match tree::canonical(&named) {
+    let path = match guard.resolve(field, &named, Use::Define, findings) {
         Ok(path) => path,
         Err(error) => {
             findings.add(fail(tree::describe(&error)).hint("name an image tar or a root folder"));

@@ -9,6 +9,8 @@ pub(super) struct Table {
     pub(super) keys: &'static [Key],
     /// Keys that stood in it once, and what replaced them.
     pub(super) removed: &'static [(&'static str, &'static str)],
+    /// Words that other tools have for it, and what to write here.
+    pub(super) instead: &'static [(&'static str, &'static str)],
 }
 
 /// One key.
@@ -30,6 +32,16 @@ impl Key {
 
     pub(super) const fn required(name: &'static str, shape: Shape, doc: &'static str) -> Self {
         Self { required: true, ..Self::new(name, shape, doc) }
+    }
+
+    /// A key that another program reads: it is accepted, whatever it holds.
+    pub(super) const fn foreign(name: &'static str, doc: &'static str) -> Self {
+        Self::new(name, Shape::Any, doc)
+    }
+
+    /// A foreign key whose value that program reads as text, whether it is YAML or not.
+    pub(super) const fn foreign_text(name: &'static str, doc: &'static str) -> Self {
+        Self::new(name, Shape::AnyText, doc)
     }
 
     pub(super) const fn or(self, alias: &'static str) -> Self {
@@ -60,12 +72,32 @@ pub(super) enum Shape {
     Either(&'static [Shape]),
     /// Anything at all.
     Any,
+    /// Anything at all, even what is not YAML.
+    AnyText,
 }
 
 impl Table {
     /// Finds a key by either spelling.
     pub(super) fn find(&self, name: &str) -> Option<&'static Key> {
         self.keys.iter().find(|key| key.name == name || key.alias == Some(name))
+    }
+
+    /// The keys that another program reads.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = &'static str> {
+        let foreign = |key: &&Key| matches!(key.shape, Shape::Any | Shape::AnyText);
+        self.keys.iter().filter(foreign).map(|key| key.name)
+    }
+
+    /// Those of them whose values need not be YAML.
+    pub(super) fn foreign_text(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().filter(|key| matches!(key.shape, Shape::AnyText)).map(|key| key.name)
+    }
+
+    /// The section in which a key of this name may stand.
+    pub(super) fn section_of(&self, name: &str) -> Option<&'static str> {
+        let holds =
+            |key: &&Key| matches!(key.shape, Shape::Section(table) if table.find(name).is_some());
+        self.keys.iter().find(holds).map(|key| key.name)
     }
 
     /// All allowed names, first spellings only.
@@ -75,7 +107,7 @@ impl Table {
 }
 
 /// The nearest of the words, if one is near enough to be meant.
-pub(super) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(text: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let fold = |text: &str| text.to_lowercase().replace('_', "-");
     let wanted = fold(text);
     // Nobody means a key of ten letters with something much longer.

@@ -6,7 +6,7 @@ use super::source::Findings;
 use super::yaml::Value;
 use crate::model::Resources;
 
-const AMOUNT: &str = r"^[0-9]+(\.[0-9]{1,3})?[KMGT]$";
+pub(super) const AMOUNT: &str = r"^[0-9]+(\.[0-9]{1,3})?[KMGT]$";
 
 /// The keys of `resources`.
 pub(super) static TABLE: Table = Table {
@@ -30,6 +30,7 @@ pub(super) static TABLE: Table = Table {
         ),
     ],
     removed: &[],
+    instead: &[],
 };
 
 const MAX_MILLICPUS: u64 = 1_024_000;
@@ -83,7 +84,7 @@ fn cpus(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<u32> {
     }
 }
 
-fn amount(field: &Field<'_>, most: u64, findings: &mut Findings<'_>) -> Option<u64> {
+pub(super) fn amount(field: &Field<'_>, most: u64, findings: &mut Findings<'_>) -> Option<u64> {
     let expected = "an amount such as `512M` or `2G`";
     let text = match &field.node.value {
         Value::Text(text) => text.as_str(),
@@ -139,7 +140,12 @@ fn meant(text: &str) -> Option<String> {
     bytes(&short).map(|_| short)
 }
 
-fn whole(field: &Field<'_>, min: u64, max: u64, findings: &mut Findings<'_>) -> Option<u64> {
+pub(super) fn whole(
+    field: &Field<'_>,
+    min: u64,
+    max: u64,
+    findings: &mut Findings<'_>,
+) -> Option<u64> {
     let expected = format!("a whole number from {min} to {max}");
     let number = match &field.node.value {
         Value::Number(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),

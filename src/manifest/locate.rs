@@ -106,7 +106,9 @@ impl LocateError {
             Self::NotAFolder { .. } => {
                 "a tree is a folder with `bottles/` and `agents/`".to_owned()
             }
-            Self::NoOverlay { .. } => "an overlay is a folder with `agents/`".to_owned(),
+            Self::NoOverlay { .. } => {
+                "an overlay is a folder with `agents/`, or one with `.bottle/agents/`".to_owned()
+            }
             Self::OldLayout { found, tree, usable } => {
                 let (found, tree) = (found.display(), tree.display());
                 let convert = format!(
@@ -134,7 +136,7 @@ impl LocateError {
 pub fn locate(around: &Surroundings) -> Result<Location, LocateError> {
     let named = around.bottle_tree.as_ref().filter(|tree| !tree.is_empty()).map(PathBuf::from);
     let own = around.home.as_ref().map(|home| home.join(FOLDER));
-    let tree = around.path.clone().or(named).or(own).ok_or(LocateError::NoHome)?;
+    let tree = around.path.clone().or(named).or(own.clone()).ok_or(LocateError::NoHome)?;
     let tree = around.absolute(tree)?;
     if !is_tree(&tree)
         && let Some((found, usable)) = old_layout(around, &tree)
@@ -158,21 +160,30 @@ pub fn locate(around: &Surroundings) -> Result<Location, LocateError> {
             if !is_folder(&overlay) {
                 return Err(LocateError::NoOverlay { path: overlay });
             }
-            Some(overlay)
+            // A project's folder holds its overlay.
+            let inner = overlay.join(FOLDER);
+            let named = is_folder(&overlay.join("agents")) || !is_folder(&inner.join("agents"));
+            Some(if named { overlay } else { inner })
         }
         None if around.path.is_some() => None,
         None => around
             .current
             .as_ref()
             .map(|current| current.join(FOLDER))
-            .filter(|found| is_folder(&found.join("agents"))),
+            .filter(|found| is_folder(&found.join("agents")))
+            // The operator's own tree, in the home folder, is nobody's overlay.
+            .filter(|found| own.as_ref().is_none_or(|own| !same(found, own))),
     };
-    let same = |overlay: &PathBuf| match (tree::canonical(overlay), tree::canonical(&tree)) {
-        (Ok(overlay), Ok(tree)) => overlay == tree,
-        _ => false,
-    };
-    let overlay = overlay.filter(|overlay| !same(overlay));
+    let overlay = overlay.filter(|overlay| !same(overlay, &tree));
     Ok(Location { tree, overlay })
+}
+
+/// Whether both lead to one place.
+fn same(one: &Path, other: &Path) -> bool {
+    match (tree::canonical(one), tree::canonical(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
 }
 
 fn is_folder(path: &Path) -> bool {

@@ -31,15 +31,19 @@ mod locate;
 mod resolve;
 pub mod schema;
 mod skill;
+mod snapshots;
 mod source;
 mod suffix;
 mod tree;
+mod trust;
 mod workspace;
 mod yaml;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use keys::nearest;
 pub use locate::{LocateError, Location, Surroundings, locate};
+pub use trust::{exposed_folder, is_descriptor, mount_table, operators_file};
 
 use crate::model::{BackendKind, Desired, Diagnostic, Tree};
 
@@ -97,6 +101,18 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// Others can change what the tree, or the overlay, says.
+    #[error("{what} can be changed by others: `{}` {who}; to mend it: {mend}", path.display())]
+    Untrusted {
+        /// Which.
+        what: &'static str,
+        /// The folder that others can change.
+        path: PathBuf,
+        /// Who can.
+        who: String,
+        /// What to do.
+        mend: String,
     },
     /// `bottle.yaml` does not hold, so nobody knows whose the tree's sandboxes are.
     #[error("bottle.yaml does not validate")]

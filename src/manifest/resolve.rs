@@ -3,7 +3,8 @@
 mod files;
 mod overlay;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,18 +17,22 @@ use super::field::{Section, shorten};
 use super::guard::{Guard, resolved};
 use super::inputs::Inputs;
 use super::keys::nearest;
-use super::source::{At, Findings, Problem, Source, Span};
-use super::tree::{Dir, MAX_MANIFEST};
+use super::source::{At, Findings, Problem, Source, Span, shorten_path};
+use super::tree::{self, Dir, MAX_MANIFEST, ReadError, Stat};
+use super::trust::{Exposed, Trust, Walked};
 use super::{LoadError, LoadOptions, frontmatter, skill, yaml};
 use crate::model::{
-    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, NetworkSpec, OwnerId, SandboxId,
-    SandboxSpec, Severity, SidecarSpec, SkillFiles, SpecHash, Tree,
+    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, HostSource, Located, NetworkSpec,
+    OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec, SkillFiles, SpecHash, Tree, Use,
 };
 
 const SETTINGS_FILE: &str = "bottle.yaml";
 const BOTTLES: &str = "bottles";
 const AGENTS: &str = "agents";
 const SKILLS: &str = "skills";
+
+/// A skill's files and where they lie, or why it cannot be used.
+type Skill = Result<(Arc<SkillFiles>, Walked), String>;
 
 /// One file of a bottle.
 struct BottleFile {
@@ -62,15 +67,22 @@ pub(super) struct Loader<'o> {
     overlay: Option<PathBuf>,
     /// What no sandbox may be given.
     trees: Vec<(PathBuf, &'static str)>,
+    /// Of the tree, and of the overlay when there is one.
+    ways: Vec<Walked>,
+    trust: Trust,
     inputs: Inputs,
     settings: Settings,
     bottles: BTreeMap<String, BottleFile>,
     /// Why `bottles/` could not be listed.
     bottles_unreadable: Option<String>,
-    skills: BTreeMap<String, Result<Arc<SkillFiles>, String>>,
+    /// By name, and whether the operator's own count as well.
+    skills: BTreeMap<(String, bool), Skill>,
     underlying: BTreeMap<SandboxId, Underlying>,
     sandboxes: BTreeMap<SandboxId, SandboxSpec>,
     held: BTreeMap<SandboxId, Vec<Diagnostic>>,
+    unread: BTreeMap<SandboxId, Diagnostic>,
+    /// Limits that agents' files state and `bottle` does not keep, with who states them.
+    not_enforced: BTreeMap<&'static str, BTreeSet<SandboxId>>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -78,11 +90,25 @@ impl<'o> Loader<'o> {
     pub(super) fn open(options: &'o LoadOptions) -> Result<Self, LoadError> {
         let (path, dir) = open_folder(&options.tree)
             .map_err(|reason| LoadError::Tree { path: options.tree.clone(), reason })?;
+        let trust = Trust::new();
+        // The links by which it was named count as well as where they lead.
+        let named = std::path::absolute(&options.tree).unwrap_or_else(|_| path.clone());
+        let mut ways = vec![trusted(&trust, &named, "the tree")?];
+        trusted(&trust, &path, "the tree")?;
+        for part in [AGENTS, BOTTLES] {
+            let part = path.join(part);
+            if tree::stat(&part).is_ok() {
+                trusted(&trust, &part, "the tree")?;
+            }
+        }
         let overlay = match &options.overlay {
             None => None,
             Some(named) => {
                 let (overlay, _) = open_folder(named)
                     .map_err(|reason| LoadError::Overlay { path: named.clone(), reason })?;
+                let named = std::path::absolute(named).unwrap_or_else(|_| overlay.clone());
+                ways.push(trusted(&trust, &named, "the overlay")?);
+                trusted(&trust, &overlay, "the overlay")?;
                 // The same folder as the tree counts once.
                 (overlay != path).then_some(overlay)
             }
@@ -96,6 +122,8 @@ impl<'o> Loader<'o> {
             dir,
             overlay,
             trees,
+            ways,
+            trust,
             inputs: Inputs::new(options.inputs_cache()),
             settings: Settings::default(),
             bottles: BTreeMap::new(),
@@ -104,16 +132,19 @@ impl<'o> Loader<'o> {
             underlying: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             held: BTreeMap::new(),
+            unread: BTreeMap::new(),
+            not_enforced: BTreeMap::new(),
             diagnostics: Vec::new(),
         })
     }
 
     pub(super) fn load(mut self) -> Result<Desired, LoadError> {
-        let settings_hold = self.read_settings();
+        let settings_hold = self.read_settings()?;
         self.read_bottles();
         let agents = self.read_agents();
         let overlays = self.read_overlay();
         self.inputs.save();
+        self.diagnostics.extend(not_enforced(&self.not_enforced));
         self.diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         if !settings_hold {
@@ -123,6 +154,7 @@ impl<'o> Loader<'o> {
             tree: tree(self.path, self.settings),
             sandboxes: self.sandboxes,
             held: self.held,
+            unread: self.unread,
             diagnostics: self.diagnostics,
             agents,
             overlays,
@@ -131,24 +163,35 @@ impl<'o> Loader<'o> {
 
     /// Reads what holds for the tree as a whole, and no bottle, agent or skill.
     pub(super) fn identify(mut self) -> Result<Tree, LoadError> {
-        if !self.read_settings() {
+        if !self.read_settings()? {
             return Err(LoadError::Settings { diagnostics: self.diagnostics });
         }
         Ok(tree(self.path, self.settings))
     }
 
     /// Reads `bottle.yaml`; false when it is there and does not hold.
-    fn read_settings(&mut self) -> bool {
+    fn read_settings(&mut self) -> Result<bool, LoadError> {
         if self.dir.stat_entry(OsStr::new("bottle.yml")).is_ok() {
             let warning = Diagnostic::warning("bottle.yml", "this file is not read");
             self.diagnostics.push(warning.with_hint("the settings of a tree are in `bottle.yaml`"));
         }
         let bytes = match self.dir.read(OsStr::new(SETTINGS_FILE), MAX_MANIFEST) {
-            Ok((bytes, _)) => bytes,
-            Err(error) if error.is_not_found() => return true,
+            Ok((bytes, stat)) => match self.own_file(&self.path.join(SETTINGS_FILE), &stat) {
+                Ok(_) => bytes,
+                Err(exposed) => {
+                    self.diagnostics.push(changed_by_others(SETTINGS_FILE, &exposed));
+                    return Ok(false);
+                }
+            },
+            Err(error) if error.is_not_found() => return Ok(true),
+            // Nothing is wrong with what stands in it: this machine cannot read it now.
+            Err(ReadError::Io(error)) => {
+                let reason = format!("{SETTINGS_FILE}: {}", super::tree::describe(&error));
+                return Err(LoadError::Tree { path: self.path.clone(), reason });
+            }
             Err(error) => {
                 self.diagnostics.push(unreadable(SETTINGS_FILE, &error));
-                return false;
+                return Ok(false);
             }
         };
         let (text, bad) = frontmatter::decode(bytes);
@@ -173,7 +216,7 @@ impl<'o> Loader<'o> {
         }
         let holds = !findings.has_errors();
         self.diagnostics.extend(findings.finish());
-        holds
+        Ok(holds)
     }
 
     fn read_bottles(&mut self) {
@@ -202,20 +245,34 @@ impl<'o> Loader<'o> {
             let mut read = Err(format!("{file} cannot be read"));
             let found = match dir.read(&file_name, MAX_MANIFEST) {
                 Err(error) => vec![unreadable(&file, &error)],
-                Ok((bytes, _)) => {
+                Ok((bytes, stat)) => {
                     let (text, bad) = frontmatter::decode(bytes);
                     let source = Source::new(&file, text);
                     let mut findings = Findings::new(&source);
+                    let lies = self.own_file(&base.join(&file_name), &stat);
                     let home = self.options.home.as_deref();
-                    let guard = Guard { base: &base, home, trees: &self.trees };
+                    let guard = Guard {
+                        base: &base,
+                        home,
+                        trees: &self.trees,
+                        trust: &self.trust,
+                        sources: RefCell::default(),
+                    };
                     let inputs = &mut self.inputs;
                     let bottle = parse(bad, &bottle::TABLE, &mut findings, |section, findings| {
                         bottle::read(section, &guard, inputs, findings)
                     });
-                    if let Some((bottle, _)) = bottle.filter(|_| !findings.has_errors()) {
-                        read = Ok(Arc::new(bottle));
+                    let holds = !findings.has_errors();
+                    let mut found = findings.finish();
+                    match (bottle.filter(|_| holds), lies) {
+                        (_, Err(exposed)) => found.insert(0, changed_by_others(&file, &exposed)),
+                        (Some((mut bottle, _)), Ok(lies)) => {
+                            bottle.sources.extend(outside(&self.path, &file, lies, &self.trust));
+                            read = Ok(Arc::new(bottle));
+                        }
+                        (None, Ok(_)) => {}
                     }
-                    findings.finish()
+                    found
                 }
             };
             if read.is_err()
@@ -262,27 +319,50 @@ impl<'o> Loader<'o> {
         let Ok(id) = SandboxId::new(name) else { return };
         let file = format!("{}{name}.md", origin.prefix);
         // The project wins, also where its file does not hold: nobody knows what it wants.
+        self.not_enforced.values_mut().for_each(|agents| {
+            agents.remove(&id);
+        });
         self.sandboxes.remove(&id);
         self.held.remove(&id);
         let mut spec = None;
         let mut said = Underlying { bottle: None, suspend: false };
         let found = match dir.read(file_name, MAX_MANIFEST) {
             Err(error) => vec![unreadable(&file, &error)],
-            Ok((bytes, _)) => {
+            Ok((bytes, stat)) => {
                 let (text, bad) = frontmatter::decode(bytes);
                 let source = Source::new(&file, text);
                 let mut findings = Findings::new(&source);
+                let folder = match origin.overlay {
+                    Some(overlay) => Path::new(overlay).join(AGENTS),
+                    None => self.path.join(AGENTS),
+                };
+                let lies = self.own_file(&folder.join(file_name), &stat);
                 let read = parse(bad, &agent::TABLE, &mut findings, |section, findings| {
                     agent::read(section, findings)
                 });
                 if let Some((agent, body)) = read {
                     said.bottle = agent.bottle.as_ref().map(|bottle| bottle.name.clone());
                     said.suspend = agent.suspend;
+                    for key in &agent.not_enforced {
+                        self.not_enforced.entry(key).or_default().insert(id.clone());
+                    }
                     let prompt = source.text()[body].trim();
                     spec = self.resolve(&id, agent, prompt, origin, &mut findings);
                 }
                 spec = spec.filter(|_| !findings.has_errors());
-                findings.finish()
+                let mut found = findings.finish();
+                match (lies, &mut spec) {
+                    (Err(exposed), spec) => {
+                        *spec = None;
+                        found.insert(0, changed_by_others(&file, &exposed));
+                    }
+                    (Ok(lies), Some(spec)) => {
+                        let top = origin.overlay.map_or(self.path.as_path(), Path::new);
+                        spec.sources.extend(outside(top, &file, lies, &self.trust));
+                    }
+                    (Ok(_), None) => {}
+                }
+                found
             }
         };
         if origin.overlay.is_none() {
@@ -321,25 +401,50 @@ impl<'o> Loader<'o> {
                 .map(|bottle| (named.name, bottle))
         });
         let mut skills = BTreeMap::new();
+        let mut skill_sources = Vec::new();
+        let own_skills = origin.overlay.is_none();
         for named in &agent.skills {
-            match self.skill(&named.name) {
-                Ok(files) => {
+            match self.skill(&named.name, own_skills) {
+                Ok((files, lies)) => {
                     skills.insert(named.name.clone(), files);
+                    let file = findings.source().name();
+                    let source = outside(&self.path, file, lies, &self.trust);
+                    skill_sources.extend(source.map(|source| HostSource {
+                        field: format!("skills.{}", named.name),
+                        ..source
+                    }));
                 }
                 Err(reason) => {
                     let message = format!("the skill `{}` cannot be used: {reason}", named.name);
                     let problem = Problem::error(named.span, message)
                         .field(&At::Key(&At::Root, "skills"))
-                        .hint(format!(
-                            "looked for skills/{0}/ in the tree, then ~/.claude/skills/{0}/",
-                            named.name
-                        ));
+                        .hint(match own_skills {
+                            true => format!(
+                                "looked for skills/{0}/ in the tree, then ~/.claude/skills/{0}/",
+                                named.name
+                            ),
+                            false => format!(
+                                "looked for skills/{}/ in your own tree: a project's agent has no \
+                                 other skills",
+                                named.name
+                            ),
+                        });
                     findings.add(problem);
                 }
             }
         }
         let (name, bottle) = bottle?;
         let enforced = bottle.policy.needs_sidecar();
+        let mut sources = bottle.sources.clone();
+        sources.extend(skill_sources);
+        let overlay = origin.overlay.and(self.ways.get(1));
+        for (field, way) in [("the tree", self.ways.first()), ("the overlay", overlay)] {
+            let Some(way) = way else { continue };
+            sources.push(HostSource {
+                field: field.to_owned(),
+                ..manifest_source(findings.source().name(), way.clone(), &self.trust)
+            });
+        }
         Some(SandboxSpec {
             id: id.clone(),
             bottle: name,
@@ -353,6 +458,7 @@ impl<'o> Loader<'o> {
             },
             image: bottle.image.clone(),
             host_paths: bottle.host_paths.clone(),
+            sources,
             env: bottle.env.clone(),
             asked_env: bottle.asked_env.clone(),
             resources: bottle.resources,
@@ -415,7 +521,7 @@ impl<'o> Loader<'o> {
         match &file.bottle {
             Err(pointer) => {
                 let message = format!("the bottle `{}` does not validate", named.name);
-                findings.add(fail(message).hint(format!("see {pointer}")));
+                findings.add(fail(message).hint(format!("see {pointer}")).cause(&file.file));
                 None
             }
             Ok(bottle) if for_overlay && !bottle.overlay => {
@@ -429,20 +535,25 @@ impl<'o> Loader<'o> {
         }
     }
 
-    /// The files of a skill, read once.
-    fn skill(&mut self, name: &str) -> Result<Arc<SkillFiles>, String> {
-        if let Some(known) = self.skills.get(name) {
+    /// The files of a skill, read once. A project's agents get those of the tree only: what else
+    /// the operator has is nothing that a project may hand on.
+    fn skill(&mut self, name: &str, own: bool) -> Skill {
+        let key = (name.to_owned(), own);
+        if let Some(known) = self.skills.get(&key) {
             return known.clone();
         }
-        let own =
-            self.options.home.as_ref().map(|home| home.join(".claude").join(SKILLS).join(name));
+        let home = self.options.home.as_ref().filter(|_| own);
+        let own = home.map(|home| home.join(".claude").join(SKILLS).join(name));
         let places = [Some(self.path.join(SKILLS).join(name)), own];
         let mut read = Err("there is no such folder".to_owned());
         for place in places.into_iter().flatten() {
-            match skill::read(&place) {
+            match skill::read(&place, &self.trust) {
                 Err(skill::SkillError::Missing) => {}
                 Ok(files) => {
-                    read = Ok(Arc::new(files));
+                    read = match self.trust.walk(&place) {
+                        Ok(walked) => Ok((Arc::new(files), walked)),
+                        Err(error) => Err(tree::describe(&error)),
+                    };
                     break;
                 }
                 Err(error) => {
@@ -451,14 +562,97 @@ impl<'o> Loader<'o> {
                 }
             }
         }
-        self.skills.insert(name.to_owned(), read.clone());
+        self.skills.insert(key, read.clone());
         read
     }
+
+    /// Where a file of the tree lies, when nobody but the operator can change it or what leads to it.
+    fn own_file(&self, path: &Path, stat: &Stat) -> Result<Walked, Exposed> {
+        let walked = self.trust.walk(path).map_err(|error| Exposed {
+            path: path.to_owned(),
+            who: format!("cannot be looked at: {}", tree::describe(&error)),
+            mend: "look again".to_owned(),
+        })?;
+        match walked.exposed.clone().or_else(|| self.trust.own(&walked.path, stat)) {
+            Some(exposed) => Err(exposed),
+            None => Ok(walked),
+        }
+    }
+}
+
+/// A folder that others can change, or put another one in the place of, is no tree.
+fn trusted(trust: &Trust, path: &Path, what: &'static str) -> Result<Walked, LoadError> {
+    let look = || -> std::io::Result<(Walked, Option<Exposed>)> {
+        let walked = trust.walk(path)?;
+        let stat = tree::stat_link(&walked.path)?;
+        let exposed = walked.exposed.clone().or_else(|| trust.own(&walked.path, &stat));
+        Ok((walked, exposed))
+    };
+    match look() {
+        Ok((walked, None)) => Ok(walked),
+        Ok((_, Some(Exposed { path, who, mend }))) => {
+            Err(LoadError::Untrusted { what, path, who, mend })
+        }
+        Err(error) => {
+            Err(LoadError::Tree { path: path.to_owned(), reason: tree::describe(&error) })
+        }
+    }
+}
+
+/// Says that others can change a file of the tree.
+fn changed_by_others(file: &str, exposed: &Exposed) -> Diagnostic {
+    let shown = shorten_path(&exposed.path);
+    let message = format!("others can change this file: `{shown}` {}", exposed.who);
+    Diagnostic::error(file, message).with_hint(exposed.mend.clone())
+}
+
+/// What a manifest is read from, where it lies outside its tree, which is a source by itself, or a
+/// link outside leads to it.
+fn outside(top: &Path, file: &str, lies: Walked, trust: &Trust) -> Option<HostSource> {
+    let outside = |path: &PathBuf| !path.starts_with(top);
+    let any = outside(&lies.path) || lies.via.iter().any(outside);
+    any.then(|| manifest_source(file, lies, trust))
+}
+
+fn manifest_source(file: &str, lies: Walked, trust: &Trust) -> HostSource {
+    let mut source = HostSource {
+        field: "this file".to_owned(),
+        text: lies.path.display().to_string(),
+        base: None,
+        path: lies.path,
+        via: lies.via,
+        usage: Use::Define,
+        place: Place { file: file.to_owned(), line: 0, column: 0 },
+        located: Located::default(),
+    };
+    source.locate(&trust.mounts);
+    source
+}
+
+/// Says once for the whole tree which limits of Claude Code's stand in its files and are not kept.
+fn not_enforced(found: &BTreeMap<&'static str, BTreeSet<SandboxId>>) -> Option<Diagnostic> {
+    /// So many agents are named.
+    const NAMED: usize = 2;
+    let keys: Vec<String> =
+        found.iter().filter(|(_, who)| !who.is_empty()).map(|(k, _)| format!("`{k}`")).collect();
+    let agents: BTreeSet<&SandboxId> = found.values().flatten().collect();
+    if keys.is_empty() {
+        return None;
+    }
+    let mut who: Vec<String> = agents.iter().take(NAMED).map(ToString::to_string).collect();
+    if agents.len() > NAMED {
+        who.push(format!("{} more", agents.len() - NAMED));
+    }
+    let message =
+        format!("`bottle` does not enforce Claude Code's {}: {}", keys.join(", "), who.join(", "));
+    let hint = "Claude Code itself applies them; the sandbox is limited by its bottle";
+    Some(Diagnostic::warning(AGENTS, message).with_hint(hint))
 }
 
 fn tree(path: PathBuf, settings: Settings) -> Tree {
     let owner = settings.name.unwrap_or_else(|| owner_of(&path));
-    Tree { owner, path, network_pool: settings.network_pool }
+    let Settings { network_pool, snapshots, .. } = settings;
+    Tree { owner, path, network_pool, snapshots }
 }
 
 /// The owner of a tree that has no name: `t` and twelve digits of a digest of its path.

@@ -108,7 +108,7 @@ fn shape(shape: &Shape) -> Value {
         Shape::Either(shapes) => {
             json!({"anyOf": shapes.iter().map(self::shape).collect::<Vec<_>>()})
         }
-        Shape::Any => json!({}),
+        Shape::Any | Shape::AnyText => json!({}),
     }
 }
 

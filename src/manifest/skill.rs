@@ -10,8 +10,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::source::unprintable;
-use super::tree::{self, Dir, Kind, Links, ReadError};
+use super::source::shorten_path;
+use super::tree::{self, Dir, Kind, Links, ReadError, Stat};
+use super::trust::{Exposed, Trust};
+use crate::model::text::first_unseen;
 use crate::model::{SkillEntry, SkillFiles, SkillNode};
 
 /// Most bytes in one skill.
@@ -41,21 +43,42 @@ fn entry_error(path: &str, reason: impl ToString) -> SkillError {
     SkillError::Entry { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Reads the skill in the folder at `path`.
-pub(super) fn read(path: &Path) -> Result<SkillFiles, SkillError> {
-    let root = Dir::open(path, Links::Refuse).map_err(|error| whole(path, &error))?;
-    let mut reader = Reader { entries: Vec::new(), bytes: 0 };
+/// What makes a folder a skill.
+const SKILL: &str = "SKILL.md";
+
+/// Reads the skill in the folder at `path`. It may be a link, as installers of skills make them: what is
+/// opened is the folder that was judged, and one that is reached by a link has to look like a skill.
+pub(super) fn read(path: &Path, trust: &Trust) -> Result<SkillFiles, SkillError> {
+    let place = trust.walk(path).map_err(|error| whole(path, &error))?;
+    let root = Dir::open(&place.path, Links::Refuse).map_err(|error| whole(&place.path, &error))?;
+    let linked = tree::stat_link(path).is_ok_and(|stat| stat.kind == Kind::Symlink);
+    if linked && root.stat_entry(OsStr::new(SKILL)).is_err() {
+        let shown = shorten_path(&place.path);
+        let reason = format!("it is a symbolic link to `{shown}`, where there is no {SKILL}");
+        return Err(SkillError::Whole(reason));
+    }
+    let stat = root.stat().map_err(|error| SkillError::Whole(tree::describe(&error)))?;
+    if let Some(found) = place.exposed.or_else(|| trust.own(&place.path, &stat)) {
+        return Err(SkillError::Whole(changed_by_others(&found)));
+    }
+    let mut reader = Reader { top: &place.path, trust, entries: Vec::new(), bytes: 0 };
     reader.folder(&root, "", 0)?;
     let entries = reader.entries;
     refuse_leaving_links(&entries)?;
     Ok(SkillFiles::new(entries))
 }
 
+fn changed_by_others(found: &Exposed) -> String {
+    let shown = shorten_path(&found.path);
+    format!("others can change it: `{shown}` {} ({})", found.who, found.mend)
+}
+
 fn whole(path: &Path, error: &io::Error) -> SkillError {
-    if error.kind() == io::ErrorKind::NotFound {
-        return SkillError::Missing;
-    }
     match tree::stat_link(path) {
+        Ok(stat) if stat.kind == Kind::Symlink && error.kind() == io::ErrorKind::NotFound => {
+            SkillError::Whole(ReadError::Dangling.to_string())
+        }
+        _ if error.kind() == io::ErrorKind::NotFound => SkillError::Missing,
         Ok(stat) if stat.kind != Kind::Folder => {
             SkillError::Whole(format!("it is {}, not a folder", stat.kind.describe()))
         }
@@ -63,12 +86,23 @@ fn whole(path: &Path, error: &io::Error) -> SkillError {
     }
 }
 
-struct Reader {
+struct Reader<'a> {
+    /// Where the folder lies.
+    top: &'a Path,
+    trust: &'a Trust,
     entries: Vec<SkillEntry>,
     bytes: u64,
 }
 
-impl Reader {
+impl Reader<'_> {
+    /// What others can change is not what the operator wrote.
+    fn trusted(&self, path: &str, stat: &Stat) -> Result<(), SkillError> {
+        match self.trust.own(&self.top.join(path), stat) {
+            Some(found) => Err(entry_error(path, changed_by_others(&found))),
+            None => Ok(()),
+        }
+    }
+
     fn folder(&mut self, dir: &Dir, prefix: &str, depth: usize) -> Result<(), SkillError> {
         if depth > MAX_DEPTH {
             return Err(entry_error(prefix, format!("more than {MAX_DEPTH} folders deep")));
@@ -88,7 +122,7 @@ impl Reader {
         depth: usize,
     ) -> Result<(), SkillError> {
         let path = match name.to_str() {
-            Some(name) if !name.chars().any(unprintable) => {
+            Some(name) if first_unseen(name, "").is_none() => {
                 if prefix.is_empty() {
                     name.to_owned()
                 } else {
@@ -110,7 +144,9 @@ impl Reader {
             Kind::Folder => {
                 let folder = dir.open_dir(name).map_err(fail)?;
                 // What was opened counts, not what stood there a moment ago.
-                let mode = folder.stat().map_err(fail)?.mode & 0o777;
+                let stat = folder.stat().map_err(fail)?;
+                self.trusted(&path, &stat)?;
+                let mode = stat.mode & 0o777;
                 self.push(&path, mode, SkillNode::Folder);
                 self.folder(&folder, &path, depth + 1)
             }
@@ -125,13 +161,14 @@ impl Reader {
                 if bytes.len() as u64 != stat.size {
                     return Err(entry_error(&path, "it changed while it was read"));
                 }
+                self.trusted(&path, &stat)?;
                 self.bytes += stat.size;
                 self.push(&path, stat.mode & 0o777, SkillNode::File(Arc::from(bytes)));
                 Ok(())
             }
             Kind::Symlink => {
                 let target = dir.read_link(name).map_err(fail)?;
-                let target = target.to_str().filter(|text| !text.chars().any(unprintable));
+                let target = target.to_str().filter(|text| first_unseen(text, "").is_none());
                 let target = target
                     .ok_or_else(|| entry_error(&path, "its target is not plain UTF-8 text"))?;
                 self.push(&path, mode, SkillNode::Symlink(target.to_owned()));

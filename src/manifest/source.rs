@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::model::text::{REPLACEMENT, harmless_line, replaced};
 use crate::model::{Diagnostic, Severity};
 
 /// So many findings of one file are told one by one; of the rest only their number.
@@ -37,6 +38,11 @@ pub(super) struct Source {
 }
 
 impl Source {
+    /// What stands from here to the end of the line.
+    pub(super) fn rest_of_line(&self, from: usize) -> &str {
+        self.text.get(from..).and_then(|rest| rest.lines().next()).unwrap_or_default()
+    }
+
     pub(super) fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
         let starts = text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1);
@@ -70,6 +76,12 @@ impl Source {
             let dots = |(i, c)| if (from..to).contains(&i) { '•' } else { c };
             *shown = shown.chars().enumerate().map(dots).collect();
         }
+    }
+
+    /// 1-based line and column of a byte.
+    pub(super) fn position(&self, offset: usize) -> (usize, usize) {
+        let (index, line) = self.line_of(offset);
+        (index + 1, chars(line, offset - self.lines[index]) + 1)
     }
 
     /// 1-based line of a byte.
@@ -109,6 +121,7 @@ pub(super) struct Problem {
     label: Option<String>,
     hint: Option<String>,
     field: Option<String>,
+    cause: Option<String>,
     secret: bool,
 }
 
@@ -122,6 +135,7 @@ impl Problem {
             label: None,
             hint: None,
             field: None,
+            cause: None,
             secret: false,
         }
     }
@@ -147,6 +161,12 @@ impl Problem {
     pub(super) fn field(mut self, at: &At<'_>) -> Self {
         let path = at.to_string();
         self.field = (!path.is_empty()).then_some(path);
+        self
+    }
+
+    /// The file whose own findings are why.
+    pub(super) fn cause(mut self, file: &str) -> Self {
+        self.cause = Some(file.to_owned());
         self
     }
 
@@ -193,13 +213,19 @@ impl<'s> Findings<'s> {
             self.untold += 1;
             return;
         }
-        let Problem { span, severity, message, label, hint, field, secret: _ } = problem;
+        let found = self.locate(problem);
+        self.list.push(found);
+    }
+
+    /// A finding with its line, which is not told here.
+    pub(super) fn locate(&self, problem: Problem) -> Diagnostic {
+        let Problem { span, severity, message, label, hint, field, cause, secret: _ } = problem;
         let (index, line) = self.source.line_of(span.start);
         let from = (span.start - self.source.lines[index]).min(line.len());
         let to = (span.end.max(span.start) - self.source.lines[index]).min(line.len());
         let column = chars(line, from) + 1;
         let width = (chars(line, to) + 1).saturating_sub(column).max(1);
-        self.list.push(Diagnostic {
+        Diagnostic {
             file: self.source.name.clone(),
             line: index + 1,
             column,
@@ -208,9 +234,10 @@ impl<'s> Findings<'s> {
             hint: hint.map(|text| printable(&text)),
             field,
             label: label.map(|text| printable(&text)),
+            cause,
             source_line: (line.len() <= MAX_SOURCE_LINE).then(|| printable_line(line)),
             width,
-        });
+        }
     }
 
     /// The findings in the order of the file.
@@ -238,28 +265,17 @@ fn chars(line: &str, offset: usize) -> usize {
 /// Text of one line that a terminal shows as it is: what would move its cursor is replaced,
 /// one character for one.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if unprintable(c) { '\u{fffd}' } else { c }).collect()
+    harmless_line(text)
 }
 
 /// The same for a source line, in which tabs stay.
 fn printable_line(text: &str) -> String {
-    let keep = |c: char| c == '\t' || !unprintable(c);
-    text.chars().map(|c| if keep(c) { c } else { '\u{fffd}' }).collect()
+    replaced(text, "\t", REPLACEMENT)
 }
 
 /// A path as messages show it.
 pub(super) fn shorten_path(path: &Path) -> String {
     printable(&path.display().to_string())
-}
-
-/// Control characters, and those that reorder or hide text.
-pub(super) fn unprintable(c: char) -> bool {
-    c.is_control() || is_invisible(c)
-}
-
-/// Characters that make text look other than it is: bidirectional controls, zero-width ones.
-pub(super) fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]

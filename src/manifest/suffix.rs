@@ -1,17 +1,22 @@
 //! Names under which anyone can register a name, so that a wildcard over them would allow anyone.
 //!
-//! Not the whole public suffix list, which changes every week: every single label, the generic
-//! second level of country codes (`co.uk`, `com.au`) as a rule, and the shared hosts that people
-//! meet. A wildcard over something that is missing here allows what its operator wrote.
+//! They are those of the Public Suffix List, with its private part, as it was when this program was
+//! built, and shared hosts that people meet and that it does not have. A wildcard over something that
+//! is missing here allows what its operator wrote.
 
-/// Second-level labels that country registries hand out under.
-const GENERIC: [&str; 22] = [
-    "ac", "co", "com", "edu", "gob", "gouv", "gov", "go", "gv", "id", "info", "ltd", "me", "mil",
-    "ne", "net", "nom", "or", "org", "plc", "sch", "web",
-];
+/// Who gives out names under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Public {
+    /// A registry: `com`, `co.uk`.
+    Registry,
+    /// A company, to its customers, as the list's private part says.
+    Private,
+    /// The same, by our own knowledge.
+    Shared,
+}
 
 /// Hosts whose customers choose the label before them.
-const SHARED: [&str; 66] = [
+const SHARED: [&str; 67] = [
     "amplifyapp.com",
     "appspot.com",
     "azureedge.net",
@@ -75,23 +80,39 @@ const SHARED: [&str; 66] = [
     "trycloudflare.com",
     "vercel.app",
     "web.app",
+    "azure.com",
     "windows.net",
     "wordpress.com",
     "workers.dev",
 ];
 
-/// Whether a name, in lower case, is one under which anyone can register a name.
-pub(super) fn is_public(name: &str) -> bool {
-    let labels: Vec<&str> = name.split('.').collect();
-    match labels[..] {
-        [] | [_] => true,
-        [second, top] if top.len() == 2 && GENERIC.contains(&second) => true,
-        // Buckets stand right before the service and its region.
-        _ if name.ends_with(".amazonaws.com") => labels
-            .iter()
-            .any(|label| label.starts_with("s3") || *label == "execute-api" || *label == "elb"),
-        _ => SHARED.contains(&name),
+/// Who gives out names under this one, in lower case, if anyone can have one.
+pub(super) fn public(name: &str) -> Option<Public> {
+    if let Some(suffix) = psl::suffix(name.as_bytes()).filter(|suffix| *suffix == name) {
+        return Some(match suffix.typ() {
+            Some(psl::Type::Private) => Public::Private,
+            // A single label that is not listed is one of nobody's.
+            Some(psl::Type::Icann) | None => Public::Registry,
+        });
     }
+    // Of a rule with a wildcard every name below this one is a suffix.
+    let below = format!("a.{name}");
+    if let Some(suffix) =
+        psl::suffix(below.as_bytes()).filter(|suffix| suffix.as_bytes() == below.as_bytes())
+        && let Some(kind) = suffix.typ()
+    {
+        return Some(match kind {
+            psl::Type::Private => Public::Private,
+            psl::Type::Icann => Public::Registry,
+        });
+    }
+    let mut labels = name.split('.');
+    // Buckets stand right before the service and its region.
+    let shared = SHARED.contains(&name)
+        || name.ends_with(".amazonaws.com")
+            && labels
+                .any(|label| label.starts_with("s3") || ["execute-api", "elb"].contains(&label));
+    shared.then_some(Public::Shared)
 }
 
 #[cfg(test)]
@@ -100,32 +121,43 @@ mod tests {
 
     #[test]
     fn public_suffixes() {
-        for name in [
-            "com",
-            "dev",
-            "localhost",
-            "co.uk",
-            "com.au",
-            "or.jp",
-            "github.io",
-            "amazonaws.com",
-            "s3.amazonaws.com",
-            "s3.eu-west-1.amazonaws.com",
-            "s3-eu-west-1.amazonaws.com",
+        for (name, by) in [
+            ("com", Public::Registry),
+            ("dev", Public::Registry),
+            ("localhost", Public::Registry),
+            ("co.uk", Public::Registry),
+            ("com.au", Public::Registry),
+            ("or.jp", Public::Registry),
+            ("uk.com", Public::Private),
+            ("us.org", Public::Private),
+            ("de.com", Public::Private),
+            ("github.io", Public::Private),
+            ("githubusercontent.com", Public::Private),
+            ("s3.amazonaws.com", Public::Private),
+            ("s3.eu-west-1.amazonaws.com", Public::Private),
+            ("compute.amazonaws.com", Public::Private),
+            ("r.appspot.com", Public::Private),
+            ("kawasaki.jp", Public::Registry),
+            ("azure.com", Public::Shared),
+            ("cloudapp.azure.com", Public::Shared),
+            ("amazonaws.com", Public::Shared),
+            ("s3-eu-west-1.amazonaws.com", Public::Private),
+            ("digitaloceanspaces.com", Public::Private),
         ] {
-            assert!(is_public(name), "{name}");
+            assert_eq!(public(name), Some(by), "{name}");
         }
         for name in [
             "github.com",
             "example.net",
             "example.co.uk",
+            "example.uk.com",
             "me.github.io",
             "t.co",
             "ecr.eu-west-1.amazonaws.com",
             "python.org",
             "anthropic.com",
         ] {
-            assert!(!is_public(name), "{name}");
+            assert_eq!(public(name), None, "{name}");
         }
     }
 }

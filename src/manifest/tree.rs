@@ -275,6 +275,40 @@ pub(super) fn stat_link(path: &Path) -> io::Result<Stat> {
     Ok(Stat::from(&rustix::fs::lstat(path)?))
 }
 
+/// A unix socket in a folder, relative to it: the first that is found among so many entries, near
+/// ones first.
+pub(super) fn socket_in(folder: &Path) -> Option<PathBuf> {
+    /// A look, and no search: a workspace may hold a million files.
+    const ENTRIES: usize = 1000;
+    let top = Dir::open(folder, Links::Refuse).ok()?;
+    let mut folders = std::collections::VecDeque::from([(top, PathBuf::new())]);
+    let mut seen = 0;
+    while let Some((dir, path)) = folders.pop_front() {
+        for entry in rustix::fs::Dir::read_from(&dir.fd).ok()? {
+            let Ok(entry) = entry else { break };
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            seen += 1;
+            if seen > ENTRIES {
+                return None;
+            }
+            match entry.file_type() {
+                FileType::Socket => return Some(path.join(name)),
+                // What is open waits for its turn.
+                FileType::Directory if folders.len() < 64 => {
+                    if let Ok(inner) = dir.open_dir(name) {
+                        folders.push_back((inner, path.join(name)));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
 /// Seconds since the epoch.
 pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

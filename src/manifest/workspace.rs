@@ -1,13 +1,16 @@
 //! `workspace` and `host_paths`: what of the host a sandbox is given.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use super::field::Field;
 use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
-use super::source::{Findings, Problem};
-use crate::model::{Workspace, WorkspaceMode};
+use super::source::{Findings, Problem, shorten_path};
+use super::tree::{Dir, Kind, Links};
+use crate::model::{Use, Workspace, WorkspaceMode};
 
 /// Where the workspace stands in the guest unless the bottle says otherwise.
 const DEFAULT_TARGET: &str = "/workspace";
@@ -29,6 +32,7 @@ pub(super) static TABLE: Table = Table {
         ),
     ],
     removed: &[],
+    instead: &[],
 };
 
 /// Nothing may stand on these, in them or over them.
@@ -76,9 +80,71 @@ pub(super) fn read(
         findings.add(problem.field(&field.at).hint("name the host folder, or write `mode: none`"));
         return None;
     };
-    let path = guard.folder(&path, findings);
+    let usage = match mode {
+        Some(Mode::Some(WorkspaceMode::Mount)) => Use::Mount,
+        _ => Use::Read,
+    };
+    let folder = guard.folder(&path, usage, findings);
     let Some(Mode::Some(mode)) = mode else { return None };
-    Some(Workspace { path: path?, mode, target: target? })
+    let folder = folder?;
+    if let Some((what, lies)) = borrowed(&folder) {
+        let shown = shorten_path(&folder);
+        findings
+            .add(path.warning(format!("`{shown}` {what} `{lies}`: git does not work inside")).hint(
+            "name the folder of the repository itself, or a clone that stands alone: `git clone \
+             --no-local FOLDER CLONE`",
+        ));
+    }
+    Some(Workspace { path: folder, mode, target: target? })
+}
+
+/// Where a repository keeps something that a sandbox which is given this folder does not get, after what
+/// the folder is. It is shown and not followed: whoever can write the folder has chosen it.
+fn borrowed(folder: &Path) -> Option<(&'static str, String)> {
+    let open = |path: &Path| Dir::open(path, Links::Refuse);
+    let top = open(folder).ok()?;
+    let git = OsStr::new(".git");
+    let read = |dir: &Dir, name: &OsStr| Some(dir.read(name, 4 << 10).ok()?.0);
+    match top.stat_entry(git).ok()?.kind {
+        Kind::Symlink => {
+            let to = PathBuf::from(top.read_link(git).ok()?);
+            leaves(&to, 0)
+                .then(|| ("has a link to its repository, which is not in it:", shorten_path(&to)))
+        }
+        Kind::File => {
+            let text = read(&top, git)?;
+            let to = Path::new(OsStr::from_bytes(text.strip_prefix(b"gitdir: ")?.trim_ascii_end()));
+            leaves(to, 0).then(|| {
+                ("is a worktree or submodule, whose repository is not in it:", shorten_path(to))
+            })
+        }
+        Kind::Folder => {
+            let info = top.open_dir(git).ok()?.open_dir(OsStr::new("objects")).ok()?;
+            let info = info.open_dir(OsStr::new("info")).ok()?;
+            let text = read(&info, OsStr::new("alternates"))?;
+            // They start from `.git/objects`.
+            let mut lines = text.split(|byte| *byte == b'\n').map(OsStr::from_bytes).map(Path::new);
+            let to =
+                lines.find(|to| !to.as_os_str().as_bytes().starts_with(b"#") && leaves(to, 2))?;
+            Some(("has objects of a repository that is not in it:", shorten_path(to)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a path of a file that stands so many folders deep leads out of the topmost one.
+fn leaves(path: &Path, depth: usize) -> bool {
+    let mut depth = Some(depth);
+    for part in path.components() {
+        depth = match part {
+            Component::Normal(_) => depth.map(|depth| depth + 1),
+            Component::CurDir => depth,
+            Component::ParentDir => depth.and_then(|depth| depth.checked_sub(1)),
+            // Inside it would be another place.
+            _ => None,
+        };
+    }
+    depth.is_none()
 }
 
 fn target(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
@@ -109,7 +175,7 @@ pub(super) fn host_paths(
     let mut paths = Vec::new();
     for (index, node) in field.list(findings).unwrap_or_default().iter().enumerate() {
         let item = field.item(index, node);
-        if let Some(path) = guard.folder(&item, findings) {
+        if let Some(path) = guard.folder(&item, Use::Read, findings) {
             if paths.contains(&path) {
                 findings.add(item.warning("this folder stands here twice"));
             } else {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Tag, options};
 
+use super::field::shorten;
 use super::source::{At, Findings, Problem, Span};
 
 /// Deepest nesting of lists and maps; a manifest needs six.
@@ -63,6 +64,58 @@ impl Node {
 /// An empty document is an empty map.
 pub(super) fn parse(findings: &mut Findings<'_>, from: usize, to: usize) -> Option<Node> {
     let text = findings.source().text().get(from..to)?;
+    parse_text(findings, text, from, to)
+}
+
+/// The same, for a file in which another program's keys may stand as that program takes them.
+///
+/// Claude Code reads a `description` with `: ` in it, or `tools: *`, which YAML refuses. Where the
+/// text is not YAML as it stands, the values of the keys in `free` are blanked, which nothing here
+/// reads. The keys stay, so that it is still seen which of them are there.
+pub(super) fn parse_with(
+    findings: &mut Findings<'_>,
+    from: usize,
+    to: usize,
+    free: &[&str],
+) -> Option<Node> {
+    let text = findings.source().text().get(from..to)?;
+    let mut trial = Findings::new(findings.source());
+    match parse_text(&mut trial, text, from, to) {
+        Some(node) if !trial.has_errors() => Some(node),
+        _ => parse_text(findings, &blanked(text, free), from, to),
+    }
+}
+
+/// The text with the values of these top-level keys replaced by spaces, byte for byte.
+fn blanked(text: &str, keys: &[&str]) -> String {
+    let mut blanked = String::with_capacity(text.len());
+    let mut inside = false;
+    for line in text.split_inclusive('\n') {
+        let key = top_level_key(line);
+        let kept = match key {
+            Some(key) => {
+                inside = keys.contains(&key);
+                if inside { key.len() + 1 } else { line.len() }
+            }
+            None if inside => 0,
+            None => line.len(),
+        };
+        blanked.push_str(&line[..kept]);
+        let rest = line[kept..].bytes();
+        blanked.extend(rest.map(|b| if matches!(b, b'\n' | b'\r') { char::from(b) } else { ' ' }));
+    }
+    blanked
+}
+
+/// The key with which a line begins at its first column.
+fn top_level_key(line: &str) -> Option<&str> {
+    let (key, rest) = line.split_once(':')?;
+    let named = key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+        && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    (named && rest.bytes().next().is_none_or(|b| b.is_ascii_whitespace())).then_some(key)
+}
+
+fn parse_text(findings: &mut Findings<'_>, text: &str, from: usize, to: usize) -> Option<Node> {
     let mut options = options! {
         disallow_directives: true,
         emit_unresolved_aliases: true,
@@ -137,7 +190,15 @@ impl Builder<'_, '_> {
             },
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 let problem = Problem::error(span, "a YAML alias cannot be used here");
-                self.findings.add(problem.hint("write the value out"));
+                let text = self.findings.source().rest_of_line(span.start);
+                // `*` begins a pattern for everybody but YAML.
+                let hint = match text.split([' ', ',', ']', '\t']).next() {
+                    Some(pattern) if pattern.starts_with("*.") => {
+                        format!("quote it: \"{}\"", shorten(pattern))
+                    }
+                    _ => "write the value out, or quote it if the `*` is meant".to_owned(),
+                };
+                self.findings.add(problem.hint(hint));
                 if self.wants_key() {
                     Err(complex_key(span))
                 } else {
@@ -371,6 +432,46 @@ mod tests {
         for (text, value) in cases {
             assert_eq!(entries(&format!("k: {text}\n"))[0].value.value, value, "{text}");
         }
+    }
+
+    #[test]
+    fn what_another_program_reads_need_not_be_yaml() {
+        let with = |text: &str| {
+            let source = Source::new("x.md", text);
+            let mut findings = Findings::new(&source);
+            let node = parse_with(&mut findings, 0, text.len(), &["description", "tools"]);
+            let keys = node.map(|node| match node.value {
+                Value::Map(entries) => {
+                    entries.iter().map(|e| (e.key.clone(), e.key_span.start)).collect()
+                }
+                other => panic!("{other:?}"),
+            });
+            let told: Vec<_> = findings.finish().iter().map(|d| (d.line, d.column)).collect();
+            (keys.unwrap_or_default(), told)
+        };
+        let keys = |expected: &[(&str, usize)]| -> Vec<(String, usize)> {
+            expected.iter().map(|(key, at)| ((*key).to_owned(), *at)).collect()
+        };
+        for (text, expected) in [
+            ("bottle: b\ndescription: Use it: now\n", &[("bottle", 0), ("description", 10)][..]),
+            ("tools: *\nbottle: b\n", &[("tools", 0), ("bottle", 9)]),
+            (
+                "description: a\nunindented, \"quoted\nbottle: b\n",
+                &[("description", 0), ("bottle", 35)],
+            ),
+            (
+                "description: Käse: x\r\n  more: y\r\nbottle: b",
+                &[("description", 0), ("bottle", 34)],
+            ),
+        ] {
+            assert_eq!(with(text), (keys(expected), Vec::new()), "{text:?}");
+        }
+        // Mistakes elsewhere are found where they stand, and nothing is said of what is blanked.
+        assert_eq!(with("description: a: b\nbottle: [b\n").1.first().map(|at| at.0), Some(2));
+        assert_eq!(with("description: a: b\nbottle: &x b\n").1[0].0, 2);
+        // Text that is YAML is read as it stands.
+        let two = with("description: |\n  a: b\n  bottle: c\nbottle: b\n");
+        assert_eq!(two, (keys(&[("description", 0), ("bottle", 34)]), Vec::new()));
     }
 
     #[test]

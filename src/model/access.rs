@@ -96,15 +96,23 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
         if route.roles.contains(&RouteRole::AnthropicBaseUrl) {
             set("ANTHROPIC_BASE_URL", &route_url(backend, route));
             // The program wants one to start; the sidecar throws it away.
-            set("ANTHROPIC_AUTH_TOKEN", PLACEHOLDER);
+            set(route.anthropic_variable(), PLACEHOLDER);
         }
     }
     env
 }
 
+/// Whether programs have this variable only because there is a sidecar: a constant of this program's,
+/// which another version may set otherwise.
+#[must_use]
+pub fn is_constant(backend: BackendKind, name: &str, value: &str) -> bool {
+    environment(&Policy::default(), backend).get(name).is_some_and(|own| own == value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::policy::AuthScheme;
 
     #[test]
     fn who_is_asked_directly_stands_there_once() {
@@ -116,6 +124,31 @@ mod tests {
             let env = environment(&Policy::default(), backend);
             assert_eq!((env["NO_PROXY"].as_str(), env["no_proxy"].as_str()), (direct, direct));
         }
+    }
+
+    /// Claude Code sends a credential as the variable says in which it found it.
+    #[test]
+    fn the_agent_finds_its_credential_where_its_kind_belongs() {
+        let name = |host: &str, auth_scheme: AuthScheme| {
+            let route = CredentialRoute {
+                path: "/anthropic/".into(),
+                host: host.into(),
+                port: 443,
+                upstream_path: String::new(),
+                auth_scheme,
+                token_ref: "KEY".into(),
+                roles: vec![RouteRole::AnthropicBaseUrl],
+            };
+            let policy = Policy { routes: vec![route], ..Policy::default() };
+            let env = environment(&policy, BackendKind::Native);
+            assert_eq!(env["ANTHROPIC_BASE_URL"], "http://127.0.0.1:3128/anthropic");
+            let set = env.into_iter().filter(|(_, value)| value == PLACEHOLDER);
+            set.map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(name("api.anthropic.com", AuthScheme::ApiKey), ["ANTHROPIC_API_KEY"]);
+        assert_eq!(name("api.anthropic.com", AuthScheme::Bearer), ["CLAUDE_CODE_OAUTH_TOKEN"]);
+        assert_eq!(name("gateway.example.com", AuthScheme::Bearer), ["ANTHROPIC_AUTH_TOKEN"]);
+        assert_eq!(name("gateway.example.com", AuthScheme::ApiKey), ["ANTHROPIC_API_KEY"]);
     }
 
     #[test]

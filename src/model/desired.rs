@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::diagnostic::Diagnostic;
 use super::id::{OwnerId, SandboxId};
+use super::kept::Bounds;
 use super::spec::SandboxSpec;
 
 /// The tree itself.
@@ -16,6 +17,8 @@ pub struct Tree {
     pub path: PathBuf,
     /// `network_pool:` of `bottle.yaml`.
     pub network_pool: Option<String>,
+    /// `snapshots:` of `bottle.yaml`; `None`: what goes is not kept.
+    pub snapshots: Option<Bounds>,
 }
 
 /// What was found where the agents should be. An empty or missing folder never reads as
@@ -41,6 +44,8 @@ pub struct Desired {
     pub sandboxes: BTreeMap<SandboxId, SandboxSpec>,
     /// Sandboxes whose manifest does not hold: nothing of them is touched.
     pub held: BTreeMap<SandboxId, Vec<Diagnostic>>,
+    /// Sandboxes whose file may be there under a name that is not read: what exists of them is not removed.
+    pub unread: BTreeMap<SandboxId, Diagnostic>,
     /// Every diagnostic of the tree, in file order, those of `held` among them.
     pub diagnostics: Vec<Diagnostic>,
     /// What was found where the agents should be.

@@ -37,6 +37,9 @@ pub struct Diagnostic {
     /// What is written beside the caret.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
+    /// The file whose own findings are the cause of this one.
+    #[serde(skip)]
+    pub cause: Option<String>,
     /// The source line, for the caret; control characters are already replaced.
     #[serde(skip)]
     pub source_line: Option<String>,
@@ -58,6 +61,7 @@ impl Diagnostic {
             hint: None,
             field: None,
             label: None,
+            cause: None,
             source_line: None,
             width: 1,
         }

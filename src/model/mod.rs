@@ -1,31 +1,40 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `hash` gives each resource its content hash, `desired` and
+//! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
-//! is wrong.
+//! is wrong. `text` makes what others wrote harmless for a terminal.
 
 pub mod access;
+pub mod change;
 pub mod desired;
 pub mod diagnostic;
+pub mod fs_path;
 pub mod hash;
 pub mod id;
+pub mod kept;
 pub mod observed;
 pub mod policy;
 pub mod roles;
 pub mod skill;
+pub mod source;
 pub mod spec;
+pub mod text;
 
+pub use change::Class;
 pub use desired::{AgentsFolder, Desired, Tree};
 pub use diagnostic::{Diagnostic, Severity};
+pub use fs_path::{FsPath, MountTable, Writable};
 pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
+pub use kept::{Bounds, Why};
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt,
 };
 pub use policy::Policy;
 pub use skill::{SkillEntry, SkillFiles, SkillNode};
+pub use source::{Elsewhere, HostSource, Located, Nesting, Place, Use};
 pub use spec::{
     BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec,
     Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,

@@ -1,12 +1,14 @@
 //! What exists: the second input of the planner.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, InstanceId, ResourceKind, SandboxId};
+use super::source::{Elsewhere, HostSource};
 
 /// Whose an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +37,9 @@ pub enum InstanceState {
     },
     /// Not usable, and not to be repaired by starting it: a half-made or half-removed object.
     Broken(String),
+    /// It is there, and this build cannot read what it was made from. What is not known is never
+    /// destroyed unasked: it names the file or the object, and what is wrong with it.
+    Unknown(String),
 }
 
 /// One field that differs, old → new, for people; of secrets only a digest.
@@ -117,6 +122,9 @@ pub struct Leftover {
 pub struct BackendFacts {
     /// Name and version: `docker 28.5.1`.
     pub version: String,
+    /// Its machines are on another host, as far as can be told: what this one says about names is not true
+    /// there.
+    pub elsewhere: bool,
     /// gVisor (`runsc`) is registered and used for new machines.
     pub gvisor: bool,
     /// Images (as [`super::ImageRef`] displays them) that are known to run as root, because they
@@ -150,14 +158,39 @@ pub struct Receipt {
     pub boot: Option<String>,
     /// The workspace was copied in.
     pub workspace: bool,
+    /// The folder of the host that it is a copy of; earlier versions did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<PathBuf>,
     /// Content hashes of the prompt and of the skills' files, by path, for `--diff`.
     #[serde(default)]
     pub files: BTreeMap<String, SpecHash>,
+    /// What else may stand in the skills' files, by path: contents of provisionings that were begun and
+    /// did not end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub under_way: BTreeMap<String, BTreeSet<SpecHash>>,
     /// The fingerprint of the sandbox's CA: of a machine the one that it trusts, of a sidecar the
     /// one that it was given.
     #[serde(default)]
     pub ca: Option<String>,
+    /// Of a sidecar: what it was given of what the host says about names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
+    /// What may stand of ours in files that the agent writes as well, by path below the home folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
+
+impl Receipt {
+    /// Whether any values for the environment of programs may be inside.
+    #[must_use]
+    pub fn has_values(&self) -> bool {
+        let plain = |path: &String| path.starts_with("env.") || path == VARIABLES;
+        !self.env.is_empty() || self.fields.0.keys().any(plain)
+    }
+}
+
+/// The field of a guest that stands for what leads its programs to the sidecar.
+pub(super) const VARIABLES: &str = "sidecar_variables";
 
 /// What exists, as far as it could be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -172,4 +205,10 @@ pub struct Observed {
     pub leftovers: Vec<Leftover>,
     /// What was put into the machines, by their ids.
     pub receipts: BTreeMap<InstanceId, Receipt>,
+    /// The sandboxes whose work is on its way into a new machine, and the machine that it comes from.
+    pub carrying: BTreeMap<SandboxId, InstanceId>,
+    /// What of the host was accepted for the sandboxes that exist, or that are being made.
+    pub accepted: BTreeMap<SandboxId, Vec<HostSource>>,
+    /// The same of the other trees of this state folder.
+    pub elsewhere: Vec<Elsewhere>,
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::diagnostic::Diagnostic;
 use super::hash::{Fields, SpecHash};
 
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
@@ -80,6 +81,13 @@ impl Policy {
             let upstream = format!("https://{}{port}{}", route.host, route.upstream_path);
             fields.set(format!("{path}.upstream"), upstream);
             fields.set(format!("{path}.auth_scheme"), route.auth_scheme.as_str());
+            match &route.auth_scheme {
+                AuthScheme::Basic { user } => fields.set(format!("{path}.auth_user"), user.clone()),
+                AuthScheme::Header { name } => {
+                    fields.set(format!("{path}.auth_header"), name.clone());
+                }
+                AuthScheme::Bearer | AuthScheme::Token | AuthScheme::ApiKey => {}
+            }
             fields.set(format!("{path}.token_ref"), route.token_ref.clone());
         }
         fields
@@ -107,23 +115,80 @@ pub struct GitUpstream {
     pub extra_hosts: BTreeMap<String, IpAddr>,
 }
 
-/// How a route's credential is written into `Authorization`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a route's credential is written into a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthScheme {
     /// `Authorization: Bearer …`
     Bearer,
     /// `Authorization: token …`
     Token,
+    /// `Authorization: Basic …`, for this user: what git servers want over HTTPS.
+    Basic {
+        /// `x-access-token` at GitHub, `oauth2` at GitLab; no colon.
+        user: String,
+    },
+    /// `x-api-key: …`: what Anthropic wants of an API key.
+    ApiKey,
+    /// The credential alone, in a header of this name.
+    Header {
+        /// In lower case: `x-goog-api-key`, `api-key`, `private-token`.
+        name: String,
+    },
 }
 
 impl AuthScheme {
-    /// As the manifest and the header spell it.
+    /// As the manifest spells it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Bearer => "Bearer",
             Self::Token => "token",
+            Self::Basic { .. } => "basic",
+            Self::ApiKey => "x-api-key",
+            Self::Header { .. } => "header",
         }
+    }
+}
+
+/// What may stand in an [`AuthScheme`]: judged when a manifest is read, and again by the sidecar.
+pub mod auth {
+    /// Headers that frame or route a request, or say how its connection is used: a credential in
+    /// one of them would change what is sent where.
+    const RESERVED: [&str; 20] = [
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "if-range",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+        "x-forwarded-for",
+    ];
+
+    /// Whether a header of this name, in lower case, can carry a credential.
+    #[must_use]
+    pub fn is_header(name: &str) -> bool {
+        let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        let plain = (1..=64).contains(&name.len()) && name.bytes().all(token);
+        plain && !RESERVED.contains(&name)
+    }
+
+    /// Whether this can be the user of a Basic credential: a colon would end it.
+    #[must_use]
+    pub fn is_user(user: &str) -> bool {
+        (1..=128).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic() && b != b':')
     }
 }
 
@@ -153,6 +218,9 @@ impl RouteRole {
     }
 }
 
+/// Anthropic's own API: it tells keys from subscriptions' tokens by the header that they come in.
+pub const ANTHROPIC: &str = "api.anthropic.com";
+
 /// One `cred_proxy` route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CredentialRoute {
@@ -170,6 +238,19 @@ pub struct CredentialRoute {
     pub token_ref: String,
     /// What else it sets up.
     pub roles: Vec<RouteRole>,
+}
+
+impl CredentialRoute {
+    /// The variable in which Claude Code looks for a credential of this kind.
+    #[must_use]
+    pub fn anthropic_variable(&self) -> &'static str {
+        match &self.auth_scheme {
+            AuthScheme::ApiKey => "ANTHROPIC_API_KEY",
+            // With any other variable it leaves out the beta header that such a token needs.
+            AuthScheme::Bearer if self.host == ANTHROPIC => "CLAUDE_CODE_OAUTH_TOKEN",
+            _ => "ANTHROPIC_AUTH_TOKEN",
+        }
+    }
 }
 
 /// What to do with a request in which a secret was found.
@@ -287,4 +368,7 @@ pub struct DlpAllow {
     pub reason: String,
     /// The last day on which it holds, `YYYY-MM-DD`.
     pub expires: Option<String>,
+    /// Where the rule and the day are written: findings without a message, for whoever knows the rules
+    /// and the date.
+    pub places: [Box<Diagnostic>; 2],
 }

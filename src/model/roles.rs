@@ -52,7 +52,10 @@ pub(super) fn upstream(route: &CredentialRoute) -> String {
     format!("https://{}{port}{}/", route.host, route.upstream_path)
 }
 
+/// By npm's own rules for such files.
 fn npm(base: &str) -> String {
+    // `;` would begin a comment; `=` cannot stand in a key at all, so a manifest with one is refused.
+    let base = base.replace(';', "\\;");
     let place = base.trim_start_matches("http:");
     format!("registry={base}/\n{place}/:_authToken={PLACEHOLDER}\n")
 }

@@ -8,11 +8,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::access;
+use super::change::{self, MACHINE};
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
+use super::observed::VARIABLES;
 use super::policy::{CredentialRoute, Policy};
 use super::roles;
 use super::skill::SkillFiles;
+use super::source::HostSource;
 
 /// Which backend a bottle asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,24 @@ pub enum ImageRef {
 }
 
 impl ImageRef {
+    /// Why `backend` can make nothing of it, as the end of a sentence, and a backend that can.
+    #[must_use]
+    pub const fn unsuited(&self, backend: BackendKind) -> Option<(&'static str, BackendKind)> {
+        match (self, backend) {
+            (Self::Host, BackendKind::Docker | BackendKind::Smolmachines) => {
+                Some(("works on the native backend only", BackendKind::Native))
+            }
+            (Self::Registry(_) | Self::DockerLocal(_), BackendKind::Native) => Some((
+                "has to be fetched, and the native backend asks no registry and no engine",
+                BackendKind::Docker,
+            )),
+            (Self::Pack { .. }, BackendKind::Native | BackendKind::Docker) => {
+                Some(("works on the smolmachines backend only", BackendKind::Smolmachines))
+            }
+            _ => None,
+        }
+    }
+
     /// The digest of an image that comes from a file or folder of the host.
     #[must_use]
     pub fn digest(&self) -> Option<SpecHash> {
@@ -104,6 +125,18 @@ pub struct Resources {
 impl Default for Resources {
     fn default() -> Self {
         Self { millicpus: 2000, memory: 2 << 30, pids: 512, disk: None }
+    }
+}
+
+impl Resources {
+    /// Those that most backends can change while a machine runs: all but `disk`.
+    #[must_use]
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.set("resources.cpus", cpus(self.millicpus));
+        fields.set("resources.memory", human_bytes(self.memory));
+        fields.set("resources.pids", self.pids.to_string());
+        fields
     }
 }
 
@@ -182,6 +215,8 @@ pub struct SandboxSpec {
     pub image: Option<ImageRef>,
     /// Host folders shown read-only (native `host` image).
     pub host_paths: Vec<PathBuf>,
+    /// Every folder and file of the host that it is given or made from.
+    pub sources: Vec<HostSource>,
     /// Plain environment values.
     pub env: BTreeMap<String, String>,
     /// Names whose values are asked for.
@@ -229,12 +264,15 @@ impl SandboxSpec {
     /// [`Unsuitable`] when the bottle asks for something that this backend cannot make.
     pub fn machine(&self, backend: BackendKind) -> Result<MachineSpec, Unsuitable> {
         let image = match (&self.image, backend) {
-            (Some(ImageRef::Host), BackendKind::Docker | BackendKind::Smolmachines) => {
-                return Err(Unsuitable(format!(
-                    "`image: host` works on the native backend only, and this sandbox is on {backend}"
-                )));
-            }
-            (Some(image), _) => image.clone(),
+            (Some(image), _) => match image.unsuited(backend) {
+                Some((why, fitting)) => {
+                    return Err(Unsuitable(format!(
+                        "`image: {image}` {why}, and this sandbox is on {backend}: name another image, or \
+                         move the sandbox with `backend: {fitting}`, which makes it anew"
+                    )));
+                }
+                None => image.clone(),
+            },
             (None, BackendKind::Native) => ImageRef::Host,
             (None, BackendKind::Smolmachines) => ImageRef::Bare,
             (None, _) => {
@@ -246,12 +284,8 @@ impl SandboxSpec {
         };
         let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
         let connected = self.sidecar(backend).is_some();
-        let mut env = match connected {
-            true => access::environment(&self.policy, backend),
-            false => BTreeMap::new(),
-        };
-        // What the bottle itself says stands over what leads to the sidecar.
-        env.extend(self.env.clone());
+        let made = self.env.iter().filter(|(name, _)| change::is_made_with(name));
+        let env = made.map(|(name, value)| (name.clone(), value.clone())).collect();
         Ok(MachineSpec {
             sandbox: self.id.clone(),
             backend,
@@ -297,6 +331,8 @@ impl SandboxSpec {
             skills: self.skills.clone(),
             skills_dir: self.skills_dir.clone(),
             asked_env: self.asked_env.clone(),
+            env: self.values(backend),
+            unset: BTreeSet::new(),
             workspace: self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Copy),
             gated: !self.command.is_empty(),
             access: self.sidecar(backend).map(|_| GuestAccess {
@@ -310,6 +346,20 @@ impl SandboxSpec {
                     .collect(),
             }),
         }
+    }
+}
+
+impl SandboxSpec {
+    /// The plain values of its programs' environment that can change while its machine stays.
+    fn values(&self, backend: BackendKind) -> BTreeMap<String, String> {
+        let mut env = match self.sidecar(backend) {
+            Some(_) => access::environment(&self.policy, backend),
+            None => BTreeMap::new(),
+        };
+        // What the bottle itself says stands over what leads to the sidecar.
+        env.extend(self.env.clone());
+        env.retain(|name, _| !change::is_made_with(name) && !self.asked_env.contains(name));
+        env
     }
 }
 
@@ -390,7 +440,7 @@ impl ResourceSpec {
         }
     }
 
-    /// The fields that are hashed.
+    /// All fields.
     #[must_use]
     pub fn fields(&self) -> Fields {
         match self {
@@ -398,6 +448,35 @@ impl ResourceSpec {
             Self::Sidecar(spec) => spec.fields.clone(),
             Self::Machine(spec) => spec.fields(),
         }
+    }
+
+    /// The fields that only creation can set.
+    #[must_use]
+    pub fn making(&self) -> Fields {
+        match self {
+            Self::Machine(spec) => spec.making(),
+            _ => self.fields(),
+        }
+    }
+
+    /// Of the fields of something that was found the same.
+    #[must_use]
+    pub fn making_of(&self, found: &Fields) -> Fields {
+        match self {
+            Self::Machine(spec) => change::making(spec.backend, found),
+            _ => found.clone(),
+        }
+    }
+
+    /// Whether something that was made as `hash` and `fields` say is this, apart from what can change
+    /// in place. Earlier versions hashed that too: what they made is known by the fields of its hash.
+    #[must_use]
+    pub fn is(&self, hash: Option<SpecHash>, fields: &Fields) -> bool {
+        let Some(hash) = hash else { return false };
+        let Self::Machine(spec) = self else { return hash == self.hash() };
+        hash == spec.hash()
+            || (fields.hash(MACHINE) == hash
+                && change::making(spec.backend, fields) == spec.making())
     }
 
     /// The content hash.
@@ -411,7 +490,7 @@ impl ResourceSpec {
     }
 }
 
-/// Everything that only creation can set. A change of any of it is a replace.
+/// What a machine is made with. What of it can change in place is no part of its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
     /// The sandbox.
@@ -422,7 +501,7 @@ pub struct MachineSpec {
     pub image: ImageRef,
     /// Host folders shown read-only.
     pub host_paths: Vec<PathBuf>,
-    /// Plain environment values.
+    /// Environment values that only creation can set.
     pub env: BTreeMap<String, String>,
     /// It has a sidecar, its only way out. Without one there is none.
     pub connected: bool,
@@ -445,7 +524,7 @@ pub struct MachineSpec {
 }
 
 impl MachineSpec {
-    /// The fields that are hashed, by the names that the manifest uses.
+    /// All of it, by the names that the manifest uses.
     #[must_use]
     pub fn fields(&self) -> Fields {
         let mut fields = Fields::default();
@@ -458,13 +537,12 @@ impl MachineSpec {
             fields.set(format!("host_paths.{}", path.display()), "read-only");
         }
         for (name, value) in &self.env {
-            fields.set(format!("env.{name}"), value.clone());
+            if !(self.connected && access::is_constant(self.backend, name, value)) {
+                fields.set(format!("env.{name}"), value.clone());
+            }
         }
-        let Resources { millicpus, memory, pids, disk } = self.resources;
-        fields.set("resources.cpus", cpus(millicpus));
-        fields.set("resources.memory", human_bytes(memory));
-        fields.set("resources.pids", pids.to_string());
-        if let Some(disk) = disk {
+        fields.0.extend(self.resources.fields().0);
+        if let Some(disk) = self.resources.disk {
             fields.set("resources.disk", human_bytes(disk));
         }
         if let Some(workdir) = &self.workdir {
@@ -486,10 +564,16 @@ impl MachineSpec {
         fields
     }
 
+    /// The fields that only creation can set: those that are hashed.
+    #[must_use]
+    pub fn making(&self) -> Fields {
+        change::making(self.backend, &self.fields())
+    }
+
     /// The content hash.
     #[must_use]
     pub fn hash(&self) -> SpecHash {
-        self.fields().hash("bottle.machine.v1")
+        self.making().hash(MACHINE)
     }
 }
 
@@ -511,6 +595,10 @@ pub struct GuestSpec {
     pub skills_dir: Option<String>,
     /// Names whose values are asked for.
     pub asked_env: BTreeSet<String>,
+    /// Plain values for the environment of its programs, and what leads them to its sidecar.
+    pub env: BTreeMap<String, String>,
+    /// Names that an earlier version set when it made the machine, and that are wanted no more.
+    pub unset: BTreeSet<String>,
     /// Copied in once, at creation; no part of the hash.
     pub workspace: Option<Workspace>,
     /// The machine's `command` waits for the end of provisioning; no part of the hash.
@@ -542,6 +630,23 @@ impl GuestSpec {
         }
         for name in &self.asked_env {
             fields.set(format!("env.{name}"), "asked for");
+        }
+        let backend = self.access.as_ref().map(|access| access.backend);
+        let constant = |name: &str, value: &str| {
+            backend.is_some_and(|backend| access::is_constant(backend, name, value))
+        };
+        let mut constants = Fields::default();
+        for (name, value) in &self.env {
+            // What leads to the sidecar is no choice of the bottle's, and shown as one thing.
+            let fields = if constant(name, value) { &mut constants } else { &mut fields };
+            // Quoted where it could be taken for a word of ours.
+            fields.set_list(format!("env.{name}"), &[value]);
+        }
+        if !constants.0.is_empty() {
+            fields.set(VARIABLES, format!("sha256:{}", constants.hash("variables")));
+        }
+        for name in &self.unset {
+            fields.set(format!("env.{name}"), "not set");
         }
         if let Some(access) = &self.access {
             fields.set("ca", "this sandbox's own");

@@ -3,11 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::decision::Decision;
+use super::sources::{self, Shared};
 use super::{Options, Reason, Verdict, guest, load};
+use crate::model::change;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendChoice, BackendKind, Desired, FieldChange, Fields, ImageRef, Instance, InstanceState,
-    MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec, SpecHash,
+    MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec, WorkspaceMode,
 };
 
 /// All decisions, by sandbox.
@@ -25,6 +27,7 @@ pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) 
     for receipt in observed.receipts.values() {
         receipts.entry(&receipt.sandbox).or_default().push(receipt);
     }
+    let shared = Shared::of(desired, observed);
     let mut all: Vec<&SandboxId> = desired
         .sandboxes
         .keys()
@@ -41,6 +44,7 @@ pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) 
                 instances: existing.get(id).map_or(&[][..], Vec::as_slice),
                 receipts: receipts.get(id).map_or(&[][..], Vec::as_slice),
                 observed,
+                shared: &shared,
             };
             decide_sandbox(id, desired, &seen, options)
         })
@@ -52,6 +56,7 @@ pub(super) struct Seen<'a> {
     instances: &'a [&'a Instance],
     receipts: &'a [&'a Receipt],
     pub(super) observed: &'a Observed,
+    shared: &'a Shared<'a>,
 }
 
 impl<'a> Seen<'a> {
@@ -70,6 +75,29 @@ impl<'a> Seen<'a> {
     /// A backend that cannot be observed and that, as a receipt says, holds a part of it.
     fn out_of_sight(&self) -> Option<(BackendKind, &'a str)> {
         self.receipts.iter().find_map(|receipt| self.unreachable(receipt.backend))
+    }
+
+    /// A part of it that is ours and cannot be read, unless the operator gave it up.
+    fn unreadable(&self, id: &SandboxId, options: &Options) -> Option<(BackendKind, Reason)> {
+        let given_up = options.replace_unknown.contains(id);
+        self.ours().filter(|_| !given_up).find_map(|instance| match &instance.state {
+            InstanceState::Unknown(what) => {
+                Some((instance.backend, Reason::Unreadable { what: what.clone() }))
+            }
+            _ => None,
+        })
+    }
+
+    /// A CA that programs trust which may be running, and that is damaged or gone: the machine, and how.
+    fn lost_ca(&self, id: &SandboxId, options: &'a Options) -> Option<(&'a Instance, &'a str)> {
+        let what = options.lost_cas.get(id)?;
+        let trusts = |machine: &&Instance| {
+            let prior = self.observed.receipts.get(&machine.id);
+            machine.resource == ResourceKind::Machine
+                && matches!(machine.state, InstanceState::Running | InstanceState::Paused)
+                && prior.is_some_and(|receipt| receipt.ca.is_some())
+        };
+        Some((self.ours().find(trusts)?, what))
     }
 
     fn unreachable(&self, backend: BackendKind) -> Option<(BackendKind, &'a str)> {
@@ -96,7 +124,7 @@ fn decide_sandbox(
     let decision = Decision::new(id);
     let home = seen.home();
     if options.remove_all {
-        return undeclared(decision, seen, desired, true);
+        return undeclared(decision, seen, desired, options, true);
     }
     if let Some(diagnostics) = desired.held.get(id) {
         let message = diagnostics.first().map_or_else(String::new, |d| {
@@ -104,8 +132,15 @@ fn decide_sandbox(
         });
         return Some(decision.hold(home, Reason::ManifestInvalid { message }));
     }
+    // A file that was renamed so that it is not read is none that is gone.
+    if let Some(unread) = desired.unread.get(id).filter(|_| !desired.sandboxes.contains_key(id))
+        && seen.ours().next().is_some()
+    {
+        let message = format!("{}: {}", unread.file, unread.message);
+        return Some(decision.hold(home, Reason::ManifestInvalid { message }));
+    }
     let Some(spec) = desired.sandboxes.get(id) else {
-        return undeclared(decision, seen, desired, false);
+        return undeclared(decision, seen, desired, options, false);
     };
     let mut decision = declared(decision, spec, seen, desired, options);
     note(&mut decision, spec, seen);
@@ -117,22 +152,52 @@ fn undeclared(
     mut decision: Decision,
     seen: &Seen<'_>,
     desired: &Desired,
+    options: &Options,
     whatever: bool,
 ) -> Option<Decision> {
     if let Some(unseen) = seen.out_of_sight() {
         return Some(decision.hold(Some(unseen.0), unreachable_reason(unseen)));
     }
     let file = format!("agents/{}.md", decision.sandbox);
+    // `down` is the order to remove it, whatever its record says.
+    if let Some((backend, reason)) = seen.unreadable(&decision.sandbox, options)
+        && !whatever
+    {
+        return Some(decision.hold(Some(backend), reason));
+    }
     for instance in seen.ours() {
         if !whatever && made_elsewhere(instance, desired) {
             continue;
         }
         let reason = Reason::NotDeclared { file: file.clone() };
         decision.change(instance.resource, Some(instance.backend), Verdict::Teardown, reason);
+        if let InstanceState::Unknown(what) = &instance.state
+            && let Some(change) = decision.changes.last_mut()
+        {
+            change.notes.push(format!("{what}; it goes all the same, with all its files"));
+        }
         decision.loses_machine |= instance.resource == ResourceKind::Machine;
         decision.teardown.push(instance.clone());
     }
+    // Of `down`, "nothing to do" would say that nothing of the tree is left.
+    let others = seen.instances.iter().filter(|i| matches!(i.ownership, Ownership::OtherState(_)));
+    if let Some(other) = others.min_by_key(|i| i.resource != ResourceKind::Machine)
+        && whatever
+    {
+        decision.change(other.resource, Some(other.backend), Verdict::Hold, conflict(other));
+    }
     (!decision.changes.is_empty()).then_some(decision)
+}
+
+/// That something under a name of ours is not ours.
+fn conflict(other: &Instance) -> Reason {
+    let holder = match &other.ownership {
+        Ownership::OtherState(state) => {
+            format!("the state folder {state} of the same owner (`apply --adopt` takes it over)")
+        }
+        _ => "something that bottle did not make".to_owned(),
+    };
+    Reason::Conflict { name: other.name.clone(), holder }
 }
 
 fn made_elsewhere(instance: &Instance, desired: &Desired) -> bool {
@@ -155,8 +220,20 @@ fn declared(
         return decision.hold(Some(unseen.0), unreachable_reason(unseen));
     }
     let backend = choose_backend(spec, seen);
+    decision.backend = Some(backend);
     if let Some(unseen) = seen.unreachable(backend) {
         return decision.hold(Some(backend), unreachable_reason(unseen));
+    }
+    if let Some((at, reason)) = seen.unreadable(&decision.sandbox, options) {
+        return decision.hold(Some(at), reason);
+    }
+    let with_ca = spec.sidecar(backend).is_some();
+    let lost_ca = seen.lost_ca(&spec.id, options).filter(|_| with_ca);
+    if let Some((machine, what)) = lost_ca
+        && !options.replace_unknown.contains(&spec.id)
+    {
+        let reason = Reason::Unreadable { what: what.to_owned() };
+        return decision.hold(Some(machine.backend), reason);
     }
     if let Some(elsewhere) = seen.ours().find(|i| made_elsewhere(i, desired)) {
         decision.change(ResourceKind::Machine, home, Verdict::Keep, Reason::UpToDate);
@@ -169,13 +246,21 @@ fn declared(
     let taken =
         seen.instances.iter().find(|i| i.ownership != Ownership::Ours && i.backend == backend);
     if let Some(other) = taken {
-        let holder = match &other.ownership {
-            Ownership::OtherState(state) => {
-                format!("the state folder {state} of the same owner (--adopt takes it over)")
-            }
-            _ => "something that bottle did not make".to_owned(),
-        };
-        let reason = Reason::Conflict { name: other.name.clone(), holder };
+        return decision.hold(Some(backend), conflict(other));
+    }
+    if seen.ours().any(|instance| instance.resource == ResourceKind::Machine)
+        && let Some(accepted) = seen.observed.accepted.get(&spec.id)
+        && let Some(reason) = sources::moved(spec, accepted)
+    {
+        return decision.hold(Some(backend), reason);
+    }
+    if !seen.observed.accepted.contains_key(&spec.id)
+        && !options.replace_unknown.contains(&spec.id)
+        && let Some(reason) = seen
+            .ours()
+            .filter(|instance| instance.resource == ResourceKind::Machine)
+            .find_map(|machine| sources::forgotten(spec, &machine.fields))
+    {
         return decision.hold(Some(backend), reason);
     }
     let wanted = match spec.resources(backend) {
@@ -185,23 +270,45 @@ fn declared(
             return decision.hold(Some(backend), reason);
         }
     };
-    let unset: Vec<String> = spec
-        .policy
-        .routes
-        .iter()
-        .map(|route| route.token_ref.clone())
-        .filter(|name| !options.tokens.contains_key(name))
-        .collect();
-    if !unset.is_empty() {
-        return decision.hold(Some(backend), Reason::NeedsInput { names: unset });
-    }
-    // What stands on another backend goes: the sandbox moves.
+    // What stands on another backend goes: the sandbox moves, or has moved.
+    let has_moved =
+        seen.ours().any(|i| i.backend == backend && i.resource == ResourceKind::Machine);
     for instance in seen.ours().filter(|i| i.backend != backend) {
+        let machine = instance.resource == ResourceKind::Machine;
+        // Of the machine that moves in this very plan, `replace` says it.
+        if has_moved || !machine {
+            let reason = Reason::Elsewhere { on: backend };
+            let at = Some(instance.backend);
+            decision.change(instance.resource, at, Verdict::Teardown, reason);
+        }
+        decision.loses_machine |= machine;
         decision.teardown.push(instance.clone());
     }
-    let moves_from =
-        decision.teardown.iter().find(|i| i.resource == ResourceKind::Machine).cloned();
-    let on_backend: Vec<&Instance> = seen.ours().filter(|i| i.backend == backend).collect();
+    // Of several the one that we made, and not somebody's copy of it; by id where all else is equal.
+    let moves_from = decision
+        .teardown
+        .iter()
+        .filter(|i| i.resource == ResourceKind::Machine)
+        .min_by_key(|i| {
+            let known = seen.observed.receipts.contains_key(&i.id);
+            (!known, i.state != InstanceState::Running, i.created, i.id.clone())
+        })
+        .cloned();
+    let standing: Vec<Instance> = seen
+        .ours()
+        .filter(|i| i.backend == backend)
+        .map(|found| {
+            let mut found = found.clone();
+            found.drift.extend(built_in(&found, spec));
+            // Only a new machine runs nothing that trusts the old one.
+            if lost_ca.is_some_and(|(machine, _)| machine.id == found.id) {
+                let (from, to) = (Some("lost".to_owned()), Some("a new one".to_owned()));
+                found.drift.push(FieldChange { path: "ca".to_owned(), from, to });
+            }
+            found
+        })
+        .collect();
+    let on_backend: Vec<&Instance> = standing.iter().collect();
     let mut replaced: BTreeSet<ResourceKind> = BTreeSet::new();
     let (mut machine, mut sidecar) = (None, None);
     let kinds: BTreeSet<ResourceKind> = wanted.iter().map(ResourceSpec::kind).collect();
@@ -228,7 +335,57 @@ fn declared(
             decision.teardown.push(instance.clone());
         }
     }
-    guest::decide_guest(decision, spec, backend, machine, seen, options)
+    let mut decision = guest::decide_guest(decision, spec, backend, machine, seen, options);
+    let missing = missing(spec, seen, options, std::mem::take(&mut decision.waits));
+    if let Some(reason) = missing {
+        decision.wait(backend, reason);
+    }
+    decision
+}
+
+/// What the whole sandbox waits for: tokens of its routes, and values without which it is not made.
+fn missing(
+    spec: &SandboxSpec,
+    seen: &Seen<'_>,
+    options: &Options,
+    waits: BTreeSet<String>,
+) -> Option<Reason> {
+    let tokens = spec.policy.routes.iter().map(|route| &route.token_ref);
+    let mut names: Vec<String> =
+        tokens.filter(|name| !options.tokens.contains_key(*name)).cloned().collect();
+    if !names.is_empty() {
+        // All that is missing, at once: also values that nothing inside has.
+        let inside = |name: &String| {
+            seen.receipts.iter().any(|r| r.env.get(name).is_some_and(|digest| !digest.is_empty()))
+        };
+        let values = spec.asked_env.iter();
+        names.extend(values.filter(|n| !options.values.contains_key(*n) && !inside(n)).cloned());
+    }
+    names.extend(waits);
+    let mut named = BTreeSet::new();
+    names.retain(|name| named.insert(name.clone()));
+    let is_token = |name: &&String| spec.policy.routes.iter().any(|r| r.token_ref == **name);
+    let tokens = names.iter().filter(is_token).cloned().collect();
+    (!names.is_empty()).then_some(Reason::NeedsInput { names, tokens })
+}
+
+/// Values that an earlier version built into a machine, whose `command` would keep them: it is started
+/// there without the file that holds new ones.
+fn built_in(found: &Instance, spec: &SandboxSpec) -> Vec<FieldChange> {
+    if found.resource != ResourceKind::Machine || spec.command.is_empty() {
+        return Vec::new();
+    }
+    let wanted = spec.guest(found.backend).env;
+    let values = found.fields.0.iter().filter_map(|(path, value)| {
+        let name = change::variable(path)?;
+        let to = wanted.get(name);
+        (to != Some(value) && !spec.asked_env.contains(name)).then(|| FieldChange {
+            path: path.clone(),
+            from: Some(value.clone()),
+            to: to.cloned(),
+        })
+    });
+    values.collect()
 }
 
 /// An existing sandbox stays where it is; a new one goes where its bottle says, or to the first
@@ -261,22 +418,24 @@ fn decide_resource<'a>(
     moves_from: Option<&Instance>,
     replaced: &mut BTreeSet<ResourceKind>,
 ) -> Option<&'a Instance> {
-    let (kind, hash) = (wanted.kind(), wanted.hash());
+    let kind = wanted.kind();
     let backend = match wanted {
         ResourceSpec::Machine(MachineSpec { backend, .. }) => Some(*backend),
         _ => candidates.first().map(|i| i.backend),
     };
     // The one that fits, else one that runs, else the oldest; by id where all else is equal.
     let best = candidates.iter().copied().min_by_key(|i| {
-        let fits = i.hash == Some(hash) && i.drift.is_empty();
+        let fits = wanted.is(i.hash, &i.fields) && i.drift.is_empty();
         (!fits, i.state != InstanceState::Running, i.created, i.id.clone())
     });
     let Some(best) = best else {
         match moves_from {
             Some(old) => {
                 decision.change(kind, backend, Verdict::Replace, Reason::SpecChanged);
-                decision.fields(differences(&old.fields, &wanted.fields()));
+                let making = wanted.making_of(&old.fields);
+                decision.fields(differences(&making, &wanted.making()));
                 decision.loses_machine = true;
+                decision.followed = Some(old.id.clone());
                 replaced.insert(kind);
             }
             None => decision.change(kind, backend, Verdict::Create, Reason::NotFound),
@@ -285,7 +444,7 @@ fn decide_resource<'a>(
         return None;
     };
     let stands_on = kind.stands_on().iter().copied().find(|on| replaced.contains(on));
-    let (verdict, reason, fields) = judge(best, wanted, hash, stands_on);
+    let (verdict, reason, fields) = judge(best, wanted, stands_on);
     let duplicate = Reason::Duplicate { keeps: best.id.0.clone() };
     for other in candidates.iter().filter(|i| i.id != best.id) {
         decision.change(kind, Some(other.backend), Verdict::Teardown, duplicate.clone());
@@ -295,13 +454,21 @@ fn decide_resource<'a>(
     decision.fields(fields);
     if verdict == Verdict::Replace {
         replaced.insert(kind);
-        decision.loses_machine |= kind == ResourceKind::Machine;
+        if kind == ResourceKind::Machine {
+            decision.loses_machine = true;
+            decision.followed = Some(best.id.clone());
+        }
         decision.teardown.push(best.clone());
         decision.create.push(wanted.clone());
         return None;
     }
     if !best.mendable.is_empty() {
         decision.mend.push(best.clone());
+    }
+    if let ResourceSpec::Machine(machine) = wanted
+        && !limits(best, wanted).is_empty()
+    {
+        decision.adjust.push((best.clone(), machine.resources));
     }
     if best.state != InstanceState::Running {
         decision.start.push(best.clone());
@@ -312,7 +479,6 @@ fn decide_resource<'a>(
 fn judge(
     found: &Instance,
     wanted: &ResourceSpec,
-    wanted_hash: SpecHash,
     stands_on: Option<ResourceKind>,
 ) -> (Verdict, Reason, Vec<FieldChange>) {
     if let Some(on) = stands_on {
@@ -320,8 +486,8 @@ fn judge(
     }
     match found.hash {
         None => return (Verdict::Replace, Reason::HashMissing, Vec::new()),
-        Some(hash) if hash != wanted_hash => {
-            let fields = differences(&found.fields, &wanted.fields());
+        Some(_) if !wanted.is(found.hash, &found.fields) => {
+            let fields = differences(&wanted.making_of(&found.fields), &wanted.making());
             return (Verdict::Replace, Reason::SpecChanged, fields);
         }
         Some(_) => {}
@@ -330,7 +496,11 @@ fn judge(
         return (Verdict::Replace, Reason::SpecChanged, found.drift.clone());
     }
     let not_running = |state: String| Reason::NotRunning { state };
-    let mend = found.mendable.clone();
+    // A limit that is another anyway need not be said to have drifted.
+    let changed = limits(found, wanted);
+    let mut mend = found.mendable.clone();
+    mend.retain(|field| changed.iter().all(|limit| limit.path != field.path));
+    mend.extend(changed);
     match &found.state {
         InstanceState::Running if mend.is_empty() => (Verdict::Keep, Reason::UpToDate, Vec::new()),
         InstanceState::Running => (Verdict::Reprovision, Reason::SpecChanged, mend),
@@ -342,10 +512,17 @@ fn judge(
             let state = code.map_or_else(|| "stopped".to_owned(), |c| format!("stopped ({c})"));
             (Verdict::Reprovision, not_running(state), mend)
         }
-        InstanceState::Broken(what) => {
+        InstanceState::Broken(what) | InstanceState::Unknown(what) => {
             (Verdict::Replace, not_running(format!("broken: {what}")), mend)
         }
     }
+}
+
+/// The limits that change in place.
+fn limits(found: &Instance, wanted: &ResourceSpec) -> Vec<FieldChange> {
+    let ResourceSpec::Machine(machine) = wanted else { return Vec::new() };
+    let of = |fields: &Fields| change::hot_limits(machine.backend, fields);
+    differences(&of(&found.fields), &of(&machine.fields()))
 }
 
 /// Field by field, old → new, sorted by path.
@@ -381,6 +558,10 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
         let list = sections.join(", ");
         change.notes.push(format!("{network}{list} {verb} not enforced yet"));
     }
+    if let Some(overlay) = &spec.overlay {
+        change.notes.push(format!("an agent of the overlay {overlay}"));
+    }
+    change.notes.extend(seen.shared.notes(spec));
     if matches!(change.verdict, Verdict::Keep | Verdict::Reprovision) {
         let kept = seen.ours().filter(|i| i.resource == ResourceKind::Machine);
         change.notes.extend(kept.flat_map(|machine| machine.notes.iter().cloned()));
@@ -398,8 +579,12 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
     if spec.user.is_none() && facts.root_images.contains(&image) {
         change.notes.push("runs as root: the image names no user and has no uid 1000".to_owned());
     }
+    let mounted = spec.workspace.as_ref().is_some_and(|w| w.mode == WorkspaceMode::Mount);
     for limit in &facts.unenforced {
-        if spec.resources.disk.is_some() || !limit.starts_with("resources.disk") {
+        let about = |field: &str| limit.starts_with(field);
+        let concerns = (spec.resources.disk.is_some() || !about("resources.disk"))
+            && (mounted || !about("workspace"));
+        if concerns {
             change.notes.push(limit.clone());
         }
     }

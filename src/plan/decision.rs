@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Change, Reason, Verdict};
+use super::{Change, Reason, Verdict, verdict_of};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, FieldChange, GuestSpec, Instance, Receipt, ResourceKind, SandboxId, SidecarSpec,
+    BackendKind, FieldChange, GuestSpec, Instance, InstanceId, Receipt, ResourceKind, Resources,
+    SandboxId, SidecarSpec,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -13,20 +14,28 @@ use crate::model::{
 pub(super) struct Decision {
     pub(super) sandbox: SandboxId,
     pub(super) changes: Vec<Change>,
+    /// Where the sandbox is, or is made; `None` where that was not decided.
+    pub(super) backend: Option<BackendKind>,
     /// What goes.
     pub(super) teardown: Vec<Instance>,
+    /// That machine of them whose place a new one takes.
+    pub(super) followed: Option<InstanceId>,
     /// What is made, in the order of creation.
     pub(super) create: Vec<ResourceSpec>,
     /// What exists and is started.
     pub(super) start: Vec<Instance>,
     /// What exists and is set right in place.
     pub(super) mend: Vec<Instance>,
+    /// What exists and gets other limits in place.
+    pub(super) adjust: Vec<(Instance, Resources)>,
     /// What the sidecar is given.
     pub(super) load: Option<Loading>,
     /// What is put in.
     pub(super) provision: Option<Provisioning>,
     /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
     pub(super) loses_machine: bool,
+    /// Values without which its machine is not made.
+    pub(super) waits: BTreeSet<String>,
 }
 
 /// What a sidecar is given.
@@ -51,13 +60,17 @@ impl Decision {
         Self {
             sandbox: sandbox.clone(),
             changes: Vec::new(),
+            backend: None,
             teardown: Vec::new(),
+            followed: None,
             create: Vec::new(),
             start: Vec::new(),
             mend: Vec::new(),
+            adjust: Vec::new(),
             load: None,
             provision: None,
             loses_machine: false,
+            waits: BTreeSet::new(),
         }
     }
 
@@ -74,7 +87,11 @@ impl Decision {
             backend: at,
             verdict: v,
             reason: r,
+            class: None,
+            why: Vec::new(),
             fields: Vec::new(),
+            keeps: None,
+            loses: None,
             notes: Vec::new(),
         });
     }
@@ -89,6 +106,24 @@ impl Decision {
     pub(super) fn hold(mut self, backend: Option<BackendKind>, reason: Reason) -> Self {
         self.change(ResourceKind::Machine, backend, Verdict::Hold, reason);
         self
+    }
+
+    /// Does nothing of it as long as values are missing; what is to become of it is said all the same.
+    pub(super) fn wait(&mut self, at: BackendKind, reason: Reason) {
+        let Reason::NeedsInput { names, .. } = &reason else { return };
+        let names = names.join(", ");
+        let then = match verdict_of(&self.changes.iter().collect::<Vec<_>>()) {
+            Verdict::Create => Some("it is made"),
+            Verdict::Reprovision => Some("it is brought up to date in place"),
+            Verdict::Replace => Some("it is made anew"),
+            Verdict::Keep | Verdict::Hold | Verdict::Teardown => None,
+        };
+        self.withhold();
+        // One that stays waits for no more than this.
+        self.changes.retain(|change| !matches!(change.reason, Reason::NeedsInput { .. }));
+        self.change(ResourceKind::Machine, Some(at), Verdict::Hold, reason);
+        self.changes.rotate_right(1);
+        self.changes[0].notes.extend(then.map(|then| format!("once it has {names}, {then}")));
     }
 
     /// Drops all work and holds what would have been removed.
@@ -107,6 +142,7 @@ impl Decision {
         self.create.clear();
         self.start.clear();
         self.mend.clear();
+        self.adjust.clear();
         self.load = None;
         self.provision = None;
         self.loses_machine = false;

@@ -1,5 +1,6 @@
 //! Unified diffs of what is put into guests: prompts and skill files.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use similar::{ChangeTag, TextDiff};
@@ -25,18 +26,29 @@ pub struct FileDiff {
     pub unified: Option<String>,
 }
 
-/// The files that a guest consists of, with their content.
+/// The files that a guest consists of, with their content; of a symlink the words of [`symlink`].
 #[must_use]
-pub fn files(guest: &GuestSpec) -> BTreeMap<String, &[u8]> {
-    let mut files = BTreeMap::from([("prompt.md".to_owned(), guest.prompt.as_bytes())]);
+pub fn files(guest: &GuestSpec) -> BTreeMap<String, Cow<'_, [u8]>> {
+    let prompt = Cow::Borrowed(guest.prompt.as_bytes());
+    let mut files = BTreeMap::from([("prompt.md".to_owned(), prompt)]);
     for (name, skill) in &guest.skills {
         for entry in skill.entries() {
-            if let SkillNode::File(bytes) = &entry.node {
-                files.insert(format!("skills/{name}/{}", entry.path), bytes);
-            }
+            let content = match &entry.node {
+                SkillNode::Folder => continue,
+                SkillNode::File(bytes) => Cow::Borrowed(&bytes[..]),
+                SkillNode::Symlink(target) => Cow::Owned(symlink(target.as_bytes())),
+            };
+            files.insert(format!("skills/{name}/{}", entry.path), content);
         }
     }
     files
+}
+
+/// What stands for a symlink where a file's content would: what a person reads in a diff, and what its
+/// record is the hash of.
+#[must_use]
+pub fn symlink(target: &[u8]) -> Vec<u8> {
+    [b"symlink to ", target, b"\n"].concat()
 }
 
 /// The hashes of old contents that [`diffs`] would want.
@@ -66,7 +78,7 @@ pub fn diffs(plan: &Plan, old: &BTreeMap<SpecHash, String>) -> Vec<FileDiff> {
         paths.sort();
         paths.dedup();
         for path in paths {
-            let now = after.get(path).copied();
+            let now = after.get(path).map(|content| &content[..]);
             let then = before.get(path);
             if now.map(SpecHash::of_bytes) == then.copied() {
                 continue;

@@ -26,6 +26,9 @@ pub struct TreeDocument {
     pub branch: Option<String>,
     /// The tree differs from that commit.
     pub dirty: bool,
+    /// Folders of projects whose agents were read over the tree's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlays: Vec<String>,
 }
 
 /// One step.
@@ -56,7 +59,7 @@ pub struct PlanDocument {
     pub steps: Vec<StepDocument>,
     /// What is wrong with the tree.
     pub diagnostics: Vec<Diagnostic>,
-    /// How many sandboxes, each under its heaviest verdict.
+    /// How many sandboxes, each under its verdict.
     pub summary: Summary,
     /// Why it may not be carried out, when it may not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,10 +146,13 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     for leftover in &observed.leftovers {
         all.set(format!("leftover.{}.{}", leftover.backend, leftover.id), leftover.name.clone());
     }
+    all.set("carrying", format!("{:?}", observed.carrying));
+    all.set("keeps", format!("{} {:?}", desired.tree.snapshots.is_some(), options.discard));
+    all.set("accepted", format!("{:?}", observed.accepted));
     for (id, receipt) in &observed.receipts {
         all.set(
             format!("receipt.{id}"),
-            format!("{:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca),
+            format!("{:?} {:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca, receipt.names),
         );
     }
     for (kind, error) in &observed.unreachable {
@@ -160,6 +166,12 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     }
     for (sandbox, ca) in &options.cas {
         all.set(format!("ca.{sandbox}"), ca.clone());
+    }
+    for (sandbox, why) in &options.lost_cas {
+        all.set(format!("lost_ca.{sandbox}"), why.clone());
+    }
+    for (backend, names) in &options.names {
+        all.set(format!("names.{backend}"), names.clone());
     }
     all.hash("bottle.fingerprint.v1")
 }

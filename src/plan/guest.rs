@@ -6,7 +6,7 @@ use super::decide::{Seen, differences};
 use super::decision::{Decision, Provisioning};
 use super::{Options, Reason, Verdict};
 use crate::model::{
-    BackendKind, FieldChange, Instance, InstanceState, Receipt, ResourceKind, SandboxSpec,
+    BackendKind, FieldChange, Instance, InstanceState, Receipt, ResourceKind, SandboxSpec, change,
 };
 
 /// Decides what is to be put in; `machine` is the one that stays.
@@ -18,17 +18,21 @@ pub(super) fn decide_guest(
     seen: &Seen<'_>,
     options: &Options,
 ) -> Decision {
-    let guest = spec.guest(backend);
+    let mut guest = spec.guest(backend);
+    if let Some(machine) = machine {
+        // What an earlier version built into it would show through where nothing stands over it.
+        let built_in = machine.fields.0.keys().filter_map(|path| change::variable(path));
+        let gone = built_in
+            .filter(|name| !guest.env.contains_key(*name) && !guest.asked_env.contains(*name));
+        guest.unset = gone.map(str::to_owned).collect();
+    }
     let at = Some(backend);
     let missing = |names: &BTreeSet<String>| -> Vec<String> {
         names.iter().filter(|name| !options.values.contains_key(*name)).cloned().collect()
     };
     let Some(machine) = machine else {
-        let names = missing(&guest.asked_env);
-        if !names.is_empty() {
-            // Nothing is made, and nothing is removed for what cannot be made.
-            return Decision::new(&spec.id).hold(at, Reason::NeedsInput { names });
-        }
+        // Nothing is made without them, and nothing is removed for what cannot be made.
+        decision.waits = missing(&guest.asked_env).into_iter().collect();
         let replaces = decision
             .changes
             .iter()
@@ -79,14 +83,12 @@ pub(super) fn decide_guest(
             ),
         });
     }
-    let mut waits = missing(&deliver);
-    deliver.retain(|name| options.values.contains_key(name));
+    let waits = missing(&deliver);
     let known = prior.and_then(|receipt| receipt.guest);
-    if !waits.is_empty() && (!same_run || known.is_none()) {
-        // Half of the values would let `command` start without the other half: they wait together.
+    if !waits.is_empty() {
+        // A part of the values would let `command` start without the others: they wait together,
+        // whatever was put in before.
         deliver.clear();
-        waits = guest.asked_env.iter().cloned().collect();
-        waits.retain(|name| !options.values.contains_key(name));
     }
     let hash = guest.hash();
     let reason = if !runs {
@@ -110,7 +112,7 @@ pub(super) fn decide_guest(
     }
     if !waits.is_empty() {
         // Only the delivery waits: whatever else there is to do is done.
-        let reason = Reason::NeedsInput { names: waits };
+        let reason = Reason::NeedsInput { names: waits, tokens: Vec::new() };
         decision.change(ResourceKind::Guest, at, Verdict::Hold, reason);
     } else if reason.is_none() {
         decision.change(ResourceKind::Guest, at, Verdict::Keep, Reason::UpToDate);

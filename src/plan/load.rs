@@ -40,13 +40,18 @@ pub(super) fn decide_load(
         let name = &route.token_ref;
         let (old, new) = (loaded.env.get(name), options.tokens.get(name));
         let path = format!("cred_proxy.{name}");
-        // Several routes may use one credential.
-        if old != new && fields.iter().all(|field| field.path != path) {
+        // Several routes may use one credential. One that is not set is waited for.
+        if new.is_some() && old != new && fields.iter().all(|field| field.path != path) {
             let (from, to) = (old.map(|digest| keyed(digest)), new.map(|digest| keyed(digest)));
             fields.push(FieldChange { path, from, to });
         }
     }
     fields.extend(ca(&spec.sandbox, loaded.ca.as_ref(), options));
+    let now = options.names.get(&backend);
+    if loaded.names.as_ref() != now {
+        let (from, to) = (loaded.names.clone(), now.cloned());
+        fields.push(FieldChange { path: "host_names".to_owned(), from, to });
+    }
     if loaded.guest != Some(spec.content_hash()) || !fields.is_empty() {
         reprovision(decision, backend, Reason::SpecChanged, fields);
         decision.load = Some(loading);

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Desired, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Observed,
-    Receipt, ResourceKind, SandboxId, SidecarSpec,
+    BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Observed,
+    Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, Why, change,
 };
 
 mod decide;
@@ -23,8 +23,10 @@ pub mod diff;
 pub mod document;
 mod guard;
 mod guest;
+mod kept;
 mod load;
 mod order;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 
@@ -90,10 +92,40 @@ pub enum Reason {
     },
     /// What is inside, or what it was made from, is not known: a label or a receipt is missing.
     HashMissing,
+    /// What its manifest names leads elsewhere than when its machine was made, and the manifest
+    /// says the same.
+    ResolvesElsewhere {
+        /// The file that names it.
+        file: String,
+        /// Its line.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What the manifest says.
+        text: String,
+        /// What it led to when that was accepted: the machine has that.
+        accepted: String,
+        /// What it leads to now.
+        now: String,
+    },
+    /// It is there, and its record cannot be read: nothing is done until it can be, or the operator
+    /// gives it up.
+    Unreadable {
+        /// The file or the object, and what is wrong with it.
+        what: String,
+    },
+    /// The sandbox is on another backend now.
+    Elsewhere {
+        /// Where it is.
+        on: BackendKind,
+    },
     /// It waits for values that nobody gave.
     NeedsInput {
         /// Their names.
         names: Vec<String>,
+        /// Those of them that are tokens of routes: they come from other places than values.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tokens: Vec<String>,
     },
     /// The tree says to leave it exactly as it is.
     Suspended,
@@ -122,8 +154,21 @@ pub struct Change {
     pub verdict: Verdict,
     /// Why.
     pub reason: Reason,
+    /// What it costs those who work in the sandbox; none where nothing of what exists changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// Why it takes a new machine, where it does and a field is the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
     /// What changes, old → new.
     pub fields: Vec<FieldChange>,
+    /// Of a machine that goes: what of its sandbox is kept, in the new machine or as a snapshot. `workspace`
+    /// and `home`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Vec<String>>,
+    /// Of a machine that goes: what is lost, by the same words and `the rest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loses: Option<Vec<String>>,
     /// What else a person should know: `no network: egress is not enforced yet`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -152,6 +197,13 @@ pub enum Action {
     Start(Target),
     /// Set right in place what was changed from outside.
     Mend(Box<Instance>),
+    /// Give a machine other limits, in place.
+    Adjust {
+        /// Which machine.
+        machine: Box<Instance>,
+        /// Its limits from now on.
+        resources: Resources,
+    },
     /// Give a running sidecar its policy, its credentials and its CA.
     Load {
         /// To which sidecar.
@@ -169,9 +221,16 @@ pub enum Action {
         prior: Option<Box<Receipt>>,
         /// The asked-for values to deliver, by name.
         deliver: BTreeSet<String>,
+        /// Whether what was kept of the machine before it goes in first.
+        carries: bool,
     },
     /// Remove an instance.
-    Teardown(Box<Instance>),
+    Teardown {
+        /// Which.
+        instance: Box<Instance>,
+        /// Why what the agent worked on is kept before; `None`: it is not.
+        keeps: Option<Why>,
+    },
     /// Remove what belongs to no sandbox.
     Prune(Box<Leftover>),
 }
@@ -185,9 +244,10 @@ impl Action {
             Self::Create(_) => "create",
             Self::Start(_) => "start",
             Self::Mend(_) => "mend",
+            Self::Adjust { .. } => "adjust",
             Self::Load { .. } => "load",
             Self::Provision { .. } => "provision",
-            Self::Teardown(_) => "teardown",
+            Self::Teardown { .. } => "teardown",
             Self::Prune(_) => "prune",
         }
     }
@@ -248,15 +308,14 @@ impl Plan {
         self.steps.is_empty()
     }
 
-    /// Each sandbox's heaviest verdict.
+    /// Each sandbox's verdict: see [`verdict_of`].
     #[must_use]
     pub fn verdicts(&self) -> BTreeMap<&SandboxId, Verdict> {
-        let mut verdicts = BTreeMap::new();
+        let mut changes: BTreeMap<&SandboxId, Vec<&Change>> = BTreeMap::new();
         for change in &self.changes {
-            let verdict = verdicts.entry(&change.sandbox).or_insert(change.verdict);
-            *verdict = change.verdict.max(*verdict);
+            changes.entry(&change.sandbox).or_default().push(change);
         }
-        verdicts
+        changes.into_iter().map(|(sandbox, all)| (sandbox, verdict_of(&all))).collect()
     }
 
     /// How many sandboxes end up under which verdict.
@@ -282,7 +341,7 @@ impl Plan {
         self.changes
             .iter()
             .filter_map(|change| match &change.reason {
-                Reason::NeedsInput { names } => Some(names.iter().map(String::as_str)),
+                Reason::NeedsInput { names, .. } => Some(names.iter().map(String::as_str)),
                 _ => None,
             })
             .flatten()
@@ -290,7 +349,29 @@ impl Plan {
     }
 }
 
-/// How many sandboxes end up under which verdict: each under its heaviest.
+/// The verdict of a sandbox is its machine's. What becomes of its other parts, and of duplicates of
+/// the machine, brings a machine that stays up to date in place.
+#[must_use]
+pub fn verdict_of(changes: &[&Change]) -> Verdict {
+    let beside = |change: &Change| {
+        matches!(change.reason, Reason::Duplicate { .. } | Reason::Elsewhere { .. })
+    };
+    let machine = changes
+        .iter()
+        .filter(|change| change.resource == ResourceKind::Machine && !beside(change))
+        .map(|change| change.verdict)
+        .max();
+    let Some(machine) = machine else {
+        return changes.iter().map(|change| change.verdict).max().unwrap_or(Verdict::Keep);
+    };
+    let others = changes.iter().map(|change| match change.verdict {
+        kept @ (Verdict::Keep | Verdict::Hold) => kept,
+        _ => Verdict::Reprovision,
+    });
+    others.fold(machine, Verdict::max)
+}
+
+/// How many sandboxes end up under which verdict: each under its machine's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Summary {
     /// Made.
@@ -329,6 +410,30 @@ pub enum OnMassTeardown {
     Hold,
 }
 
+/// Of which sandboxes nothing is kept when they go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Discard {
+    /// Of none.
+    #[default]
+    Nothing,
+    /// Of these.
+    Of(BTreeSet<SandboxId>),
+    /// Of all.
+    All,
+}
+
+impl Discard {
+    /// Whether nothing of this sandbox is kept.
+    #[must_use]
+    pub fn has(&self, sandbox: &SandboxId) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Of(sandboxes) => sandboxes.contains(sandbox),
+            Self::All => true,
+        }
+    }
+}
+
 /// What the operator said, beside the tree.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -340,14 +445,46 @@ pub struct Options {
     pub on_mass_teardown: OnMassTeardown,
     /// `down`: everything goes, whatever the tree says.
     pub remove_all: bool,
+    /// What is not kept of sandboxes that go.
+    pub discard: Discard,
     /// Sandboxes that back off: decided as ever, but nothing is done for them this time.
     pub deferred: BTreeSet<SandboxId>,
+    /// Sandboxes that are given up, though their records cannot be read: they are made anew.
+    pub replace_unknown: BTreeSet<SandboxId>,
     /// Keyed digests of the asked-for values that are at hand, by name.
     pub values: BTreeMap<String, String>,
     /// Keyed digests of the credentials at hand that routes refer to, by variable.
     pub tokens: BTreeMap<String, String>,
     /// Fingerprints of the sandboxes' CAs that are in force and need no renewal yet.
     pub cas: BTreeMap<SandboxId, String>,
+    /// The sandboxes whose CA is damaged or gone, each with how and what to do about it.
+    pub lost_cas: BTreeMap<SandboxId, String>,
+    /// What the host says about names now, by the backends whose sidecars are given it.
+    pub names: BTreeMap<BackendKind, String>,
+}
+
+impl Options {
+    /// `down` removes this sandbox, whatever the tree says.
+    #[must_use]
+    pub fn removes(&self, sandbox: &SandboxId) -> bool {
+        self.remove_all && self.only.as_ref().is_none_or(|only| only.contains(sandbox))
+    }
+}
+
+/// Says what a change costs, and why it takes a new machine where it does.
+fn classify(change: &mut Change) {
+    change.class = match (change.verdict, &change.reason) {
+        (Verdict::Replace, _) => Some(Class::Replace),
+        // What does not run has nothing to lose by a start.
+        (Verdict::Reprovision, Reason::NotRunning { .. }) => None,
+        (Verdict::Reprovision, _) => Some(Class::Hot),
+        _ => None,
+    };
+    if change.verdict == Verdict::Replace && change.resource == ResourceKind::Machine {
+        let why: BTreeSet<&str> =
+            change.fields.iter().map(|field| change::why_replace(&field.path)).collect();
+        change.why = why.into_iter().map(str::to_owned).collect();
+    }
 }
 
 /// Compares what is desired with what exists. Equal inputs, in any order, give the same plan.
@@ -360,7 +497,13 @@ pub fn plan(desired: &Desired, observed: &Observed, options: &Options) -> Plan {
             decision.defer();
         }
     }
-    let steps = order::order(desired, observed, &decisions);
-    let changes = decisions.into_iter().flat_map(|decision| decision.changes).collect();
+    sources::withhold_exposed(desired, observed, &mut decisions);
+    let steps = order::order(desired, observed, options, &decisions);
+    for decision in &mut decisions {
+        kept::tell(desired, observed, options, decision);
+    }
+    let mut changes: Vec<Change> =
+        decisions.into_iter().flat_map(|decision| decision.changes).collect();
+    changes.iter_mut().for_each(classify);
     Plan { changes, steps, refused }
 }

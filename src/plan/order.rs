@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::decision::Decision;
-use super::{Action, Step, StepId, Target};
+use super::kept::Keeping;
+use super::sources;
+use super::{Action, Options, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Desired, Instance, InstanceId, LeftoverKind, Observed, ResourceKind, SandboxId,
@@ -33,16 +35,55 @@ impl Steps {
 }
 
 /// All steps, in an order in which they could run one by one.
-pub(super) fn order(desired: &Desired, observed: &Observed, decisions: &[Decision]) -> Vec<Step> {
+pub(super) fn order(
+    desired: &Desired,
+    observed: &Observed,
+    options: &Options,
+    decisions: &[Decision],
+) -> Vec<Step> {
     let mut steps = Steps::default();
-    for decision in decisions {
-        order_sandbox(&mut steps, decision);
+    let keeping = Keeping { desired, observed, options };
+    // What only leaves, and could meddle with what is made, leaves first.
+    let first = |gone: &Decision| {
+        gone.create.is_empty()
+            && !gone.teardown.is_empty()
+            && decisions.iter().any(|made| follows(desired, observed, gone, made))
+    };
+    let (leaving, others): (Vec<&Decision>, Vec<&Decision>) =
+        decisions.iter().partition(|decision| first(decision));
+    let mut gone: Vec<(&Decision, BTreeSet<StepId>)> = Vec::new();
+    for decision in &leaving {
+        let from = steps.steps.len();
+        order_sandbox(&mut steps, decision, &keeping);
+        gone.push((*decision, (from..steps.steps.len()).collect()));
     }
-    prune(&mut steps, desired, observed, decisions);
+    for decision in others {
+        let from = steps.steps.len();
+        order_sandbox(&mut steps, decision, &keeping);
+        let before = gone.iter().filter(|(gone, _)| follows(desired, observed, gone, decision));
+        let before: BTreeSet<StepId> = before.flat_map(|(_, ids)| ids.iter().copied()).collect();
+        for step in &mut steps.steps[from..] {
+            step.after.extend(before.iter().copied());
+        }
+    }
+    let wanted = desired
+        .sandboxes
+        .values()
+        .filter(|spec| !options.removes(&spec.id))
+        .filter_map(|spec| spec.image.as_ref()?.digest())
+        .collect();
+    prune(&mut steps, &wanted, observed, decisions);
     steps.steps
 }
 
-fn order_sandbox(steps: &mut Steps, decision: &Decision) {
+/// Whether `made` must wait until `gone` is gone.
+fn follows(desired: &Desired, observed: &Observed, gone: &Decision, made: &Decision) -> bool {
+    gone.sandbox != made.sandbox
+        && !(made.create.is_empty() && made.start.is_empty())
+        && sources::goes_first(desired, observed, &gone.sandbox, &made.sandbox)
+}
+
+fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     let sandbox = Some(&decision.sandbox);
     let backend_of_new = decision.create.iter().find_map(|spec| match spec {
         ResourceSpec::Machine(machine) => Some(machine.backend),
@@ -68,7 +109,8 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
     for instance in leaving {
         let mut after = prepared.clone();
         after.extend(gone.iter().copied());
-        let action = Action::Teardown(Box::new(instance.clone()));
+        let keeps = keeping.why(decision, instance);
+        let action = Action::Teardown { instance: Box::new(instance.clone()), keeps };
         gone.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
     let cleared: BTreeSet<StepId> = prepared.union(&gone).copied().collect();
@@ -80,7 +122,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
             (ResourceSpec::Machine(machine), _) => machine.backend,
             (_, Some(backend)) => backend,
             // A network or sidecar made beside a machine that stays is made where that is.
-            (_, None) => match decision.changes.iter().find_map(|c| c.backend) {
+            (_, None) => match decision.backend {
                 Some(backend) => backend,
                 None => continue,
             },
@@ -120,9 +162,17 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
         after.extend(made.iter().filter(|(kind, _)| on.contains(kind)).map(|(_, id)| *id));
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
+    // A limit that cannot be set keeps a machine from being started, and nothing else from being done.
+    let mut limited = BTreeSet::new();
+    for (instance, resources) in &decision.adjust {
+        let machine = Box::new(instance.clone());
+        let action = Action::Adjust { machine, resources: *resources };
+        let (backend, kind) = (instance.backend, instance.resource);
+        limited.insert(steps.push(action, backend, sandbox, kind, up.clone()));
+    }
     for instance in &decision.start {
         let action = Action::Start(Target::Existing(Box::new(instance.clone())));
-        let after = up.clone();
+        let after = up.union(&limited).copied().collect();
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
     if let Some(sidecar) = decision.load.as_ref().and_then(|load| load.sidecar.as_ref()) {
@@ -140,6 +190,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision) {
         guest: Arc::new(provisioning.guest.clone()),
         prior: provisioning.prior.clone().map(Box::new),
         deliver: provisioning.deliver.clone(),
+        carries: keeping.carries(decision, provisioning.machine.as_ref()),
     };
     steps.push(action, backend, sandbox, ResourceKind::Guest, up);
 }
@@ -158,7 +209,12 @@ fn load(
 }
 
 /// Imported images that nothing stands on any more, and what interrupted runs left behind.
-fn prune(steps: &mut Steps, desired: &Desired, observed: &Observed, decisions: &[Decision]) {
+fn prune(
+    steps: &mut Steps,
+    wanted: &BTreeSet<SpecHash>,
+    observed: &Observed,
+    decisions: &[Decision],
+) {
     if observed.leftovers.is_empty() {
         return;
     }
@@ -170,8 +226,6 @@ fn prune(steps: &mut Steps, desired: &Desired, observed: &Observed, decisions: &
         .filter(|i| !leaving.contains(&(i.backend, &i.id)))
         .filter_map(|i| Some((i.backend, i.image?)))
         .collect();
-    let wanted: BTreeSet<SpecHash> =
-        desired.sandboxes.values().filter_map(|spec| spec.image.as_ref()?.digest()).collect();
     let mut leftovers: Vec<_> = observed
         .leftovers
         .iter()
@@ -188,7 +242,7 @@ fn prune(steps: &mut Steps, desired: &Desired, observed: &Observed, decisions: &
             .steps
             .iter()
             .filter(|step| match &step.action {
-                Action::Teardown(instance) => {
+                Action::Teardown { instance, .. } => {
                     instance.backend == leftover.backend
                         && instance.image.is_some()
                         && instance.image == leftover.digest

@@ -3,6 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+mod classes;
+mod holds;
+mod kept;
+
 use super::*;
 
 use crate::model::policy::{AllowEntry, AuthScheme, CredentialRoute, Egress, HostPattern};
@@ -25,6 +29,7 @@ fn spec(name: &str) -> crate::model::SandboxSpec {
         backend: BackendChoice::Fixed(BackendKind::Docker),
         image: Some(ImageRef::Registry("busybox:1".to_owned())),
         host_paths: Vec::new(),
+        sources: Vec::new(),
         env: BTreeMap::new(),
         asked_env: BTreeSet::new(),
         resources: Resources::default(),
@@ -49,9 +54,11 @@ fn desired(specs: impl IntoIterator<Item = crate::model::SandboxSpec>) -> Desire
             owner: OwnerId::new("team").unwrap(),
             path: PathBuf::from("/tree"),
             network_pool: None,
+            snapshots: Some(crate::model::Bounds::default()),
         },
         sandboxes: specs.into_iter().map(|spec| (spec.id.clone(), spec)).collect(),
         held: BTreeMap::new(),
+        unread: BTreeMap::new(),
         diagnostics: Vec::new(),
         agents: AgentsFolder::Present,
         overlays: BTreeSet::new(),
@@ -107,8 +114,12 @@ fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
         env: BTreeMap::new(),
         boot: instance.boot.clone(),
         workspace: false,
+        copied_from: None,
+        settings: Default::default(),
         files: BTreeMap::new(),
+        under_way: BTreeMap::new(),
         ca: spec.sidecar.as_ref().map(|_| CA.to_owned()),
+        names: None,
     }
 }
 
@@ -129,8 +140,12 @@ fn loaded(spec: &SidecarSpec, instance: &Instance) -> Receipt {
         env: spec.policy.routes.iter().map(digest).collect(),
         boot: instance.boot.clone(),
         workspace: false,
+        copied_from: None,
+        settings: Default::default(),
         files: BTreeMap::new(),
+        under_way: BTreeMap::new(),
         ca: Some(CA.to_owned()),
+        names: None,
     }
 }
 
@@ -298,8 +313,14 @@ fn rule_3_a_foreign_object_under_a_name_that_we_need_is_a_conflict() {
     assert_eq!(text(&plan), "ada machine hold conflict");
     // And nothing of it is torn down when nobody declares it.
     assert_eq!(text(&run(&desired([]), &observed)), "");
+    let down = Options { remove_all: true, ..Options::default() };
+    let removed = |observed: &Observed| text(&crate::plan::plan(&desired([]), observed, &down));
+    assert_eq!(removed(&observed), "");
     observed.instances[0].ownership = Ownership::OtherState("f00".to_owned());
     assert_eq!(text(&run(&desired([spec("ada")]), &observed)), "ada machine hold conflict");
+    // Who wants all of it gone hears that it stays.
+    assert_eq!(text(&run(&desired([]), &observed)), "");
+    assert_eq!(removed(&observed), "ada machine hold conflict");
 }
 
 #[test]
@@ -469,7 +490,9 @@ fn rule_5_of_duplicates_the_one_that_fits_stays() {
     observed.instances.insert(0, stale);
     let plan = run(&desired([spec("ada")]), &observed);
     assert_eq!(text(&plan), "ada machine teardown duplicate\n[] -> #0 teardown ada machine");
-    let Action::Teardown(gone) = &plan.steps[0].action else { panic!("{:?}", plan.steps) };
+    let Action::Teardown { instance: gone, .. } = &plan.steps[0].action else {
+        panic!("{:?}", plan.steps)
+    };
     assert_eq!(gone.id.0, "0-stale");
     assert_eq!(plan.refused, None);
 }
@@ -483,14 +506,14 @@ fn rule_5_all_duplicates_go_of_what_is_no_longer_wanted() {
     twin.id = InstanceId("0-twin".to_owned());
     observed.instances.push(twin);
     let plan = run(&desired([spec("ada")]), &observed);
-    let gone = plan.steps.iter().filter(|step| matches!(step.action, Action::Teardown(_)));
+    let gone = plan.steps.iter().filter(|step| matches!(step.action, Action::Teardown { .. }));
     assert_eq!(gone.count(), 2, "{}", text(&plan));
 }
 
 #[test]
 fn rule_6_removals_come_before_additions_and_prepare_before_removals() {
     let mut changed = spec("ada");
-    changed.resources.memory = 1 << 30;
+    changed.user = Some("old".to_owned());
     let plan = run(&desired([spec("ada")]), &converged(&[changed]));
     assert_eq!(
         text(&plan),
@@ -506,7 +529,7 @@ fn rule_6_removals_come_before_additions_and_prepare_before_removals() {
     assert_eq!(fields.len(), 1);
     assert_eq!(
         (fields[0].path.as_str(), fields[0].from.as_deref(), fields[0].to.as_deref()),
-        ("resources.memory", Some("1G"), Some("2G"))
+        ("user", Some("old"), None)
     );
 }
 
@@ -589,7 +612,7 @@ fn rule_7_watch_holds_the_removals_and_does_the_rest() {
 #[test]
 fn rule_8_equal_inputs_in_any_order_give_the_same_plan() {
     let mut all = many(6);
-    all[2].resources.pids = 7;
+    all[2].user = Some("old".to_owned());
     let mut observed = converged(&all);
     let tree = desired(many(5));
     let first = run(&tree, &observed);
@@ -718,12 +741,20 @@ fn has_value(digest: &str) -> Observed {
 fn without_a_value_nothing_is_made_and_nothing_is_replaced() {
     let tree = desired([asking("ada")]);
     let plan_new = run(&tree, &reachable());
-    assert_eq!(text(&plan_new), "ada machine hold needs_input");
+    // What it would be is said all the same.
+    let made = "ada machine hold needs_input\nada machine hold not_found\nada guest hold not_found";
+    assert_eq!(text(&plan_new), made);
+    assert_eq!(plan_new.changes[0].notes, ["once it has TOKEN, it is made"]);
     assert_eq!(plan_new.missing_input(), BTreeSet::from(["TOKEN"]));
     let mut smaller = asking("ada");
-    smaller.resources.memory = 1 << 30;
+    smaller.user = Some("new".to_owned());
     let plan_replace = run(&desired([smaller.clone()]), &has_value("d1"));
-    assert_eq!(text(&plan_replace), "ada machine hold needs_input");
+    let lines =
+        ["machine hold needs_input", "machine hold spec_changed", "guest hold stands_on_replaced"];
+    assert_eq!(text(&plan_replace), lines.map(|line| format!("ada {line}")).join("\n"));
+    assert_eq!(plan_replace.changes[1].fields[0].path, "user");
+    assert!(plan_replace.changes[0].notes[0].contains("made anew"), "{plan_replace:?}");
+    assert_eq!((plan_replace.summary().hold, plan_replace.refused.as_ref()), (1, None));
     let given = plan(&desired([smaller]), &has_value("d1"), &with_value("d1"));
     assert_eq!(given.summary().replace, 1);
 }
@@ -778,7 +809,10 @@ fn a_route_whose_token_is_not_set_holds_the_sandbox() {
     });
     let tree = desired([routed]);
     let plan_without = run(&tree, &reachable());
-    assert_eq!(text(&plan_without), "ada machine hold needs_input");
+    assert!(plan_without.is_empty());
+    assert!(
+        text(&plan_without).starts_with("ada machine hold needs_input\nada machine hold not_found")
+    );
     let set = Options {
         tokens: BTreeMap::from([("GH_TOKEN".to_owned(), "d".to_owned())]),
         ..Options::default()

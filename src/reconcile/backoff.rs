@@ -9,7 +9,7 @@ use crate::model::SandboxId;
 const BASE: Duration = Duration::from_secs(1);
 /// The longest delay.
 const CAP: Duration = Duration::from_secs(300);
-/// A machine that had to be started twice within this keeps failing.
+/// A machine that has run for less than this when it stopped keeps failing.
 const FLAPPING: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,16 @@ struct Entry {
     attempts: u32,
     until: Duration,
     started: Option<Duration>,
+    /// When it was first seen to be down since.
+    down: Option<Duration>,
+}
+
+impl Entry {
+    /// It was started and ran only briefly. How long it waited for its next start does not count.
+    fn briefly(&self, now: Duration) -> bool {
+        let end = self.down.unwrap_or(now);
+        self.started.is_some_and(|started| end.saturating_sub(started) < FLAPPING)
+    }
 }
 
 /// What happened to a sandbox in a pass.
@@ -41,11 +51,14 @@ impl Backoff {
     pub fn record(&mut self, sandbox: &SandboxId, what: Happened, now: Duration, jitter: f64) {
         let entry = self.entries.entry(sandbox.clone()).or_default();
         let flapping = match what {
+            // What is done for one that has not run for long yet says nothing of how it fares.
+            Happened::Done if entry.attempts > 0 && entry.briefly(now) => return,
             Happened::Done => false,
             Happened::Failed => true,
             Happened::Restarted => {
-                let before = entry.started.replace(now);
-                before.is_some_and(|before| now.saturating_sub(before) < FLAPPING)
+                let flapping = entry.briefly(now);
+                (entry.started, entry.down) = (Some(now), None);
+                flapping
             }
         };
         if flapping {
@@ -55,6 +68,13 @@ impl Backoff {
         } else {
             entry.attempts = 0;
             entry.until = Duration::ZERO;
+        }
+    }
+
+    /// Notes that a sandbox's machine was seen to be down.
+    pub fn down(&mut self, sandbox: &SandboxId, now: Duration) {
+        if let Some(entry) = self.entries.get_mut(sandbox) {
+            entry.down.get_or_insert(now);
         }
     }
 
@@ -127,6 +147,32 @@ mod tests {
         assert_eq!(backoff.deferred(at(101)), BTreeSet::from([ada()]));
         backoff.record(&ada(), Happened::Restarted, at(900), 0.5);
         assert!(backoff.deferred(at(900)).is_empty());
+    }
+
+    #[test]
+    fn a_machine_that_dies_at_once_after_each_start_waits_ever_longer() {
+        let mut backoff = Backoff::default();
+        let mut now = at(100);
+        let mut delays = Vec::new();
+        backoff.record(&ada(), Happened::Restarted, now, 0.5);
+        for _ in 0..14 {
+            // It dies a second after its start, waits, and is started again.
+            now += at(1);
+            backoff.down(&ada(), now);
+            let delay = backoff.next(now).unwrap_or_default();
+            now += delay;
+            delays.push(delay);
+            backoff.down(&ada(), now);
+            backoff.record(&ada(), Happened::Restarted, now, 0.5);
+        }
+        assert!(delays.is_sorted(), "{delays:?}");
+        // The delay counts from the start, a second before it died.
+        assert_eq!(delays[13], CAP - at(1), "{delays:?}");
+        // It runs for an hour, and is only then killed.
+        now += at(3600);
+        backoff.down(&ada(), now);
+        backoff.record(&ada(), Happened::Restarted, now, 0.5);
+        assert_eq!(backoff.next(now), None);
     }
 
     #[test]

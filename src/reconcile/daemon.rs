@@ -1,35 +1,45 @@
-//! The loop: one pass at a time; a trigger during a pass means one more pass.
+//! The loop: one pass at a time, and a run a sandbox, for which no pass waits. A trigger during a
+//! pass means one more pass.
 #![expect(clippy::disallowed_methods, reason = "the loop keeps time")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
 use super::backoff::{Backoff, Happened};
 use super::files::Files;
-use super::pass::{Reconciler, View};
+use super::git;
+use super::lookout::Lookout;
+use super::pass::{LastOutcome, Reconciler, View, outcomes};
+use super::removals::{self, Removals};
+use super::runs::{Ended, Round, Runs, Tell};
+use super::settle;
+use super::still;
 use super::trigger::Trigger;
+use super::waiting::Waiting;
 use crate::apply::{Event, Outcome, Report, Stop};
 use crate::backend::{Backend, LogOptions, Scope};
-use crate::model::{Instance, OwnerId, ResourceKind, SandboxId};
+use crate::model::{Instance, InstanceState, OwnerId, ResourceKind, SandboxId};
 use crate::plan::{Action, OnMassTeardown, Options, Target};
 
 /// How quickly a backend that went away is asked again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
-/// So many changed files are named one by one.
-const NAMED: usize = 8;
+/// How long it may take at most until `status` shows how a run went whose pass is not over.
+const WRITE_DOWN: Duration = Duration::from_secs(1);
 
 /// How the loop keeps time.
 #[derive(Debug, Clone, Copy)]
 pub struct WatchConfig {
     /// A pass is due after this long, whatever was or was not said.
     pub resync: Duration,
-    /// Triggers within this time of the first are one.
+    /// A pass waits until no file has moved for so long; other triggers within this time of the
+    /// first are one.
     pub debounce: Duration,
 }
 
@@ -84,128 +94,328 @@ pub type Publish = Arc<dyn Fn(Published<'_>) + Send + Sync>;
 /// # Errors
 /// When the state folder cannot be used, or files can neither be watched nor polled.
 pub async fn watch(
-    reconciler: &Reconciler,
+    reconciler: Arc<Reconciler>,
     owner: &OwnerId,
     options: Options,
     config: WatchConfig,
     stop: &Stop,
     publish: Publish,
 ) -> anyhow::Result<()> {
-    let (send, mut receive) = unbounded_channel();
-    let mut files = Files::new(&reconciler.load, send.clone())?;
+    let (send, mut heard) = unbounded_channel();
+    let files = Files::new(&reconciler.load, send.clone())?;
     let memory = reconciler.state.tree(owner)?;
     let scope = reconciler.scope(owner, &memory)?;
     let mut listeners = JoinSet::new();
     for backend in reconciler.backends.values() {
         listeners.spawn(listen(backend.clone(), scope.clone(), send.clone()));
     }
-    let options = Options { on_mass_teardown: OnMassTeardown::Hold, ..options };
-    let begun = Instant::now();
-    let mut backoff = Backoff::default();
-    let mut causes = vec![Trigger::Start];
-    while !stop.drain.is_cancelled() {
-        if causes.iter().any(|cause| matches!(cause, Trigger::Files(_))) {
-            backoff.reset();
-        }
-        if files.arm() && causes != [Trigger::Start] {
-            // What was written before it was watched is read by this pass or by the next.
-            let _ = send.send(Trigger::Files("a folder of the tree".to_owned()));
-        }
-        for cause in &causes {
-            tracing::info!(%cause, "starting a pass");
-        }
-        let options = Options { deferred: backoff.deferred(begun.elapsed()), ..options.clone() };
-        pass(reconciler, owner, options, stop, &publish, &causes, &mut backoff, begun).await;
-        let patience =
-            backoff.next(begun.elapsed()).map_or(config.resync, |next| next.min(config.resync));
-        let retry = patience < config.resync;
-        causes = tokio::select! {
-            () = stop.drain.cancelled() => break,
-            causes = next(&mut receive, config.debounce) => causes,
-            () = tokio::time::sleep(patience) => {
-                vec![if retry { Trigger::Retry } else { Trigger::Resync }]
-            }
-        };
+    let runs = Runs::new(reconciler.clone(), stop.clone(), files.moves());
+    let mut the = Loop {
+        reconciler,
+        owner: owner.clone(),
+        options: Options { on_mass_teardown: OnMassTeardown::Hold, ..options },
+        config,
+        stop: stop.clone(),
+        publish,
+        begun: Instant::now(),
+        files,
+        runs,
+        lookout: Lookout::new(send),
+        backoff: Backoff::default(),
+        removals: Removals::default(),
+        waiting: Waiting::default(),
+        last_pass: Duration::ZERO,
+        newest: None,
+        still: None,
+        unwritten: BTreeMap::new(),
+        written: Duration::ZERO,
+        tellers: JoinSet::new(),
+    };
+    the.waiting.hear(Trigger::Start, Duration::ZERO);
+    while the.until_due(&mut heard).await {
+        the.pass(&mut heard).await;
     }
+    // What runs may end; no new step of it begins.
+    while let Some(ended) = the.runs.next().await {
+        the.ended(ended);
+    }
+    the.write_down();
+    while the.tellers.join_next().await.is_some() {}
     Ok(())
 }
 
-/// Waits for a trigger and gathers those that follow it closely, each cause once.
-async fn next(receive: &mut UnboundedReceiver<Trigger>, debounce: Duration) -> Vec<Trigger> {
-    let mut causes = BTreeSet::new();
-    match receive.recv().await {
-        Some(first) => causes.insert(first),
-        // The sender lives as long as the loop.
-        None => std::future::pending().await,
-    };
-    let until = tokio::time::sleep(debounce);
-    tokio::pin!(until);
-    loop {
-        tokio::select! {
-            () = &mut until => break,
-            more = receive.recv() => if let Some(more) = more { causes.insert(more); },
+/// The loop and all that it remembers between passes. Times are since `begun`.
+struct Loop {
+    reconciler: Arc<Reconciler>,
+    owner: OwnerId,
+    options: Options,
+    config: WatchConfig,
+    stop: Stop,
+    publish: Publish,
+    begun: Instant,
+    files: Files,
+    runs: Runs,
+    lookout: Lookout,
+    backoff: Backoff,
+    removals: Removals,
+    waiting: Waiting,
+    last_pass: Duration,
+    newest: Option<Arc<Round>>,
+    /// What everything looked like when the last pass found nothing to do, and how many looks since
+    /// then have found it so.
+    still: Option<(u64, u32)>,
+    /// How runs went that have ended since it was last written down.
+    unwritten: BTreeMap<SandboxId, LastOutcome>,
+    written: Duration,
+    tellers: JoinSet<()>,
+}
+
+impl Loop {
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// When the next pass is due if nothing is heard, and why.
+    fn appointment(&self) -> (Duration, Trigger) {
+        let resync = (self.last_pass + self.config.resync, Trigger::Resync);
+        let since = self.last_pass;
+        let retry = self.backoff.next(since).map(|wait| (since + wait, Trigger::Retry));
+        let removal = self.removals.due(since).map(|due| (due, Trigger::Removal));
+        [Some(resync), retry, removal]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or((self.last_pass, Trigger::Resync))
+    }
+
+    /// Listens until a pass is due; false when there is to be none any more.
+    async fn until_due(&mut self, heard: &mut UnboundedReceiver<Trigger>) -> bool {
+        loop {
+            let busy_since = (!self.runs.is_empty()).then_some(self.last_pass);
+            let (appointment, why) = self.appointment();
+            let due = self.waiting.due(self.config.debounce, busy_since);
+            let until = due.map_or(appointment, |due| due.min(appointment));
+            let patience = until.saturating_sub(self.now());
+            tokio::select! {
+                biased;
+                () = self.stop.drain.cancelled() => return false,
+                Some(ended) = self.runs.next(), if !self.runs.is_empty() => self.ended(ended),
+                Some(cause) = heard.recv() => self.hear(cause),
+                () = tokio::time::sleep(patience) => {
+                    let now = self.now();
+                    if due.is_none() || until == appointment {
+                        self.waiting.hear(why, now);
+                    }
+                    // Git says so when it is not done yet, however long it pauses.
+                    if !self.waiting.overdue(now) && git::is_rewriting(&self.reconciler.load.tree) {
+                        self.waiting.not_yet(now);
+                        continue;
+                    }
+                    return true;
+                }
+            }
         }
     }
-    few(causes)
-}
 
-/// A checkout moves thousands of files: a few of them are named, and how many more there are.
-fn few(causes: BTreeSet<Trigger>) -> Vec<Trigger> {
-    let is_file = |cause: &Trigger| matches!(cause, Trigger::Files(_));
-    let (files, mut few): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_file);
-    let more = files.len().saturating_sub(NAMED);
-    few.extend(files.into_iter().take(NAMED));
-    if more > 0 {
-        few.push(Trigger::Files(format!("{more} more files")));
+    /// Notes why a pass is due.
+    fn hear(&mut self, cause: Trigger) {
+        if let Trigger::Backend(kind, _) = &cause {
+            self.lookout.hinted(*kind);
+        }
+        let now = self.now();
+        self.waiting.hear(cause, now);
     }
-    few
+
+    /// Reads, observes and plans, and begins what is to be done.
+    async fn pass(&mut self, heard: &mut UnboundedReceiver<Trigger>) {
+        self.files.arm();
+        let read = self.files.moves().count();
+        let now = self.now();
+        let mut waited = std::mem::take(&mut self.waiting);
+        if waited.has_files() {
+            self.backoff.reset();
+        }
+        let stamp = self.stamp();
+        let before = stamp.await;
+        if let Some((stamp, looks)) = self.still
+            && waited.is_resync()
+            && before == Some(stamp)
+            && looks < still::EVERY
+        {
+            tracing::debug!("nothing has moved since the last pass");
+            self.still = Some((stamp, looks + 1));
+            self.last_pass = now;
+            return;
+        }
+        self.still = None;
+        let deferred = self.backoff.deferred(now);
+        let options = Options { deferred, ..self.options.clone() };
+        let moves = self.files.moves();
+        let overdue = waited.overdue(now);
+        // What was read is read again once the tree has moved: then nobody is waited for any more.
+        let hurry = async move {
+            if overdue {
+                std::future::pending::<()>().await;
+            }
+            moves.beyond(read).await;
+        };
+        let looking = look(&self.reconciler, &self.owner, options, &mut self.lookout, hurry);
+        let looked = tokio::select! {
+            () = self.stop.drain.cancelled() => return,
+            looked = looking => looked,
+        };
+        while let Ok(cause) = heard.try_recv() {
+            self.hear(cause);
+        }
+        let now = self.now();
+        let moves = self.files.moves().count();
+        if moves != read && !waited.overdue(now) {
+            // What was read may be half of what is being written: it is read again.
+            waited.not_yet(now);
+            waited.absorb(std::mem::take(&mut self.waiting));
+            self.waiting = waited;
+            return;
+        }
+        // What was heard meanwhile makes one more pass due.
+        self.last_pass = now;
+        let causes = waited.take();
+        for cause in &causes {
+            tracing::info!(%cause, "starting a pass");
+        }
+        let mut view = match looked {
+            Ok(view) => view,
+            Err(error) => {
+                return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+            }
+        };
+        for instance in &view.observed.instances {
+            if instance.resource == ResourceKind::Machine
+                && instance.state != InstanceState::Running
+            {
+                self.backoff.down(&instance.sandbox, now);
+            }
+        }
+        // Before anything of it is done, as `apply` does.
+        if let Err(error) = self.reconciler.accept(&view) {
+            return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+        }
+        let rewriting = git::is_rewriting(&self.reconciler.load.tree);
+        let removals = self.removals.read(removals::wanted(&view.plan), moves, rewriting, now);
+        let loads = self.runs.leave_out(&mut view, removals.waiting);
+        if self.runs.is_empty() {
+            let begun = if view.plan.is_empty() {
+                self.reconciler.nothing_to_do(&view)
+            } else {
+                self.reconciler.begin(&view)
+            };
+            if let Err(error) = begun {
+                return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+            }
+        }
+        let publish = self.publish.clone();
+        let tell = move |round: &Arc<Round>| -> Tell {
+            let (publish, round) = (publish.clone(), round.clone());
+            Arc::new(move |event: Event<'_>| publish(Published::Step(&round.view, event)))
+        };
+        let read = (!removals.insisted).then_some(moves);
+        let round = self.runs.begin(view, causes, &loads, read, tell);
+        self.newest = Some(round.clone());
+        if round.view.plan.is_empty() {
+            // What moved while this pass looked is not taken for what it has seen.
+            let stamp = self.stamp();
+            let after = stamp.await;
+            self.still = after.filter(|after| before == Some(*after)).map(|after| (after, 0));
+            self.tell(round);
+        }
+    }
+
+    /// What everything looks like that the last pass depended on, if that found nothing to do.
+    fn stamp(&self) -> impl Future<Output = Option<u64>> + Send + use<> {
+        let newest = self.newest.clone().filter(|_| self.runs.is_empty());
+        let (reconciler, content) = (self.reconciler.clone(), self.files.content());
+        async move { still::look(&reconciler, &newest?.view, content).await }
+    }
+
+    /// A run has ended: what its sandbox has to wait for now, and who is to hear of it.
+    fn ended(&mut self, ended: Ended) {
+        let now = self.now();
+        let (last, free) = self.runs.ended(&ended);
+        for outcome in &ended.report.outcomes {
+            self.lookout.moved(ended.round.view.plan.steps[outcome.step].backend);
+        }
+        if let Some(cause) = free {
+            self.waiting.hear(cause, now);
+        }
+        for (sandbox, happened) in happenings(&ended.round.view, &ended.report) {
+            self.backoff.record(&sandbox, happened, now, jitter());
+        }
+        self.unwritten.extend(outcomes(&ended.round.view.plan, &ended.report));
+        if last || now.saturating_sub(self.written) > WRITE_DOWN {
+            self.write_down();
+        }
+        if last && self.runs.is_empty() {
+            // The next start looks no further back than this.
+            if let Err(error) = settle::settled(&ended.round.view.memory) {
+                tracing::warn!(error = %format!("{error:#}"), "the audit record cannot be written");
+            }
+        }
+        if last {
+            self.tell(ended.round);
+        }
+    }
+
+    /// Writes down how runs went, for `status`.
+    fn write_down(&mut self) {
+        self.written = self.now();
+        let Some(newest) = &self.newest else { return };
+        if !self.unwritten.is_empty() {
+            let outcomes = std::mem::take(&mut self.unwritten);
+            self.reconciler.remember(&newest.view, outcomes, &self.runs.sandboxes());
+        }
+    }
+
+    /// Tells what a pass came to. Who keeps failing is asked for its last words, which may take a
+    /// moment: nobody waits for that.
+    fn tell(&mut self, round: Arc<Round>) {
+        let now = self.now();
+        let mut failing = Vec::new();
+        for instance in &round.view.observed.instances {
+            if instance.resource == ResourceKind::Machine
+                && let Some((next, attempts)) = self.backoff.of(&instance.sandbox, now)
+            {
+                failing.push((instance.clone(), next, attempts));
+            }
+        }
+        let (reconciler, publish) = (self.reconciler.clone(), self.publish.clone());
+        while self.tellers.try_join_next().is_some() {}
+        self.tellers.spawn(async move {
+            let view = &round.view;
+            let failing = join_all(failing.into_iter().map(async |(instance, next, attempts)| {
+                let lines = last_lines(&reconciler, &view.scope, &instance).await;
+                Failing { sandbox: instance.sandbox, next, attempts, lines }
+            }))
+            .await;
+            let (report, causes) = (&round.report(), &round.causes);
+            publish(Published::Pass { view, report, causes, failing: &failing });
+        });
+    }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the loop's own state, passed once")]
-async fn pass(
+async fn look(
     reconciler: &Reconciler,
     owner: &OwnerId,
     options: Options,
-    stop: &Stop,
-    publish: &Publish,
-    causes: &[Trigger],
-    backoff: &mut Backoff,
-    begun: Instant,
-) {
-    let looked = async {
-        let desired = reconciler.desired().await?;
-        anyhow::ensure!(
-            desired.tree.owner == *owner,
-            "the tree's name is now {}, and this watch works for {owner}: nothing is touched; \
-             start `bottle watch` anew",
-            desired.tree.owner
-        );
-        reconciler.look_at(desired, options).await
-    };
-    let view = match looked.await {
-        Ok(view) => Arc::new(view),
-        Err(error) => return publish(Published::NoPlan { error: &error, causes }),
-    };
-    let (teller, seen) = (publish.clone(), view.clone());
-    let tell = Arc::new(move |event: Event<'_>| teller(Published::Step(&seen, event)));
-    let report = match reconciler.carry_out(&view, stop, tell).await {
-        Ok(report) => report,
-        Err(error) => return publish(Published::NoPlan { error: &error, causes }),
-    };
-    for (sandbox, happened) in happenings(&view, &report) {
-        backoff.record(&sandbox, happened, begun.elapsed(), jitter());
-    }
-    let mut failing = Vec::new();
-    for instance in &view.observed.instances {
-        let Some((next, attempts)) = backoff.of(&instance.sandbox, begun.elapsed()) else {
-            continue;
-        };
-        if instance.resource == ResourceKind::Machine {
-            let lines = last_lines(reconciler, &view.scope, instance).await;
-            failing.push(Failing { sandbox: instance.sandbox.clone(), next, attempts, lines });
-        }
-    }
-    publish(Published::Pass { view: &view, report: &report, causes, failing: &failing });
+    lookout: &mut Lookout,
+    hurry: impl Future<Output = ()>,
+) -> anyhow::Result<View> {
+    let desired = reconciler.desired().await?;
+    anyhow::ensure!(
+        desired.tree.owner == *owner,
+        "the tree's name is now {}, and this watch works for {owner}: nothing is touched; \
+         start `bottle watch` anew",
+        desired.tree.owner
+    );
+    reconciler.look_through(desired, options, Some((lookout, hurry))).await
 }
 
 fn happenings(view: &View, report: &Report) -> BTreeMap<SandboxId, Happened> {
@@ -215,14 +425,15 @@ fn happenings(view: &View, report: &Report) -> BTreeMap<SandboxId, Happened> {
         let Some(sandbox) = &step.sandbox else { continue };
         let what = happened.entry(sandbox.clone()).or_insert(Happened::Done);
         match outcome.outcome {
-            Outcome::Failed(_) | Outcome::Skipped { .. } => *what = Happened::Failed,
+            Outcome::Failed(_) => *what = Happened::Failed,
             Outcome::Done
                 if matches!(step.action, Action::Start(Target::Existing(_)))
                     && *what == Happened::Done =>
             {
                 *what = Happened::Restarted;
             }
-            Outcome::Done | Outcome::Cancelled => {}
+            // What is skipped has its reason beside it.
+            Outcome::Done | Outcome::Skipped { .. } | Outcome::Cancelled => {}
         }
     }
     happened
@@ -271,22 +482,5 @@ async fn listen(backend: Arc<dyn Backend>, scope: Scope, send: UnboundedSender<T
         lost = true;
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RECONNECT.1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_many_files_a_few_are_named() {
-        let file = |n: usize| Trigger::Files(format!("/t/agents/a{n:05}.md"));
-        let mut causes: BTreeSet<Trigger> = (0..5000).map(file).collect();
-        causes.insert(Trigger::Resync);
-        let told = few(causes);
-        assert_eq!(told.len(), 1 + NAMED + 1);
-        assert!(told.contains(&Trigger::Resync) && told.contains(&file(0)));
-        assert_eq!(told[1 + NAMED], Trigger::Files("4992 more files".to_owned()));
-        assert_eq!(few(BTreeSet::from([file(1)])), [file(1)]);
     }
 }

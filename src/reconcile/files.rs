@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use notify::{Config, ErrorKind, Event, EventKind, PollWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::trigger::Trigger;
@@ -25,6 +27,47 @@ type Object = (u64, u64);
 /// The folders whose content counts, as they stand now: shared with whoever hears of events.
 type Ours = Arc<RwLock<Vec<PathBuf>>>;
 
+/// How often something has moved that says which sandboxes there are, and from what they are made.
+/// It counts in the very moment of the event, before anyone is told.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Moves(Arc<(AtomicU64, Notify)>);
+
+impl Moves {
+    pub(super) fn count(&self) -> u64 {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    fn another(&self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+        self.0.1.notify_waiters();
+    }
+
+    /// Waits until something has moved since it had so often.
+    pub(super) async fn beyond(&self, count: u64) {
+        loop {
+            let told = self.0.1.notified();
+            tokio::pin!(told);
+            // Before counting: what moves in between is told.
+            told.as_mut().enable();
+            if self.count() != count {
+                return;
+            }
+            told.await;
+        }
+    }
+}
+
+/// How much of a folder counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// All that is below it.
+    All,
+    /// What is in it.
+    Entries,
+    /// Where it is.
+    Nothing,
+}
+
 /// The watches on a tree.
 pub(super) struct Files {
     watcher: Box<dyn Watcher + Send>,
@@ -32,31 +75,69 @@ pub(super) struct Files {
     send: UnboundedSender<Trigger>,
     load: LoadOptions,
     ours: Ours,
+    moves: Moves,
     polling: bool,
 }
 
 impl Files {
     /// Sets up the watches; where the kernel has none left, files are polled.
     pub(super) fn new(load: &LoadOptions, send: UnboundedSender<Trigger>) -> anyhow::Result<Self> {
-        let ours = Ours::default();
-        let handler = handler(ours.clone(), send.clone());
+        let (ours, moves) = (Ours::default(), Moves::default());
+        let handler = handler(ours.clone(), moves.clone(), send.clone());
         let (watcher, polling): (Box<dyn Watcher + Send>, bool) =
             match notify::recommended_watcher(handler) {
                 Ok(watcher) => (Box::new(watcher), false),
                 Err(error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    (Box::new(poller(ours.clone(), send.clone())?), true)
+                    (Box::new(poller(ours.clone(), moves.clone(), send.clone())?), true)
                 }
             };
-        let mut files =
-            Self { watcher, watched: BTreeMap::new(), send, load: load.clone(), ours, polling };
+        let (watched, load) = (BTreeMap::new(), load.clone());
+        let mut files = Self { watcher, watched, send, load, ours, moves, polling };
         files.arm();
         Ok(files)
+    }
+
+    /// What counts how often the tree has moved.
+    pub(super) fn moves(&self) -> Moves {
+        self.moves.clone()
+    }
+
+    /// The folders that the tree is read from; `None` where nobody says when something in them moves.
+    pub(super) fn content(&self) -> Option<Vec<(PathBuf, Content)>> {
+        if self.polling {
+            return None;
+        }
+        let ours = self.ours.read().unwrap_or_else(PoisonError::into_inner);
+        let content = |(path, (_, mode)): (&PathBuf, &(Object, RecursiveMode))| {
+            let content = match mode {
+                RecursiveMode::Recursive => Content::All,
+                RecursiveMode::NonRecursive if ours.contains(path) => Content::Entries,
+                RecursiveMode::NonRecursive => Content::Nothing,
+            };
+            (path.clone(), content)
+        };
+        let mut folders: Vec<_> = self.watched.iter().map(content).collect();
+        // A commit moves no file that is watched.
+        let git: Vec<_> =
+            folders.iter().filter(|(_, content)| *content == Content::Entries).collect();
+        let git: Vec<_> =
+            git.iter().map(|(path, _)| (path.join(".git"), Content::Entries)).collect();
+        folders.extend(git);
+        Some(folders)
     }
 
     /// Watches what there is to watch by now. Says whether that is something else than before: then
     /// files may have been written before they were watched.
     pub(super) fn arm(&mut self) -> bool {
+        let moved = self.watch_anew();
+        if moved {
+            self.moves.another();
+        }
+        moved
+    }
+
+    fn watch_anew(&mut self) -> bool {
         // Before anything is watched: a symlinked tree may lead to another folder by now.
         *self.ours.write().unwrap_or_else(PoisonError::into_inner) = ours(&self.load);
         let wanted = wanted(&self.load);
@@ -84,12 +165,12 @@ impl Files {
                 }
                 Err(error) if !self.polling && exhausted(&error) => {
                     tracing::warn!(%error, "no file watches are left: polling");
-                    match poller(self.ours.clone(), self.send.clone()) {
+                    match poller(self.ours.clone(), self.moves.clone(), self.send.clone()) {
                         Ok(poller) => {
                             self.watcher = Box::new(poller);
                             self.polling = true;
                             self.watched.clear();
-                            self.arm();
+                            self.watch_anew();
                             return true;
                         }
                         Err(error) => tracing::warn!(%error, "files cannot be polled either"),
@@ -112,8 +193,8 @@ fn exhausted(error: &notify::Error) -> bool {
     }
 }
 
-fn poller(ours: Ours, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
-    PollWatcher::new(handler(ours, send), Config::default().with_poll_interval(POLL))
+fn poller(ours: Ours, moves: Moves, send: UnboundedSender<Trigger>) -> notify::Result<PollWatcher> {
+    PollWatcher::new(handler(ours, moves, send), Config::default().with_poll_interval(POLL))
 }
 
 /// The folders of a tree, as they stand now. The parents are watched for the tree itself: it may be
@@ -176,15 +257,24 @@ fn ours(load: &LoadOptions) -> Vec<PathBuf> {
 
 fn handler(
     ours: Ours,
+    moves: Moves,
     send: UnboundedSender<Trigger>,
 ) -> impl Fn(notify::Result<Event>) + Send + 'static {
     move |event| {
         let trigger = match event {
-            Ok(event) if event.need_rescan() => Trigger::Files("too much".to_owned()),
+            Ok(event) if event.need_rescan() => {
+                moves.another();
+                Trigger::Files("too much".to_owned())
+            }
             Ok(event) => {
                 let ours = ours.read().unwrap_or_else(PoisonError::into_inner);
                 match relevant(&event, &ours) {
-                    Some(path) => Trigger::Files(path.display().to_string()),
+                    Some(path) => {
+                        if !of_a_skill(path) {
+                            moves.another();
+                        }
+                        Trigger::Files(path.display().to_string())
+                    }
                     None => return,
                 }
             }
@@ -196,6 +286,11 @@ fn handler(
         // The loop is gone only when the process is about to be.
         let _ = send.send(trigger);
     }
+}
+
+/// A skill's file changes what is put into a sandbox, and never which sandboxes there are.
+fn of_a_skill(path: &Path) -> bool {
+    path.parent().is_some_and(|parent| parent.iter().any(|part| part == "skills"))
 }
 
 /// The path that matters, if one does: our own reading and a repository's inner life do not.

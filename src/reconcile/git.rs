@@ -3,20 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "runs git")]
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use crate::work::git::{SWITCHED_OFF, git, settle};
 
 /// git answers within this, or the tree counts as not tracked.
 const DEADLINE: Duration = Duration::from_secs(5);
-
-/// What a repository could otherwise make git run, or write.
-const SWITCHED_OFF: [(&str, &str); 3] = [
-    ("core.hooksPath", "/dev/null"),
-    ("core.fsmonitor", "false"),
-    ("core.untrackedCache", "false"),
-];
 
 /// What git says of a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +19,30 @@ pub struct Revision {
     pub branch: Option<String>,
     /// Something below the tree differs from the commit.
     pub dirty: bool,
+}
+
+/// A lock of git's that is older than this was left behind.
+const STALE_LOCK: Duration = Duration::from_secs(60);
+
+/// Whether git is rewriting what is checked out at `tree`: a checkout holds this lock from its
+/// beginning to its end.
+#[must_use]
+pub fn is_rewriting(tree: &Path) -> bool {
+    let Some(dot_git) = tree.ancestors().map(|folder| folder.join(".git")).find(|at| at.exists())
+    else {
+        return false;
+    };
+    let folder = if dot_git.is_dir() {
+        dot_git
+    } else {
+        // Of a worktree or submodule: a small file that says where its folder is.
+        let said = std::fs::read_to_string(&dot_git).unwrap_or_default();
+        let Some(named) = said.strip_prefix("gitdir:") else { return false };
+        dot_git.parent().unwrap_or(tree).join(named.trim())
+    };
+    let locked = std::fs::symlink_metadata(folder.join("index.lock"));
+    let since = locked.and_then(|lock| lock.modified()).ok();
+    since.is_some_and(|since| since.elapsed().is_ok_and(|age| age < STALE_LOCK))
 }
 
 /// Asks git about `tree`. A tree that is not tracked, or a machine without git, is no error.
@@ -41,31 +57,6 @@ pub async fn revision(tree: &Path) -> Revision {
             tracing::warn!(tree = %tree.display(), "git did not answer in time");
             Revision::default()
         }
-    }
-}
-
-fn git(tree: &Path) -> Command {
-    let mut git = Command::new("git");
-    git.arg("-C").arg(tree).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("GIT_") {
-            git.env_remove(name);
-        }
-    }
-    // Neither locks nor prompts; nothing of the repository's runs.
-    git.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
-    // An object that a partial clone lacks is not fetched: that would run what the repository names.
-    git.env("GIT_NO_LAZY_FETCH", "1").env("GIT_ALLOW_PROTOCOL", "");
-    git
-}
-
-/// Settings that stand above those of the repository. They are given by the environment: on the
-/// command line, a name that holds `=` would end there.
-fn settle(git: &mut Command, settings: &[(String, &str)]) {
-    git.env("GIT_CONFIG_COUNT", settings.len().to_string());
-    for (index, (key, value)) in settings.iter().enumerate() {
-        git.env(format!("GIT_CONFIG_KEY_{index}"), key);
-        git.env(format!("GIT_CONFIG_VALUE_{index}"), value);
     }
 }
 

@@ -1,26 +1,37 @@
 //! Keeps the tree and what exists the same: one pass, and the loop around it.
 //!
 //! `pass` is load → observe → plan → apply. `daemon` runs passes: files, backend events, a periodic
-//! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce;
-//! the cause is logged and never given to the planner. `state` is the state folder, `lock` its
+//! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce
+//! (`waiting`); the cause is logged and never given to the planner. A pass plans for all; each
+//! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`). `state` is the state folder, `lock` its
 //! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
-//! asked-for values, `sidecars` what sidecars are given.
+//! asked-for values, `keeping` what outlives a machine, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
+//! `authorities` the certificate authority of each, `names` what the host says about names.
 
+pub mod accepted;
+pub mod authorities;
 pub mod backoff;
 pub mod daemon;
 mod files;
 pub mod git;
+mod keeping;
 pub mod lock;
+mod lookout;
+mod names;
 pub mod owners;
 pub mod pass;
+mod removals;
+mod runs;
 mod settle;
 pub mod sidecars;
 pub mod state;
+mod still;
 pub mod trigger;
 pub mod values;
+mod waiting;
 
 pub use daemon::{Failing, Published, WatchConfig, watch};
-pub use lock::{Holder, Lock, Locked};
+pub use lock::{Claims, Holder, Lock, Locked};
 pub use owners::OwnerTaken;
 pub use pass::{Last, LastOutcome, Reconciler, View};
 pub use state::{State, TreeState};

@@ -1,15 +1,15 @@
 //! Which path speaks for which owner: another tree under the same name must not take over, or tear
 //! down, what it has not made; and a tree under a new name leaves what it made under the old one.
-#![expect(clippy::disallowed_methods, reason = "locks a file of the state folder")]
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::state::{State, read_json, write_json};
+use super::accepted;
+use super::state::{State, is_damage, read_json, write_json};
+use crate::backend::durable;
 use crate::model::{Diagnostic, OwnerId};
 
 /// Another path speaks for this owner.
@@ -23,12 +23,24 @@ pub struct OwnerTaken {
 }
 
 impl State {
-    /// Which path last spoke for which owner.
+    /// Which path last spoke for which owner. Where the record of that is damaged, what each tree's own
+    /// record says counts; the next claim writes it anew.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
     pub fn owners(&self) -> anyhow::Result<BTreeMap<OwnerId, PathBuf>> {
-        Ok(read_json(&self.owners_file())?.unwrap_or_default())
+        Ok(self.owners_or_damage()?.0)
+    }
+
+    fn owners_or_damage(&self) -> anyhow::Result<(BTreeMap<OwnerId, PathBuf>, bool)> {
+        match read_json(&self.owners_file()) {
+            Ok(owners) => Ok((owners.unwrap_or_default(), false)),
+            Err(error) if is_damage(&error) => {
+                tracing::warn!("{error:#}; it is made again from the records of the trees");
+                Ok((accepted::trees(self.root()), true))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn owners_file(&self) -> PathBuf {
@@ -36,15 +48,9 @@ impl State {
     }
 
     /// The file is all trees' in common, so a tree's own lock does not keep it whole.
-    fn lock_owners(&self) -> anyhow::Result<File> {
+    pub(super) fn lock_owners(&self) -> anyhow::Result<File> {
         let path = self.root().join("owners.lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
+        let lock = durable::lock_file(&path)?;
         lock.lock().with_context(|| format!("locking {}", path.display()))?;
         Ok(lock)
     }
@@ -55,7 +61,8 @@ impl State {
     /// [`OwnerTaken`] when another path that still exists does, unless `adopt` says that the tree
     /// has moved; or when the folder cannot be written.
     pub fn claim(&self, owner: &OwnerId, path: &Path, adopt: bool) -> anyhow::Result<()> {
-        if self.owners()?.get(owner).is_some_and(|known| known == path) {
+        let (known, damaged) = self.owners_or_damage()?;
+        if !damaged && known.get(owner).is_some_and(|known| known == path) {
             return Ok(());
         }
         let _lock = self.lock_owners()?;
@@ -65,6 +72,17 @@ impl State {
         }
         owners.insert(owner.clone(), path.to_owned());
         write_json(&self.owners_file(), &owners, true)
+    }
+
+    /// Whether `path` may speak for `owner`. Nothing is remembered.
+    ///
+    /// # Errors
+    /// [`OwnerTaken`], as for [`Self::claim`]; or when the folder cannot be read.
+    pub fn speaks_for(&self, owner: &OwnerId, path: &Path) -> anyhow::Result<()> {
+        match taken(&self.owners()?, owner, path) {
+            Some(taken) => Err(taken.into()),
+            None => Ok(()),
+        }
     }
 
     /// Forgets that `path` speaks for `owner`, of which nothing exists any more.
@@ -107,7 +125,8 @@ impl State {
                  exist: nothing looks after {them} any more"
             );
             let hint = format!(
-                "to remove {them}: put the name `{former}` back, `bottle down`, and rename again"
+                "to keep {them}: write `name: {former}` into bottle.yaml, also after the tree has moved; \
+                 to remove {them}: do that, `bottle down`, and rename again"
             );
             doubts.push(Diagnostic::warning(FILE, message).with_hint(hint));
         }
@@ -121,6 +140,7 @@ fn taken(owners: &BTreeMap<OwnerId, PathBuf>, owner: &OwnerId, path: &Path) -> O
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make folders")]
 mod tests {
     use super::*;
     use crate::apply::Receipts as _;
@@ -142,8 +162,12 @@ mod tests {
             env: Default::default(),
             boot: None,
             workspace: false,
+            copied_from: None,
+            settings: Default::default(),
             files: Default::default(),
+            under_way: Default::default(),
             ca: None,
+            names: None,
         }
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "observations and passes are timed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,21 +11,28 @@ use anyhow::Context as _;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use super::accepted;
+use super::authorities::Authorities;
 use super::git::{self, Revision};
-use super::sidecars::{self, Authorities, Credentials, Documents};
+use super::keeping::{self, Keeping};
+use super::lock::Claims;
+use super::lookout::Lookout;
+use super::names::{HostNames, Told};
+use super::sidecars::{self, Credentials, Documents, Roots};
 use super::state::{State, TreeState, now};
 use super::values::{self, Sources};
-use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Stop};
-use crate::backend::{BackendError, Backends, Depth, Scope};
+use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Slots, Stop};
+use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    BackendKind, Desired, Instance, Observed, OwnerId, Ownership, SandboxId, SpecHash, Tree,
+    AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
+    InstanceState, Observed, OwnerId, Ownership, SandboxId, Severity, SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
-use crate::plan::{self, Options, Plan};
+use crate::plan::{self, Options, Plan, Step, StepId};
 
 /// A backend that does not answer within this is unreachable.
-const OBSERVE_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const OBSERVE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a reconciler works with, for as long as it lives.
 pub struct Reconciler {
@@ -38,8 +46,8 @@ pub struct Reconciler {
     pub sources: Sources,
     /// How closely backends are looked at.
     pub depth: Depth,
-    /// How many steps run at once.
-    pub jobs: usize,
+    /// How many steps run at once, of all kinds together; `None`: so many as suit each backend.
+    pub jobs: Option<usize>,
     /// How long they may take.
     pub deadlines: Deadlines,
 }
@@ -64,9 +72,17 @@ pub struct View {
     pub revision: Revision,
     /// What is remembered of the tree.
     pub memory: TreeState,
+    /// What the sidecars of each backend are told of what the host says about names.
+    names: BTreeMap<BackendKind, Told>,
 }
 
 impl View {
+    /// Plans again from the same observations, and leaves these sandboxes as they are this time.
+    pub(super) fn defer(&mut self, sandboxes: impl IntoIterator<Item = SandboxId>) {
+        self.options.deferred.extend(sandboxes);
+        self.plan = plan::plan(&self.desired, &self.observed, &self.options);
+    }
+
     /// The tree, as documents name it.
     #[must_use]
     pub fn tree(&self) -> TreeDocument {
@@ -76,6 +92,7 @@ impl View {
             commit: self.revision.commit.clone(),
             branch: self.revision.branch.clone(),
             dirty: self.revision.dirty,
+            overlays: self.desired.overlays.iter().cloned().collect(),
         }
     }
 
@@ -128,6 +145,8 @@ pub struct LastOutcome {
 struct Audit<'a> {
     at: u64,
     pid: u32,
+    /// Of one process several runs may be under way at once: a step's number counts in its own.
+    run: u32,
     event: &'a str,
     step: usize,
     action: &'a str,
@@ -135,6 +154,106 @@ struct Audit<'a> {
     sandbox: Option<&'a SandboxId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
+}
+
+/// Which steps of a plan are done together, and how.
+pub(super) struct Run<'a> {
+    /// Only these; all of them where none are named.
+    pub(super) only: Option<&'a BTreeSet<StepId>>,
+    /// How many run at once.
+    pub(super) slots: &'a Slots,
+    /// What is trusted on this machine, read once for runs that belong together.
+    pub(super) roots: Roots,
+    /// Whether a step may still begin.
+    pub(super) may: &'a (dyn Fn(&Step) -> bool + Send + Sync),
+}
+
+/// What a backend says of what exists.
+pub(super) type Answer = Result<Observation, BackendError>;
+
+pub(super) async fn ask(
+    kind: BackendKind,
+    backend: &dyn Backend,
+    scope: &Scope,
+    depth: Depth,
+) -> Answer {
+    let asked = Instant::now();
+    let observing = tokio::time::timeout(OBSERVE_DEADLINE, backend.observe(scope, depth));
+    let answer = observing.await.unwrap_or_else(|_| {
+        Err(BackendError::Deadline {
+            what: "observing".to_owned(),
+            seconds: OBSERVE_DEADLINE.as_secs(),
+        })
+    });
+    tracing::debug!(backend = %kind, elapsed = ?asked.elapsed(), ok = answer.is_ok(), "observed");
+    answer
+}
+
+/// New sandboxes whose backend depends on which of them answer: they wait until all have.
+fn undecided(desired: &Desired, observed: &Observed) -> Vec<SandboxId> {
+    let exists = |id: &SandboxId| {
+        observed.instances.iter().any(|instance| instance.sandbox == *id)
+            || observed.receipts.values().any(|receipt| receipt.sandbox == *id)
+    };
+    let open = desired
+        .sandboxes
+        .values()
+        .filter(|spec| matches!(spec.backend, BackendChoice::Auto { default: None }));
+    open.map(|spec| &spec.id).filter(|id| !exists(id)).cloned().collect()
+}
+
+/// The backends on which there are to be sandboxes.
+fn wanted(desired: &Desired) -> BTreeSet<BackendKind> {
+    let chosen = desired.sandboxes.values().filter_map(|spec| match spec.backend {
+        BackendChoice::Fixed(kind) | BackendChoice::Auto { default: Some(kind) } => Some(kind),
+        BackendChoice::Auto { default: None } => None,
+    });
+    chosen.collect()
+}
+
+/// All answers together.
+pub(super) fn gathered(answers: Vec<(BackendKind, Answer)>) -> Observed {
+    let mut observed = Observed::default();
+    for (kind, answer) in answers {
+        match answer {
+            Ok(mut seen) => {
+                observed.instances.append(&mut seen.instances);
+                observed.leftovers.append(&mut seen.leftovers);
+                observed.facts.insert(kind, seen.facts);
+            }
+            // Whatever went wrong, what exists there is not known: that is not "nothing".
+            Err(BackendError::Unreachable { reason, .. }) => {
+                observed.unreachable.insert(kind, reason);
+            }
+            Err(error) => {
+                observed.unreachable.insert(kind, format!("{:#}", anyhow::Error::from(error)));
+            }
+        }
+    }
+    observed
+}
+
+/// What became of each sandbox of a plan.
+pub(super) fn outcomes(plan: &Plan, report: &Report) -> Vec<(SandboxId, LastOutcome)> {
+    let verdicts = plan.verdicts();
+    let mut errors: BTreeMap<&SandboxId, Option<String>> = BTreeMap::new();
+    for outcome in &report.outcomes {
+        let Some(sandbox) = &plan.steps[outcome.step].sandbox else { continue };
+        let error = errors.entry(sandbox).or_default();
+        match &outcome.outcome {
+            Outcome::Failed(why) => *error = Some(why.clone()),
+            Outcome::Cancelled if error.is_none() => *error = Some("cancelled".to_owned()),
+            _ => {}
+        }
+    }
+    let at = now();
+    errors
+        .into_iter()
+        .filter_map(|(sandbox, error)| {
+            let verdict = *verdicts.get(sandbox)?;
+            Some((sandbox.clone(), LastOutcome { at, verdict, error }))
+        })
+        .collect()
 }
 
 impl Reconciler {
@@ -149,7 +268,50 @@ impl Reconciler {
             sidecars::check_rules(&mut desired);
             Ok(desired)
         };
-        tokio::task::spawn_blocking(load).await.context("reading the tree")?
+        let load = tokio::task::spawn_blocking(load).await.context("reading the tree")?;
+        let mut desired = load?;
+        let (elsewhere, warnings) = self.elsewhere(&desired.tree.owner).await?;
+        plan::sources::hold_exposed(&mut desired, &elsewhere);
+        desired.diagnostics.extend(warnings);
+        Ok(desired)
+    }
+
+    /// What the sandboxes of all other trees are given. Of a tree whose record is lost, the machines
+    /// themselves are asked, and a warning says so.
+    async fn elsewhere(
+        &self,
+        owner: &OwnerId,
+    ) -> anyhow::Result<(Vec<Elsewhere>, Vec<Diagnostic>)> {
+        let (root, owner) = (self.state.root().to_owned(), owner.clone());
+        let read = tokio::task::spawn_blocking(move || accepted::others(&root, &owner)).await;
+        let mut others = read.context("reading what other trees are given")??;
+        let mut warnings = Vec::new();
+        if others.lost.is_empty() {
+            return Ok((others.accepted, warnings));
+        }
+        let trees = self.state.owners()?;
+        let table = manifest::mount_table();
+        for lost in &others.lost {
+            let tree = trees.get(&lost.owner).unwrap_or(&lost.dir);
+            let scope = Scope {
+                owner: lost.owner.clone(),
+                state: self.state.id().to_owned(),
+                adopted: BTreeSet::new(),
+                data: lost.dir.clone(),
+                hidden: Vec::new(),
+            };
+            let seen = self.observe(&scope).await;
+            let given = seen.instances.iter().filter_map(|i| accepted::given(tree, i, &table));
+            others.accepted.extend(given);
+            let unread = seen.instances.iter().filter_map(|instance| match &instance.state {
+                InstanceState::Unknown(why) => Some(format!("{} ({why})", instance.backend)),
+                _ => None,
+            });
+            let unseen: BTreeSet<String> =
+                seen.unreachable.keys().map(ToString::to_string).chain(unread).collect();
+            warnings.push(lost.warning(&unseen.into_iter().collect::<Vec<_>>()));
+        }
+        Ok((others.accepted, warnings))
     }
 
     /// Reads whose the tree is, and nothing else of it.
@@ -172,7 +334,7 @@ impl Reconciler {
         Ok(Scope {
             owner: owner.clone(),
             state: self.state.id().to_owned(),
-            adopted: memory.adopted()?,
+            adopted: memory.adopted()?.0,
             data: memory.dir().to_owned(),
             hidden: hidden.chain([canonical(self.state.root())]).collect(),
         })
@@ -191,11 +353,21 @@ impl Reconciler {
     ///
     /// # Errors
     /// When the state folder cannot be read, or a given value is unusable.
-    pub async fn look_at(
+    pub async fn look_at(&self, desired: Desired, options: Options) -> anyhow::Result<View> {
+        self.look_through(desired, options, None::<(&mut Lookout, Ready<()>)>).await
+    }
+
+    /// The same; with a lookout no backend that is slow is waited for, and none at all once the future
+    /// beside it is over.
+    pub(super) async fn look_through(
         &self,
         mut desired: Desired,
         mut options: Options,
+        lookout: Option<(&mut Lookout, impl Future<Output = ()>)>,
     ) -> anyhow::Result<View> {
+        if !options.remove_all {
+            must_be_read(&desired)?;
+        }
         let memory = self.state.tree(&desired.tree.owner)?;
         for doubt in self.state.doubts(&desired.tree.owner, &desired.tree.path)? {
             // A view may be made again from the tree of an earlier one.
@@ -203,58 +375,90 @@ impl Reconciler {
                 desired.diagnostics.push(doubt);
             }
         }
+        let forgotten = memory.adopted()?.1.map(|damage| {
+            let hint = "objects of other state folders are theirs again: `bottle apply --adopt` takes \
+                        them over and writes it anew; else remove it";
+            Diagnostic::warning("adopted.json", damage).with_hint(hint)
+        });
+        for warning in full_disk(self.state.root()).into_iter().chain(forgotten) {
+            if !desired.diagnostics.contains(&warning) {
+                desired.diagnostics.push(warning);
+            }
+        }
+        let authorities = Authorities::of(&memory).judge(&mut desired);
         let credentials = Credentials::gather(&mut desired, &self.state);
         desired
             .diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         let scope = self.scope(&desired.tree.owner, &memory)?;
-        let secrets = values::gather(&desired, &self.sources, &self.state).await?;
+        options.tokens = credentials.digests();
+        let mut names = HostNames::read()?.told();
+        (options.cas, options.lost_cas) = (authorities.in_force, authorities.lost);
+        let wanted = wanted(&desired);
+        let observing = async {
+            match lookout {
+                Some((lookout, hurry)) => {
+                    lookout.observe(&self.backends, self.depth, &scope, &wanted, hurry).await
+                }
+                None => (self.observe(&scope).await, BTreeSet::new()),
+            }
+        };
+        let ((observed, late), revision) = tokio::join!(observing, git::revision(&self.load.tree));
+        // Elsewhere other servers are near.
+        names.retain(|kind, _| !observed.facts.get(kind).is_some_and(|facts| facts.elsewhere));
+        let summaries = names.iter().map(|(kind, told)| (*kind, told.summary.clone()));
+        options.names = summaries.collect();
+        let accepted = match memory.accepted() {
+            Err(error) => {
+                // Whatever it says, all goes; and what is only looked at is shown.
+                if !options.remove_all {
+                    hold_all(&mut desired, &memory, &error);
+                }
+                BTreeMap::new()
+            }
+            Ok(accepted) => accepted,
+        };
+        let (carried, unreadable) = memory.carried()?;
+        if !options.remove_all {
+            keeping::hold_unreadable(&mut desired, unreadable);
+            hold_beside_unrecorded(&mut desired, &observed, &accepted);
+        }
+        let observed = Observed {
+            receipts: memory.receipts()?,
+            carrying: carried.into_iter().map(|(id, one)| (id, one.machine)).collect(),
+            accepted,
+            elsewhere: self.elsewhere(&desired.tree.owner).await?.0,
+            ..observed
+        };
+        let trusted = values::trusted(&self.sources, &desired, &observed)?;
+        let secrets = values::gather(&desired, &self.sources, trusted, &self.state).await?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
-        options.tokens = credentials.digests();
-        let with_sidecar = desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
-        options.cas = Authorities::of(&memory).fingerprints(with_sidecar.map(|spec| &spec.id));
-        let (observed, revision) =
-            tokio::join!(self.observe(&scope), git::revision(&self.load.tree),);
-        let observed = Observed { receipts: memory.receipts()?, ..observed };
-        let plan = plan::plan(&desired, &observed, &options);
-        Ok(View { desired, observed, options, plan, secrets, credentials, scope, revision, memory })
+        if !late.is_empty() {
+            options.deferred.extend(undecided(&desired, &observed));
+        }
+        let mut plan = plan::plan(&desired, &observed, &options);
+        note_left_out(&mut plan).await;
+        Ok(View {
+            desired,
+            observed,
+            options,
+            plan,
+            secrets,
+            credentials,
+            scope,
+            revision,
+            memory,
+            names,
+        })
     }
 
     /// Asks every backend, all at once.
     pub async fn observe(&self, scope: &Scope) -> Observed {
-        let answers = join_all(self.backends.iter().map(async |(kind, backend)| {
-            let asked = Instant::now();
-            let answer =
-                match tokio::time::timeout(OBSERVE_DEADLINE, backend.observe(scope, self.depth)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(BackendError::Deadline {
-                        what: "observing".to_owned(),
-                        seconds: OBSERVE_DEADLINE.as_secs(),
-                    }),
-                };
-            tracing::debug!(backend = %kind, elapsed = ?asked.elapsed(), ok = answer.is_ok(), "observed");
-            (*kind, answer)
-        }))
-        .await;
-        let mut observed = Observed::default();
-        for (kind, answer) in answers {
-            match answer {
-                Ok(mut seen) => {
-                    observed.instances.append(&mut seen.instances);
-                    observed.leftovers.append(&mut seen.leftovers);
-                    observed.facts.insert(kind, seen.facts);
-                }
-                // Whatever went wrong, what exists there is not known: that is not "nothing".
-                Err(BackendError::Unreachable { reason, .. }) => {
-                    observed.unreachable.insert(kind, reason);
-                }
-                Err(error) => {
-                    observed.unreachable.insert(kind, format!("{:#}", anyhow::Error::from(error)));
-                }
-            }
-        }
-        observed
+        let asked = self.backends.iter().map(async |(kind, backend)| {
+            (*kind, ask(*kind, backend.as_ref(), scope, self.depth).await)
+        });
+        gathered(join_all(asked).await)
     }
 
     /// Takes over what other state folders made for this owner; the next look sees it as ours.
@@ -277,6 +481,13 @@ impl Reconciler {
         Ok(!others.is_empty())
     }
 
+    /// Slots for one run, or for all runs of a loop.
+    #[must_use]
+    pub fn slots(&self) -> Slots {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Slots::new(self.jobs, cores)
+    }
+
     /// Carries the plan out. The caller holds the tree's lock.
     ///
     /// # Errors
@@ -287,26 +498,60 @@ impl Reconciler {
         stop: &Stop,
         tell: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     ) -> anyhow::Result<Report> {
+        self.accept(view)?;
         if view.plan.is_empty() {
-            self.tidy(view)?;
-            // Nothing to do for this commit is an outcome too.
-            let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
-            let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
-            if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
-                let last = Last { commit, dirty, ..known };
-                if let Err(error) = view.memory.set_last(&last) {
-                    tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
-                }
-            }
+            self.nothing_to_do(view)?;
             return Ok(Report::default());
         }
-        view.memory.sweep_texts().context("tidying the state folder")?;
+        self.begin(view)?;
+        let run = Run { only: None, slots: &self.slots(), roots: Roots::default(), may: &|_| true };
+        let report = self.run(view, &run, stop, tell).await;
+        self.remember(view, outcomes(&view.plan, &report), &BTreeSet::new());
+        if let Err(error) = self.tidy(view) {
+            tracing::warn!(error = %format!("{error:#}"), "the state folder cannot be tidied");
+        }
+        Ok(report)
+    }
+
+    /// Remembers what of the host the plan gives to whom, before anything of it is done.
+    pub(super) fn accept(&self, view: &View) -> anyhow::Result<()> {
+        accepted::accept(&self.state, view).context("remembering what sandboxes are given")
+    }
+
+    /// Nothing to do for this commit is an outcome too.
+    pub(super) fn nothing_to_do(&self, view: &View) -> anyhow::Result<()> {
+        self.tidy(view)?;
+        let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
+        let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
+        if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
+            let last = Last { commit, dirty, ..known };
+            if let Err(error) = view.memory.set_last(&last) {
+                tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
+            }
+        }
+        Ok(())
+    }
+
+    /// Before anything is done, and while nothing else is under way.
+    pub(super) fn begin(&self, view: &View) -> anyhow::Result<()> {
+        view.memory.sweep_texts().context("tidying the state folder")
+    }
+
+    /// Does steps of a view's plan, and writes the audit record.
+    pub(super) async fn run(
+        &self,
+        view: &View,
+        run: &Run<'_>,
+        stop: &Stop,
+        tell: Arc<dyn Fn(Event<'_>) + Send + Sync>,
+    ) -> Report {
         let (plan, memory) = (&view.plan, view.memory.clone());
         let steps: Vec<_> = plan
             .steps
             .iter()
             .map(|step| (step.action.name(), step.backend, step.sandbox.clone()))
             .collect();
+        let id = getrandom::u32().unwrap_or_default();
         let tell = Arc::new(move |event: Event<'_>| {
             let (event_name, step, error) = match &event {
                 Event::Started(step) => ("started", *step, None),
@@ -322,6 +567,7 @@ impl Reconciler {
             let entry = Audit {
                 at: now(),
                 pid: std::process::id(),
+                run: id,
                 event: event_name,
                 step,
                 action,
@@ -338,41 +584,54 @@ impl Reconciler {
             backends: &self.backends,
             scope: &view.scope,
             receipts: &view.memory,
+            keeper: &Keeping::of(view),
             secrets: &view.secrets,
-            sidecars: &Documents::new(&view.memory, &view.credentials),
-            jobs: self.jobs,
+            sidecars: &Documents::sharing(
+                &view.memory,
+                &view.credentials,
+                run.roots.clone(),
+                view.names.clone(),
+            ),
+            slots: run.slots,
+            may: run.may,
             deadlines: self.deadlines,
             stop,
             tell,
         };
-        let report = apply::apply(plan, &context).await;
-        if let Err(error) = self.remember(view, &report) {
-            tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
+        let steps =
+            plan.steps.iter().filter(|step| run.only.is_none_or(|ids| ids.contains(&step.id)));
+        // A policy goes in beside whatever else is under way for its sandbox.
+        let sandboxes = steps
+            .filter(|step| !matches!(step.action, plan::Action::Load { .. }))
+            .filter_map(|step| step.sandbox.clone())
+            .collect();
+        // What a snapshot is being restored into is not replaced meanwhile.
+        let claims = tokio::select! {
+            () = stop.drain.cancelled() => Ok(Claims::default()),
+            claims = view.memory.claim(&sandboxes, Duration::MAX) => claims,
+        };
+        // Without such a file nothing is restored either.
+        if let Err(error) = &claims {
+            tracing::warn!(error = %format!("{error:#}"), "sandboxes cannot be locked one by one");
         }
-        Ok(report)
+        let report = apply::apply(plan, run.only, &context).await;
+        drop(claims);
+        if let Err(error) = accepted::settle(view, &report) {
+            tracing::warn!(error = %format!("{error:#}"), "what sandboxes are given cannot be remembered");
+        }
+        report
     }
 
-    /// Writes down how it went and drops the receipts of what is gone.
-    fn remember(&self, view: &View, report: &Report) -> anyhow::Result<()> {
+    /// Writes down how it went, for `status`. The view may be older than what is under way for
+    /// sandboxes that are `busy`.
+    pub(super) fn remember(
+        &self,
+        view: &View,
+        outcomes: impl IntoIterator<Item = (SandboxId, LastOutcome)>,
+        busy: &BTreeSet<SandboxId>,
+    ) {
         let mut last: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
-        let verdicts = view.plan.verdicts();
-        let mut errors: BTreeMap<&SandboxId, Option<String>> = BTreeMap::new();
-        for outcome in &report.outcomes {
-            let Some(sandbox) = &view.plan.steps[outcome.step].sandbox else { continue };
-            let error = errors.entry(sandbox).or_default();
-            match &outcome.outcome {
-                Outcome::Failed(why) => *error = Some(why.clone()),
-                Outcome::Cancelled if error.is_none() => *error = Some("cancelled".to_owned()),
-                _ => {}
-            }
-        }
-        let at = now();
-        for (sandbox, error) in errors {
-            if let Some(verdict) = verdicts.get(sandbox) {
-                last.sandboxes
-                    .insert(sandbox.clone(), LastOutcome { at, verdict: *verdict, error });
-            }
-        }
+        last.sandboxes.extend(outcomes);
         last.commit.clone_from(&view.revision.commit);
         last.dirty = view.revision.dirty;
         // What neither the tree nor a backend knows any more is not shown to anyone.
@@ -381,9 +640,11 @@ impl Reconciler {
             view.desired.sandboxes.contains_key(id)
                 || view.desired.held.contains_key(id)
                 || existing.contains(id)
+                || busy.contains(id)
         });
-        view.memory.set_last(&last)?;
-        self.tidy(view)
+        if let Err(error) = view.memory.set_last(&last) {
+            tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
+        }
     }
 
     /// Drops the receipts of what is gone: a run that was killed between a removal and its receipt
@@ -392,23 +653,46 @@ impl Reconciler {
     /// # Errors
     /// When the state folder cannot be read or written.
     pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
-        // What is torn down has no receipt any more.
+        view.memory.sweep_receipts()?;
+        self.drop_stale_receipts(view)?;
+        keeping::tidy(view)?;
+        // A CA goes with what had it: what is torn down has no receipt any more, and a sandbox whose
+        // egress was switched off has none that names a CA.
         let receipts = view.memory.receipts()?;
-        let mut wanted: BTreeSet<&SandboxId> = receipts.values().map(|r| &r.sandbox).collect();
-        if !view.options.remove_all {
-            wanted.extend(view.desired.sandboxes.keys().chain(view.desired.held.keys()));
-        }
-        Authorities::of(&view.memory).sweep(&wanted)?;
-        // A receipt of a machine that was not there when its backend was observed, and that no step
-        // of this run has made, speaks of nothing. It is dropped only after its sandbox was made
-        // anew, for until then it tells where the sandbox was.
+        let with_ca = receipts.values().filter(|receipt| receipt.ca.is_some());
+        let mut wanted: BTreeSet<&SandboxId> = with_ca.map(|receipt| &receipt.sandbox).collect();
+        let stays = |id: &&SandboxId| !view.options.removes(id);
+        let declared = view.desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
+        wanted.extend(declared.map(|spec| &spec.id).filter(stays));
+        wanted.extend(view.desired.held.keys().filter(stays));
+        // What cannot be read or seen may have one.
+        let unknown = |state: &InstanceState| matches!(state, InstanceState::Unknown(_));
+        let instances = view.observed.instances.iter();
+        wanted.extend(instances.filter(|i| unknown(&i.state)).map(|i| &i.sandbox).filter(stays));
+        Authorities::of(&view.memory).sweep(&wanted)
+    }
+
+    /// A receipt of a machine that was not there when its backend was observed, and that no step of
+    /// this run has made, speaks of nothing. It is dropped only after its sandbox was made anew, for
+    /// until then it tells where the sandbox was.
+    fn drop_stale_receipts(&self, view: &View) -> anyhow::Result<()> {
         let seen: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.id).collect();
+        let unknown: BTreeSet<_> = view
+            .observed
+            .instances
+            .iter()
+            .filter(|instance| matches!(instance.state, InstanceState::Unknown(_)))
+            .map(|instance| &instance.sandbox)
+            .collect();
         let stale: Vec<_> = view
             .observed
             .receipts
             .iter()
             .filter(|(id, receipt)| {
-                view.observed.facts.contains_key(&receipt.backend) && !seen.contains(id)
+                view.observed.facts.contains_key(&receipt.backend)
+                    && !seen.contains(id)
+                    // It may be this one's whose record cannot be read.
+                    && (!unknown.contains(&receipt.sandbox) || view.options.removes(&receipt.sandbox))
             })
             .collect();
         if stale.is_empty() {
@@ -423,7 +707,7 @@ impl Reconciler {
             });
             let declared = view.desired.sandboxes.contains_key(&receipt.sandbox)
                 || view.desired.held.contains_key(&receipt.sandbox);
-            if made_anew || !declared {
+            if made_anew || !declared || view.options.removes(&receipt.sandbox) {
                 crate::apply::Receipts::forget(&view.memory, id)?;
             }
         }
@@ -454,8 +738,11 @@ impl Reconciler {
         if let Some((backend, why)) = unreachable {
             anyhow::bail!("{sandbox} is on {backend}, which cannot be reached: {why}");
         }
-        let known: BTreeSet<&str> =
-            observed.instances.iter().map(|instance| instance.sandbox.as_str()).collect();
+        if let Some(taken) = self.of_another_state(sandbox, &observed) {
+            anyhow::bail!("{taken}");
+        }
+        let ours = observed.instances.iter().filter(|found| found.ownership == Ownership::Ours);
+        let known: BTreeSet<&str> = ours.map(|instance| instance.sandbox.as_str()).collect();
         if known.is_empty() {
             anyhow::bail!(
                 "there is no sandbox {sandbox}: nothing of this tree exists yet; `bottle apply` makes it"
@@ -464,6 +751,131 @@ impl Reconciler {
         let known: Vec<&str> = known.into_iter().collect();
         anyhow::bail!("there is no sandbox {sandbox}; there are: {}", known.join(", "))
     }
+}
+
+impl Reconciler {
+    /// That a sandbox is there and carries the id of another state folder, and what to do about it: as a rule
+    /// it is this one's, which has lost its id.
+    fn of_another_state(&self, sandbox: &SandboxId, observed: &Observed) -> Option<String> {
+        self.of_other_states(observed, Some(&BTreeSet::from([sandbox.clone()]))).pop()
+    }
+
+    /// The same of all sandboxes, or of these: a sentence for each other state folder.
+    #[must_use]
+    pub fn of_other_states(
+        &self,
+        observed: &Observed,
+        only: Option<&BTreeSet<SandboxId>>,
+    ) -> Vec<String> {
+        let mut others: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for found in &observed.instances {
+            if let Ownership::OtherState(state) = &found.ownership
+                && only.is_none_or(|only| only.contains(&found.sandbox))
+            {
+                others.entry(state).or_default().insert(found.sandbox.as_str());
+            }
+        }
+        let (file, own) = (self.state.root().join("id"), self.state.id());
+        let said = |(state, sandboxes): (&str, BTreeSet<&str>)| {
+            let state = crate::model::text::harmless_line(state);
+            let verb = if sandboxes.len() == 1 { "exists and carries" } else { "exist and carry" };
+            let names = sandboxes.into_iter().collect::<Vec<_>>().join(", ");
+            format!(
+                "{names} {verb} the id {state} of a state folder, and {} says {own}: if that file was lost, \
+                 write {state} into it; else `bottle apply --adopt` takes over what exists, or name the \
+                 other folder with --state-dir",
+                file.display(),
+            )
+        };
+        others.into_iter().map(said).collect()
+    }
+}
+
+/// Holds what lies in what a machine of this tree can write of which nothing is recorded: by its own record.
+fn hold_beside_unrecorded(
+    desired: &mut Desired,
+    observed: &Observed,
+    accepted: &BTreeMap<SandboxId, Vec<HostSource>>,
+) {
+    let ours = observed.instances.iter().filter(|i| i.ownership == Ownership::Ours);
+    let mut unrecorded = ours.filter(|i| !accepted.contains_key(&i.sandbox)).peekable();
+    if unrecorded.peek().is_some() {
+        let (tree, table) = (desired.tree.path.clone(), manifest::mount_table());
+        let given: Vec<Elsewhere> =
+            unrecorded.filter_map(|i| accepted::given(&tree, i, &table)).collect();
+        plan::sources::hold_exposed(desired, &given);
+    }
+}
+
+/// Nothing is done for a tree of which nobody knows what its sandboxes were given.
+fn hold_all(desired: &mut Desired, memory: &TreeState, error: &anyhow::Error) {
+    let file = memory.dir().join("sources.json").display().to_string();
+    let diagnostic = Diagnostic::error(file, format!("{error:#}"));
+    let all = std::mem::take(&mut desired.sandboxes);
+    let held = all.into_keys().map(|id| (id, vec![diagnostic.clone()]));
+    desired.held.extend(held);
+    if !desired.diagnostics.contains(&diagnostic) {
+        desired.diagnostics.push(diagnostic);
+    }
+}
+
+/// Notes what copies of workspaces that are to be made would leave out.
+async fn note_left_out(plan: &mut Plan) {
+    let mut seen: BTreeMap<PathBuf, Option<String>> = BTreeMap::new();
+    for step in &plan.steps {
+        let plan::Action::Provision { guest, prior, .. } = &step.action else { continue };
+        let Some(source) = &guest.workspace else { continue };
+        if prior.as_ref().is_some_and(|receipt| receipt.workspace) {
+            continue;
+        }
+        if !seen.contains_key(&source.path) {
+            let path = source.path.clone();
+            let looked = tokio::task::spawn_blocking(move || apply::survey(&path)).await;
+            let words = match looked {
+                Ok(Ok(left_out)) => left_out.words(),
+                Ok(Err(error)) => Some(format!("the workspace cannot be copied: {error:#}")),
+                Err(_) => None,
+            };
+            seen.insert(source.path.clone(), words);
+        }
+        let words = seen.get(&source.path).and_then(Option::as_ref);
+        let machine = crate::model::ResourceKind::Machine;
+        if let Some(words) = words
+            && let Some(change) = plan
+                .changes
+                .iter_mut()
+                .find(|change| change.sandbox == guest.sandbox && change.resource == machine)
+        {
+            change.notes.push(words.clone());
+        }
+    }
+}
+
+/// What cannot be read is not empty: a tree of which a folder cannot be read has no plan, whatever
+/// the operator said.
+fn must_be_read(desired: &Desired) -> anyhow::Result<()> {
+    let tree = desired.tree.path.display();
+    let advice = "nothing was planned and nothing is touched; make it readable and try again";
+    if let AgentsFolder::Unreadable(reason) = &desired.agents {
+        anyhow::bail!("{tree}/agents cannot be read: {reason}; {advice}");
+    }
+    let bottles = |d: &&Diagnostic| d.file == "bottles" && d.severity == Severity::Error;
+    if let Some(found) = desired.diagnostics.iter().find(bottles) {
+        anyhow::bail!("{tree}/bottles: {}; {advice}", found.message);
+    }
+    Ok(())
+}
+
+/// That the disk of the state folder is as good as full.
+fn full_disk(state: &std::path::Path) -> Option<Diagnostic> {
+    let low = crate::backend::reserve::LOW >> 20;
+    let message = format!(
+        "less than {low} MiB are free where the state folder lies: native sandboxes cannot write, and \
+         sidecars refuse requests once what they have set aside for their log is used up"
+    );
+    let hint = "make room there: look which sandbox fills it (`du -s`, below `trees/*/native`)";
+    crate::backend::reserve::is_low(state)
+        .then(|| Diagnostic::warning(state.display().to_string(), message).with_hint(hint))
 }
 
 /// The folder of the tree, canonical where it exists.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde::Deserialize;
 
 use super::pass::Reconciler;
@@ -24,6 +25,8 @@ struct Line {
     pid: u32,
     event: String,
     #[serde(default)]
+    run: u32,
+    #[serde(default)]
     step: usize,
     #[serde(default)]
     backend: Option<BackendKind>,
@@ -40,14 +43,27 @@ fn cut_short(record: &str) -> BTreeSet<BackendKind> {
         match (line.event.as_str(), line.backend) {
             ("settled", _) => open.clear(),
             ("started", Some(backend)) => {
-                open.insert(line.step, backend);
+                open.insert((line.run, line.step), backend);
             }
             _ => {
-                open.remove(&line.step);
+                open.remove(&(line.run, line.step));
             }
         }
     }
     open.into_values().collect()
+}
+
+/// Says of the lines from the last one back whether all that matters has been read: a line at which
+/// nothing was open, or one of a process before the last.
+fn is_whole() -> impl Fn(&str) -> bool {
+    let last = std::cell::Cell::new(None);
+    move |line| {
+        let Ok(line) = serde_json::from_str::<Line>(line) else { return false };
+        // Pieces are read from the end: the first line that is seen is not the last of the record,
+        // but in the same piece; another process than any seen is another one than the last.
+        let seen = last.replace(Some(line.pid));
+        line.event == "settled" || seen.is_some_and(|pid| pid != line.pid)
+    }
 }
 
 impl Reconciler {
@@ -58,10 +74,8 @@ impl Reconciler {
     pub async fn settle(&self, owner: &OwnerId) -> anyhow::Result<()> {
         let memory = self.state.tree(owner)?;
         let scope = self.scope(owner, &memory)?;
-        for backend in self.backends.values() {
-            backend.settle(&scope).await;
-        }
-        let open = cut_short(&memory.audit_tail()?);
+        join_all(self.backends.values().map(|backend| backend.settle(&scope))).await;
+        let open = cut_short(&memory.audit_tail(is_whole())?);
         let busy: Vec<_> = self
             .backends
             .iter()
@@ -72,24 +86,27 @@ impl Reconciler {
             return Ok(());
         }
         tracing::info!("the last run was cut short; waiting for the engine to come to rest");
-        for backend in busy {
-            rest(backend.as_ref(), &scope).await;
-        }
+        // One that hangs keeps nobody longer than that.
+        join_all(
+            busy.into_iter()
+                .map(|backend| tokio::time::timeout(PATIENCE, rest(backend.as_ref(), &scope))),
+        )
+        .await;
         settled(&memory)
     }
 }
 
-fn settled(memory: &TreeState) -> anyhow::Result<()> {
+/// Writes down that nothing is open: what was begun before has ended, or has been waited for.
+pub(super) fn settled(memory: &TreeState) -> anyhow::Result<()> {
     let pid = std::process::id();
     memory.audit(&serde_json::json!({ "at": super::state::now(), "pid": pid, "event": "settled" }))
 }
 
 /// Looks until nothing has moved for as long as the backend may linger.
 async fn rest(backend: &dyn Backend, scope: &Scope) {
-    let begun = Instant::now();
     let mut since = Instant::now();
     let mut before: Option<Vec<String>> = None;
-    while since.elapsed() < backend.lingers() && begun.elapsed() < PATIENCE {
+    while since.elapsed() < backend.lingers() {
         let now = backend.observe(scope, Depth::Listing).await.map(|seen| summary(&seen)).ok();
         if now != before {
             (before, since) = (now, Instant::now());
@@ -120,6 +137,41 @@ mod tests {
         assert!(cut_short(&whole).is_empty());
         assert!(cut_short("").is_empty());
         assert!(cut_short("no JSON\n{").is_empty());
+    }
+
+    /// A long record in two generations, with one step near its beginning that never ended.
+    #[test]
+    fn a_step_that_never_ended_is_found_however_long_ago_it_began() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = super::super::state::State::open(folder.path()).unwrap();
+        let memory = state.tree(&OwnerId::new("team").unwrap()).unwrap();
+        let write = |pid: u32, event: &str, run: u32, step: usize| {
+            memory
+                .audit(&serde_json::json!({
+                    "pid": pid, "event": event, "run": run, "step": step, "backend": "docker",
+                    "error": "x".repeat(200),
+                }))
+                .unwrap();
+        };
+        write(1, "started", 0, 0);
+        write(2, "started", 1, 7);
+        for run in 2..2000 {
+            write(2, "started", run, 7);
+            write(2, "done", run, 7);
+        }
+        let open = || cut_short(&memory.audit_tail(is_whole()).unwrap());
+        let docker = BTreeSet::from([BackendKind::Docker]);
+        assert_eq!(open(), docker);
+        let path = memory.dir().join("audit.jsonl");
+        std::fs::rename(&path, path.with_extension("jsonl.1")).unwrap();
+        assert_eq!(open(), docker);
+        write(2, "started", 5000, 1);
+        write(2, "done", 5000, 1);
+        assert_eq!(open(), docker);
+        settled(&memory).unwrap();
+        write(2, "started", 5001, 1);
+        write(2, "done", 5001, 1);
+        assert!(open().is_empty());
     }
 
     #[test]

@@ -1,31 +1,27 @@
-//! What sidecars are given: the sandboxes' own authorities, kept in the state folder, and the
-//! credentials, read from the environment when they are needed and kept in memory only.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "reads the environment, the clock and the state folder"
-)]
+//! What sidecars are given: the sandboxes' own authorities, and the credentials, read from the
+//! environment when they are needed and kept in memory only.
+#![expect(clippy::disallowed_methods, reason = "reads the environment and the clock")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::state::{State, TreeState, make_private, read_json, write_json};
+use super::authorities::Authorities;
+use super::names::{HostNames, Told};
+use super::state::{State, TreeState};
 use crate::apply::{Certificate, Secret, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
-use crate::model::policy::RulesFile;
-use crate::model::{Desired, Diagnostic, SandboxId, SidecarSpec};
+use crate::model::policy::{DlpAllow, RulesFile};
+use crate::model::{BackendKind, Desired, Diagnostic, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
-use crate::sidecar::ca::{self, RENEW_BEFORE};
 use crate::sidecar::dlp::{Rules, SHORTEST};
-use crate::sidecar::document::{self, CaPart, Document};
+use crate::sidecar::document::{self, Document};
 
 /// The values of the variables that credential routes refer to, by name, where they are set.
 #[derive(Default)]
@@ -93,9 +89,68 @@ fn hold(desired: &mut Desired, name: &str, what: &str, hint: &str) {
     }
 }
 
-/// Holds the sandboxes whose bottle names a file of leak rules that does not hold. Each file is tried
-/// once.
+/// Holds the sandboxes whose bottle names a file of leak rules that does not hold, or makes an exception
+/// from a rule that is in none. Each file is tried once, and each exception is told once.
 pub fn check_rules(desired: &mut Desired) {
+    let mut own: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
+    check_files(desired, &mut own);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let today = time::OffsetDateTime::UNIX_EPOCH + now;
+    let today = today.date().to_string();
+    let mut told: BTreeSet<Diagnostic> = BTreeSet::new();
+    let mut held = Vec::new();
+    for (id, spec) in &desired.sandboxes {
+        let egress = &spec.policy.egress;
+        let own = egress.dlp_rules.as_ref().and_then(|file| own.get(&file.path));
+        let own = || own.into_iter().flatten().map(String::as_str);
+        for allow in &egress.dlp_allow {
+            let wrong = unknown_rule(allow, || Rules::builtin().ids().chain(own()));
+            let over = allow.expires.as_ref().filter(|day| **day < today).map(|day| Diagnostic {
+                severity: Severity::Warning,
+                message: format!(
+                    "the exception for `{}` is over since {day}: it excuses nothing",
+                    allow.rule
+                ),
+                hint: Some("remove it, or write a later day".to_owned()),
+                ..(*allow.places[1]).clone()
+            });
+            held.extend(wrong.iter().map(|wrong| (id.clone(), wrong.clone())));
+            told.extend(wrong.into_iter().chain(over));
+        }
+    }
+    desired.diagnostics.extend(told);
+    for (id, wrong) in held {
+        desired.sandboxes.remove(&id);
+        desired.held.entry(id).or_default().push(wrong);
+    }
+}
+
+/// What is wrong with an exception from a rule that none of these is.
+fn unknown_rule<'r, I: Iterator<Item = &'r str>>(
+    allow: &DlpAllow,
+    ids: impl Fn() -> I,
+) -> Option<Diagnostic> {
+    if ids().any(|id| id == allow.rule) {
+        return None;
+    }
+    // A page and the log write it so.
+    let meant = allow.rule.strip_prefix("dlp:").unwrap_or(&allow.rule);
+    let meant = crate::manifest::nearest(meant, ids());
+    Some(Diagnostic {
+        message: format!(
+            "`{}` is no leak rule, neither a built-in one nor one of `egress.dlp_rules`",
+            crate::model::text::harmless_line(&allow.rule)
+        ),
+        label: meant.map(|meant| format!("did you mean `{meant}`?")),
+        hint: Some(
+            "write what a refusal says behind `dlp:`; nothing excuses the value of a credential"
+                .to_owned(),
+        ),
+        ..(*allow.places[0]).clone()
+    })
+}
+
+fn check_files(desired: &mut Desired, own: &mut BTreeMap<PathBuf, BTreeSet<String>>) {
     let mut tried: BTreeMap<PathBuf, Option<Diagnostic>> = BTreeMap::new();
     let named: Vec<(SandboxId, RulesFile)> = desired
         .sandboxes
@@ -104,7 +159,13 @@ pub fn check_rules(desired: &mut Desired) {
         .collect();
     for (id, file) in named {
         let found = tried.entry(file.path.clone()).or_insert_with(|| {
-            let error = Rules::from_toml(&file.text).err()?;
+            let error = match Rules::from_toml(&file.text) {
+                Ok(rules) => {
+                    own.insert(file.path.clone(), rules.ids().map(str::to_owned).collect());
+                    return None;
+                }
+                Err(error) => error,
+            };
             let rule = error.rule.map(|rule| format!("rule `{rule}`: ")).unwrap_or_default();
             let message = format!("{rule}{}", error.what);
             let hint = "no sandbox whose `egress.dlp_rules` names this file is touched until it is set right";
@@ -128,89 +189,7 @@ pub fn check_rules(desired: &mut Desired) {
 
 /// A line that can be shown: control characters are replaced.
 fn visible(line: &str) -> String {
-    line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// An authority as the state folder keeps it: 0600, one file a sandbox.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    #[serde(flatten)]
-    ca: CaPart,
-    fingerprint: String,
-    /// Seconds since the epoch.
-    not_after: u64,
-}
-
-/// The authorities of one tree's sandboxes.
-#[derive(Debug, Clone)]
-pub struct Authorities {
-    memory: TreeState,
-}
-
-impl Authorities {
-    /// Those that this folder keeps.
-    #[must_use]
-    pub fn of(memory: &TreeState) -> Self {
-        Self { memory: memory.clone() }
-    }
-
-    fn path(&self, sandbox: &SandboxId) -> std::path::PathBuf {
-        self.memory.dir().join("ca").join(format!("{sandbox}.json"))
-    }
-
-    /// The one that is in force, where there is one that needs no renewal yet. One that cannot be
-    /// read is as good as none: it is made anew.
-    fn in_force(&self, sandbox: &SandboxId) -> Option<Kept> {
-        let kept: Kept = read_json(&self.path(sandbox)).ok()??;
-        let due = Duration::from_secs(kept.not_after).checked_sub(RENEW_BEFORE)?;
-        (SystemTime::now().duration_since(UNIX_EPOCH).ok()? < due).then_some(kept)
-    }
-
-    /// Fingerprints of those in force, of these sandboxes.
-    #[must_use]
-    pub fn fingerprints<'a>(
-        &self,
-        sandboxes: impl Iterator<Item = &'a SandboxId>,
-    ) -> BTreeMap<SandboxId, String> {
-        sandboxes.filter_map(|id| Some((id.clone(), self.in_force(id)?.fingerprint))).collect()
-    }
-
-    fn obtain(&self, sandbox: &SandboxId) -> anyhow::Result<Kept> {
-        if let Some(kept) = self.in_force(sandbox) {
-            return Ok(kept);
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is wrong")?;
-        let made = ca::generate(sandbox.as_str())
-            .with_context(|| format!("making the certificate authority of {sandbox}"))?;
-        let kept = Kept {
-            fingerprint: ca::fingerprint(&made.certificate)?,
-            ca: made,
-            not_after: (now + ca::LIFETIME).as_secs(),
-        };
-        make_private(&self.memory.dir().join("ca"))?;
-        write_json(&self.path(sandbox), &kept, true)?;
-        Ok(kept)
-    }
-
-    /// Removes those of sandboxes that are no more.
-    ///
-    /// # Errors
-    /// When the state folder cannot be read or written.
-    pub fn sweep(&self, wanted: &BTreeSet<&SandboxId>) -> anyhow::Result<()> {
-        let folder = self.memory.dir().join("ca");
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.with_context(|| format!("reading {}", folder.display()))?,
-        };
-        for entry in entries {
-            let path = entry.with_context(|| format!("reading {}", folder.display()))?.path();
-            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if !wanted.iter().any(|sandbox| sandbox.as_str() == name) {
-                fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-            }
-        }
-        Ok(())
-    }
+    crate::model::text::harmless_line(line)
 }
 
 /// Where the documents of this run come from.
@@ -218,14 +197,24 @@ pub struct Documents<'a> {
     authorities: Authorities,
     credentials: &'a Credentials,
     /// Of the host, in DER and base64; read when the first document is asked for.
-    roots: OnceLock<Vec<String>>,
+    roots: Roots,
+    names: BTreeMap<BackendKind, Told>,
 }
 
+/// The certificates that this machine trusts, read when they are first asked for.
+pub type Roots = Arc<OnceLock<Vec<String>>>;
+
 impl<'a> Documents<'a> {
-    /// Documents with these credentials.
+    /// Documents with these credentials, with what the host says about names, and with roots that
+    /// runs share which belong together.
     #[must_use]
-    pub fn new(memory: &TreeState, credentials: &'a Credentials) -> Self {
-        Self { authorities: Authorities::of(memory), credentials, roots: OnceLock::new() }
+    pub fn sharing(
+        memory: &TreeState,
+        credentials: &'a Credentials,
+        roots: Roots,
+        names: BTreeMap<BackendKind, Told>,
+    ) -> Self {
+        Self { authorities: Authorities::of(memory), credentials, roots, names }
     }
 
     fn roots(&self) -> &[String] {
@@ -240,7 +229,12 @@ impl<'a> Documents<'a> {
 }
 
 impl Sidecars for Documents<'_> {
-    fn document(&self, spec: &SidecarSpec) -> anyhow::Result<SidecarDocument> {
+    fn document(
+        &self,
+        spec: &SidecarSpec,
+        backend: BackendKind,
+    ) -> anyhow::Result<SidecarDocument> {
+        let told = self.names.get(&backend);
         let authority = self.authorities.obtain(&spec.sandbox)?;
         let mut credentials = BTreeMap::new();
         let mut digests = BTreeMap::new();
@@ -262,7 +256,8 @@ impl Sidecars for Documents<'_> {
             ca: Some(authority.ca),
             roots: self.roots().to_vec(),
             credentials,
-            resolver: Vec::new(),
+            resolver: told.map(|told| told.resolver.clone()).unwrap_or_default(),
+            hosts: told.and_then(|told| told.hosts.clone()),
             #[cfg(any(test, feature = "testing"))]
             testing: document::Testing::default(),
         };
@@ -271,12 +266,13 @@ impl Sidecars for Documents<'_> {
             bytes: Zeroizing::new(serde_json::to_vec(&document)?),
             credentials: digests,
             ca: authority.fingerprint,
+            names: told.map(|told| told.summary.clone()),
         })
     }
 
     fn certificate(&self, sandbox: &SandboxId) -> anyhow::Result<Certificate> {
-        let Kept { ca, fingerprint, .. } = self.authorities.obtain(sandbox)?;
-        Ok(Certificate { pem: ca.certificate, fingerprint })
+        let kept = self.authorities.obtain(sandbox)?;
+        Ok(Certificate { pem: kept.ca.certificate, fingerprint: kept.fingerprint })
     }
 }
 
@@ -284,30 +280,53 @@ impl Sidecars for Documents<'_> {
 #[cfg(any(test, feature = "testing"))]
 const TEST_DOCUMENT: &str = "BOTTLE_TEST_SIDECAR_DOCUMENT";
 
+/// What a test may say.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Overlay {
+    #[serde(default)]
+    resolver: Vec<std::net::SocketAddr>,
+    #[serde(default)]
+    hosts: Option<String>,
+    #[serde(default)]
+    roots: Vec<String>,
+    #[serde(default)]
+    testing: document::Testing,
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn overlay() -> anyhow::Result<Option<Overlay>> {
+    let Some(text) = std::env::var_os(TEST_DOCUMENT) else { return Ok(None) };
+    serde_json::from_slice(text.as_encoded_bytes()).context(TEST_DOCUMENT).map(Some)
+}
+
 /// Lays what a test says over the document: none of it can be said to a release.
 #[cfg(any(test, feature = "testing"))]
 fn for_tests(document: &mut Document) -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Overlay {
-        #[serde(default)]
-        resolver: Vec<std::net::SocketAddr>,
-        #[serde(default)]
-        roots: Vec<String>,
-        #[serde(default)]
-        testing: document::Testing,
-    }
-    let Some(text) = std::env::var_os(TEST_DOCUMENT) else { return Ok(()) };
-    let overlay: Overlay =
-        serde_json::from_slice(text.as_encoded_bytes()).context(TEST_DOCUMENT)?;
+    let Some(overlay) = overlay()? else { return Ok(()) };
     document.resolver = overlay.resolver;
     document.roots.extend(overlay.roots);
     document.testing = overlay.testing;
     Ok(())
 }
 
+/// What a test says that the host says about names, which has the same way to a sidecar from here on.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn names_for_tests(found: HostNames) -> anyhow::Result<HostNames> {
+    let Some(overlay) = overlay()? else { return Ok(found) };
+    let (resolver, reachable) = (overlay.resolver.clone(), overlay.resolver);
+    Ok(HostNames { resolver, reachable, hosts: overlay.hosts.or(found.hosts) })
+}
+
 #[cfg(not(any(test, feature = "testing")))]
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as for tests")]
 fn for_tests(_document: &mut Document) -> anyhow::Result<()> {
     Ok(())
+}
+
+#[cfg(not(any(test, feature = "testing")))]
+#[expect(clippy::unnecessary_wraps, reason = "the same shape as for tests")]
+pub(super) fn names_for_tests(found: HostNames) -> anyhow::Result<HostNames> {
+    Ok(found)
 }

@@ -6,12 +6,16 @@
 //!   id              the random id of this folder, on every object that it makes
 //!   key             the random key of the digests of asked-for values
 //!   owners.json     which path last spoke for an owner
+//!   .reserve/       room for records when the disk is full
 //!   trees/<owner>/
 //!     lock          held by who works on the tree, and says who that is
+//!     sources.json  which folders of the host were accepted for which sandbox
 //!     receipts/     what was put into which machine
 //!     texts/        old prompts and skill files, for diffs
 //!     last.json     how the last pass went
 //!     audit.jsonl   every step that was begun and ended
+//!     snapshots/    what agents worked on
+//!     carried/      which of it is on its way from one machine to the next
 //!     adopted.json  ids of other state folders whose objects were taken over
 //! ```
 #![expect(clippy::disallowed_methods, reason = "the state folder is its effect")]
@@ -29,13 +33,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 
+use super::keeping::Carried;
 use crate::apply::Receipts;
-use crate::model::{InstanceId, OwnerId, Receipt, SpecHash};
+use crate::backend::durable::{self, Keep};
+use crate::backend::reserve;
+use crate::manifest;
+use crate::model::{InstanceId, OwnerId, Receipt, SandboxId, SpecHash};
 
-/// How much of the audit record's end tells how the last run went, in bytes.
-const AUDIT_TAIL: u64 = 256 << 10;
+/// How much of the audit record is read at once, from its end, in bytes.
+const AUDIT_PIECE: u64 = 256 << 10;
 /// The audit record is cut to one older generation when it reaches this many bytes.
 const AUDIT_LIMIT: u64 = 8 << 20;
+/// So many bytes of the disk it has before it needs them.
+const AUDIT_AHEAD: u64 = 256 << 10;
 
 /// The state folder.
 #[derive(Debug, Clone)]
@@ -54,8 +64,26 @@ impl State {
     pub fn open(root: &Path) -> anyhow::Result<Self> {
         make_private(root)?;
         keep_private(root)?;
+        if let Err(error) = reserve::keep(root) {
+            tracing::debug!(%error, "nothing is set aside for records");
+        }
         let id = random_file::<8>(&root.join("id"))?;
         let key = random_file::<32>(&root.join("key"))?;
+        Ok(Self { root: root.to_owned(), id: hex::encode(id), key })
+    }
+
+    /// Looks at the folder and writes nothing. Where it is missing, or was never used, it has an id and a
+    /// key for this one look.
+    ///
+    /// # Errors
+    /// When it cannot be read; when it is somebody else's, or others can write there.
+    pub fn look(root: &Path) -> anyhow::Result<Self> {
+        if root.exists() {
+            judge(root)?;
+        }
+        let kept = |name: &str| root.join(name).symlink_metadata().is_ok();
+        let id = if kept("id") { random_file::<8>(&root.join("id"))? } else { random()? };
+        let key = if kept("key") { random_file::<32>(&root.join("key"))? } else { random()? };
         Ok(Self { root: root.to_owned(), id: hex::encode(id), key })
     }
 
@@ -95,14 +123,19 @@ impl State {
         Ok(TreeState { dir }.receipts()?.len())
     }
 
-    /// The part that belongs to one owner, made where it is missing.
+    /// The part that belongs to one owner. Whoever takes its lock makes it.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When a folder of it is no folder.
     pub fn tree(&self, owner: &OwnerId) -> anyhow::Result<TreeState> {
         let dir = self.root.join("trees").join(owner.as_str());
-        for part in ["receipts", "texts"] {
-            make_private(&dir.join(part))?;
+        for dir in [&dir, &dir.join("receipts"), &dir.join("texts")] {
+            let found = fs::metadata(dir);
+            anyhow::ensure!(
+                found.is_err() || found.is_ok_and(|found| found.is_dir()),
+                "{} is no folder: move it away",
+                dir.display()
+            );
         }
         Ok(TreeState { dir })
     }
@@ -121,6 +154,14 @@ impl TreeState {
         &self.dir
     }
 
+    /// Makes the folder, where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) fn make(&self) -> anyhow::Result<()> {
+        ["receipts", "texts"].iter().try_for_each(|part| make_private(&self.dir.join(part)))
+    }
+
     /// All receipts, by instance. One that cannot be read is as good as lost.
     ///
     /// # Errors
@@ -128,22 +169,103 @@ impl TreeState {
     pub fn receipts(&self) -> anyhow::Result<BTreeMap<InstanceId, Receipt>> {
         let dir = self.dir.join("receipts");
         let mut receipts = BTreeMap::new();
-        for entry in fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))? {
+        for entry in entries(&dir)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match read_json::<Receipt>(&path) {
+            match durable::read_json::<Receipt>(&path) {
                 Ok(Some(receipt)) => {
                     receipts.insert(receipt.instance.clone(), receipt);
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), error = %format!("{error:#}"), "unreadable receipt");
+                    tracing::warn!(path = %path.display(), %error, "unreadable receipt");
                 }
             }
         }
         Ok(receipts)
+    }
+
+    /// What was put into a machine. One that cannot be read is as good as lost.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn receipt(&self, instance: &InstanceId) -> anyhow::Result<Option<Receipt>> {
+        match read_json(&self.receipt_path(instance)) {
+            Err(error) if is_damage(&error) => Ok(None),
+            read => read,
+        }
+    }
+
+    fn carried_path(&self, sandbox: &SandboxId) -> PathBuf {
+        self.dir.join("carried").join(format!("{sandbox}.json"))
+    }
+
+    /// What is on its way from a machine of each sandbox to the one that follows it, and what of that cannot
+    /// be read, with why.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn carried(
+        &self,
+    ) -> anyhow::Result<(BTreeMap<SandboxId, Carried>, BTreeMap<SandboxId, String>)> {
+        let (mut all, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
+        for entry in entries(&self.dir.join("carried"))? {
+            let name = entry?.file_name();
+            let sandbox = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            let Some(sandbox) = sandbox.and_then(|name| SandboxId::new(name).ok()) else {
+                continue;
+            };
+            match self.carried_of(&sandbox) {
+                Ok(Some(carried)) => drop(all.insert(sandbox, carried)),
+                Ok(None) => {}
+                Err(error) => drop(unreadable.insert(sandbox, format!("{error:#}"))),
+            }
+        }
+        Ok((all, unreadable))
+    }
+
+    /// What is on its way into the next machine of a sandbox.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn carried_of(&self, sandbox: &SandboxId) -> anyhow::Result<Option<Carried>> {
+        let path = self.carried_path(sandbox);
+        read_json(&path).with_context(|| {
+            format!("what is on its way into the next machine of {sandbox} is not known")
+        })
+    }
+
+    /// Remembers what is on its way, or that nothing is any more. It survives a power cut.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn carry(&self, sandbox: &SandboxId, carried: Option<&Carried>) -> anyhow::Result<()> {
+        let path = self.carried_path(sandbox);
+        match carried {
+            Some(carried) => write_json(&path, carried, true),
+            None => remove(&path),
+        }
+    }
+
+    /// Removes the receipts that are damaged: each costs one provisioning. What cannot be read for
+    /// another reason stays.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub fn sweep_receipts(&self) -> anyhow::Result<()> {
+        let dir = self.dir.join("receipts");
+        for entry in entries(&dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "json")
+                && let Err(error) = durable::read_json::<Receipt>(&path)
+                && error.kind() == ErrorKind::InvalidData
+            {
+                remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// A text that was kept for diffs.
@@ -169,14 +291,14 @@ impl TreeState {
         let receipts = self.receipts()?;
         let used: BTreeSet<String> =
             receipts.values().flat_map(|r| r.files.values()).map(ToString::to_string).collect();
-        for entry in fs::read_dir(self.dir.join("texts"))? {
+        for entry in entries(&self.dir.join("texts"))? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(|name| used.contains(name)) {
                 remove(&entry.path())?;
             }
         }
         // What a killed run was in the middle of writing.
-        for entry in fs::read_dir(self.dir.join("receipts"))? {
+        for entry in entries(&self.dir.join("receipts"))? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "new") {
                 remove(&path)?;
@@ -185,12 +307,18 @@ impl TreeState {
         Ok(())
     }
 
-    /// Ids of other state folders whose objects were taken over.
+    /// Ids of other state folders whose objects were taken over, and what is wrong with the record of
+    /// them where it is damaged: none counts then, so that those objects are another state folder's again
+    /// until the next `--adopt`.
     ///
     /// # Errors
     /// When the file is there and cannot be read.
-    pub fn adopted(&self) -> anyhow::Result<BTreeSet<String>> {
-        Ok(read_json(&self.dir.join("adopted.json"))?.unwrap_or_default())
+    pub fn adopted(&self) -> anyhow::Result<(BTreeSet<String>, Option<String>)> {
+        match read_json(&self.dir.join("adopted.json")) {
+            Ok(adopted) => Ok((adopted.unwrap_or_default(), None)),
+            Err(error) if is_damage(&error) => Ok((BTreeSet::new(), Some(error.to_string()))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes over the objects of other state folders.
@@ -198,7 +326,7 @@ impl TreeState {
     /// # Errors
     /// When the folder cannot be written.
     pub fn adopt(&self, ids: &BTreeSet<String>) -> anyhow::Result<()> {
-        let mut adopted = self.adopted()?;
+        let (mut adopted, _) = self.adopted()?;
         adopted.extend(ids.iter().cloned());
         write_json(&self.dir.join("adopted.json"), &adopted, true)
     }
@@ -219,24 +347,51 @@ impl TreeState {
         write_json(&self.dir.join("last.json"), last, false)
     }
 
-    /// The last lines of the audit record.
+    /// The last lines of the audit record, back to the first of which `enough` says so; it may go on
+    /// in the older generation.
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub(super) fn audit_tail(&self) -> anyhow::Result<String> {
-        let path = self.dir.join("audit.jsonl");
-        let read = || {
-            let mut file = File::open(&path)?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(AUDIT_TAIL)))?;
-            let mut tail = Vec::new();
-            file.take(AUDIT_TAIL).read_to_end(&mut tail)?;
-            Ok(String::from_utf8_lossy(&tail).into_owned())
-        };
-        match read() {
-            Err(error) if std::io::Error::kind(&error) == ErrorKind::NotFound => Ok(String::new()),
-            result => result.with_context(|| format!("reading {}", path.display())),
+    pub(super) fn audit_tail(&self, enough: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+        let mut tail = String::new();
+        for name in ["audit.jsonl", "audit.jsonl.1"] {
+            let path = self.dir.join(name);
+            let reading = || format!("reading {}", path.display());
+            // What is no file has no lines.
+            if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+                continue;
+            }
+            let mut file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).with_context(reading),
+            };
+            let mut end = file.metadata().with_context(reading)?.len();
+            // The beginning of a line, whose rest is read already.
+            let mut rest = Vec::new();
+            while end > 0 {
+                let begin = end.saturating_sub(AUDIT_PIECE);
+                file.seek(SeekFrom::Start(begin)).with_context(reading)?;
+                let mut piece = Vec::new();
+                (&mut file).take(end - begin).read_to_end(&mut piece).with_context(reading)?;
+                piece.append(&mut rest);
+                if begin > 0 {
+                    let whole = piece
+                        .iter()
+                        .position(|byte| *byte == b'\n')
+                        .map_or(piece.len(), |at| at + 1);
+                    rest = piece.drain(..whole).collect();
+                }
+                let piece = String::from_utf8_lossy(&piece);
+                let enough = piece.lines().any(&enough);
+                tail.insert_str(0, &piece);
+                if enough {
+                    return Ok(tail);
+                }
+                end = begin;
+            }
         }
+        Ok(tail)
     }
 
     /// Adds a line to the audit record.
@@ -245,6 +400,10 @@ impl TreeState {
     /// When it cannot be written.
     pub fn audit<T: Serialize>(&self, entry: &T) -> anyhow::Result<()> {
         let path = self.dir.join("audit.jsonl");
+        if !self.dir.exists() {
+            self.make()?;
+        }
+        durable::clear_way(&path)?;
         let mut line = serde_json::to_vec(entry)?;
         line.push(b'\n');
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
@@ -252,6 +411,7 @@ impl TreeState {
             fs::rename(&path, self.dir.join("audit.jsonl.1"))?;
             file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path)?;
         }
+        reserve::keep_ahead(&file, AUDIT_AHEAD);
         file.write_all(&line).with_context(|| format!("writing {}", path.display()))
     }
 }
@@ -271,10 +431,29 @@ impl Receipts for TreeState {
     }
 }
 
+/// What is in a folder; nothing where it was never made.
+fn entries(dir: &Path) -> anyhow::Result<impl Iterator<Item = std::io::Result<fs::DirEntry>>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", dir.display())),
+    }
+}
+
 /// Seconds since the epoch.
 #[must_use]
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Work that waits for a disk, aside from what else this thread has to do: a slow sync must not stop
+/// timers and signals.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 pub(super) fn make_private(dir: &Path) -> anyhow::Result<()> {
@@ -288,6 +467,15 @@ pub(super) fn make_private(dir: &Path) -> anyhow::Result<()> {
 /// Takes a state folder's permissions away from others, as it may have been made by hand with the
 /// usual ones. Any other folder, named by mistake, is left as it is: `/tmp` must not become private.
 fn keep_private(root: &Path) -> anyhow::Result<()> {
+    if !judge(root)? {
+        return Ok(());
+    }
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("making {} private", root.display()))
+}
+
+/// Whether others may do something with a state folder that is ours.
+fn judge(root: &Path) -> anyhow::Result<bool> {
     let shown = root.display();
     let found = fs::metadata(root).with_context(|| format!("looking at {shown}"))?;
     let own = rustix::process::geteuid().as_raw();
@@ -298,7 +486,16 @@ fn keep_private(root: &Path) -> anyhow::Result<()> {
         found.uid()
     );
     if found.mode() & 0o077 == 0 {
-        return Ok(());
+        return Ok(false);
+    }
+    // Who can write there can say what sandboxes were given, and what exists.
+    if root.join("id").exists()
+        && let Some((who, mend)) = manifest::exposed_folder(root)?
+    {
+        anyhow::bail!(
+            "the state folder {shown} {who}, so what stands in it may not be bottle's: look through it, \
+             then {mend}"
+        );
     }
     // One that was never opened holds the lock of a tree at the most.
     let mut names = fs::read_dir(root).with_context(|| format!("reading {shown}"))?;
@@ -309,34 +506,40 @@ fn keep_private(root: &Path) -> anyhow::Result<()> {
         "{shown} is no state folder: it holds other things, and others may read it; name a folder \
          of its own with --state-dir"
     );
-    fs::set_permissions(root, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("making {shown} private"))
+    Ok(true)
+}
+
+fn random<const BYTES: usize>() -> anyhow::Result<[u8; BYTES]> {
+    let mut random = [0; BYTES];
+    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(random)
 }
 
 /// Reads a file of random hexadecimal digits, writing it first where it is missing. Two processes
 /// that do so at once end up with the same content: only one of the links succeeds.
 fn random_file<const BYTES: usize>(path: &Path) -> anyhow::Result<[u8; BYTES]> {
-    let read = || match fs::read_to_string(path) {
-        Ok(text) => {
+    let way_out = |what: String| {
+        anyhow::anyhow!(
+            "{what}: put its {} hexadecimal digits back, or remove it (without the `id` sandboxes are \
+             another state folder's: say `--adopt` then; without the `key` all that is asked for is \
+             delivered once more)",
+            2 * BYTES
+        )
+    };
+    let read = || match durable::read(path) {
+        Ok(Some(text)) => {
             let mut bytes = [0; BYTES];
-            hex::decode_to_slice(text.trim(), &mut bytes).with_context(|| {
-                format!(
-                    "{} is damaged: put its {} hexadecimal digits back, or remove it (and say \
-                     `--adopt`, should sandboxes then be another state folder's)",
-                    path.display(),
-                    2 * BYTES
-                )
-            })?;
+            hex::decode_to_slice(text.trim_ascii(), &mut bytes)
+                .map_err(|error| way_out(format!("{} is damaged: {error}", path.display())))?;
             Ok(Some(bytes))
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+        Ok(None) => Ok(None),
+        Err(error) => Err(way_out(error.to_string())),
     };
     if let Some(bytes) = read()? {
         return Ok(bytes);
     }
-    let mut random = [0; BYTES];
-    getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let random = random::<BYTES>()?;
     let temporary = path.with_extension(format!("{}.new", std::process::id()));
     write(&temporary, hex::encode(random).as_bytes(), true)?;
     let linked = fs::hard_link(&temporary, path);
@@ -347,18 +550,26 @@ fn random_file<const BYTES: usize>(path: &Path) -> anyhow::Result<[u8; BYTES]> {
         }
         _ => {}
     }
-    read()?.with_context(|| format!("{} has vanished", path.display()))
+    let vanished = || way_out(format!("{} leads nowhere", path.display()));
+    read()?.ok_or_else(vanished)
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .with_context(|| format!("{} is damaged: remove it", path.display()))
+    durable::read_json(path).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => error.into(),
+        _ => anyhow::Error::from(error).context(
+            "a record of the state folder cannot be read, and nothing is done without it: make it readable \
+             for this user",
+        ),
+    })
+}
+
+/// Whether what went wrong is that the content of a record is damaged, and not that it cannot be read
+/// now.
+pub(super) fn is_damage(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::InvalidData)
 }
 
 pub(super) fn write_json<T: Serialize>(
@@ -369,34 +580,16 @@ pub(super) fn write_json<T: Serialize>(
     write(path, &serde_json::to_vec(value)?, durable)
 }
 
-/// Temporary name, sync where it must survive a power cut, rename.
 fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    let result = (|| -> std::io::Result<()> {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        if durable {
-            file.sync_all()?;
-        }
-        fs::rename(&temporary, path)?;
-        match path.parent() {
-            Some(parent) if durable => File::open(parent)?.sync_all(),
-            _ => Ok(()),
-        }
-    })();
-    if result.is_err() {
-        // On a full disk, the piece that was written is what is in the way.
-        let _ = fs::remove_file(&temporary);
+    let keep = if durable { Keep::Durably } else { Keep::Cheaply };
+    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
+        make_private(folder)?;
     }
-    result.with_context(|| format!("writing {}", path.display()))
+    aside(|| durable::write(path, bytes, keep)).context("writing the state folder")
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {
+    durable::clear_way(path)?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
@@ -431,11 +624,26 @@ mod tests {
         assert_eq!(mode(folder.path()), 0o700);
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_slow_disk_stops_no_timer() {
+        let slow = tokio::spawn(async {
+            aside(|| std::thread::sleep(std::time::Duration::from_millis(800)));
+            SystemTime::now()
+        });
+        let timer = tokio::spawn(async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            SystemTime::now()
+        });
+        let (slow, timer) = tokio::join!(slow, timer);
+        assert!(timer.unwrap() < slow.unwrap());
+    }
+
     #[test]
     fn a_damaged_id_is_not_a_new_one() {
         let folder = tempfile::tempdir().unwrap();
         State::open(folder.path()).unwrap();
-        for damaged in ["", "abc", "zzzzzzzzzzzzzzzz", "00112233445566778899"] {
+        let texts = ["", "abc", "zzzzzzzzzzzzzzzz", "00112233445566778899"].map(str::as_bytes);
+        for damaged in texts.into_iter().chain([&b"\xff\xfe\x00\x80"[..]]) {
             fs::write(folder.path().join("id"), damaged).unwrap();
             let error = State::open(folder.path()).unwrap_err().to_string();
             assert!(error.contains("is damaged"), "{error}");

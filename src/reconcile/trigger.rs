@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::model::BackendKind;
+use crate::model::{BackendKind, SandboxId};
 
 /// Why a pass is due.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +17,10 @@ pub enum Trigger {
     Resync,
     /// A sandbox that failed is due again.
     Retry,
+    /// What a reading wants removed is read once more before it goes.
+    Removal,
+    /// A sandbox that was worked on when something was to be done for it is free again.
+    Free(SandboxId),
 }
 
 impl fmt::Display for Trigger {
@@ -27,6 +31,8 @@ impl fmt::Display for Trigger {
             Self::Backend(kind, what) => write!(f, "{kind}: {what}"),
             Self::Resync => f.write_str("resync"),
             Self::Retry => f.write_str("retry"),
+            Self::Removal => f.write_str("a removal is read once more"),
+            Self::Free(sandbox) => write!(f, "{sandbox}: what was under way has ended"),
         }
     }
 }

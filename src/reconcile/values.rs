@@ -3,6 +3,8 @@
 #![expect(clippy::disallowed_methods, reason = "reads the environment and the --env-file")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +13,9 @@ use zeroize::Zeroizing;
 
 use super::state::State;
 use crate::apply::{Secret, Secrets};
-use crate::model::Desired;
+use crate::manifest;
+use crate::model::{Desired, HostSource, Observed};
+use crate::plan;
 
 /// Where to look for values, in this order.
 #[derive(Default)]
@@ -44,22 +48,50 @@ impl EnvFile {
         &self.path
     }
 
-    /// Reads it on a thread of its own: a pipe may have nobody who writes to it.
-    async fn read(&self) -> anyhow::Result<Values> {
+    /// What it leads to, if nobody but the operator and root can change what is read.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or others can change it.
+    pub(super) fn judge(&self) -> anyhow::Result<HostSource> {
+        let judged = manifest::operators_file("--env-file", &self.path);
+        judged.with_context(|| format!("reading the --env-file {}", self.path.display()))
+    }
+
+    /// Reads what was judged, on a thread of its own: a pipe may have nobody who writes to it.
+    async fn read(&self, judged: PathBuf) -> anyhow::Result<Values> {
         let (path, once) = (self.path.clone(), self.once.clone());
         let read = move || {
             let mut once = once.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(values) = &*once {
                 return Ok(values.clone());
             }
-            let values = read_env_file(&path)?;
-            if !std::fs::metadata(&path).is_ok_and(|found| found.is_file()) {
+            let values = read_env_file(&path, &judged)?;
+            if !std::fs::metadata(&judged).is_ok_and(|found| found.is_file()) {
                 *once = Some(values.clone());
             }
             Ok(values)
         };
         tokio::task::spawn_blocking(read).await.context("reading the --env-file")?
     }
+}
+
+/// The `--env-file`, if it is one that no sandbox can write.
+///
+/// # Errors
+/// When it is one that others can change.
+pub(super) fn trusted<'a>(
+    sources: &'a Sources,
+    desired: &Desired,
+    observed: &Observed,
+) -> anyhow::Result<Option<(&'a EnvFile, PathBuf)>> {
+    let Some(file) = &sources.env_file else { return Ok(None) };
+    let source = file.judge()?;
+    let writer =
+        plan::sources::writer_of(&source, desired, &observed.accepted, &observed.elsewhere);
+    if let Some(writer) = writer {
+        anyhow::bail!("the --env-file {} {writer}; move it out of there", file.path.display());
+    }
+    Ok(Some((file, source.path)))
 }
 
 /// The values that are at hand of those that the tree asks for.
@@ -70,6 +102,7 @@ impl EnvFile {
 pub async fn gather(
     desired: &Desired,
     sources: &Sources,
+    trusted: Option<(&EnvFile, PathBuf)>,
     state: &State,
 ) -> anyhow::Result<Secrets> {
     let names: BTreeSet<&String> =
@@ -77,8 +110,8 @@ pub async fn gather(
     if names.is_empty() {
         return Ok(Secrets::default());
     }
-    let mut from_file = match &sources.env_file {
-        Some(file) => file.read().await?,
+    let mut from_file = match trusted {
+        Some((file, judged)) => file.read(judged).await?,
         None => BTreeMap::new(),
     };
     let mut secrets = Secrets::default();
@@ -104,10 +137,16 @@ pub async fn gather(
 
 /// Lines of `NAME=value`; empty lines and those that begin with `#` are skipped. The value is what
 /// stands after the first `=`, as it stands; one pair of surrounding quotes is taken off.
-fn read_env_file(path: &Path) -> anyhow::Result<Values> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+fn read_env_file(path: &Path, judged: &Path) -> anyhow::Result<Values> {
+    let text = open(judged).and_then(std::io::read_to_string).map(Zeroizing::new);
     let text = text.with_context(|| format!("reading the --env-file {}", path.display()))?;
     parse_env_file(&text).with_context(|| format!("in the --env-file {}", path.display()))
+}
+
+/// Opens what was judged: no link that came since is followed.
+fn open(judged: &Path) -> std::io::Result<File> {
+    let links = if manifest::is_descriptor(judged) { 0 } else { libc::O_NOFOLLOW };
+    File::options().read(true).custom_flags(links).open(judged)
 }
 
 fn parse_env_file(text: &str) -> anyhow::Result<Values> {
@@ -144,6 +183,36 @@ mod tests {
         assert_eq!(plain, [("A", "1"), ("B", "x y"), ("C", "a=b"), ("D", "")]);
     }
 
+    /// The example of the manifest reference, and what stands below it.
+    #[test]
+    fn env_files_are_read_as_the_manual_says() {
+        let manual = include_str!("../../docs/manifest.md");
+        let (_, rest) = manual.split_once("An env file has a line").unwrap();
+        let (_, rest) = rest.split_once("```text\n").unwrap();
+        let (example, rules) = rest.split_once("```").unwrap();
+        let values = parse_env_file(example).unwrap();
+        let plain = |values: &Values| -> Vec<(String, String)> {
+            let pairs = values.iter();
+            pairs.map(|(name, value)| (name.clone(), value.as_str().to_owned())).collect()
+        };
+        let expected = [("API_KEY", "abc#1=2"), ("EMPTY", ""), ("GREETING", "hello $USER")];
+        assert_eq!(plain(&values), expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        for rule in ["blanks", "the last counts", "A line without `=` is an error"] {
+            assert!(rules.contains(rule), "{rule}");
+        }
+        let more = "  A = x \nB=\"one\"two\"\nC='it's'\nD=\"half\nE=a\\nb\nF=1\nF=2\n";
+        let more = plain(&parse_env_file(more).unwrap());
+        let expected = [
+            ("A", " x "),
+            ("B", "one\"two"),
+            ("C", "it's"),
+            ("D", "\"half"),
+            ("E", "a\\nb"),
+            ("F", "2"),
+        ];
+        assert_eq!(more, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
+
     #[test]
     fn an_editors_mark_and_line_ends_are_no_part_of_a_name_or_value() {
         let values = parse_env_file("\u{feff}A=1\r\nB=2\r\n").unwrap();
@@ -156,18 +225,64 @@ mod tests {
         let path = folder.path().join("env");
         std::fs::write(&path, "A=1").unwrap();
         let file = EnvFile::new(path.clone());
-        assert_eq!(file.read().await.unwrap()["A"].as_str(), "1");
+        let read = async |file: &EnvFile| file.read(file.judge().unwrap().path).await.unwrap();
+        assert_eq!(read(&file).await["A"].as_str(), "1");
         std::fs::write(&path, "A=2").unwrap();
-        assert_eq!(file.read().await.unwrap()["A"].as_str(), "2");
+        assert_eq!(read(&file).await["A"].as_str(), "2");
 
-        let (read, mut write) = std::io::pipe().unwrap();
+        let (reader, mut write) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut write, b"A=3\n").unwrap();
         drop(write);
-        let number = std::os::fd::AsRawFd::as_raw_fd(&read);
+        let number = std::os::fd::AsRawFd::as_raw_fd(&reader);
         let pipe = EnvFile::new(format!("/proc/self/fd/{number}").into());
         for _ in 0..2 {
-            assert_eq!(pipe.read().await.unwrap()["A"].as_str(), "3");
+            assert_eq!(read(&pipe).await["A"].as_str(), "3");
         }
+    }
+
+    #[test]
+    fn a_file_that_others_can_change_is_no_source() {
+        use std::os::unix::fs::{PermissionsExt, chown, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("env");
+        let file = EnvFile::new(path.clone());
+        std::fs::write(&path, "A=1").unwrap();
+        let mode = |path: &Path, mode: u32| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let refused = |file: &EnvFile, what: &str| {
+            let error = format!("{:#}", file.judge().unwrap_err());
+            assert!(error.contains("--env-file") && error.contains(what), "{error}");
+        };
+        mode(&path, 0o600);
+        file.judge().unwrap();
+        mode(&path, 0o666);
+        refused(&file, "chmod o-w");
+        mode(&path, 0o644);
+        let open = folder.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        symlink(&path, open.join("link")).unwrap();
+        mode(&open, 0o777);
+        refused(&EnvFile::new(open.join("link")), "can be written by everyone");
+        mode(&open, 0o755);
+        EnvFile::new(open.join("link")).judge().unwrap();
+        // A link to what this process has open is judged where it stands.
+        symlink("/proc/self/fd/0", open.join("fd")).unwrap();
+        mode(&open, 0o777);
+        refused(&EnvFile::new(open.join("fd")), "can be written by everyone");
+        // And so is a file that was opened before, by whatever name.
+        std::fs::write(open.join("env"), "A=1").unwrap();
+        let opened = std::fs::File::open(open.join("env")).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&opened);
+        refused(&EnvFile::new(format!("/proc/self/fd/{number}").into()), "open` can be written");
+        if rustix::process::geteuid().is_root() {
+            chown(&path, Some(4242), None).unwrap();
+            refused(&file, "belongs to user 4242");
+        }
+        // What was judged is what is read.
+        std::fs::remove_file(&path).unwrap();
+        symlink("/etc/passwd", &path).unwrap();
+        assert!(read_env_file(&path, &path).is_err());
     }
 
     #[test]

@@ -63,6 +63,12 @@ enum Class {
 
 use Class::{Never, Private, Public};
 
+/// Whether a declared range can open this address at all.
+#[must_use]
+pub fn is_excepted_by_a_range(ip: IpAddr) -> bool {
+    class(ip) == Class::Private
+}
+
 /// What IANA's registry of special IPv4 addresses says is not global; the first match counts.
 /// Some of its small anycast blocks are called global and are refused all the same: no API lives there.
 const V4: &[(Ipv4Addr, u8, Class)] = &[

@@ -6,6 +6,7 @@ use super::address::Cidr;
 use super::authority::{Authority, Host};
 use super::code::Code;
 use super::path::{CanonicalPath, PathPattern};
+use super::random::holds_data;
 use crate::model::policy::{AllowEntry, HostPattern};
 
 /// The entries by the names they cover. The default grants nothing.
@@ -83,7 +84,8 @@ impl Allowlist {
     /// Whether host and port are listed, with whatever methods and paths.
     ///
     /// # Errors
-    /// [`Code::SsrfDenied`] for an address, [`Code::HostNotAllowed`], [`Code::PortNotAllowed`].
+    /// [`Code::SsrfDenied`] for an address, [`Code::HostNotAllowed`], [`Code::NameHoldsData`],
+    /// [`Code::PortNotAllowed`].
     pub fn authority(&self, authority: &Authority) -> Result<Grant, Code> {
         let entries = self.entries(authority)?;
         let entry = entries.first().ok_or(Code::PortNotAllowed)?;
@@ -134,6 +136,17 @@ impl Allowlist {
         let all: Vec<&Entry> = found.into_iter().chain(deeper).flatten().flatten().collect();
         if all.is_empty() {
             return Err(Code::HostNotAllowed);
+        }
+        if !self.exact.contains_key(name) {
+            // Of several wildcards the one that stands for the least.
+            let listed = |parent: &&str| {
+                self.one_label.contains_key(*parent) || self.any_labels.contains_key(*parent)
+            };
+            let parent = parents().find(listed).unwrap_or_default();
+            let labels = name.strip_suffix(parent).unwrap_or(name).trim_end_matches('.');
+            if holds_data(labels) {
+                return Err(Code::NameHoldsData);
+            }
         }
         Ok(all.into_iter().filter(|entry| entry.port == authority.port()).collect())
     }
@@ -213,6 +226,19 @@ mod tests {
             let answer = list(hosts).authority(&at(asked)).map(|grant| grant.entry);
             assert_eq!(answer.as_deref().map_err(Clone::clone), *expected, "{hosts:?} {asked}");
         }
+    }
+
+    #[test]
+    fn data_in_a_name_passes_under_no_wildcard_but_where_it_is_listed() {
+        let data = "0123456789abcdefghijklmnopqrstuvwxyz0123456789";
+        let name = format!("{data}.example.com");
+        let refused = Err(Code::NameHoldsData);
+        for wildcard in ["*.example.com", "**.example.com", "**.com"] {
+            let answer = list(&[wildcard]).authority(&at(&name));
+            assert_eq!(answer.map(|grant| grant.entry), refused, "{wildcard}");
+        }
+        assert!(list(&["*.example.com", &name]).authority(&at(&name)).is_ok());
+        assert!(list(&[&format!("*.{name}")]).authority(&at(&format!("a.{name}"))).is_ok());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-#![expect(clippy::disallowed_methods, reason = "certificates are valid around the present time")]
 //! A sandbox's certificate authority, and the leaves that its sidecar shows instead of upstreams.
 //!
-//! The authority signs for names only, may not sign for other authorities, and lives a week. Its
-//! key is on the host and in the sidecar's memory; a machine sees the certificate alone.
+//! The authority signs for names only, may not sign for other authorities, and lives as
+//! long as its machine: programs read it once, and one that runs on must not meet another. What is
+//! short is the leaves. Its key is on the host and in the sidecar's memory; a machine sees the
+//! certificate alone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,22 +19,25 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::ServerConfig;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
+use super::clock;
 use super::document::{CaPart, Secret};
 use crate::model::SpecHash;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long an authority is valid. The clock of a machine may be behind.
 const AUTHORITY: (Duration, Duration) = (DAY, LIFETIME);
-/// How long an authority is valid from the moment it is made.
-pub const LIFETIME: Duration = DAY.saturating_mul(6);
-/// An authority that has less than this left is renewed: whoever applies every third day, or watches,
-/// never meets one that has run out.
-pub const RENEW_BEFORE: Duration = DAY.saturating_mul(3);
+/// How long an authority is valid from the moment it is made: longer than machines live.
+pub const LIFETIME: Duration = DAY.saturating_mul(3653);
+/// An authority that has less than this left, as those have that earlier versions made for a week, is
+/// extended: its key stays, so that programs that know the old certificate accept what it signs until
+/// that has run out, and those that are started anew get the new one.
+pub const EXTEND_BEFORE: Duration = DAY.saturating_mul(30);
 /// How long a leaf is valid, and how long it is shown.
 const LEAF: (Duration, Duration) = (DAY, DAY.saturating_mul(2));
 const LEAF_SHOWN: Duration = DAY;
@@ -54,6 +58,39 @@ pub fn generate(sandbox: &str) -> Result<CaPart, CaError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = authority(sandbox).self_signed(&key)?;
     Ok(CaPart { certificate: certificate.pem(), key: Secret::new(key.serialize_pem()) })
+}
+
+/// The authority with the same key, valid for as long as a new one.
+///
+/// # Errors
+/// When its key cannot be read.
+pub fn extend(part: &CaPart, sandbox: &str) -> Result<CaPart, CaError> {
+    let key = KeyPair::from_pem(part.key.reveal())?;
+    let certificate = authority(sandbox).self_signed(&key)?;
+    Ok(CaPart { certificate: certificate.pem(), key: part.key.clone() })
+}
+
+/// Whether both can be read and belong together.
+#[must_use]
+pub fn is_whole(part: &CaPart) -> bool {
+    // Reading a key tries it: its public half has to be that of its secret one.
+    let Ok(key) = KeyPair::from_pem(part.key.reveal()) else { return false };
+    let Ok(der) = CertificateDer::from_pem_slice(part.certificate.as_bytes()) else { return false };
+    memchr::memmem::find(&der, key.public_key_raw()).is_some()
+}
+
+/// The key of an authority in what is left of its record, if it is whole.
+#[must_use]
+pub fn key_within(record: &[u8]) -> Option<Secret> {
+    const BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+    const END: &str = "-----END PRIVATE KEY-----";
+    let text = Zeroizing::new(String::from_utf8_lossy(record).into_owned());
+    let begin = text.find(BEGIN)?;
+    let end = begin + text[begin..].find(END)? + END.len();
+    // As JSON writes the ends of lines.
+    let pem = text[begin..end].replace("\\r", "").replace("\\n", "\n") + "\n";
+    let key = Secret::new(pem);
+    KeyPair::from_pem(key.reveal()).ok().map(|_| key)
 }
 
 /// The authority's certificate; what signs the leaves is made of the same, so that both agree.
@@ -78,7 +115,7 @@ pub fn fingerprint(certificate: &str) -> Result<String, rustls::pki_types::pem::
 }
 
 fn around_now((before, after): (Duration, Duration)) -> (OffsetDateTime, OffsetDateTime) {
-    let now = SystemTime::now();
+    let now = clock::now();
     ((now - before).into(), (now + after).into())
 }
 
@@ -134,12 +171,12 @@ impl Ca {
                     .map_err(|error| rustls::Error::General(error.to_string()))?;
             let name =
                 ServerName::try_from(TRIAL).map_err(|_| rustls::Error::General(TRIAL.into()))?;
-            verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).map(drop)
+            verifier.verify_server_cert(&leaf, &[], &name, &[], clock::unix()).map(drop)
         };
         verifies().map_err(|error| {
             format!(
                 "`ca` signs nothing that is valid under its certificate ({error}): expected an \
-                 authority made for the sandbox `{sandbox}` within the last week"
+                 authority made for the sandbox `{sandbox}` that has not run out"
             )
         })?;
         Ok(ca)
@@ -150,7 +187,7 @@ impl Ca {
     /// # Errors
     /// When it cannot be signed for.
     pub fn leaf(&self, host: &str, limit: usize) -> Result<Arc<ServerConfig>, rustls::Error> {
-        let now = SystemTime::now();
+        let now = clock::now();
         // Nothing is left half-done under this lock, so its poison says nothing.
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((until, config)) = leaves.get(host)
@@ -214,6 +251,18 @@ mod tests {
             ca.leaf(host, 2).unwrap();
         }
         assert_eq!(ca.leaves.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_an_extended_authority_signs_is_valid_under_the_old_certificate_too() {
+        let old = generate("dev").unwrap();
+        let new = extend(&old, "dev").unwrap();
+        assert_ne!(old.certificate, new.certificate);
+        assert_eq!(old.key, new.key);
+        // Loading tries a leaf of this key under this certificate.
+        for certificate in [old.certificate, new.certificate] {
+            Ca::load(&CaPart { certificate, key: new.key.clone() }, "dev", &provider()).unwrap();
+        }
     }
 
     #[test]

@@ -9,8 +9,12 @@ use std::fmt;
 pub enum Code {
     /// No entry of the allowlist and no route names the host.
     HostNotAllowed,
+    /// Under a wildcard, a name that looks like data.
+    NameHoldsData,
     /// The host is listed, but not with this port.
     PortNotAllowed,
+    /// Plain HTTP to a port where TLS is spoken.
+    PlainHttpRefused,
     /// The method is never passed on here, or no entry of the host lists it.
     MethodNotAllowed,
     /// The host is listed, but not with this path.
@@ -75,6 +79,10 @@ pub enum Code {
     UpstreamTimeout,
     /// A response whose body cannot be searched for credentials.
     ResponseRefused,
+    /// A part of a response to a request with a credential: an echo cut to pieces is not found.
+    PartialResponse,
+    /// The head of a response is too large, or has too many fields.
+    ResponseHeadTooLarge,
 }
 
 impl Code {
@@ -85,7 +93,9 @@ impl Code {
             Self::Dlp { rule } => return Cow::Owned(format!("dlp:{rule}")),
             Self::KnownSecret { name } => return Cow::Owned(format!("known-secret:{name}")),
             Self::HostNotAllowed => "host_not_allowed",
+            Self::NameHoldsData => "name_holds_data",
             Self::PortNotAllowed => "port_not_allowed",
+            Self::PlainHttpRefused => "plain_http_refused",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
             Self::UserinfoForbidden => "userinfo_forbidden",
@@ -113,6 +123,8 @@ impl Code {
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamTimeout => "upstream_timeout",
             Self::ResponseRefused => "response_refused",
+            Self::PartialResponse => "partial_response",
+            Self::ResponseHeadTooLarge => "response_head_too_large",
         })
     }
 
@@ -128,7 +140,9 @@ impl Code {
             | Self::PathNotCanonical
             | Self::NotTls => 400,
             Self::HostNotAllowed
+            | Self::NameHoldsData
             | Self::PortNotAllowed
+            | Self::PlainHttpRefused
             | Self::PathNotAllowed
             | Self::SsrfDenied
             | Self::UseGitGate
@@ -144,7 +158,9 @@ impl Code {
             Self::UpstreamDns
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
-            | Self::ResponseRefused => 502,
+            | Self::ResponseRefused
+            | Self::PartialResponse
+            | Self::ResponseHeadTooLarge => 502,
             Self::TooManyConnections
             | Self::CredentialMissing
             | Self::NotReady
@@ -179,9 +195,13 @@ impl Code {
             Self::HostNotAllowed => {
                 "ask the operator to add this host to `egress.allowlist` of the bottle"
             }
+            Self::NameHoldsData => {
+                "ask the operator to list this very name in `egress.allowlist`: a wildcard does not cover names that look like data"
+            }
             Self::PortNotAllowed => {
                 "ask the operator to add `host:port` to `egress.allowlist` of the bottle; an entry without a port means 443"
             }
+            Self::PlainHttpRefused => "use `https://`: TLS is spoken at this port",
             Self::MethodNotAllowed => {
                 "use a method that the bottle lists for this host; TRACE is never passed on, and CONNECT only by the proxy"
             }
@@ -199,7 +219,7 @@ impl Code {
                 "send the path without `.` or `..` segments, `//`, encoded slashes or control characters"
             }
             Self::SsrfDenied => {
-                "only public addresses are reached; for a private one the operator declares `{host, cidr}` in `egress.allowlist`"
+                "name the host: an address is never dialled as such, public or not; for a name with a private address the operator declares `{host, cidr}` in `egress.allowlist`"
             }
             Self::SniMismatch => "let the TLS handshake name the host of the CONNECT",
             Self::NotTls => "speak TLS after CONNECT: nothing else is tunnelled",
@@ -207,7 +227,7 @@ impl Code {
                 "name one host: the connection's, in the Host header and in the URL"
             }
             Self::UseGitGate => {
-                "push through the git gate: declare the repository under `git` in the bottle, and push to its remote"
+                "leave the push to the operator: `https` pushes are refused, and this version has no other way for them"
             }
             Self::WebsocketRefused => "use plain HTTP: WebSockets are not passed on",
             Self::Dlp { .. } => {
@@ -238,6 +258,12 @@ impl Code {
             Self::UpstreamTimeout => "try again later: the upstream did not answer in time",
             Self::ResponseRefused => {
                 "the response cannot be searched for credentials: ask for an uncompressed one"
+            }
+            Self::PartialResponse => {
+                "ask for the whole: where a credential is added, no part of a response is passed on"
+            }
+            Self::ResponseHeadTooLarge => {
+                "do not retry: the upstream's answer has more than 100 header fields, or more than 64 KiB of them"
             }
         }
     }

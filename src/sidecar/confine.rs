@@ -67,6 +67,17 @@ const REFUSED: &[i64] = &[
     libc::SYS_mknodat,
 ];
 
+/// What it holds stays in it: it leaves no core, neither as a file nor to the host's handler of them, and
+/// nobody but root looks into it. Called first thing, wherever the process runs.
+///
+/// # Errors
+/// When the kernel does not let it.
+pub fn keep_to_itself() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// Gives up what is not needed. Called before there is a second thread, for the last two bind only
 /// the thread that calls, and those that it starts.
 ///
@@ -74,7 +85,6 @@ const REFUSED: &[i64] = &[
 /// When something could not be given up that this kernel lets one give up.
 pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
     rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     raise_descriptors();
     let keep: Vec<RawFd> = keep.iter().copied().chain(random_sources()).collect();
     close_all_but(&keep);

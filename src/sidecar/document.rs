@@ -45,6 +45,9 @@ pub struct Document {
     /// The name servers to ask; none: those of the system.
     #[serde(default)]
     pub resolver: Vec<SocketAddr>,
+    /// What the host's `/etc/hosts` says; none: what the sidecar read itself when it started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<String>,
     /// What only tests may ask for.
     #[cfg(any(test, feature = "testing"))]
     #[serde(default)]
@@ -76,6 +79,9 @@ pub struct Testing {
     /// A request for this path panics.
     #[serde(default)]
     pub panic_path: Option<String>,
+    /// By how many seconds the sidecar's clock is ahead.
+    #[serde(default)]
+    pub clock_ahead: Option<u64>,
 }
 
 /// A value that is never shown, and wiped when it is dropped.

@@ -10,18 +10,36 @@ pub(super) struct Encoding {
     pub(super) bytes: Zeroizing<Vec<u8>>,
     /// The case of letters does not matter, as in hex.
     pub(super) fold: bool,
+    /// So many bytes of it in a row stand for it, in either case; none: only the whole does.
+    pub(super) part: Option<usize>,
+}
+
+/// A part of a value that is shorter than this stands in other texts too.
+const LEAST_PART: usize = 16;
+
+/// So many bytes in a row are as good as a value: half of it, and never few. The beginning of a JWT is
+/// that of others, so that only the whole is one.
+fn part(value: &[u8]) -> Option<usize> {
+    let least = value.len().div_ceil(2).max(LEAST_PART);
+    (value.len() >= LEAST_PART && !value.starts_with(b"eyJ")).then_some(least)
 }
 
 /// Every way to write a value, itself first, each once.
 pub(super) fn encodings(value: &[u8]) -> Vec<Encoding> {
-    let exact = |bytes: Vec<u8>| Encoding { bytes: Zeroizing::new(bytes), fold: false };
-    let folded = |bytes: Vec<u8>| Encoding { bytes: Zeroizing::new(bytes), fold: true };
-    let mut all = vec![exact(value.to_vec())];
+    let exact = |bytes: Vec<u8>| Encoding { bytes: Zeroizing::new(bytes), fold: false, part: None };
+    let folded = |bytes: Vec<u8>| Encoding { bytes: Zeroizing::new(bytes), fold: true, part: None };
+    let part = part(value);
+    // The characters of a form that depend on that part alone, where eight bits become so many.
+    let of_part = |bits: usize| part.map(|part| (part * 8 / bits).saturating_sub(2));
+    let mut all = vec![Encoding { part, ..exact(value.to_vec()) }];
     for (_, bytes) in alignments(value) {
-        all.push(exact(url_alphabet(&bytes)));
-        all.push(exact(bytes));
+        all.push(Encoding { part: of_part(6), ..exact(url_alphabet(&bytes)) });
+        all.push(Encoding { part: of_part(6), ..exact(bytes) });
     }
-    all.push(folded(hex::encode(value).into_bytes()));
+    all.push(Encoding {
+        part: part.map(|part| part * 2),
+        ..folded(hex::encode(value).into_bytes())
+    });
     // Every byte, and only those that a URL cannot hold as they are.
     all.push(folded(written(value, |_| true, |byte| format!("%{byte:02x}"))));
     let reserved = |byte: u8| !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte);
@@ -47,6 +65,10 @@ pub(super) fn encodings(value: &[u8]) -> Vec<Encoding> {
             other => format!("&#{other};"),
         },
     )));
+    let mut reversed = value.to_vec();
+    reversed.reverse();
+    all.push(Encoding { part, ..exact(reversed) });
+    all.extend(base85_forms(value).map(exact));
     let mut kept: Vec<Encoding> = Vec::new();
     for encoding in all {
         if !kept.iter().any(|other| other.bytes == encoding.bytes && other.fold == encoding.fold) {
@@ -69,6 +91,86 @@ pub(super) fn alignments(bytes: &[u8]) -> impl Iterator<Item = (usize, Vec<u8>)>
         whole.zeroize();
         (skip, own)
     })
+}
+
+/// A value in base32, in each usual alphabet, behind each number of other bytes.
+pub(super) fn base32_forms(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let alphabets: [&[u8; 32]; 4] = [
+        b"abcdefghijklmnopqrstuvwxyz234567",
+        b"0123456789abcdefghijklmnopqrstuv",
+        b"0123456789abcdefghjkmnpqrstvwxyz",
+        b"ybndrfg8ejkmcpqxot1uwisza345h769",
+    ];
+    alphabets
+        .into_iter()
+        .flat_map(move |alphabet| (0..5).map(move |before| base32(value, before, alphabet)))
+}
+
+/// The characters of base32 that depend on these bytes alone, behind so many others.
+fn base32(bytes: &[u8], before: usize, alphabet: &[u8; 32]) -> Vec<u8> {
+    let end = (before + bytes.len()) * 8 / 5;
+    let bit = |at: usize| {
+        let byte = (at / 8).checked_sub(before).and_then(|at| bytes.get(at));
+        byte.map_or(0, |byte| byte >> (7 - at % 8) & 1)
+    };
+    let character = |at: usize| {
+        let five = (at * 5..at * 5 + 5).fold(0, |value, at| value << 1 | bit(at));
+        alphabet[usize::from(five)]
+    };
+    ((before * 8).div_ceil(5)..end).map(character).collect()
+}
+
+/// Fewer groups of base85 stand in other texts too.
+const GROUPS: usize = 3;
+
+/// The groups of base85 that depend on a value alone, behind each number of other bytes, in the three
+/// usual alphabets.
+fn base85_forms(value: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    const ALPHABETS: [&[u8; 85]; 3] = [
+        b"!\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstu",
+        b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~",
+        b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#",
+    ];
+    let wholes = (0..4).map(|skip| value.get(skip..).unwrap_or_default().as_chunks::<4>().0);
+    wholes.filter(|groups| groups.len() >= GROUPS).flat_map(|groups| {
+        ALPHABETS.into_iter().map(move |alphabet| {
+            let digits = |group: &[u8; 4]| {
+                let number = usize::try_from(u32::from_be_bytes(*group)).unwrap_or(0);
+                [4, 3, 2, 1, 0].map(|power| alphabet[number / 85_usize.pow(power) % 85])
+            };
+            groups.iter().flat_map(digits).collect()
+        })
+    })
+}
+
+/// A value as one large number, in the digits of base36, of base58, of base62 in two orders and of
+/// decimal, each with how many bits a digit holds at most.
+pub(super) fn number_forms(value: &[u8]) -> impl Iterator<Item = (Vec<u8>, usize)> {
+    let digits: [(&[u8], usize); 5] = [
+        (b"0123456789abcdefghijklmnopqrstuvwxyz", 6),
+        (b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", 6),
+        (b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", 6),
+        (b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", 6),
+        (b"0123456789", 4),
+    ];
+    digits.into_iter().map(|(digits, bits)| (number(value, digits), bits))
+}
+
+/// A large number, most significant byte first, in these digits.
+fn number(value: &[u8], digits: &[u8]) -> Vec<u8> {
+    let mut rest = Zeroizing::new(value.to_vec());
+    let mut out = Vec::new();
+    while rest.iter().any(|byte| *byte != 0) {
+        let mut remainder = 0;
+        for byte in rest.iter_mut() {
+            let part = remainder << 8 | usize::from(*byte);
+            *byte = u8::try_from(part / digits.len()).unwrap_or(u8::MAX);
+            remainder = part % digits.len();
+        }
+        out.push(digits[remainder]);
+    }
+    out.reverse();
+    out
 }
 
 /// The same in the alphabet that URLs can hold.

@@ -189,6 +189,15 @@ pub fn may_be_late(name: &str) -> bool {
     !chunked::is_never_late(name.as_bytes())
 }
 
+/// Whether a field asks for a part of a response. Servers know several by that name.
+#[must_use]
+pub fn asks_for_a_part(name: &str) -> bool {
+    let mut words = name.split('-');
+    name.eq_ignore_ascii_case("a-im")
+        || !name.eq_ignore_ascii_case("content-range")
+            && words.any(|word| word.eq_ignore_ascii_case("range"))
+}
+
 /// Where the next line ends, its line break included. `from` is where looking goes on: what
 /// stands before it was looked at.
 ///

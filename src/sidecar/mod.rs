@@ -40,10 +40,11 @@
 //!   door of the credential routes, under one of the document's `names`.
 //! - `--log FILE` is appended to, for its owner alone to read, and set aside as `FILE.1` at
 //!   [`egress::limits::LOG`]; without it lines go to stdout, which a container's engine keeps.
-//! - `--confine` is for a process on a host: no new privileges, not dumpable, no descriptor but those
+//! - It is not dumpable and leaves no core, wherever it runs; nor does `load`, while it has the document.
+//! - `--confine` is for a process on a host: no new privileges, no descriptor but those
 //!   above, no file beyond the log's folder (where the kernel has Landlock), and no system call by
 //!   which it could start a program or change what it is. The system's name servers and hosts are
-//!   read before; where they change, the document's `resolver` says which to ask.
+//!   read before; where they change, the document's `resolver` and `hosts` say what is true now.
 //! - More listening sockets, such as one made inside a machine's network namespace, are handed in
 //!   over the control socket: [`control`] has its messages. It obeys its own user and root.
 //! - It ends when it is told to, or by SIGTERM or SIGINT, with exit code 0.
@@ -54,6 +55,7 @@ pub mod address;
 pub mod allowlist;
 pub mod authority;
 pub mod ca;
+pub mod clock;
 pub mod code;
 #[cfg(target_os = "linux")]
 pub mod confine;
@@ -64,12 +66,18 @@ pub mod document;
 pub mod egress;
 mod encodings;
 pub mod framing;
+#[cfg(test)]
+mod packing;
+#[cfg(target_os = "linux")]
+mod pages;
 pub mod part;
 pub mod path;
 pub mod policy;
+mod random;
 pub mod record;
 #[cfg(target_os = "linux")]
 pub mod start;
+mod unpack;
 
 pub use address::{CheckedAddr, Cidr};
 pub use allowlist::{Allowlist, Grant};
@@ -81,3 +89,4 @@ pub use path::{CanonicalPath, PathPattern};
 pub use policy::{
     Allowed, Policy, Route, RouteRequest, Transport, decide, decide_connect, decide_path_door,
 };
+use random::{holds_data, not_words};

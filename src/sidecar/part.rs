@@ -53,11 +53,17 @@ pub struct RoutePart {
     pub upstream_path: String,
     /// How the credential is written.
     pub auth_scheme: Scheme,
+    /// For whom, with [`Scheme::Basic`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_user: Option<String>,
+    /// Into which header, with [`Scheme::Header`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_header: Option<String>,
     /// The name of the credential; its value is sent beside the policy, never in it.
     pub credential: String,
 }
 
-/// How a route's credential is written into `Authorization`.
+/// How a route's credential is written into a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scheme {
     /// `Authorization: Bearer …`
@@ -65,17 +71,15 @@ pub enum Scheme {
     /// `Authorization: token …`
     #[serde(rename = "token")]
     Token,
-}
-
-impl Scheme {
-    /// What stands before the credential.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bearer => "Bearer",
-            Self::Token => "token",
-        }
-    }
+    /// `Authorization: Basic …`, for `auth_user`.
+    #[serde(rename = "basic")]
+    Basic,
+    /// `x-api-key: …`
+    #[serde(rename = "x-api-key")]
+    ApiKey,
+    /// The credential alone, in `auth_header`.
+    #[serde(rename = "header")]
+    Header,
 }
 
 /// What happens about leaks.
@@ -173,15 +177,21 @@ impl From<&AllowPart> for AllowEntry {
 
 impl From<&CredentialRoute> for RoutePart {
     fn from(route: &CredentialRoute) -> Self {
+        let (auth_scheme, auth_user, auth_header) = match &route.auth_scheme {
+            AuthScheme::Bearer => (Scheme::Bearer, None, None),
+            AuthScheme::Token => (Scheme::Token, None, None),
+            AuthScheme::Basic { user } => (Scheme::Basic, Some(user.clone()), None),
+            AuthScheme::ApiKey => (Scheme::ApiKey, None, None),
+            AuthScheme::Header { name } => (Scheme::Header, None, Some(name.clone())),
+        };
         Self {
             path: route.path.clone(),
             host: route.host.clone(),
             port: route.port,
             upstream_path: route.upstream_path.clone(),
-            auth_scheme: match route.auth_scheme {
-                AuthScheme::Bearer => Scheme::Bearer,
-                AuthScheme::Token => Scheme::Token,
-            },
+            auth_scheme,
+            auth_user,
+            auth_header,
             credential: route.token_ref.clone(),
         }
     }

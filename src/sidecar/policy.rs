@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
+
 use super::allowlist::{Allowlist, Grant, is_method, is_never_passed_on};
 use super::authority::{Authority, Host};
 use super::code::Code;
 use super::part::{PolicyPart, RoutePart, Scheme};
 use super::path::{CanonicalPath, decode_fully};
-use crate::model::policy::AllowEntry;
+use crate::model::policy::{AllowEntry, auth};
 
 /// A compiled policy. The default grants nothing.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +30,58 @@ pub struct Route {
     upstream: Authority,
     /// Without a trailing `/`.
     upstream_path: Box<str>,
-    scheme: Scheme,
+    auth: Auth,
     credential: Box<str>,
+}
+
+/// How a route's credential is written into a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Auth {
+    /// `authorization`, after this word.
+    Authorization(&'static str),
+    /// `authorization: Basic`, for this user.
+    Basic(Box<str>),
+    /// Alone, in the header of this name, in lower case.
+    Header(Box<str>),
+}
+
+impl Auth {
+    /// The header in which the credential stands.
+    #[must_use]
+    pub fn header(&self) -> &str {
+        match self {
+            Self::Authorization(_) | Self::Basic(_) => "authorization",
+            Self::Header(name) => name,
+        }
+    }
+
+    /// What stands in it.
+    #[must_use]
+    pub fn value(&self, credential: &str) -> Zeroizing<String> {
+        Zeroizing::new(match self {
+            Self::Authorization(word) => format!("{word} {credential}"),
+            Self::Basic(user) => {
+                let pair = Zeroizing::new(format!("{user}:{credential}"));
+                format!("Basic {}", BASE64.encode(pair.as_bytes()))
+            }
+            Self::Header(_) => credential.to_owned(),
+        })
+    }
+
+    fn of(part: &RoutePart) -> Result<Self, String> {
+        Ok(match (part.auth_scheme, &part.auth_user, &part.auth_header) {
+            (Scheme::Bearer, None, None) => Self::Authorization("Bearer"),
+            (Scheme::Token, None, None) => Self::Authorization("token"),
+            (Scheme::ApiKey, None, None) => Self::Header("x-api-key".into()),
+            (Scheme::Basic, Some(user), None) if auth::is_user(user) => {
+                Self::Basic(user.as_str().into())
+            }
+            (Scheme::Header, None, Some(name)) if auth::is_header(name) => {
+                Self::Header(name.as_str().into())
+            }
+            _ => return Err("its auth_scheme does not go with its auth_user or auth_header".into()),
+        })
+    }
 }
 
 impl Route {
@@ -49,10 +103,10 @@ impl Route {
         &self.upstream_path
     }
 
-    /// What stands before the credential in `Authorization`.
+    /// How the credential is written.
     #[must_use]
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    pub fn auth(&self) -> &Auth {
+        &self.auth
     }
 
     /// The credential's name.
@@ -127,6 +181,13 @@ impl Policy {
         &self.routes
     }
 
+    /// Whether what is granted there is TLS: at the port of `https`, which an entry means that names
+    /// none, and where a route's upstream speaks it.
+    fn is_for_tls(&self, authority: &Authority) -> bool {
+        authority.port() == Transport::Https.default_port()
+            || self.routes.iter().any(|route| route.upstream == *authority)
+    }
+
     /// The grant of a route, with the private ranges that are declared for its host.
     fn by_route(&self, route: &Route) -> Grant {
         Grant {
@@ -166,7 +227,7 @@ fn route(part: &RoutePart) -> Result<Route, String> {
         path: part.path.as_str().into(),
         upstream,
         upstream_path: part.upstream_path.as_str().into(),
-        scheme: part.auth_scheme,
+        auth: Auth::of(part)?,
         credential: part.credential.as_str().into(),
     })
 }
@@ -205,6 +266,9 @@ pub fn decide(
         return Err(Code::MethodNotAllowed);
     }
     decide_connect(policy, authority)?;
+    if transport == Transport::Http && policy.is_for_tls(authority) {
+        return Err(Code::PlainHttpRefused);
+    }
     let to_upstream = |route: &&Arc<Route>| {
         transport == Transport::Https
             && route.upstream == *authority

@@ -34,6 +34,8 @@ pub enum Event {
     Warn,
     /// A request, a connection or a response is refused.
     Deny,
+    /// A request ended before it was decided, because whoever asked is gone.
+    Abandoned,
     /// A connection that a new policy forbids is closed.
     Revoked,
     /// Something in the sidecar itself went wrong.
@@ -52,6 +54,7 @@ impl Event {
             Self::Allow => "allow",
             Self::Warn => "warn",
             Self::Deny => "deny",
+            Self::Abandoned => "abandoned",
             Self::Revoked => "revoked",
             Self::Error => "error",
         }
@@ -96,6 +99,9 @@ pub struct Line<'a> {
     /// Not all of the body was scanned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unscanned: Option<bool>,
+    /// Why not.
+    #[serde(rename = "unscanned_reason", skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
     /// In words; never of a machine's making.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
@@ -122,6 +128,7 @@ impl<'a> Line<'a> {
             route: None,
             inject: None,
             unscanned: None,
+            reason: None,
             detail: None,
             from: None,
             to: None,
@@ -144,6 +151,25 @@ struct Stamped<'a> {
     line: &'a Line<'a>,
 }
 
+/// So many bytes of the disk a log has before it needs them. A guest that fills the disk stops nobody
+/// from being decided upon, until so much more was written down: some thousands of requests.
+const AHEAD: u64 = 1 << 20;
+
+/// A log that is a file.
+#[derive(Debug)]
+struct Log {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    limit: u64,
+    /// It ends within a line.
+    partial: bool,
+    /// Up to here it has blocks.
+    has: u64,
+    /// It is to be set aside at this size; later where that could not be.
+    turn: u64,
+}
+
 /// The log of one sidecar.
 #[derive(Debug)]
 pub struct Record {
@@ -157,7 +183,7 @@ pub struct Record {
 #[derive(Debug)]
 enum Sink {
     Stdout,
-    File { path: PathBuf, file: File, size: u64, limit: u64, partial: bool },
+    File(Log),
 }
 
 impl Record {
@@ -177,7 +203,11 @@ impl Record {
         let file = open(path)?;
         let size = file.metadata()?.len();
         let partial = ends_within_a_line(path)?;
-        Self::new(Sink::File { path: path.to_owned(), file, size, limit, partial })
+        let path = path.to_owned();
+        let mut log = Log { path, file, size, limit, partial, has: 0, turn: limit };
+        // A full disk may be one no more when the first line comes.
+        let _ = log.keep_ahead();
+        Self::new(Sink::File(log))
     }
 
     fn new(sink: Sink) -> io::Result<Self> {
@@ -198,7 +228,7 @@ impl Record {
     pub fn descriptor(&self) -> Option<RawFd> {
         match &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
             Sink::Stdout => None,
-            Sink::File { file, .. } => Some(file.as_raw_fd()),
+            Sink::File(log) => Some(log.file.as_raw_fd()),
         }
     }
 
@@ -247,34 +277,38 @@ impl Record {
 
 impl Sink {
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        let Self::File { path, file, size, limit, partial } = self else {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(text)?;
-            return stdout.flush();
-        };
-        if *size >= *limit {
-            let mut aside = path.clone().into_os_string();
-            aside.push(".1");
-            // Where it cannot be set aside it goes on growing: a log that is too long is better
-            // than none.
-            if std::fs::rename(&*path, &aside).is_ok() {
-                *file = open(path)?;
-                (*size, *partial) = (0, false);
+        match self {
+            Self::File(log) => log.write(text),
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(text)?;
+                stdout.flush()
             }
         }
+    }
+}
+
+impl Log {
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.size >= self.turn && self.set_aside().is_err() {
+            // It goes on growing: a log that is too long is better than none.
+            self.turn = self.size + AHEAD / 8;
+        }
+        // What cannot be had now may be had with the next line.
+        let _ = self.keep_ahead();
         let mut whole = Vec::with_capacity(text.len() + 1);
-        if *partial {
+        if self.partial {
             whole.push(b'\n');
         }
         whole.extend_from_slice(text);
         let mut rest = whole.as_slice();
         while !rest.is_empty() {
-            match file.write(rest) {
+            match self.file.write(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     rest = &rest[count..];
-                    *size += count as u64;
-                    *partial = !rest.is_empty();
+                    self.size += count as u64;
+                    self.partial = !rest.is_empty();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -282,6 +316,69 @@ impl Sink {
         }
         Ok(())
     }
+
+    /// Begins a new file, once that has what it will need: on a full disk the old one has it.
+    fn set_aside(&mut self) -> io::Result<()> {
+        let beside = |end: &str| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let (aside, fresh) = (beside(".1"), beside(".new"));
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&fresh)?;
+        let mut next = Self {
+            path: self.path.clone(),
+            file,
+            size: 0,
+            limit: self.limit,
+            partial: false,
+            has: 0,
+            turn: self.limit,
+        };
+        let turned = next
+            .file
+            .set_len(0)
+            .and_then(|()| next.keep_ahead())
+            .and_then(|()| std::fs::rename(&self.path, &aside))
+            .and_then(|()| std::fs::rename(&fresh, &self.path));
+        match turned {
+            Ok(()) => *self = next,
+            Err(_) => std::fs::remove_file(&fresh)?,
+        }
+        turned
+    }
+
+    /// Has the blocks for what is still to come, and is no longer for it.
+    fn keep_ahead(&mut self) -> io::Result<()> {
+        if self.has >= self.size.saturating_add(AHEAD / 2) {
+            return Ok(());
+        }
+        let allocated = allocate(&self.file, self.size);
+        match allocated {
+            Ok(()) => self.has = self.size + AHEAD,
+            Err(ref error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                return allocated;
+            }
+            // This file system does not know how, and is not asked again.
+            Err(_) => self.has = u64::MAX,
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, from: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, from, AHEAD)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(_: &File, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -369,13 +466,15 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_an_error() {
-        let record = Record::new(Sink::File {
+        let record = Record::new(Sink::File(Log {
             path: "/dev/full".into(),
             file: OpenOptions::new().append(true).open("/dev/full").unwrap(),
             size: 0,
             limit: u64::MAX,
             partial: false,
-        })
+            has: 0,
+            turn: u64::MAX,
+        }))
         .unwrap();
         assert!(record.write(&Line::new(Event::Allow)).is_err());
         assert_eq!(record.lost(), 1);

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::egress::{Sidecar, System, limits};
+use super::egress::{Sidecar, System, keep_little_memory, limits};
 use super::record::{Event, Line, Record};
-use super::{confine, control};
+use super::{confine, control, pages};
 
 /// Where something is listened for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,11 +71,14 @@ pub struct Options {
 /// When it cannot begin. Once it serves, it ends only when it is told to.
 pub fn serve(options: &Options) -> anyhow::Result<()> {
     use anyhow::Context as _;
+    keep_little_memory();
     // What it makes, only its own user can open.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
     if let Some(user) = options.user {
         become_user(user).with_context(|| format!("becoming the user {user}"))?;
     }
+    // After that: with another user a process is dumpable again.
+    confine::keep_to_itself().context("forbidding core dumps")?;
     let record = match &options.log {
         Some(path) => Record::file(path, limits::LOG)
             .with_context(|| format!("opening the log {}", path.display()))?,
@@ -96,6 +99,7 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
     }
     let listeners: Vec<OwnedFd> = options.listen.iter().map(open).collect::<Result<_, _>>()?;
     let system = System::read();
+    pages::learn();
     if options.confine {
         let mut keep: Vec<RawFd> = listeners.iter().map(OwnedFd::as_raw_fd).collect();
         keep.push(control.as_raw_fd());

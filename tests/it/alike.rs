@@ -181,7 +181,17 @@ struct Down {
 impl Drop for Down {
     fn drop(&mut self) {
         let tree = self.tree.path().to_str().unwrap();
-        self.cli.run(["--tree", tree, "down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.cli.run([
+            "--tree",
+            tree,
+            "down",
+            "--yes",
+            "--allow-teardown",
+            "all",
+            "--discard",
+            "all",
+            "-q",
+        ]);
         forget_imports(&self.tree);
     }
 }

@@ -29,6 +29,10 @@ use futures_util::future::LocalBoxFuture;
 
 use crate::support;
 
+/// A guest's shell that replaces the asked-for values by what stands on its stdin.
+pub(crate) const ENV_REPLACE: &str =
+    "umask 077; cd /run/bottle && new=env.new.$$ && rm -rf $new && cat > $new && mv -f $new env";
+
 pub(crate) mod docker;
 pub(crate) mod exec;
 pub(crate) mod files;
@@ -366,6 +370,7 @@ macro_rules! contract_suite {
                 lifecycle::paused_outside_is_unpaused_by_start [Pause];
                 lifecycle::a_fresh_machine_shows_no_drift [];
                 lifecycle::several_machines_are_kept_apart [];
+                lifecycle::limits_change_while_it_runs_on [];
                 ownership::a_foreign_object_is_a_conflict_and_untouched [Outsiders];
                 ownership::another_owner_is_invisible [Outsiders];
                 ownership::another_owner_is_never_acted_on [Outsiders];
@@ -408,6 +413,7 @@ macro_rules! contract_suite {
                 exec::output_is_bounded [];
                 exec::attached_commands_have_exit_codes [];
                 exec::delivered_values_are_loaded_before_a_command [];
+                exec::plain_values_stand_beside_those_that_are_asked_for [];
                 exec::walls [Userland];
                 files::copied_over_what_is_there [];
                 files::wiped_before_it_is_unpacked [];
@@ -416,6 +422,7 @@ macro_rules! contract_suite {
                 files::no_name_leads_out [];
                 files::no_symlink_leads_out [];
                 files::copied_out_as_it_is [];
+                files::streamed_out_as_it_is [];
                 files::copied_out_up_to_a_limit [];
                 files::the_prompt_is_the_users_own [];
                 files::copied_in_as_packed [];
@@ -490,3 +497,12 @@ contract_suite!(on_docker, crate::contract::docker::fixture, lacks: []);
 contract_suite!(
     on_smolmachines, crate::contract::smolmachines::fixture, lacks: [Pause], together
 );
+
+#[tokio::test]
+async fn a_users_link_leads_to_nothing_of_roots_on_docker() {
+    let made = docker::fixture().await;
+    run("on_docker", "a_users_link", &[], made, |f| {
+        Box::pin(files::a_users_link_leads_to_nothing_of_roots(f))
+    })
+    .await;
+}

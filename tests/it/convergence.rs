@@ -162,6 +162,7 @@ fn as_declared(world: &World, spec: &SandboxSpec) {
         assert_eq!((*engine, object.resource), (at, wanted.kind()));
         let labels = object.labels.as_ref().expect("what is ours has labels");
         assert_eq!(labels.hash, Some(wanted.hash()), "{}", object.name);
+        assert_eq!(labels.fields, wanted.fields(), "{}", object.name);
         assert_eq!(object.state, InstanceState::Running, "{}", object.name);
         let changed = [&object.drift, &object.deep_drift, &object.mendable];
         assert!(changed.iter().all(|changes| changes.is_empty()), "{object:#?}");
@@ -192,6 +193,11 @@ fn inside_as_declared(world: &World, spec: &SandboxSpec, machine: &Object) {
     assert_eq!((prompt.mode, prompt.uid), (0o600, 1000));
     assert_eq!(prompt.node, Node::File(spec.prompt.as_bytes().to_vec().into()));
 
+    let values = machine.files.get(guest_path::VALUES).expect("there is one");
+    let lines = format!("export LEVEL='{}'\n", spec.env["LEVEL"]);
+    let Node::File(found) = &values.node else { panic!("{values:?}") };
+    assert!(String::from_utf8_lossy(found).contains(&lines), "{values:?}");
+
     // Every file of every skill, and no other: of a removed skill or of an older version.
     let mut expected = BTreeSet::new();
     for (name, files) in &spec.skills {
@@ -214,7 +220,9 @@ fn inside_as_declared(world: &World, spec: &SandboxSpec, machine: &Object) {
         .collect();
     // What went in before its receipt was lost, or came with a copy by somebody else, is known to
     // nobody. (The names of copies have a dot.)
-    let unknown = world.lost.contains(&machine.id) || machine.name.contains('.');
+    let unknown = world.lost.contains(&machine.id)
+        || world.forgotten.contains(&spec.id)
+        || machine.name.contains('.');
     if unknown {
         assert!(expected.is_subset(&present), "{expected:?} in {present:?}");
     } else {
@@ -263,6 +271,21 @@ fn a_value_whose_delivery_was_cut_short_goes_when_it_is_no_longer_asked_for() {
         calm(&mut world);
         converges(&world).await;
         assert!(!delivered(&world));
+    });
+}
+
+/// What no agent asks for any more goes as a whole, its symlinks and folders too.
+#[test]
+fn a_skill_that_is_withdrawn_leaves_nothing() {
+    on_a_runtime(async {
+        let mut world = World::new(1).await;
+        let pass = || Happening::Pass(Pass { jobs: 1, rate: 0, faults: Vec::new(), middle: None });
+        for (skills, skill_version) in [(7, 0), (1, 1), (0, 0), (2, 0)] {
+            world.live(&Happening::Write(2, Wish { skills, skill_version, ..PLAIN })).await;
+            world.live(&pass()).await;
+            calm(&mut world);
+            converges(&world).await;
+        }
     });
 }
 

@@ -6,19 +6,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bottle::backend::docker::{Docker, Settings};
 use bottle::backend::{
-    Backend, BackendError, Depth, ExecOutput, ExecSpec, GuestDir, Health, Observation, Progress,
-    Scope, Upload,
+    Backend, BackendError, Depth, ExecOutput, ExecSpec, GuestDir, Health, LogOptions, Observation,
+    Progress, Scope, Upload,
 };
 use bottle::model::{
-    BackendKind, ImageRef, Instance, InstanceState, LeftoverKind, MachineSpec, OwnerId, Ownership,
-    ResourceSpec, Resources, Restart, SandboxId, SpecHash, Workspace, WorkspaceMode,
+    BackendKind, Fields, ImageRef, Instance, InstanceId, InstanceState, LeftoverKind, MachineSpec,
+    OwnerId, Ownership, ResourceKind, ResourceSpec, Resources, Restart, SandboxId, SpecHash,
+    Workspace, WorkspaceMode,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::contract::docker::{BUSYBOX, docker, images, settings, sidecar_program};
+use crate::contract::docker::{BUSYBOX, docker, images, settings, sidecar_program, socket};
 use crate::support;
 
 mod cases;
@@ -26,6 +27,8 @@ mod drift;
 mod engine;
 mod guest;
 mod image;
+mod mounted;
+mod set_id;
 mod sidecar;
 mod walls;
 
@@ -104,6 +107,23 @@ impl Drop for Corner {
             for id in ids.lines() {
                 docker(&["rm", "--force", "--volumes", id]).ok();
             }
+        }
+        // What holds their workspaces, where root has mounted it.
+        let held = std::path::Path::new("/run/bottle-mounts").join(&self.scope.state);
+        for entry in std::fs::read_dir(&held).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(&format!("{owner}.")) {
+                std::process::Command::new("umount").arg("-l").arg(entry.path()).status().ok();
+                std::fs::remove_dir(entry.path()).ok();
+            }
+        }
+        // Nobody else's is taken away: one that is in use stays.
+        if held.is_dir() {
+            std::process::Command::new("umount")
+                .arg(&held)
+                .stderr(std::process::Stdio::null())
+                .status()
+                .ok();
+            std::fs::remove_dir(&held).ok();
         }
         let networks =
             docker(&["network", "ls", "--quiet", "--filter", &label]).unwrap_or_default();

@@ -2,9 +2,11 @@
 //! real sandboxes, against an internet of the test's own.
 
 mod canary;
+mod days;
 mod environment;
 mod internet;
 mod microvm;
+mod networks;
 mod node;
 mod place;
 mod roles;
@@ -12,4 +14,4 @@ mod rotation;
 mod search;
 mod tools;
 mod trust;
-mod world;
+pub(crate) mod world;

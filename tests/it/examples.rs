@@ -15,38 +15,38 @@ use crate::support::{self, Cli, Ended};
 /// What each example's sandboxes are made from.
 ///
 /// A hash that moves here moves for everyone: a machine's means that every existing machine with
-/// such a spec is replaced by the next version, a guest's that it is provisioned again. Where the
+/// such a spec is replaced by the next version, unless that one knows it by its fields; a guest's that it is provisioned again. Where the
 /// example itself was edited, or that is meant, write the new hash and say so in the changelog.
 /// Where neither is so, the encoding of specs was changed by accident.
 const HASHES: &[(&str, &str, &str)] = &[
     (
         "minimal/ada",
-        "5fbc9ed891834717f1ed884d1f22543a2f72b6e02a24a058e184cd21b7fc8a95",
+        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
         "2d5f98887ad2aaeb41c668965c907f52b48e805e3e369dc0765c2ae8e57ee5f5",
     ),
     (
         "quickstart/ada",
-        "2314edaa9435878bccaef61c49511e0ea9340862fabc58dc04782b3fc9684b2e",
-        "f80fe1f40291f40aae009eddcb49863c9024f004524a9792f62c77cff0f8f4dc",
+        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
+        "4357543da0d8f11c36532a4aa0386f4bb5fac572c2ccf5a9f655d004d9bc6474",
     ),
     (
         "quickstart/tick",
-        "b3232ab38cc9974b75113be9a42eaced6898fdebae9d7a78c1ab8b1dffce78a9",
+        "7c85eb31439276240ae6692c1514bae7952b953c42d2bd09dfc06d3635bcac40",
         "36f04b52778ac1cce427b0b03b7475b48a6c7591e938ae2743389cc6d7c21ea2",
     ),
     (
         "team/ada",
-        "4d95ba4fb6d95ab03c3f27284bf83c77b72f95803f5a3c4033a06aa9307196c9",
-        "feb9fa1fecda3b0d6530d329d14a7d65a053eb545931ea34467a9a7cc51a728e",
+        "a386584501ac99dc224b6cf5d04d11cf6d0e4ed88496bd102429fdb022f14a7c",
+        "ab3e65fe8e64d3e1ca94cd6f5c82902943437c0875263d244eab73ed1a5b13fc",
     ),
     (
         "team/grace",
-        "4d95ba4fb6d95ab03c3f27284bf83c77b72f95803f5a3c4033a06aa9307196c9",
-        "c427658b9f57ce2b52800bca839127ec404e16aab7181b65b9b37d3b5df2fac4",
+        "a386584501ac99dc224b6cf5d04d11cf6d0e4ed88496bd102429fdb022f14a7c",
+        "1eac7cf8d73b3a7440290f9cc5e13b667dbb0404434261eae0f23887526aead9",
     ),
     (
         "team/linus",
-        "3195d3126c5a7aa3b2f4694d2102c60442f24ad082db945c1f40f3a6de9c4bc4",
+        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
         "ed698aa95742ecc2387030f6e280d9218d9df86966dd9e1a873c8661c70bbd6d",
     ),
 ];

@@ -24,6 +24,7 @@ mod manifest_locate;
 mod manifest_policy;
 mod manifest_resolve;
 mod manifest_skill;
+mod manifest_trust;
 mod moving;
 #[cfg(target_os = "linux")]
 mod native;

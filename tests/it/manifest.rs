@@ -91,7 +91,7 @@ fn findings_are_drawn_with_their_line_and_a_caret() {
     let scratch = Scratch::with_good_agent();
     scratch.write(
         "tree/agents/dennis.md",
-        "---\nbottle: dve\nskils: [review]\nskills: review\ncommand: [sleep, 10]\n---\n",
+        "---\nbottle: dve\nskils: [review]\nrun: review\ncommand: [sleep, 10]\n---\n",
     );
     let expected = "\
 error: there is no bottle `dve`
@@ -105,12 +105,13 @@ error: unknown key `skils`
 3 │ skils: [review]
   │ ^^^^^ did you mean `skills`?
   = allowed: bottle, skills, command, restart, run, suspend, name, description,
-    model, color, memory
+    tools, disallowedTools, model, permissionMode, maxTurns, mcpServers, hooks,
+    memory, background, effort, isolation, color, initialPrompt
 
 error: expected a list, found text
-  ┌─ agents/dennis.md:4:9
-4 │ skills: review
-  │         ^^^^^^
+  ┌─ agents/dennis.md:4:6
+4 │ run: review
+  │      ^^^^^^
   = write [review]
 
 error: expected text, found the number `10`

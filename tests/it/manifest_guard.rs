@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 
 use crate::manifest::{Scratch, id, said};
+use crate::support::Alias;
 
 /// X05: each by its own name, by what is above it, and by a link to it.
 #[test]
@@ -100,6 +101,44 @@ fn folders_that_give_the_host_away_are_refused() {
         scratch.write("tree/bottles/w.md", format!("---\nimage: {image}\n---\n"));
         assert!(scratch.load().held.contains_key(&id("w")), "image: {image}");
     }
+}
+
+/// X05: What is mounted a second time is the same folder.
+#[test]
+fn a_second_mount_gives_the_host_away_as_well() {
+    let scratch = Scratch::with_good_agent();
+    for folder in ["home/.ssh/keys", "home/work", "tree/skills"] {
+        fs::create_dir_all(scratch.path(folder)).expect("folders");
+    }
+    for (of, below, why) in [
+        ("tree", "", "is the tree"),
+        ("tree", "skills", "lies in the tree"),
+        ("", "", "contains the tree"),
+        ("home", "", "is your home folder"),
+        ("home", ".ssh/keys", "gives access to your keys"),
+        ("/proc", "1", "belongs to the kernel"),
+    ] {
+        let alias = scratch.path("home/work/alias");
+        let Some(_alias) = Alias::new(&scratch.path(of), &alias) else { return };
+        let path = alias.join(below).display().to_string();
+        for yaml in
+            [format!("workspace: {{path: \"{path}\"}}"), format!("host_paths: [\"{path}\"]")]
+        {
+            scratch.write("tree/bottles/w.md", format!("---\n{yaml}\n---\n"));
+            scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
+            let desired = scratch.load();
+            let said = said(&desired);
+            assert!(desired.held.contains_key(&id("w")), "{of}: {yaml}: {said:?}");
+            assert!(said.iter().any(|text| text.contains(why)), "{of}: {yaml}: {said:?}");
+        }
+    }
+    // A second mount of what may be given may be given, too.
+    fs::create_dir_all(scratch.path("site")).expect("a folder");
+    let alias = scratch.path("home/work/alias");
+    let Some(_alias) = Alias::new(&scratch.path("site"), &alias) else { return };
+    let yaml = format!("workspace: {{path: \"{}\"}}", alias.display());
+    scratch.write("tree/bottles/w.md", format!("---\n{yaml}\n---\n"));
+    assert_eq!(said(&scratch.load()), Vec::<String>::new());
 }
 
 /// X06: there is no word for a privilege.

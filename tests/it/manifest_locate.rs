@@ -64,6 +64,9 @@ fn a_project_brings_an_overlay_unless_a_tree_was_named() {
     assert_eq!(overlay(&around), Some(found));
     around.overlay = Some("nowhere".into());
     assert!(matches!(locate(&around), Err(LocateError::NoOverlay { .. })));
+    // The project's own folder says it as well.
+    around.overlay = Some(around.current.clone().unwrap());
+    assert_eq!(overlay(&around), Some(scratch.path("current/.bottle")));
     // In the home folder the overlay would be the tree itself.
     let home = Surroundings {
         home: Some(scratch.path("home")),
@@ -71,6 +74,9 @@ fn a_project_brings_an_overlay_unless_a_tree_was_named() {
         ..Surroundings::default()
     };
     assert_eq!(overlay(&home), None);
+    // And it is nobody else's, whichever tree is meant.
+    let named = Surroundings { bottle_tree: Some(scratch.path("tree").into()), ..home };
+    assert_eq!(overlay(&named), None);
 }
 
 #[test]

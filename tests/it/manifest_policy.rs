@@ -88,6 +88,8 @@ fn a_route_leads_to_one_place() {
             "token_ref",
             &["", "GH TOKEN", "GH-TOKEN", "1GH", "GH=x", "$GH", "GH\nX", "ghp_0123-4567", "a.b"],
         ),
+        ("auth_user", &["x", "a:b", ""]),
+        ("auth_header", &["x-api-key", ""]),
         ("role", &["root", ""]),
         ("value", &["x"]),
         ("token", &["x"]),
@@ -100,6 +102,51 @@ fn a_route_leads_to_one_place() {
     scratch
         .write("tree/bottles/w.md", format!("---\nimage: alpine\n{}---\n", route("path", "/gh/")));
     assert_eq!(said(&scratch.load()), Vec::<String>::new());
+}
+
+/// What goes with a scheme, and which scheme a vendor takes.
+#[test]
+fn a_scheme_is_what_the_upstream_takes() {
+    let scratch = Scratch::with_good_agent();
+    let route = |host: &str, more: &str| {
+        format!(
+            "cred_proxy:\n  routes:\n    - {{path: /r/, upstream: https://{host}, \
+             token_ref: GH_TOKEN, {more}}}\n"
+        )
+    };
+    let any = "api.example.com";
+    for (host, more) in [
+        (any, "auth_scheme: basic"),
+        (any, "auth_scheme: basic, auth_user: 'a:b'"),
+        (any, "auth_scheme: basic, auth_user: 'a b'"),
+        (any, "auth_scheme: basic, auth_user: oauth2, auth_header: api-key"),
+        (any, "auth_scheme: header"),
+        (any, "auth_scheme: header, auth_user: x"),
+        (any, "auth_scheme: header, auth_header: 'x y'"),
+        (any, "auth_scheme: header, auth_header: Host"),
+        (any, "auth_scheme: header, auth_header: Transfer-Encoding"),
+        (any, "auth_scheme: header, auth_header: Content-Length"),
+        (any, "auth_scheme: header, auth_header: \":authority\""),
+        ("github.com", "auth_scheme: Bearer, role: git-insteadof"),
+        ("gitlab.com", "auth_scheme: token, role: git-insteadof"),
+        ("api.anthropic.com", "auth_scheme: token, role: anthropic-base-url"),
+        ("api.anthropic.com", "auth_scheme: basic, auth_user: x, role: anthropic-base-url"),
+    ] {
+        refused(&scratch, &route(host, more));
+    }
+    for (host, more) in [
+        (any, "auth_scheme: basic, auth_user: oauth2, role: git-insteadof"),
+        (any, "auth_scheme: token, role: git-insteadof"),
+        (any, "auth_scheme: header, auth_header: PRIVATE-TOKEN"),
+        ("github.com", "auth_scheme: basic, auth_user: x-access-token, role: git-insteadof"),
+        ("api.anthropic.com", "auth_scheme: x-api-key, role: anthropic-base-url"),
+        ("api.anthropic.com", "auth_scheme: Bearer, role: anthropic-base-url"),
+        ("gateway.example.com", "auth_scheme: token, role: anthropic-base-url"),
+    ] {
+        scratch
+            .write("tree/bottles/w.md", format!("---\nimage: alpine\n{}---\n", route(host, more)));
+        assert_eq!(said(&scratch.load()), Vec::<String>::new(), "{more}");
+    }
 }
 
 /// H12, H20, N01, T11: what cannot be listed.

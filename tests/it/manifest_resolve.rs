@@ -97,8 +97,8 @@ And so on.
     let route = &spec.policy.routes[0];
     assert_eq!((route.host.as_str(), route.upstream_path.as_str()), ("api.github.com", "/x"));
     assert_eq!(
-        (route.auth_scheme, &route.roles[..]),
-        (AuthScheme::Bearer, &[RouteRole::TeaLogin][..])
+        (&route.auth_scheme, &route.roles[..]),
+        (&AuthScheme::Bearer, &[RouteRole::TeaLogin][..])
     );
     let egress = &spec.policy.egress;
     assert_eq!(egress.allowlist[0].host, HostPattern::Exact("pkg.example.org".into()));
@@ -403,6 +403,9 @@ fn backends_and_images_must_fit() {
         ("backend: smolmachines", 0),
         ("backend: native", 0),
         ("backend: native\nimage: host", 0),
+        ("backend: native\nimage: node", 1),
+        ("backend: native\nimage: docker:mine", 1),
+        ("backend: native\nimage: ./rootfs", 0),
         ("image: docker:mine", 0),
         ("image: ./nowhere.tar", 1),
         ("image: node.tar", 0),
@@ -566,4 +569,54 @@ fn many_agents_share_what_they_share() {
     assert!(
         desired.sandboxes.values().all(|spec| std::sync::Arc::ptr_eq(&spec.skills["s"], first))
     );
+}
+
+/// A file that Claude Code reads as a sub-agent is an agent's file once it names a bottle.
+#[test]
+fn a_sub_agent_of_claude_code_loads() {
+    let scratch = Scratch::new();
+    scratch.write("tree/bottles/b.md", "---\nbackend: native\n---\n");
+    scratch.write("tree/skills/review/SKILL.md", "Review.");
+    scratch.write("tree/skills/lint/SKILL.md", "Lint.");
+    let all = "---
+name: ada
+description: Reviews code: use it after each change. <example>user: \"hi\"</example>
+tools: *
+disallowedTools: [Write]
+model: opus
+permissionMode: plan
+maxTurns: 9
+skills: review, lint
+mcpServers: {a: {command: x}}
+hooks:
+  PreToolUse: [{matcher: Bash}]
+memory: project
+background: true
+effort: high
+isolation: worktree
+color: red
+initialPrompt: Go: on
+bottle: b
+---
+You review.
+";
+    scratch.write("tree/agents/ada.md", all);
+    scratch.write("tree/agents/ken.md", "---\nbottle: b\ntools: Read, Grep\n---\n");
+    scratch.write("tree/agents/lin.md", "---\nbottle: b\nname: lin\n---\n");
+    scratch.write("tree/agents/bad.md", "---\ndescription: a: b\nbottle: b\ncategory: x\n---\n");
+    let desired = scratch.load();
+    let ada = &desired.sandboxes[&id("ada")];
+    assert_eq!(ada.skills.keys().collect::<Vec<_>>(), ["lint", "review"]);
+    assert_eq!(&*ada.prompt, "You review.");
+    assert!(desired.sandboxes.contains_key(&id("ken")));
+    // A key that is nobody's is still a mistake, told where it stands.
+    assert!(why(&desired, "bad").starts_with("agents/bad.md:4:1: unknown key `category`"));
+    let warnings: Vec<&str> = desired
+        .diagnostics
+        .iter()
+        .filter(|found| found.file == "agents")
+        .map(|found| found.message.as_str())
+        .collect();
+    let keys = "`disallowedTools`, `isolation`, `maxTurns`, `permissionMode`, `tools`";
+    assert_eq!(warnings, [format!("`bottle` does not enforce Claude Code's {keys}: ada, ken")]);
 }

@@ -121,10 +121,36 @@ fn what_is_no_file_is_refused() {
     let secret = scratch.path("home");
     fs::remove_dir_all(scratch.path("tree/skills/s")).expect("it was there");
     symlink(secret, scratch.path("tree/skills/s")).expect("a link");
-    assert!(read(&scratch).expect_err("a link").contains("it is a symbolic link, not a folder"));
+    // A link to what is no skill: the home folder, say.
+    assert!(read(&scratch).expect_err("a link").contains("where there is no SKILL.md"));
     fs::remove_file(scratch.path("tree/skills/s")).expect("it was there");
     scratch.write("tree/skills/s", "a file");
     assert!(read(&scratch).expect_err("a file").contains("it is a file, not a folder"));
+}
+
+/// As `npx skills` and stow install them.
+#[test]
+fn a_skill_may_be_a_link_to_a_folder_of_the_operators() {
+    for (at, link) in
+        [("tree/_src/s", "../_src/s"), ("home/.agents/skills/s", "../../home/.agents/skills/s")]
+    {
+        let scratch = with_skill();
+        fs::remove_dir_all(scratch.path("tree/skills/s")).expect("it was there");
+        symlink(link, scratch.path("tree/skills/s")).expect("a link");
+        let error = read(&scratch).expect_err("a link to nothing");
+        assert!(error.contains("a symbolic link to nothing"), "{error}");
+        scratch.write(&format!("{at}/SKILL.md"), "linked");
+        assert_eq!(
+            read(&scratch).expect("it is fine").entries()[0].node,
+            SkillNode::File((*b"linked").into())
+        );
+        // What lies in it may still not lead out of it, nor be what others can change.
+        symlink("/etc/passwd", scratch.path(at).join("out")).expect("a link");
+        assert!(read(&scratch).expect_err("a link that leaves").contains("symbolic link"));
+        fs::remove_file(scratch.path(at).join("out")).expect("it was there");
+        fs::set_permissions(scratch.path(at), fs::Permissions::from_mode(0o777)).expect("chmod");
+        assert!(read(&scratch).expect_err("others").contains("others can change it"));
+    }
 }
 
 /// X11: in bytes, in entries and in depth.

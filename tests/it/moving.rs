@@ -1,5 +1,5 @@
-//! A sandbox that moves to another backend: one replace that names both, and the old one goes only
-//! when the new one can be made.
+//! A sandbox that moves to another backend: one replace that names both, the agent's home comes along, and
+//! the old one goes only when the new one can be made.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
         forget_imports(&self.tree);
     }
 }
@@ -78,7 +78,8 @@ fn from_each_backend_to_the_next() {
         assert_eq!((&backend["from"], &backend["to"]), (&(*from).into(), &(*to).into()));
         assert_eq!(planned["summary"]["replace"], 1, "{planned}");
         rig.run(&["apply", "--yes"]).exits(0);
-        assert_eq!(rig.say("cat $HOME/note 2>/dev/null || echo anew"), "anew");
+        // What the agent has at home comes along.
+        assert_eq!(rig.say("cat $HOME/note"), "kept");
         rig.run(&["plan"]).exits(0);
         let shown = rig.run(&["-o", "json", "status"]).json().to_string();
         assert!(shown.contains(to) && !shown.contains(from), "{shown}");

@@ -4,12 +4,17 @@
 
 mod as_user;
 pub(crate) mod contract;
+mod full_disk;
+mod hostile;
 mod kill;
 mod leaks;
 mod life;
 pub(crate) mod limits;
 mod no_landlock;
+mod restored;
 mod sidecar;
 mod support;
 mod terminal;
 mod walls;
+
+pub(crate) use support::program;

@@ -1,12 +1,23 @@
 //! The reconciler as a black box: the binary, a tree, and a real backend. Every scenario runs on
 //! every backend that this machine has; each looks at what exists, not at what was printed.
 
+mod chaos;
+mod copies;
+mod everyday;
 mod interrupted;
+mod kept;
+mod looped;
+mod mounted;
 mod outage;
 mod rig;
 mod scenarios;
 mod secrets;
+mod snapshots;
+mod sources;
 mod watch;
+mod ways;
+
+use chaos::damaged;
 
 macro_rules! on_every_backend {
     ($($module:ident :: $scenario:ident),* $(,)?) => {
@@ -27,7 +38,7 @@ on_every_backend! {
     scenarios::twenty_agents_and_then_nothing_to_do,
     scenarios::an_edited_prompt_goes_in_in_place,
     scenarios::a_removed_skill_file_and_a_dropped_skill_are_gone_inside,
-    scenarios::a_changed_limit_is_one_replace_that_names_the_field,
+    scenarios::a_changed_limit_is_one_change_in_place_that_names_the_field,
     scenarios::a_deleted_agent_is_one_teardown,
     scenarios::a_stopped_machine_runs_again_with_its_files,
     scenarios::a_broken_file_holds_its_sandbox_and_the_rest_converges,
@@ -37,14 +48,210 @@ on_every_backend! {
     scenarios::two_trees_never_see_each_other,
     scenarios::a_saved_plan_is_refused_when_anything_has_moved,
     scenarios::a_workspace_is_copied_once,
+    scenarios::an_agents_own_files_beside_a_skill_stay,
+    scenarios::a_skills_symlinks_go_with_it,
+    scenarios::a_lost_id_is_named_with_the_way_back,
+    scenarios::an_agents_own_files_stay_after_a_provisioning_that_was_cut_short,
+    scenarios::what_a_command_wrote_is_not_lost_in_silence,
+    scenarios::a_plan_writes_nothing_and_is_what_apply_would_do,
     scenarios::a_command_starts_after_provisioning_and_completes,
+    copies::a_tree_goes_out_and_in_again,
+    copies::what_a_guest_planted_stays_inside,
+    copies::what_cannot_be_copied_says_why,
+    copies::what_is_no_repository_says_so,
+    kept::what_goes_leaves_a_snapshot,
+    kept::a_new_machine_has_the_work_of_the_old_one,
+    kept::work_on_its_way_arrives_after_a_run_that_was_cut_short,
+    kept::what_is_not_to_be_kept_is_said,
+    kept::what_does_not_run_is_kept_too,
+    snapshots::work_comes_back_into_a_sandbox,
+    snapshots::nothing_else_happens_during_a_restore,
+    snapshots::work_comes_out_into_a_folder,
+    snapshots::what_cannot_be_kept_says_why,
+    copies::large_holes_and_odd_names_come_out,
+    snapshots::a_mounted_workspace_is_not_restored_into,
+    snapshots::a_withdrawn_skill_stays_away,
+    snapshots::a_home_of_the_bottles_own_is_the_users,
+    ways::a_link_of_a_guest_leads_no_copy_elsewhere,
+    snapshots::an_agents_file_under_another_name_holds_it,
+    sources::a_folder_in_what_another_can_write_is_held,
+    sources::a_link_in_what_another_can_write_leads_nowhere,
+    sources::a_second_name_of_a_folder_is_no_way_around,
+    sources::a_sandbox_of_another_tree_counts_as_well,
+    sources::an_env_file_that_a_sandbox_can_write_is_refused,
+    sources::a_lost_record_of_another_tree_opens_nothing_and_stops_nothing,
+    sources::what_leads_elsewhere_is_held_and_what_is_written_anew_is_not,
+    sources::what_leaves_makes_room_in_the_same_run,
+    sources::the_folder_of_an_overlay_is_named,
+    sources::a_shared_folder_is_said_by_check_and_plan,
+    sources::a_path_that_others_can_change_is_held,
     interrupted::killed_at_fifty_moments_and_converged_each_time,
+    damaged::every_record_that_is_damaged_is_repaired_or_held,
     secrets::an_asked_for_value_is_found_nowhere,
     watch::a_saved_prompt_is_live,
     watch::a_machine_that_goes_down_is_repaired,
     watch::a_tree_that_breaks_in_the_middle_of_an_edit_holds_what_is_broken,
     watch::a_tree_renamed_away_and_back_loses_nothing,
     watch::it_drains_on_sigterm,
+    watch::it_drains_on_sighup,
+    watch::a_fifo_in_the_way_delays_nobody,
+    watch::a_storm_of_checkouts_removes_nothing,
+    watch::an_agents_folder_that_cannot_be_read_yields_no_plan,
+}
+
+/// They change the rig's environment.
+mod edits {
+    use super::everyday;
+    use super::rig::Rig;
+
+    #[test]
+    fn everyday_edits_lose_nothing_on_native() {
+        everyday::they_lose_nothing(Rig::native("everyday_edits"));
+    }
+
+    #[test]
+    fn an_image_comes_and_goes_as_planned_on_native() {
+        everyday::an_image_comes_and_goes_as_planned(&Rig::native("image_comes"));
+    }
+
+    #[test]
+    fn everyday_edits_lose_nothing_on_docker() {
+        if let Some(rig) = Rig::docker("everyday_edits") {
+            everyday::they_lose_nothing(rig);
+        }
+    }
+}
+
+/// Containers that have a folder of the host's.
+mod beside_a_mount {
+    macro_rules! on_docker {
+        ($($module:ident :: $scenario:ident),* $(,)?) => {
+            $(#[test] fn $scenario() { super::$module::$scenario(); })*
+        };
+    }
+
+    on_docker! {
+        mounted::a_folder_that_the_guest_may_not_enter_is_no_skill_of_its,
+        mounted::roots_links_lead_into_no_folder_of_anothers,
+        mounted::a_home_in_the_workspace_keeps_its_owner,
+        mounted::settings_show_the_guest_nothing_of_others,
+        mounted::a_bundle_in_the_workspace_is_left_alone,
+        mounted::all_arrives_for_a_user_with_its_home_inside,
+        mounted::all_arrives_for_a_user_with_its_home_outside,
+        mounted::all_arrives_for_root_with_its_home_inside,
+        mounted::all_arrives_for_root_with_its_home_outside,
+        mounted::what_is_mounted_below_a_workspace_stays_outside,
+        mounted::a_file_of_values_without_end_keeps_nobody_waiting,
+        mounted::a_copy_goes_no_further_than_the_guest_could,
+    }
+}
+
+/// Two hundred sandboxes: where they are cheapest.
+#[test]
+fn a_storm_of_checkouts_tears_nothing_down() {
+    chaos::storm::a_storm_of_checkouts_tears_nothing_down(&rig::Rig::native("storm"));
+}
+
+/// Containers of this machine's own programs.
+mod containers_with_git {
+    macro_rules! on_docker {
+        ($($scenario:ident),* $(,)?) => {
+            $(#[test] fn $scenario() {
+                if let Some(rig) = super::rig::Rig::docker_with_git(stringify!($scenario)) {
+                    super::copies::$scenario(&rig);
+                }
+            })*
+        };
+    }
+
+    on_docker! {
+        commits_come_out_into_refs_of_their_own,
+        a_sync_goes_where_the_copy_came_from,
+        a_colon_in_a_path_is_a_letter,
+        nothing_of_a_planted_repository_runs_or_stays,
+        a_repository_that_hangs_is_given_up,
+    }
+}
+
+/// They change the rig's environment.
+mod settings_of_roles {
+    use super::everyday;
+    use super::rig::Rig;
+
+    #[test]
+    fn what_the_guest_wrote_stays_byte_by_byte_on_native() {
+        everyday::what_the_guest_wrote_stays_byte_by_byte(Rig::native("settings_stay"));
+    }
+
+    #[test]
+    fn what_the_guest_wrote_stays_byte_by_byte_on_docker() {
+        if let Some(rig) = Rig::docker("settings_stay") {
+            everyday::what_the_guest_wrote_stays_byte_by_byte(rig);
+        }
+    }
+}
+
+/// What only sandboxes made of processes have: the programs of this machine, git among them.
+mod processes {
+    #[test]
+    fn a_repository_that_hangs_is_given_up() {
+        let rig = super::rig::Rig::native("repository_that_hangs");
+        super::copies::a_repository_that_hangs_is_given_up(&rig);
+    }
+
+    #[test]
+    fn files_go_into_a_mounted_workspace() {
+        let rig = super::rig::Rig::native("mounted_workspace");
+        super::copies::files_go_into_a_mounted_workspace(&rig);
+    }
+
+    #[test]
+    fn a_copy_that_is_killed_leaves_nothing_inside() {
+        let rig = super::rig::Rig::native("copy_that_is_killed");
+        super::copies::a_copy_that_is_killed_leaves_nothing_inside(&rig);
+    }
+
+    #[test]
+    fn commits_come_out_into_refs_of_their_own() {
+        let rig = super::rig::Rig::native("commits_come_out");
+        super::copies::commits_come_out_into_refs_of_their_own(&rig);
+    }
+
+    #[test]
+    fn a_sync_goes_where_the_copy_came_from() {
+        let rig = super::rig::Rig::native("sync_goes_where");
+        super::copies::a_sync_goes_where_the_copy_came_from(&rig);
+    }
+
+    #[test]
+    fn a_colon_in_a_path_is_a_letter() {
+        let rig = super::rig::Rig::native("colon_in_a_path");
+        super::copies::a_colon_in_a_path_is_a_letter(&rig);
+    }
+
+    #[test]
+    fn nothing_of_a_planted_repository_runs_or_stays() {
+        let rig = super::rig::Rig::native("planted_repository");
+        super::copies::nothing_of_a_planted_repository_runs_or_stays(&rig);
+    }
+
+    #[test]
+    fn a_damaged_record_is_said_by_exec_and_down() {
+        let rig = super::rig::Rig::native("a_damaged_record_is_said_by_exec_and_down");
+        super::scenarios::a_damaged_record_is_said_by_exec_and_down(&rig);
+    }
+
+    #[test]
+    fn it_does_without_descriptors() {
+        let rig = super::rig::Rig::native("it_does_without_descriptors");
+        super::watch::it_does_without_descriptors(&rig);
+    }
+
+    #[test]
+    fn a_resync_of_what_is_still_is_no_pass() {
+        let rig = super::rig::Rig::native("a_resync_of_what_is_still_is_no_pass");
+        super::watch::a_resync_of_what_is_still_is_no_pass(&rig);
+    }
 }
 
 /// What only Docker has: objects that others can make, rename and remove behind our back.
@@ -59,6 +266,37 @@ mod engine {
                 }
             })*
         };
+    }
+
+    /// Root holds a workspace by a mount of its own.
+    #[test]
+    fn a_restart_by_the_engine_mounts_what_was_accepted() {
+        if let Some(rig) = Rig::docker("a_restart_by_the_engine_mounts_what_was_accepted")
+            && rustix::process::geteuid().is_root()
+        {
+            super::sources::a_restart_by_the_engine_mounts_what_was_accepted(&rig);
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_shell_sleeps_is_provisioned() {
+        if let Some(rig) = Rig::docker("a_guest_whose_shell_sleeps_is_provisioned") {
+            super::watch::a_guest_whose_shell_sleeps_is_provisioned(&rig);
+        }
+    }
+
+    #[test]
+    fn a_network_that_was_removed_is_one_apply() {
+        if let Some(rig) = Rig::docker("a_network_that_was_removed_is_one_apply") {
+            super::watch::a_network_that_was_removed_is_one_apply(&rig);
+        }
+    }
+
+    #[test]
+    fn a_network_attached_by_hand_is_heard() {
+        if let Some(rig) = Rig::docker("a_network_attached_by_hand_is_heard") {
+            super::watch::a_network_attached_by_hand_is_heard(&rig);
+        }
     }
 
     on_docker! {

@@ -8,6 +8,11 @@ triple=x86_64-unknown-linux-gnu
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$triple" --features testing \
     --bin bottle >&2
 mkdir -p "$folder"
-# The release's own place is not this program's: tests/static puts there what users get.
-mv "${CARGO_TARGET_DIR:-target}/$triple/release/bottle" "$folder/bottle"
+# The release's own place is not this program's: tests/static puts there what users get. A copy and not the file itself:
+# cargo's is a link to another of its own, and on a second run both would be one file. Replaced in one step, since
+# sidecars may run from it.
+built=${CARGO_TARGET_DIR:-target}/$triple/release/bottle
+install -m 755 "$built" "$folder/bottle.new"
+mv -f "$folder/bottle.new" "$folder/bottle"
+rm -f "$built"
 realpath "$folder/bottle"

@@ -59,8 +59,14 @@ pub(super) async fn attach(
             };
             // A closed pipe is no error, but there is nobody left to write to. The command may go on
             // writing for ever, so its end is not waited for.
-            if written.is_err() {
-                return Ok(None);
+            match written {
+                Ok(()) => {}
+                Err(error) if !attach.tty && !is_gone(&error) => {
+                    let error =
+                        anyhow::Error::from(error).context("writing what the command wrote");
+                    return Err(BackendError::failed(what(), error));
+                }
+                Err(_) => return Ok(None),
             }
         }
         Ok(Some(refusal))
@@ -71,8 +77,15 @@ pub(super) async fn attach(
         () = sizing => unreachable!("it never ends"),
     };
     let Some(refusal) = refusal? else { return Ok(BROKEN_PIPE) };
-    let code = exec::exit_code(engine, instance, &id).await?;
-    Ok(refusal.code(code))
+    let ended = exec::ended(engine, instance, &id).await?;
+    exec::must_have_run(engine, instance, ended, &refusal.0).await?;
+    Ok(refusal.code(ended.code))
+}
+
+/// Whether whoever read has gone away.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
 }
 
 async fn write(out: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
@@ -176,7 +189,7 @@ impl Refusal {
 
     /// Engines put the words of the runtime where the command's output should be.
     fn is_one(&self) -> bool {
-        self.0.starts_with(exec::RUNTIME_ERROR.as_bytes())
+        exec::are_engines(&self.0)
     }
 
     fn code(&self, code: i32) -> i32 {

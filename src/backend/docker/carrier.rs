@@ -12,8 +12,8 @@ use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
 
 use super::engine::Engine;
 use super::labels::{self, Labels};
+use super::network;
 use super::subnet::Subnet;
-use super::{error, network};
 use crate::backend::{BackendError, Scope};
 use crate::model::{BackendKind, InstanceId, Leftover, LeftoverKind, Ownership, SandboxId};
 
@@ -107,6 +107,18 @@ pub(super) fn left(leftover: &Leftover) -> Option<&str> {
     leftover.id.0.strip_prefix(LEFTOVER)
 }
 
+/// What stands under the name of this sandbox's carrier, is ours, and carries nothing.
+pub(super) fn unused<'a>(
+    scope: &Scope,
+    sandbox: &SandboxId,
+    networks: &'a [Network],
+) -> Option<&'a Network> {
+    let name = name(scope, sandbox);
+    networks
+        .iter()
+        .find(|found| found.name.as_ref() == Some(&name) && is_unused(scope, networks, found))
+}
+
 /// A carrier of this scope's own that carries nothing.
 fn is_unused(scope: &Scope, networks: &[Network], found: &Network) -> bool {
     let map = network::labels_of(found);
@@ -129,11 +141,15 @@ pub(super) async fn prune(engine: &Engine, scope: &Scope, id: &str) -> Result<()
     }
 }
 
-/// Takes back one that was made for nothing. One that stays is pruned later.
-pub(super) async fn take_back(engine: &Engine, id: &str) {
-    if let Err(e) = engine.client.remove_network(id).await
-        && !error::is_status(&e, 404)
-    {
-        tracing::warn!(network = id, error = %e, "cannot remove a bridge that carries nothing");
+/// Removes that of a sandbox whose sidecar is gone, if it carries nothing.
+pub(super) async fn tidy(
+    engine: &Engine,
+    scope: &Scope,
+    sandbox: &SandboxId,
+) -> Result<(), BackendError> {
+    let networks = network::all(engine).await?;
+    match unused(scope, sandbox, &networks).and_then(|found| found.id.clone()) {
+        Some(id) => prune(engine, scope, &id).await,
+        None => Ok(()),
     }
 }

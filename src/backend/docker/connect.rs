@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bollard::API_DEFAULT_VERSION;
 use serde::Deserialize;
 
+use super::transport::Place;
 use crate::model::SpecHash;
 
 /// Seconds that the engine has for an answer to begin; what may take longer says so.
@@ -29,6 +30,8 @@ pub struct Settings {
     pub cert_path: Option<PathBuf>,
     /// `BOTTLE_SIDECAR_PROGRAM`: what sidecars run, when not this very executable.
     pub sidecar_program: Option<PathBuf>,
+    /// Another build of bottle, which enters containers, for tests: the running program is theirs.
+    pub helper: Option<PathBuf>,
 }
 
 /// Where an engine listens.
@@ -55,6 +58,7 @@ impl Settings {
             tls_verify: text("DOCKER_TLS_VERIFY").is_some(),
             cert_path: text("DOCKER_CERT_PATH").map(PathBuf::from),
             sidecar_program: text("BOTTLE_SIDECAR_PROGRAM").map(PathBuf::from),
+            helper: None,
         }
     }
 
@@ -173,29 +177,29 @@ impl Endpoint {
     pub(super) fn client(&self) -> Result<bollard::Docker, String> {
         let host = self.host.as_str();
         let version = API_DEFAULT_VERSION;
-        let client = if let Some(folder) = &self.certificates {
-            let file = |name: &str| folder.join(name);
-            bollard::Docker::connect_with_ssl(
-                host,
-                &file("key.pem"),
-                &file("cert.pem"),
-                &file("ca.pem"),
-                ANSWER_SECONDS,
-                version,
-            )
-        } else if host.starts_with("unix://") {
-            bollard::Docker::connect_with_unix(host, ANSWER_SECONDS, version)
+        let address = || {
+            let rest = host.split_once("://").map_or(host, |(_, rest)| rest);
+            rest.trim_end_matches('/').to_owned()
+        };
+        let place = if let Some(folder) = &self.certificates {
+            Place::Tls(address(), folder.clone())
+        } else if let Some(path) = self.socket() {
+            Place::Unix(path.to_owned())
         } else if is_tcp(host) {
-            bollard::Docker::connect_with_http(host, ANSWER_SECONDS, version)
+            Place::Tcp(address())
         } else if host.starts_with("ssh://") {
-            bollard::Docker::connect_with_ssh(host, ANSWER_SECONDS, version, None)
+            // Whoever answers there has shown who it is.
+            let client = bollard::Docker::connect_with_ssh(host, ANSWER_SECONDS, version, None);
+            return client.map_err(|error| in_words(&error));
         } else {
             return Err("expected unix://, tcp:// or ssh://".to_owned());
         };
-        client.map_err(|error| {
-            super::error::unreachable(&error).unwrap_or_else(|| super::error::words(&error))
-        })
+        place.client(ANSWER_SECONDS, version).map_err(|error| in_words(&error))
     }
+}
+
+fn in_words(error: &bollard::errors::Error) -> String {
+    super::error::unreachable(error).unwrap_or_else(|| super::error::words(error))
 }
 
 #[cfg(test)]

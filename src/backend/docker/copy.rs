@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Component;
+use std::time::Duration;
 
 use bollard::body_full;
 use bollard::query_parameters::{
@@ -13,11 +14,14 @@ use bollard::query_parameters::{
     UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 
 use super::engine::Engine;
 use super::{error, exec, observe};
-use crate::backend::{BackendError, ExecSpec, ExecUser, GuestDir, Scope, Upload, guest_path};
+use crate::backend::{
+    BackendError, ExecSpec, ExecUser, GuestDir, Identity, Scope, TarSink, TarStream, Upload,
+    guest_path,
+};
 use crate::model::{Instance, InstanceState};
 
 /// Removes `$1…$wipes`, then says by number what is still there, and which of the folders that
@@ -41,11 +45,37 @@ for path do
   fi
 done"#;
 
+/// Removes as root what the sandbox's user, `$1`, could not. It goes into the folder first and looks
+/// where that is: a link of the user's leads to folders of the user's only. Nothing of the user's is
+/// run: the image's own programs are root's.
+const WIPE_AS_ROOT_SH: &str = r#"PATH=/usr/sbin:/usr/bin:/sbin:/bin user=$1; shift; n=0
+for path do
+  n=$((n + 1)) dir=${path%/*} name=${path##*/}
+  dir=${dir:-/}
+  (
+    cd -P "$dir" 2>/dev/null || exit 0
+    if [ "$(pwd -P)" != "$dir" ]; then
+      owner=$(ls -ldn . | { read -r mode links uid rest; echo "$uid"; })
+      [ "$owner" = "$user" ] || exit 1
+    fi
+    if [ -d "./$name" ] && [ ! -L "./$name" ]; then chmod -R u+rwX "./$name" 2>/dev/null; fi
+    rm -rf "./$name" 2>/dev/null
+    [ ! -L "./$name" ] && [ ! -e "./$name" ]
+  ) || echo "left $n"
+done"#;
+
+/// How long an engine may take to unpack a stream: for ever.
+const ENDLESS: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How Go marks a link in a file's mode.
+const GO_MODE_SYMLINK: u32 = 1 << 27;
+
 /// How Go marks a folder in a file's mode.
 const GO_MODE_DIR: u32 = 1 << 31;
 
-/// Puts a file where the archive cannot reach, because it lies on a tmpfs: whole or not at all.
-const PUT_SH: &str = r#"umask 077; cat >"$1.new" && chmod "$2" "$1.new" && mv -f "$1.new" "$1""#;
+/// Puts a file where the archive cannot reach, because it lies on a tmpfs: whole or not at all. Under
+/// its temporary name no FIFO can have been put before.
+const PUT_SH: &str = r#"umask 077; new=$1.new.$$; rm -rf "$new"; cat >"$new" && chmod "$2" "$new" && mv -f "$new" "$1""#;
 
 /// Unpacks `upload`. `known` says of folders whether they are in the machine's image.
 pub(super) async fn copy_in(
@@ -53,9 +83,9 @@ pub(super) async fn copy_in(
     scope: &Scope,
     instance: &Instance,
     known: Option<&BTreeMap<String, bool>>,
+    user: Option<&Identity>,
     upload: Upload,
 ) -> Result<(), BackendError> {
-    check(&upload).map_err(|e| BackendError::failed(copying(instance), e))?;
     let asks = !upload.wipe.is_empty() || !upload.dirs.is_empty();
     if !upload.fresh && !asks {
         // Only a command tells otherwise: the engine unpacks into what does not run just as well.
@@ -65,8 +95,11 @@ pub(super) async fn copy_in(
         if upload.fresh { known.and_then(|known| absent(&upload.dirs, known)) } else { None };
     let missing = match planned {
         Some(missing) => missing,
-        None => wipe(engine, instance, &upload).await?,
+        None => wipe(engine, instance, user, &upload).await?,
     };
+    if !upload.fresh {
+        refuse_links(engine, instance, user, &upload.dirs).await?;
+    }
     let (on_disk, on_tmpfs) =
         split(&upload.tar, &missing).map_err(|e| BackendError::failed(copying(instance), e))?;
     if let Some(archive) = on_disk {
@@ -82,8 +115,28 @@ pub(super) async fn copy_in(
     Ok(())
 }
 
+/// Unpacks a tar as it comes. The engine reads it as a stream, too.
+pub(super) async fn stream_in(
+    engine: &Engine,
+    scope: &Scope,
+    instance: &Instance,
+    tar: TarStream,
+) -> Result<(), BackendError> {
+    must_run(engine, scope, instance).await?;
+    let parts = futures_util::stream::unfold(tar, |mut tar| async {
+        let part = tar.recv().await?;
+        Some((part, tar))
+    });
+    let options = UploadToContainerOptionsBuilder::new().path("/").build();
+    let body = bollard::body_try_stream(parts);
+    // It answers when all of it is unpacked; whoever feeds it looks after it.
+    let client = engine.client.clone().with_timeout(ENDLESS);
+    let sent = client.upload_to_container(&instance.id.0, Some(options), body).await;
+    sent.map_err(|e| gone(engine, instance, e))
+}
+
 /// Every name stays inside, read as text: what a symlink makes of it is the guest's own affair.
-fn check(upload: &Upload) -> anyhow::Result<()> {
+pub(super) fn check(upload: &Upload) -> anyhow::Result<()> {
     let dirs = upload.dirs.iter().map(|dir| dir.path.as_str());
     for path in upload.wipe.iter().map(String::as_str).chain(dirs) {
         let names = path.strip_prefix('/').unwrap_or_default();
@@ -113,7 +166,7 @@ async fn must_run(engine: &Engine, scope: &Scope, instance: &Instance) -> Result
     Err(BackendError::NotRunning { name: instance.name.clone(), state: state.to_owned() })
 }
 
-fn copying(instance: &Instance) -> String {
+pub(super) fn copying(instance: &Instance) -> String {
     format!("copying into {}", instance.name)
 }
 
@@ -146,9 +199,54 @@ fn absent<'a>(dirs: &'a [GuestDir], known: &BTreeMap<String, bool>) -> Option<Ve
     Some(missing)
 }
 
+/// The engine unpacks as root and follows links. One that the user has put below its home may lead
+/// within that, or to the workspace, and nowhere else.
+async fn refuse_links(
+    engine: &Engine,
+    instance: &Instance,
+    user: Option<&Identity>,
+    dirs: &[GuestDir],
+) -> Result<(), BackendError> {
+    let Some(user) = user.filter(|user| user.uid != 0) else { return Ok(()) };
+    let home = format!("{}/", user.home.trim_end_matches('/'));
+    let mut looked: BTreeSet<&str> = BTreeSet::new();
+    for dir in dirs.iter().filter(|dir| dir.path.starts_with(&home)) {
+        let ends = dir.path.match_indices('/').map(|(end, _)| end).chain([dir.path.len()]);
+        for path in ends.filter(|end| *end >= home.len()).map(|end| &dir.path[..end]) {
+            if !looked.insert(path) {
+                continue;
+            }
+            let options = ContainerArchiveInfoOptionsBuilder::new().path(path).build();
+            let found = engine.client.get_container_archive_info(&instance.id.0, Some(options));
+            let found = match found.await {
+                Ok(found) => found,
+                Err(e) if error::is_status(&e, 404) => break,
+                Err(e) => return Err(gone(engine, instance, e)),
+            };
+            if found.file_mode & GO_MODE_SYMLINK == 0 {
+                continue;
+            }
+            let target = std::path::Path::new(&found.link_target);
+            let own = [user.home.as_str(), workdir(instance)];
+            if !own.iter().any(|own| !own.is_empty() && target.starts_with(own)) {
+                return Err(BackendError::failed(
+                    copying(instance),
+                    anyhow::anyhow!(
+                        "{path} leads through a link of user {} to {}: remove that link inside",
+                        user.uid,
+                        target.display()
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn wipe<'a>(
     engine: &Engine,
     instance: &Instance,
+    user: Option<&Identity>,
     upload: &'a Upload,
 ) -> Result<Vec<&'a GuestDir>, BackendError> {
     if upload.wipe.is_empty() && upload.dirs.is_empty() {
@@ -160,7 +258,7 @@ async fn wipe<'a>(
         return really_missing(engine, instance, missing).await;
     }
     // What root put there, root removes.
-    let (left, _) = wipe_as(engine, instance, ExecUser::Root, &left, &[]).await?;
+    let left = wipe_as_root(engine, instance, user, &left).await?;
     if !left.is_empty() {
         return Err(BackendError::failed(
             copying(instance),
@@ -193,8 +291,12 @@ async fn really_missing<'a>(
     Ok(missing)
 }
 
-/// The machine's working directory, where the bottle names one.
-fn workdir(instance: &Instance) -> &str {
+/// The machine's working directory, where the bottle names one. One that is mounted is a folder of the
+/// host, whose owner is nobody's to change.
+pub(super) fn workdir(instance: &Instance) -> &str {
+    if instance.fields.0.contains_key("workspace.mount") {
+        return "";
+    }
     instance.fields.0.get("workspace.target").map_or("", String::as_str)
 }
 
@@ -230,7 +332,27 @@ async fn wipe_as<'a, 'b>(
     Ok((left, missing))
 }
 
-fn refused(instance: &Instance, output: &crate::backend::ExecOutput) -> BackendError {
+async fn wipe_as_root<'a>(
+    engine: &Engine,
+    instance: &Instance,
+    user: Option<&Identity>,
+    wipe: &[&'a str],
+) -> Result<Vec<&'a str>, BackendError> {
+    let uid = user.map(|user| user.uid.to_string()).unwrap_or_default();
+    let head = ["/bin/sh", "-c", WIPE_AS_ROOT_SH, "bottle", &uid];
+    let argv = head.into_iter().chain(wipe.iter().copied());
+    let spec =
+        ExecSpec { user: ExecUser::Root, workdir: Some("/".to_owned()), ..ExecSpec::new(argv) };
+    let output = exec::exec(engine, instance, &spec, Bytes::new()).await?;
+    if output.code != 0 {
+        return Err(refused(instance, &output));
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let numbers = text.lines().filter_map(|line| line.strip_prefix("left ")?.parse::<usize>().ok());
+    Ok(numbers.filter_map(|n| wipe.get(n.checked_sub(1)?).copied()).collect())
+}
+
+pub(super) fn refused(instance: &Instance, output: &crate::backend::ExecOutput) -> BackendError {
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     BackendError::failed(
         copying(instance),
@@ -320,32 +442,57 @@ pub(super) async fn copy_out(
     path: &str,
     limit: u64,
 ) -> Result<Bytes, BackendError> {
-    let what = || format!("copying {path} out of {}", instance.name);
-    let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
-    let mut stream = engine.client.download_from_container(&instance.id.0, Some(options));
     let mut archive = Vec::new();
+    let mut stream = std::pin::pin!(download(engine, instance, path));
     while let Some(chunk) = stream.next().await {
-        let chunk = match chunk {
-            Ok(chunk) => chunk,
-            Err(e) if error::is_status(&e, 404) => {
-                let container = error::words(&e).contains("No such container");
-                return Err(if container {
-                    BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() }
-                } else {
-                    BackendError::failed(what(), anyhow::anyhow!("there is no {path} in it"))
-                });
-            }
-            Err(e) => return Err(engine.failed(what(), e)),
-        };
+        let chunk = chunk?;
         if archive.len() as u64 + chunk.len() as u64 > limit {
             return Err(BackendError::failed(
-                what(),
+                format!("copying {path} out of {}", instance.name),
                 anyhow::anyhow!("it is larger than {limit} bytes"),
             ));
         }
         archive.extend_from_slice(&chunk);
     }
     Ok(archive.into())
+}
+
+/// Ends without an error where nobody takes the pieces any more.
+pub(super) async fn stream_out(
+    engine: &Engine,
+    instance: &Instance,
+    path: &str,
+    tar: &TarSink,
+) -> Result<(), BackendError> {
+    let mut stream = std::pin::pin!(download(engine, instance, path));
+    while let Some(chunk) = stream.next().await {
+        if tar.send(chunk?).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The engine's tar of a path in a container, resolved there.
+fn download<'a>(
+    engine: &'a Engine,
+    instance: &'a Instance,
+    path: &'a str,
+) -> impl Stream<Item = Result<Bytes, BackendError>> + 'a {
+    let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+    let stream = engine.client.download_from_container(&instance.id.0, Some(options));
+    stream.map(move |chunk| {
+        let what = || format!("copying {path} out of {}", instance.name);
+        chunk.map_err(|e| {
+            if !error::is_status(&e, 404) {
+                engine.failed(what(), e)
+            } else if error::words(&e).contains("No such container") {
+                BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() }
+            } else {
+                BackendError::failed(what(), anyhow::anyhow!("there is no {path} in it"))
+            }
+        })
+    })
 }
 
 #[cfg(test)]

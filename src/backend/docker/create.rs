@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HealthConfig, HostConfig,
-    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, NetworkingConfig,
-    RestartPolicy, RestartPolicyNameEnum,
+    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountBindOptions, MountType,
+    NetworkingConfig, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 
@@ -15,7 +15,7 @@ use super::labels::{self, Set};
 use super::subnet::Subnet;
 use super::user::User;
 use super::wiring::Wiring;
-use super::{NO_NETWORK, error, observe, parse, settings};
+use super::{NO_NETWORK, error, limits, observe, parse, seccomp, settings};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::access::SIDECAR_NAME;
 use crate::model::{Instance, MachineSpec, Ownership, ResourceKind, SpecHash};
@@ -46,6 +46,14 @@ pub(super) struct Parts<'a> {
     pub traits: &'a Traits,
     /// Of the sandbox's own network; none: the machine is in no network.
     pub subnet: Option<Subnet>,
+    /// The mount of ours that holds the workspace; none: the engine gets its path.
+    pub workspace: Option<&'a std::path::Path>,
+}
+
+/// Whether the engine sees no such mount of ours.
+pub(super) fn is_unseen(error: &BackendError, pin: &std::path::Path) -> bool {
+    let text = format!("{:#}", anyhow::anyhow!("{error:?}"));
+    text.contains("does not exist") && text.contains(&*pin.to_string_lossy())
 }
 
 /// Whether the workspace can be mounted, as far as that shows from here.
@@ -113,11 +121,6 @@ pub(super) fn body(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> Cont
 
 fn host_config(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> HostConfig {
     let Parts { user, traits, .. } = parts;
-    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    // The engine refuses more CPUs than there are; without a limit it would give just those.
-    let most = traits.cpus.map_or(i64::MAX, |cpus| cpus.saturating_mul(1_000_000_000));
-    let nano_cpus = (i64::from(spec.resources.millicpus) * 1_000_000).min(most);
-    let memory = bytes(spec.resources.memory);
     let tmpfs = format!(
         "rw,noexec,nosuid,nodev,size=16m,mode=0700,uid={},gid={}",
         user.identity.uid, user.identity.gid
@@ -141,24 +144,26 @@ fn host_config(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> HostConf
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),
-        // The engine's own seccomp and AppArmor profiles stay: naming any here would replace them.
-        security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        security_opt: Some(security(spec, traits)),
+        ulimits: Some(vec![no_core()]),
         privileged: Some(false),
         runtime: traits.gvisor.then(|| GVISOR.to_owned()),
         group_add: (!user.groups.is_empty())
             .then(|| user.groups.iter().map(u32::to_string).collect()),
-        memory: traits.memory.then_some(memory),
-        memory_swap: (traits.memory && traits.swap).then_some(memory),
-        nano_cpus: traits.cpu.then_some(nano_cpus),
-        pids_limit: traits.pids.then_some(i64::from(spec.resources.pids)),
         storage_opt: disk.map(|disk| HashMap::from([("size".to_owned(), disk.to_string())])),
         tmpfs: Some(HashMap::from([(guest_path::RUN.to_owned(), tmpfs)])),
         mounts: spec.mount.as_ref().map(|workspace| {
             vec![Mount {
                 typ: Some(MountType::BIND),
-                source: Some(workspace.path.display().to_string()),
+                source: Some(parts.workspace.unwrap_or(&workspace.path).display().to_string()),
                 target: Some(workspace.target.clone()),
                 read_only: Some(false),
+                // What is mounted below it on the host stays the host's, also once it is unmounted there
+                // and a container would have it still.
+                bind_options: Some(MountBindOptions {
+                    non_recursive: Some(true),
+                    ..MountBindOptions::default()
+                }),
                 ..Mount::default()
             }]
         }),
@@ -175,8 +180,24 @@ fn host_config(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> HostConf
                 ("max-file".to_owned(), "3".to_owned()),
             ])),
         }),
-        ..HostConfig::default()
+        ..limits::host_config(&spec.resources, traits)
     }
+}
+
+/// The engine's own seccomp and AppArmor profiles stay, for naming one here replaces it, but where files of
+/// the host can be written to.
+fn security(spec: &MachineSpec, traits: &Traits) -> Vec<String> {
+    let mut options = vec!["no-new-privileges".to_owned()];
+    if spec.mount.is_some() && traits.seccomp {
+        options.push(seccomp::option().to_owned());
+    }
+    options
+}
+
+/// No core dumps. 0 forbids the file, but not the host's handler of them (`|…` in core_pattern), which runs
+/// as the host's root on what a sandbox feeds it; the kernel refuses both at 1.
+pub(super) fn no_core() -> ResourcesUlimits {
+    ResourcesUlimits { name: Some("core".to_owned()), soft: Some(1), hard: Some(1) }
 }
 
 /// What a container is made as.
@@ -277,7 +298,11 @@ mod tests {
 
     fn made_in(spec: &MachineSpec, traits: &Traits, subnet: Option<Subnet>) -> ContainerCreateBody {
         let user = Accounts::default().resolve(Some("1000"), None).unwrap();
-        body(&scope(), spec, &Parts { image: "node:22", user: &user, traits, subnet })
+        body(
+            &scope(),
+            spec,
+            &Parts { image: "node:22", user: &user, traits, subnet, workspace: None },
+        )
     }
 
     #[test]
@@ -358,10 +383,13 @@ mod tests {
         assert_eq!(mount.source.as_deref(), Some("/srv/project"));
         // A source that is missing must be an error, not a folder that the engine makes as root.
         assert_eq!((mount.typ, mount.read_only), (Some(MountType::BIND), Some(false)));
+        assert_eq!(mount.bind_options.as_ref().unwrap().non_recursive, Some(true));
     }
 
     #[test]
     fn the_main_process_is_sent_without_comments_and_with_its_arguments() {
+        // What it needs of an image is sh and sleep.
+        assert!(!MAIN_SH.contains("$(date"));
         let mut spec = machine("ada");
         spec.command = vec!["serve".into(), "a b".into()];
         spec.waits_for_env = true;

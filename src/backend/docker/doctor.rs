@@ -1,4 +1,5 @@
 //! What works on this engine, what does not, and what to do about it.
+#![expect(clippy::disallowed_methods, reason = "looks at the engine's socket")]
 
 use bollard::body_full;
 use bollard::models::{ContainerCreateBody, HostConfig, SystemInfo};
@@ -17,8 +18,10 @@ const INIT: &str = "/sbin/docker-init";
 /// The lowest version of the API that has all that is asked for.
 const LOWEST_API: (usize, usize) = (1, 41);
 
+/// `program` is what sidecars run, or why they cannot.
 pub(super) async fn findings(
     engine: Result<std::sync::Arc<Engine>, BackendError>,
+    program: Result<(), String>,
     boot: bool,
 ) -> Vec<Finding> {
     let engine = match engine {
@@ -35,6 +38,7 @@ pub(super) async fn findings(
     };
     let api = (version.major_version, version.minor_version);
     let mut findings = judge(&info, &engine.endpoint.describe(), api);
+    findings.push(sidecars(program));
     if boot {
         findings.push(match try_boot(&engine).await {
             Ok(()) => finding("machine", Health::Works, "made, started, ended and removed", None),
@@ -66,12 +70,46 @@ fn unreachable(error: &BackendError) -> Finding {
         BackendError::Unreachable { reason, .. } => reason.clone(),
         other => other.to_string(),
     };
-    finding(
-        "engine",
-        Health::Absent,
-        &detail,
-        Some("start the Docker engine, or name one with DOCKER_HOST or `docker context use`"),
-    )
+    let start = "start the Docker engine, or name one with DOCKER_HOST or `docker context use`";
+    let fix = refused(&detail).unwrap_or_else(|| start.to_owned());
+    finding("engine", Health::Absent, &detail, Some(&fix))
+}
+
+/// Whether this build can make sidecars.
+fn sidecars(program: Result<(), String>) -> Finding {
+    let Err(reason) = program else {
+        return finding("sidecars", Health::Works, "their program is a static bottle", None);
+    };
+    let (why, fix) = reason.split_once("; ").unwrap_or((&reason, ""));
+    let detail = format!("no bottle with `egress` or `cred_proxy` can be made: {why}");
+    finding("sidecars", Health::Limited, &detail, Some(fix).filter(|fix| !fix.is_empty()))
+}
+
+/// What to do where the engine's socket is there and this user may not use it.
+fn refused(detail: &str) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    if !detail.to_lowercase().contains("permission denied") {
+        return None;
+    }
+    // The path of the socket stands in the error.
+    let words = detail.split([' ', '`', ':', ',', '(', ')', '"', '\'']);
+    let socket = words.filter(|word| word.starts_with('/')).find_map(|word| {
+        let path = format!("/{}", word.trim_matches('/'));
+        let group = std::fs::metadata(&path).ok()?.gid();
+        Some((path, group))
+    });
+    let (path, group) = socket?;
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(group)).then(|| name.to_owned())
+    });
+    let name = name.unwrap_or_else(|| group.to_string());
+    Some(format!(
+        "{path} belongs to the group {name}: have this user added (`usermod -aG {name} USER`) and log in \
+         again; whoever is in it can become root"
+    ))
 }
 
 /// What the engine says of itself, judged. Pure.
@@ -202,6 +240,30 @@ mod tests {
 
     fn health(findings: &[Finding], what: &str) -> Health {
         findings.iter().find(|finding| finding.what == what).unwrap().health
+    }
+
+    #[test]
+    fn a_socket_that_may_not_be_used_names_its_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("docker.sock");
+        std::fs::write(&socket, "").unwrap();
+        let said = |what: &str| refused(&format!("unix://{}: {what}", socket.display()));
+        let group = if rustix::process::getegid().is_root() { "root" } else { "" };
+        let fix = said("Permission denied (os error 13)").unwrap();
+        assert!(
+            fix.contains(&format!("the group {group}")) && fix.contains("usermod -aG"),
+            "{fix}"
+        );
+        assert_eq!(said("Connection refused (os error 111)"), None);
+    }
+
+    #[test]
+    fn a_build_that_makes_no_sidecars_says_so() {
+        assert_eq!(sidecars(Ok(())).health, Health::Works);
+        let told = sidecars(Err("this bottle is linked to libraries; use a static one".to_owned()));
+        assert_eq!(told.health, Health::Limited);
+        assert!(told.detail.ends_with("can be made: this bottle is linked to libraries"));
+        assert_eq!(told.fix.as_deref(), Some("use a static one"));
     }
 
     #[test]

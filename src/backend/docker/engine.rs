@@ -7,7 +7,7 @@ use bollard::errors::Error;
 use bollard::models::SystemInfo;
 
 use super::connect::Endpoint;
-use super::error;
+use super::{error, seccomp};
 use crate::backend::BackendError;
 use crate::model::{BackendFacts, BackendKind};
 
@@ -16,6 +16,9 @@ pub(super) const GVISOR: &str = "runsc";
 
 /// For calls whose answer begins only when the work is done: a load, an upload.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// How long it may take until an engine says that it is there.
+const GREETING: Duration = Duration::from_secs(5);
 
 /// An engine that answered.
 pub(super) struct Engine {
@@ -30,7 +33,11 @@ pub(super) struct Engine {
 #[expect(clippy::struct_excessive_bools, reason = "independent capabilities of an engine")]
 pub(super) struct Traits {
     pub version: String,
+    /// It runs in a virtual machine of this one.
+    pub desktop: bool,
     pub gvisor: bool,
+    /// It takes a seccomp profile of ours.
+    pub seccomp: bool,
     /// The log driver is the one whose files grow without bounds.
     pub json_logs: bool,
     pub memory: bool,
@@ -45,6 +52,8 @@ pub(super) struct Traits {
     pub storage: String,
     /// `amd64`, `arm64`, as images spell it.
     pub architecture: String,
+    /// Where it keeps what is its own.
+    pub root: Option<String>,
 }
 
 impl Traits {
@@ -57,7 +66,9 @@ impl Traits {
         let yes = |flag: Option<bool>| flag.unwrap_or(true);
         Self {
             version: format!("docker {}", info.server_version.as_deref().unwrap_or("?")),
+            desktop: info.operating_system.as_deref() == Some("Docker Desktop"),
             gvisor: info.runtimes.as_ref().is_some_and(|runtimes| runtimes.contains_key(GVISOR)),
+            seccomp: seccomp::takes_ours(info),
             json_logs: info.logging_driver.as_deref() == Some("json-file"),
             memory: yes(info.memory_limit),
             swap: yes(info.swap_limit),
@@ -75,6 +86,7 @@ impl Traits {
                 Some("aarch64") => "arm64".to_owned(),
                 other => other.unwrap_or("amd64").to_owned(),
             },
+            root: info.docker_root_dir.clone(),
         }
     }
 
@@ -89,8 +101,19 @@ impl Traits {
         missing(self.cpu, "resources.cpus", "the engine has no cpu quota control group");
         missing(self.pids, "resources.pids", "the engine has no pids control group");
         missing(self.disk, "resources.disk", &format!("the {} cannot bound a layer", self.storage));
+        if !self.seccomp || self.gvisor {
+            unenforced.push(format!(
+                "workspace: a mounted folder can be given set-id files: {}",
+                if self.gvisor {
+                    "gVisor looks at no seccomp profile"
+                } else {
+                    "the engine has no seccomp, or a profile of its operator's"
+                }
+            ));
+        }
         BackendFacts {
             version: self.version.clone(),
+            elsewhere: self.desktop,
             gvisor: self.gvisor,
             unenforced,
             ..BackendFacts::default()
@@ -108,7 +131,10 @@ impl Engine {
             reason: format!("{}: {reason}", endpoint.describe()),
         };
         let client = endpoint.client().map_err(unreachable)?;
-        client.ping().await.map_err(|error| {
+        let greeted = tokio::time::timeout(GREETING, client.ping()).await.map_err(|_| {
+            unreachable(format!("it does not answer: nothing came within {} s", GREETING.as_secs()))
+        })?;
+        greeted.map_err(|error| {
             // Whatever speaks there, it is no engine that we can talk to.
             unreachable(error::unreachable(&error).unwrap_or_else(|| error::words(&error)))
         })?;
@@ -154,6 +180,7 @@ pub(super) mod tests {
             driver_status: Some(vec![vec!["Backing Filesystem".into(), "extfs".into()]]),
             logging_driver: Some("json-file".into()),
             ncpu: Some(4),
+            security_options: Some(vec!["name=seccomp,profile=default".into()]),
             architecture: Some("x86_64".into()),
             ..SystemInfo::default()
         })

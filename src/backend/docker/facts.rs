@@ -3,8 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the backend's own cache, in its own folder")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::PathBuf;
 
 use bollard::models::{ContainerCreateBody, HostConfig};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::Engine;
 use super::user::{Accounts, parse_group, parse_passwd};
 use super::{error, labels};
+use crate::backend::durable::{self, Keep};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::SpecHash;
 
@@ -61,8 +61,7 @@ impl Cache {
 
     /// What is remembered; nothing, where nothing can be read.
     pub(super) fn load(scope: &Scope) -> Self {
-        let bytes = std::fs::read(Self::path(scope)).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        durable::read_json(&Self::path(scope)).ok().flatten().unwrap_or_default()
     }
 
     pub(super) fn image(&self, id: &str) -> Option<&ImageFacts> {
@@ -112,16 +111,7 @@ impl Cache {
     fn try_store(&self, scope: &Scope) -> std::io::Result<()> {
         std::fs::create_dir_all(&scope.data)?;
         let path = Self::path(scope);
-        let new = path.with_extension(format!("json.{}.new", std::process::id()));
-        let bytes = serde_json::to_vec(self)?;
-        let write = || {
-            let mut options = std::fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&bytes)?;
-            std::fs::rename(&new, &path)
-        };
-        write().inspect_err(|_| drop(std::fs::remove_file(&new)))
+        durable::write_json(&path, self, Keep::Durably)
     }
 }
 
@@ -294,6 +284,20 @@ mod tests {
         assert_eq!(std::fs::read_dir(&scope.data).unwrap().count(), 1);
         std::fs::write(Cache::path(&scope), "{").unwrap();
         assert!(Cache::load(&scope).image("sha256:a").is_none());
+        // Whatever is in its place: nobody waits for it.
+        let path = Cache::path(&scope);
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        assert!(Cache::load(&scope).image("sha256:a").is_none());
+        cache.store(&scope);
+        assert!(Cache::load(&scope).image("sha256:a").is_some());
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::path::Path;
 use bollard::body_try_stream;
 use bollard::errors::Error;
 use bollard::models::{CreateImageInfo, ImageInspect};
-use bollard::query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder};
+use bollard::query_parameters::{
+    CreateImageOptionsBuilder, ImportImageOptionsBuilder, RemoveImageOptionsBuilder,
+};
 use futures_util::{Stream, StreamExt};
 
 use super::Docker;
@@ -194,6 +196,19 @@ pub(super) async fn inspect(
         Ok(image) => Ok(Some(image)),
         Err(e) if error::is_status(&e, 404) => Ok(None),
         Err(e) => Err(engine.failed(format!("inspecting image {name}"), e)),
+    }
+}
+
+/// Removes a name, or with an id the image. In use, or gone already ⇒ `Ok`.
+pub(super) async fn remove(engine: &Engine, name: &str) -> Result<(), BackendError> {
+    let options = RemoveImageOptionsBuilder::new().force(false).build();
+    match engine.client.remove_image(name, Some(options), None).await {
+        Ok(_) => Ok(()),
+        Err(e) if error::is_status(&e, 404) || error::is_status(&e, 409) => Ok(()),
+        // Of two that remove one image at once, an engine answers the later with 500, "unrecognized
+        // image ID": what counts is that it is gone.
+        Err(e) if error::answer(&e).is_some() && inspect(engine, name).await?.is_none() => Ok(()),
+        Err(e) => Err(engine.failed(format!("removing image {name}"), e)),
     }
 }
 

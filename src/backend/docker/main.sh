@@ -28,7 +28,13 @@ nap() {
 	[ "$code" -ne 127 ] || exit 127
 	return "$code"
 }
-say() { { echo "$*" >/run/bottle/main.new && mv -f /run/bottle/main.new /run/bottle/main; } 2>/dev/null; }
+# Into nothing that stands there already: a fifo would keep this waiting.
+say() {
+	{
+		rm -rf /run/bottle/main.new
+		[ ! -e /run/bottle/main.new ] && echo "$*" >/run/bottle/main.new && mv -f /run/bottle/main.new /run/bottle/main
+	} 2>/dev/null
+}
 idle() {
 	say "$*"
 	while :; do nap 3600; done
@@ -51,6 +57,12 @@ finish() {
 	idle "$*"
 }
 ready() { [ -e /etc/bottle/ready ] && { [ "$waits" = 0 ] || [ -e /run/bottle/env ]; }; }
+# Not every image has a date.
+now() {
+	now=0
+	{ read -r now rest </proc/uptime; } 2>/dev/null
+	now=${now%%.*}
+}
 times=0 delay=1
 while :; do
 	if ! ready; then
@@ -62,9 +74,11 @@ while :; do
 		done
 	fi
 	say running
-	began=$(date +%s)
+	now
+	began=$now
 	(
 		[ "$waits" = 0 ] || . /run/bottle/env
+		[ ! -f /etc/bottle/env ] || . /etc/bottle/env
 		exec "$@"
 	) &
 	child=$!
@@ -75,7 +89,8 @@ while :; do
 	on-failure:0 | never:0) finish completed ;;
 	never:*) finish "failed $code" ;;
 	esac
-	if [ $(($(date +%s) - began)) -ge 10 ]; then times=0 delay=1; fi
+	now
+	if [ $((now - began)) -ge 10 ]; then times=0 delay=1; fi
 	times=$((times + 1))
 	say "backoff $code $times"
 	nap "$delay"

@@ -17,25 +17,33 @@ mod error;
 mod exec;
 mod facts;
 mod feed;
+mod frozen;
+mod hosts;
 mod image;
 mod labels;
+mod limits;
 mod logs;
 mod mend;
+mod mounted;
 mod network;
 mod observe;
 mod parse;
+mod pin;
 mod program;
 mod remove;
 pub(in crate::backend) mod rootfs;
 mod run;
 mod save;
+mod seccomp;
 mod settings;
 mod sidecar;
 mod sidecar_image;
 mod subnet;
 pub(in crate::backend) mod tarball;
+mod transport;
 mod uplink;
 pub(in crate::backend) mod user;
+mod visit;
 mod wiring;
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,12 +63,12 @@ use program::Program;
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, Observation, Progress, Scope, Upload,
+    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload, guest_path,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Ownership, ResourceKind,
-    SpecHash,
+    BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, OwnerId, Ownership,
+    ResourceKind, Resources, SpecHash,
 };
 
 /// The engine's network that is none.
@@ -90,6 +98,9 @@ pub struct Docker {
     /// Images that `prepare` saw to, for the `create` that follows.
     prepared: Mutex<HashMap<SpecHash, image::Ready>>,
     known: Mutex<HashMap<InstanceId, Known>>,
+    /// What enters containers.
+    #[cfg(target_os = "linux")]
+    visitor: super::native::visit::Visitor,
     /// What sidecars run, or why there is none: read when first needed, and never again.
     program: tokio::sync::OnceCell<Result<Arc<Program>, String>>,
 }
@@ -122,6 +133,8 @@ impl Docker {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
+            #[cfg(target_os = "linux")]
+            visitor: super::native::visit::Visitor::new(settings.helper.as_deref()),
             settings,
             engine: tokio::sync::Mutex::default(),
             caches: Mutex::default(),
@@ -178,6 +191,40 @@ impl Docker {
         Ok(self.own(scope, sidecar).await?.0)
     }
 
+    /// Our own mount that a machine was made with.
+    async fn pin(
+        &self,
+        engine: &Engine,
+        scope: &Scope,
+        machine: &Instance,
+    ) -> Result<Option<PathBuf>, BackendError> {
+        let mounted = machine.fields.0.contains_key("workspace.mount");
+        if !mounted || engine.endpoint.socket().is_none() {
+            return Ok(None);
+        }
+        let made = observe::by_id(engine, scope, &machine.id).await?;
+        let set = made.and_then(|(_, made)| made.set);
+        Ok(set.and_then(|set| pin::in_setting(set.settings.get("mounts")?)))
+    }
+
+    /// Sees to it that a machine starts with the folder that was accepted for it.
+    async fn hold_workspace(
+        &self,
+        engine: &Engine,
+        scope: &Scope,
+        machine: &Instance,
+    ) -> Result<(), BackendError> {
+        let Some(path) = machine.fields.0.get("workspace.mount") else { return Ok(()) };
+        if engine.endpoint.socket().is_none() || machine.resource != ResourceKind::Machine {
+            return Ok(());
+        }
+        let path = std::path::Path::new(path);
+        match self.pin(engine, scope, machine).await? {
+            Some(pin) => pin::hold(&pin, path).map(drop),
+            None => pin::check(path),
+        }
+    }
+
     /// The engine and what is known of a machine, which is certain to be this scope's own: nothing
     /// else is ever acted on, whatever the caller believes.
     async fn own(
@@ -227,10 +274,16 @@ impl Backend for Docker {
         for sidecar in seen.observation.instances.iter_mut().filter(|i| is_own_sidecar(i)) {
             let runs = seen.made.get(&sidecar.id).and_then(|made| made.program);
             sidecar::judge(sidecar, runs, &self.program().await);
+            if sidecar.state == InstanceState::Running && frozen::is_stopped(&engine, &sidecar.id.0)
+            {
+                sidecar.state = InstanceState::Paused;
+                sidecar.notes.push("it does not answer: its process was stopped".to_owned());
+            }
         }
         if depth == Depth::Deep {
             observe::deepen(&engine, &mut seen).await?;
         }
+        seen.observation.facts.elsewhere |= engine.endpoint.socket().is_none();
         seen.observation.facts.root_images = self.with_cache(scope, |cache| cache.root_images());
         let mut known = locked(&self.known);
         known.retain(|id, known| known.owner != scope.owner || seen.made.contains_key(id));
@@ -276,13 +329,30 @@ impl Backend for Docker {
             None => image::ready(self, &engine, scope, spec, &Progress::silent()).await?,
         };
         let traits = engine.traits().await?;
-        let parts =
-            create::Parts { image: &ready.name, user: &ready.user, traits: &traits, subnet };
-        let body = create::body(scope, spec, &parts);
+        // A remote engine's folders are not to be held from here.
+        let local = engine.endpoint.socket().is_some();
+        let (_making, pin) = if local { pin::of_spec(scope, spec)? } else { (None, None) };
+        let parts = create::Parts {
+            image: &ready.name,
+            user: &ready.user,
+            traits: &traits,
+            subnet,
+            workspace: pin.as_deref(),
+        };
         let name = scope.object_name(&spec.sandbox);
         let (image, hash) = (spec.image.to_string(), spec.hash());
         let plan = create::Plan { name: &name, hash, image: &image };
-        let made = create::container(&engine, scope, &plan, body).await?;
+        let made =
+            create::container(&engine, scope, &plan, create::body(scope, spec, &parts)).await;
+        let made = match (made, &pin) {
+            // An engine in a mount namespace of its own.
+            (Err(error), Some(pin)) if create::is_unseen(&error, pin) => {
+                pin::release(pin);
+                let parts = create::Parts { workspace: None, ..parts };
+                create::container(&engine, scope, &plan, create::body(scope, spec, &parts)).await?
+            }
+            (made, _) => made?,
+        };
         let known = Known {
             owner: scope.owner.clone(),
             state: Some(scope.state.clone()),
@@ -296,6 +366,7 @@ impl Backend for Docker {
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
         let (engine, _) = self.own(scope, instance).await?;
+        self.hold_workspace(&engine, scope, instance).await?;
         run::start(&engine, scope, instance).await
     }
 
@@ -306,7 +377,14 @@ impl Backend for Docker {
         let sidecar = instance.resource == ResourceKind::Sidecar;
         match self.own(scope, instance).await {
             Ok((engine, _)) if sidecar => sidecar::teardown(&engine, scope, instance).await?,
-            Ok((engine, _)) => remove::machine(&engine, instance).await?,
+            Ok((engine, _)) => {
+                let pin = self.pin(&engine, scope, instance).await?;
+                remove::machine(&engine, instance).await?;
+                limits::forget(scope, &instance.id);
+                if let Some(pin) = pin {
+                    pin::release(&pin);
+                }
+            }
             // What only it needed may have stayed, where a run was cut short.
             Err(BackendError::NotRunning { .. }) if sidecar => {
                 uplink::tidy(&*self.engine().await?, scope).await?;
@@ -326,6 +404,16 @@ impl Backend for Docker {
                 Err(BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() })
             }
         }
+    }
+
+    async fn adjust(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        resources: &Resources,
+    ) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, machine).await?;
+        limits::adjust(&engine, scope, machine, resources).await
     }
 
     async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
@@ -349,6 +437,25 @@ impl Backend for Docker {
     ) -> Result<Bytes, BackendError> {
         let engine = self.sidecar(scope, sidecar).await?;
         sidecar::state(&engine, sidecar).await
+    }
+
+    /// The file is the guest's; but where it can be read from outside, none of its programs is asked.
+    async fn main_state(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<MainState>, BackendError> {
+        let (engine, known) = self.own(scope, instance).await?;
+        let Some(user) = known.identity else {
+            return super::ask_main(self, scope, instance).await;
+        };
+        let read = visit::get(self, &engine, instance, &user, guest_path::MAIN, 4096);
+        match tokio::time::timeout(super::ANSWERING, read).await {
+            Err(_) | Ok(Err(BackendError::Failed { .. })) => Ok(None),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Some(tar))) => Ok(visit::line(&tar).as_deref().and_then(MainState::parse)),
+            Ok(Ok(None)) => super::ask_main(self, scope, instance).await,
+        }
     }
 
     async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
@@ -389,7 +496,36 @@ impl Backend for Docker {
         upload: Upload,
     ) -> Result<(), BackendError> {
         let (engine, known) = self.own(scope, instance).await?;
-        copy::copy_in(&engine, scope, instance, known.dirs.as_ref(), upload).await
+        copy::check(&upload).map_err(|e| BackendError::failed(copy::copying(instance), e))?;
+        let user = self.identity(scope, instance).await?;
+        if visit::put(self, &engine, instance, &user, &upload).await? {
+            return Ok(());
+        }
+        let dirs = known.dirs.as_ref();
+        if mounted::has_mount(instance) {
+            return mounted::put(&engine, scope, instance, dirs, &user, upload).await;
+        }
+        copy::copy_in(&engine, scope, instance, dirs, Some(&user), upload).await
+    }
+
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        tar: TarStream,
+    ) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        let user = self.identity(scope, instance).await?;
+        match visit::stream(self, &engine, instance, &user, tar).await? {
+            None => Ok(()),
+            // An engine goes as root wherever the guest's links lead, also into the mounted workspace.
+            Some(_) if mounted::has_mount(instance) => Err(BackendError::Unsupported(format!(
+                "{} has a mounted workspace and cannot be entered from here: put the files into the \
+                 folder that is mounted",
+                instance.name
+            ))),
+            Some(tar) => copy::stream_in(&engine, scope, instance, tar).await,
+        }
     }
 
     async fn copy_out(
@@ -400,7 +536,45 @@ impl Backend for Docker {
         limit: u64,
     ) -> Result<Bytes, BackendError> {
         let (engine, _) = self.own(scope, instance).await?;
+        let user = self.identity(scope, instance).await?;
+        if let Some(tar) = visit::get(self, &engine, instance, &user, path, limit).await? {
+            return Ok(tar);
+        }
+        if mounted::has_mount(instance) {
+            return mounted::get(&engine, instance, path, limit).await;
+        }
         copy::copy_out(&engine, instance, path, limit).await
+    }
+
+    async fn changed(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Vec<String>>, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        let found = engine.client.inspect_container(&instance.id.0, None).await;
+        let Ok(found) = found else { return Ok(None) };
+        // What is on a volume of the image is in no layer.
+        let mounts = found.mounts.unwrap_or_default();
+        let runtime = found.host_config.and_then(|config| config.runtime).unwrap_or_default();
+        if mounts.iter().any(|mount| mount.typ.as_deref() == Some("volume")) || runtime != "runc" {
+            return Ok(None);
+        }
+        let changes = engine.client.container_changes(&instance.id.0).await;
+        // The engine knows whose layer is whose; what it cannot tell is kept.
+        let Ok(changes) = changes else { return Ok(None) };
+        Ok(Some(changes.into_iter().flatten().map(|change| change.path).collect()))
+    }
+
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        copy::stream_out(&engine, instance, path, &tar).await
     }
 
     async fn logs(
@@ -422,6 +596,7 @@ impl Backend for Docker {
     }
 
     async fn doctor(&self, boot: bool) -> Vec<Finding> {
-        doctor::findings(self.engine().await, boot).await
+        let program = self.program().await.map(drop);
+        doctor::findings(self.engine().await, program, boot).await
     }
 }

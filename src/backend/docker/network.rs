@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use bollard::models::{Network, NetworkCreateRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
@@ -79,11 +80,17 @@ pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> 
     let standing = standing.map(|(sandbox, _)| sandbox);
     let sandbox = if ours {
         let network = labels.resource() == Some(ResourceKind::Network.as_str());
-        labels.sandbox().filter(|_| network)
+        // One that does not say so any more stands under the name that it had.
+        labels.sandbox().filter(|_| network).or(standing.filter(|_| labels.unreadable().is_some()))
     } else {
         standing
     };
     let fields = labels.fields();
+    let unknown = labels.unreadable().filter(|_| ownership == Ownership::Ours);
+    // There is nothing to start.
+    let state = unknown.map_or(InstanceState::Running, |why| {
+        InstanceState::Unknown(format!("network {name}: {why}"))
+    });
     Some(Instance {
         id,
         backend: BackendKind::Docker,
@@ -92,8 +99,7 @@ pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> 
         name,
         hash: labels.hash().filter(|_| ours),
         fields: if ours { fields } else { Fields::default() },
-        // There is nothing to start.
-        state: InstanceState::Running,
+        state,
         boot: None,
         drift: if ours { drift(networks, found) } else { Vec::new() },
         mendable: Vec::new(),
@@ -156,12 +162,32 @@ pub(super) async fn create(
     scope: &Scope,
     spec: &NetworkSpec,
 ) -> Result<Instance, BackendError> {
+    let mut ours = None;
+    let made = make_one(engine, scope, spec, &mut ours).await;
+    // What this run has made to stand on, and does not. Another run may: then it stays.
+    if let Some(id) = ours
+        && let Err(error) = carrier::prune(engine, scope, &id).await
+    {
+        tracing::warn!(network = id, %error, "cannot remove a bridge that carries nothing");
+    }
+    made
+}
+
+/// `ours` is the carrier that was made here and that nothing of this run stands on.
+async fn make_one(
+    engine: &Engine,
+    scope: &Scope,
+    spec: &NetworkSpec,
+    ours: &mut Option<String>,
+) -> Result<Instance, BackendError> {
     let pool = Pool::of(spec.pool.as_deref()).map_err(BackendError::Unsupported)?;
     let name = scope.object_name(&spec.sandbox);
     // Anywhere: runs that make networks side by side should not all begin with the same block.
     let start = RandomState::new().hash_one(&name);
     let known = known(engine, scope, spec).await?;
     let mut tried = Vec::new();
+    // In which words a name was refused.
+    let mut refused = String::new();
     for _ in 0..TRIES {
         let networks = all(engine).await?;
         if let Some(found) = networks.iter().find(|found| found.name.as_deref() == Some(&name)) {
@@ -170,44 +196,107 @@ pub(super) async fn create(
         let mut taken: Vec<Subnet> = networks.iter().flat_map(subnets).collect();
         taken.extend(&tried);
         let known = known.filter(|known| !taken.iter().any(|other| other.overlaps(*known)));
-        let Some(block) = known.or_else(|| pool.free(start, &taken)) else {
-            return Err(BackendError::Unsupported(format!(
-                "every address of {pool} is taken: name a larger `network_pool`"
-            )));
+        // What carried a network that was removed, or is to carry one that another run is making.
+        let left = carrier::unused(scope, &spec.sandbox, &networks);
+        let left = left.and_then(|found| Some((found.id.clone()?, standing(found, &taken)?)));
+        let (carrier, block) = match left {
+            Some((id, block)) => (id, block),
+            None => {
+                let Some(block) = known.or_else(|| pool.free(start, &taken)) else {
+                    return Err(BackendError::Unsupported(format!(
+                        "every address of {pool} is taken: name a larger `network_pool`"
+                    )));
+                };
+                // One of this name that cannot be used is in the way of engines from 25 on.
+                if let Some(found) = carrier::unused(scope, &spec.sandbox, &networks)
+                    && let Some(id) = &found.id
+                {
+                    carrier::prune(engine, scope, id).await?;
+                }
+                let below = carrier::request(scope, &spec.sandbox, block.carrier());
+                match make(engine, below, &name).await? {
+                    Made::Id(id) => {
+                        *ours = Some(id.clone());
+                        (id, block)
+                    }
+                    Made::Addresses => {
+                        tried.push(block);
+                        continue;
+                    }
+                    Made::Name(words) => {
+                        refused = words;
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                }
+            }
         };
-        let below = carrier::request(scope, &spec.sandbox, block.carrier());
-        let Some(carrier) = make(engine, below, &name).await? else {
-            tried.push(block);
-            continue;
-        };
+        // One that was made here stays for now: another run may have begun to build on it.
         match make(engine, request(scope, spec, block.inner(), &carrier), &name).await {
-            Ok(Some(made)) => return settled(engine, scope, spec, &made, &carrier).await,
-            Ok(None) => {
-                carrier::take_back(engine, &carrier).await;
-                tried.push(block);
+            Ok(Made::Id(made)) => {
+                let (settled, won) = settled(engine, scope, spec, &made).await?;
+                if won && ours.as_ref() == Some(&carrier) {
+                    *ours = None;
+                }
+                return Ok(settled);
+            }
+            Ok(Made::Name(words)) => {
+                refused = words;
+                tokio::time::sleep(AGAIN).await;
+            }
+            Ok(Made::Addresses) => {
+                tried.push(block.inner());
+                // Whoever has them may be making this very network: the next listing shows it.
+                tokio::time::sleep(AGAIN).await;
             }
             Err(error) => {
-                carrier::take_back(engine, &carrier).await;
-                return Err(error);
+                let networks = all(engine).await?;
+                if networks.iter().any(|found| found.id.as_ref() == Some(&carrier)) {
+                    return Err(error);
+                }
+                // Another run, whose it was, has taken it away.
             }
         }
     }
-    Err(BackendError::failed(
-        format!("creating network {name}"),
-        anyhow::anyhow!("the engine refused {TRIES} blocks of {pool}: others take them too fast"),
-    ))
+    let why = match refused.as_str() {
+        "" => format!("the engine refused {TRIES} blocks of {pool}: others take them too fast"),
+        words => format!("the engine refuses its name: {words}"),
+    };
+    Err(BackendError::failed(format!("creating network {name}"), anyhow::anyhow!(why)))
 }
 
-/// The id of a new network; `None`: somebody was faster and has its addresses. Who, the next listing
-/// shows.
+/// The block of whose halves this carrier has its own, where the other is free.
+fn standing(carrier: &Network, taken: &[Subnet]) -> Option<Subnet> {
+    let own = subnets(carrier).next().filter(|_| carrier::is_sound(carrier))?;
+    let block = Subnet::around(own.sidecar());
+    let free = !taken.iter().any(|other| *other != own && other.overlaps(block));
+    (block.carrier() == own && free).then_some(block)
+}
+
+/// How long a name is waited for that another run may be about to give up, or to have used.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What came of a request for a network.
+enum Made {
+    /// The id of the new one.
+    Id(String),
+    /// Somebody was faster and has its addresses. Who, the next listing shows.
+    Addresses,
+    /// Something has its name, in the engine's words: engines from 25 on allow no two of one name.
+    Name(String),
+}
+
 async fn make(
     engine: &Engine,
     request: NetworkCreateRequest,
     name: &str,
-) -> Result<Option<String>, BackendError> {
+) -> Result<Made, BackendError> {
     match engine.client.create_network(request).await {
-        Ok(made) => Ok(Some(made.id)),
-        Err(e) if error::words(&e).contains("overlap") || error::is_status(&e, 409) => Ok(None),
+        Ok(made) => Ok(Made::Id(made.id)),
+        Err(e) if error::words(&e).contains("already exists") => Ok(Made::Name(error::words(&e))),
+        Err(e) if error::words(&e).contains("overlap") || error::is_status(&e, 409) => {
+            Ok(Made::Addresses)
+        }
         Err(e) => Err(engine.failed(format!("creating network {name}"), e)),
     }
 }
@@ -230,14 +319,14 @@ async fn known(
     Ok(addresses.map(Subnet::around).next())
 }
 
-/// Engines allow two networks of one name. Of two that were made side by side the earlier one stays.
+/// Engines allow two networks of one name. Of two that were made side by side the earlier one stays;
+/// says whether that is the one that was made here.
 async fn settled(
     engine: &Engine,
     scope: &Scope,
     spec: &NetworkSpec,
     made: &str,
-    carrier: &str,
-) -> Result<Instance, BackendError> {
+) -> Result<(Instance, bool), BackendError> {
     let networks = all(engine).await?;
     let name = scope.object_name(&spec.sandbox);
     let mut named: Vec<&Network> =
@@ -249,11 +338,11 @@ async fn settled(
             anyhow::anyhow!("it was gone right after it was made"),
         )
     })?;
-    if first.id.as_deref() != Some(made) {
+    let won = first.id.as_deref() == Some(made);
+    if !won {
         drop(engine.client.remove_network(made).await);
-        carrier::take_back(engine, carrier).await;
     }
-    existing(scope, spec, &networks, first)
+    Ok((existing(scope, spec, &networks, first)?, won))
 }
 
 /// What stands under our name already: the very thing that was asked for, or an error.

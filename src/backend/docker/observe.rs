@@ -1,6 +1,7 @@
 //! What exists of an owner: five listing calls side by side, however many machines there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use bollard::models::{ContainerSummary, ImageSummary};
 use bollard::query_parameters::{
@@ -11,7 +12,7 @@ use futures_util::StreamExt;
 use super::engine::{Engine, GVISOR};
 use super::parse::{self, Made, Row};
 use super::wiring::Wiring;
-use super::{carrier, error, labels, network, settings, sidecar_image, uplink};
+use super::{carrier, error, hosts, labels, limits, network, pin, settings, sidecar_image, uplink};
 use crate::backend::{BackendError, Observation, Scope, label};
 use crate::model::{
     BackendKind, FieldChange, Instance, InstanceId, InstanceState, Leftover, LeftoverKind,
@@ -50,10 +51,15 @@ pub(super) async fn listing(
         .instances
         .extend(networks.iter().filter_map(|n| network::instance(scope, &networks, n)));
     let standing: BTreeSet<String> = rows.values().filter_map(|row| row.image_id.clone()).collect();
+    if engine.endpoint.socket().is_some() {
+        observation.leftovers.extend(pin::leftovers(scope, &sources(rows.values())));
+    }
+    let attached = attached(rows.values());
     let mut sidecars = false;
     for container in rows.into_values() {
         match parse::row(scope, container.clone()) {
-            Some(Row::Instance(mut instance, made)) => {
+            Some(Row::Instance(mut instance, mut made)) => {
+                limits::overlay(scope, &mut instance, &mut made);
                 sidecars |= instance.resource == ResourceKind::Sidecar
                     && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {
@@ -66,6 +72,12 @@ pub(super) async fn listing(
                             from: Some(format!("{stale}, removed since")),
                             to: Some(stale),
                         });
+                    }
+                    if instance.state == InstanceState::Running
+                        && instance.resource == ResourceKind::Machine
+                        && let Some(set) = &made.set
+                    {
+                        instance.mendable.extend(hosts::lost(engine, &traits, &instance, set));
                     }
                     let runtime = made.set.as_ref().map(|set| set.settings.get("runtime"));
                     if traits.gvisor && runtime.is_some_and(|r| r.is_none_or(|r| r != GVISOR)) {
@@ -80,7 +92,11 @@ pub(super) async fn listing(
             None => {}
         }
     }
-    observation.leftovers.extend(carrier::leftovers(scope, &networks));
+    // What a sidecar is on carries a network again as soon as that is made anew.
+    let unused = carrier::leftovers(scope, &networks).into_iter();
+    observation
+        .leftovers
+        .extend(unused.filter(|left| carrier::left(left).is_none_or(|id| !attached.contains(id))));
     if !sidecars {
         observation.leftovers.extend(uplink::leftover(scope, &networks));
     }
@@ -102,6 +118,30 @@ pub(super) async fn listing(
         }
     }
     Ok(Seen { observation, made: ours })
+}
+
+/// What is mounted into these containers.
+fn sources<'a>(rows: impl Iterator<Item = &'a ContainerSummary>) -> BTreeSet<PathBuf> {
+    let mounts = rows.flat_map(|row| row.mounts.iter().flatten());
+    mounts.filter_map(|mount| mount.source.as_ref().map(PathBuf::from)).collect()
+}
+
+/// The networks that these containers are on, or come up on.
+fn attached<'a>(rows: impl Iterator<Item = &'a ContainerSummary>) -> BTreeSet<String> {
+    let on = rows.filter_map(|row| row.network_settings.as_ref()?.networks.as_ref());
+    on.flat_map(HashMap::values).filter_map(|end| end.network_id.clone()).collect()
+}
+
+/// What is mounted into this owner's containers now.
+pub(super) async fn mounted(
+    engine: &Engine,
+    scope: &Scope,
+) -> Result<BTreeSet<PathBuf>, BackendError> {
+    let (labelled, named) = tokio::try_join!(
+        containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
+        containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
+    )?;
+    Ok(sources(labelled.iter().chain(&named)))
 }
 
 async fn containers(
@@ -166,6 +206,12 @@ pub(super) async fn by_name(
     Ok(containers(engine, "name", format!("^/?{name}$")).await?.pop())
 }
 
+/// The ids of all that is this owner's.
+pub(super) async fn ids(engine: &Engine, scope: &Scope) -> Result<BTreeSet<String>, BackendError> {
+    let all = containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)).await?;
+    Ok(all.into_iter().filter_map(|found| found.id).collect())
+}
+
 /// The row of the listing with this id.
 pub(super) async fn raw_by_id(
     engine: &Engine,
@@ -182,7 +228,10 @@ pub(super) async fn by_id(
 ) -> Result<Option<(Instance, Made)>, BackendError> {
     let found = raw_by_id(engine, id).await?;
     Ok(match found.and_then(|found| parse::row(scope, found)) {
-        Some(Row::Instance(instance, made)) => Some((*instance, made)),
+        Some(Row::Instance(mut instance, mut made)) => {
+            limits::overlay(scope, &mut instance, &mut made);
+            Some((*instance, made))
+        }
         _ => None,
     })
 }
@@ -230,11 +279,16 @@ async fn look(
                 changes.partition(|change| settings::MENDABLE.contains(&change.path.as_str()));
             instance.drift.extend(drift);
             instance.mendable.extend(mendable);
+            if instance.state == InstanceState::Running
+                && instance.resource == ResourceKind::Machine
+            {
+                instance.mendable.extend(hosts::lost_by_engine(engine, &instance, set).await);
+            }
             Ok(Some(instance))
         }
         // What it was made with cannot be read any more, so nothing vouches for it.
         (Ok(_), None) => {
-            instance.state = InstanceState::Broken(format!("its label {} is gone", labels::SET));
+            debug_assert!(matches!(instance.state, InstanceState::Unknown(_)), "{}", instance.name);
             Ok(Some(instance))
         }
         (Err(e), _) if error::is_status(&e, 404) => Ok(None),

@@ -3,6 +3,7 @@
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 
 use super::labels::{self, Labels, Set};
+use super::pin;
 use super::wiring::{Wiring, attached};
 use crate::backend::Scope;
 use crate::model::{
@@ -58,14 +59,18 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     }
     let (place, standing_as) = standing.unzip();
     let sandbox = labelled.or(place)?;
-    let resource = match labels.resource() {
-        Some(text) if ownership != Ownership::Foreign => text.parse().ok(),
-        _ => standing_as,
-    };
+    let told = labels.resource().filter(|_| ownership != Ownership::Foreign);
+    let resource = told.and_then(|text| text.parse().ok()).or(standing_as);
     let resource = resource.unwrap_or(ResourceKind::Machine);
     let state = state(&found);
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
+    // What it was made from is not known then, and its files may be somebody's.
+    let unknown = labels.unreadable_with::<Set>().filter(|_| ownership == Ownership::Ours);
+    let state = match unknown {
+        Some(why) => InstanceState::Unknown(format!("container {name}: {why}")),
+        None => state,
+    };
     let set = labels.set();
     let wiring = Wiring::of(scope, resource, &sandbox, set.as_ref());
     let drift = if ours { drift(&found, &fields, set.as_ref()) } else { Vec::new() };
@@ -193,7 +198,9 @@ fn drift(found: &ContainerSummary, fields: &Fields, set: Option<&Set>) -> Vec<Fi
             changes.push(change(path, from, to));
         }
     };
-    compare("mounts", &mounts_found(found, fields), &mounts_set(fields));
+    let source = mounted(fields, set);
+    let source = source.as_deref();
+    compare("mounts", &mounts_found(found, source), &mounts_set(fields, source));
     if let (Some(id), Some(found)) = (set.and_then(|set| set.image.as_deref()), &found.image_id) {
         compare("image", found, id);
     }
@@ -242,18 +249,27 @@ fn familiar(reference: &str) -> &str {
     name.strip_suffix(":latest").unwrap_or(name)
 }
 
-fn mounts_set(fields: &Fields) -> String {
-    match (fields.0.get("workspace.mount"), fields.0.get("workspace.target")) {
+/// What the engine was given as the workspace: our own mount that holds it, or its path.
+fn mounted(fields: &Fields, set: Option<&Set>) -> Option<String> {
+    let path = fields.0.get("workspace.mount")?;
+    let pin = set.and_then(|set| pin::in_setting(set.settings.get("mounts")?));
+    Some(pin.map_or_else(|| path.clone(), |pin| pin.display().to_string()))
+}
+
+fn mounts_set(fields: &Fields, source: Option<&str>) -> String {
+    match (source, fields.0.get("workspace.target")) {
         (Some(source), Some(target)) => format!("{source}:{target}:rw"),
         _ => String::new(),
     }
 }
 
+/// Whether the engine named a volume, as it does those that an image asks for.
+pub(super) fn anonymous(volume: &str) -> bool {
+    volume.len() == 64 && volume.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The host's folders in it. Volumes without a name are the image's own.
-fn mounts_found(found: &ContainerSummary, fields: &Fields) -> String {
-    let source_set = fields.0.get("workspace.mount").map(String::as_str);
-    let anonymous =
-        |name: &str| name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+fn mounts_found(found: &ContainerSummary, source_set: Option<&str>) -> String {
     let mut mounts: Vec<String> = found
         .mounts
         .iter()

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use bollard::query_parameters::{
-    InspectContainerOptions, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
-    StopContainerOptionsBuilder,
+    InspectContainerOptions, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 
 use super::engine::Engine;
-use super::{carrier, error, labels, observe, sidecar_image, uplink};
+use super::{carrier, error, image, labels, observe, pin, sidecar_image, uplink};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, Leftover, LeftoverKind};
 
@@ -76,6 +75,9 @@ pub(super) async fn leftover(
         carrier::prune(engine, scope, network).await?;
         return uplink::tidy(engine, scope).await;
     }
+    if let Some(pin) = pin::left(scope, leftover) {
+        return pin::prune(&pin, || observe::mounted(engine, scope)).await;
+    }
     match leftover.kind {
         LeftoverKind::Scratch => container(engine, name, &leftover.name).await,
         LeftoverKind::Image if leftover.digest.is_none() => {
@@ -89,12 +91,7 @@ pub(super) async fn leftover(
             if observe::in_use(engine, scope, digest).await? {
                 return Ok(());
             }
-            let options = RemoveImageOptionsBuilder::new().force(false).build();
-            match engine.client.remove_image(name, Some(options), None).await {
-                Ok(_) => Ok(()),
-                Err(e) if error::is_status(&e, 404) || error::is_status(&e, 409) => Ok(()),
-                Err(e) => Err(engine.failed(format!("removing image {name}"), e)),
-            }
+            image::remove(engine, name).await
         }
     }
 }

@@ -3,7 +3,7 @@
 use bollard::query_parameters::StartContainerOptions;
 
 use super::engine::Engine;
-use super::{error, observe, sidecar};
+use super::{error, frozen, observe, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, InstanceState, ResourceKind};
 
@@ -21,6 +21,9 @@ pub(super) async fn start(
         unpause(engine, instance).await?;
     }
     if instance.resource == ResourceKind::Sidecar {
+        if frozen::is_stopped(engine, id) {
+            frozen::restart(engine, instance).await?;
+        }
         sidecar::wire(engine, scope, instance).await?;
     }
     match engine.client.start_container(id, None::<StartContainerOptions>).await {

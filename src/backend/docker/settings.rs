@@ -75,7 +75,12 @@ fn flatten(config: &ContainerConfig, host: &HostConfig) -> Settings {
     flat.put("privileged", host.privileged);
     flat.list("cap_add", host.cap_add.as_ref());
     flat.list("cap_drop", host.cap_drop.as_ref());
-    flat.list("security_opt", host.security_opt.as_ref());
+    flat.list(
+        "security_opt",
+        Some(&host.security_opt.iter().flatten().map(|option| shorten(option)).collect()),
+    );
+    let core = host.ulimits.iter().flatten().find(|limit| limit.name.as_deref() == Some("core"));
+    flat.put("core", core.and_then(|limit| limit.hard));
     flat.list("group_add", host.group_add.as_ref());
     flat.put("runtime", host.runtime.as_ref());
     flat.put("network_mode", host.network_mode.as_ref());
@@ -116,6 +121,14 @@ fn flatten(config: &ContainerConfig, host: &HostConfig) -> Settings {
     flat.0
 }
 
+/// A profile by its digest: an engine shows the whole of it.
+fn shorten(option: &str) -> String {
+    match option.strip_prefix("seccomp=").filter(|profile| profile.starts_with('{')) {
+        Some(profile) => format!("seccomp={}", SpecHash::of_bytes(profile.as_bytes()).short()),
+        None => option.to_owned(),
+    }
+}
+
 /// What `docker update` can change while a container runs.
 fn limits(flat: &mut Flat, host: &HostConfig) {
     let bytes =
@@ -133,6 +146,17 @@ fn limits(flat: &mut Flat, host: &HostConfig) {
     flat.put("resources.pids", host.pids_limit);
     flat.put("blkio_weight", host.blkio_weight);
     flat.put("oom_kill_disable", host.oom_kill_disable);
+}
+
+/// The limits that a container was made with, and that can be others while it runs.
+pub(super) const LIMITS: [&str; 4] =
+    ["resources.memory", "memory_swap", "resources.cpus", "resources.pids"];
+
+/// These limits, by name.
+pub(super) fn of_limits(host: &HostConfig) -> Settings {
+    let mut flat = Flat::default();
+    limits(&mut flat, host);
+    flat.0
 }
 
 /// What can be set again while a container runs.
@@ -171,8 +195,8 @@ fn parse_bytes(text: &str) -> Option<i64> {
 }
 
 /// What the engine chooses where nothing was sent: no drift, whatever it is.
-const ENGINES_CHOICE: [&str; 6] =
-    ["runtime", "log_driver", "log_opt", "working_dir", "cgroupns_mode", "memory_swap"];
+const ENGINES_CHOICE: [&str; 7] =
+    ["runtime", "log_driver", "log_opt", "working_dir", "cgroupns_mode", "memory_swap", "core"];
 
 /// What differs between the container that was found and what was set when it was made.
 pub(super) fn drift(

@@ -18,7 +18,9 @@ use super::labels::{self, Set};
 use super::program::Program;
 use super::sidecar_image::{self, PROGRAM_PATH, RUN, USER};
 use super::wiring::Wiring;
-use super::{Docker, create, exec, network, observe, parse, remove, settings, uplink};
+use super::{
+    Docker, carrier, create, exec, frozen, network, observe, parse, remove, settings, uplink,
+};
 use crate::backend::{BackendError, ExecOutput, ExecSpec, Progress, Scope};
 use crate::model::access::PROXY_PORT;
 use crate::model::{FieldChange, Instance, InstanceState, ResourceKind, SidecarSpec, SpecHash};
@@ -38,6 +40,9 @@ const CONTROL: &str = "/run/bottle/control.sock";
 /// How long a sidecar that was started may take until it listens, and the pause between two looks.
 const READY: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long one may take for its document: a busy engine has seconds to do before it is asked at all.
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// How often an image is loaded again that went away before a container was made from it: with the
 /// last sidecar of another tree.
@@ -92,6 +97,7 @@ fn host_config(network: String, traits: &Traits) -> HostConfig {
         cap_drop: Some(vec!["ALL".to_owned()]),
         // The engine's own seccomp and AppArmor profiles stay: naming any here would replace them.
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
+        ulimits: Some(vec![create::no_core()]),
         privileged: Some(false),
         memory: traits.memory.then_some(MEMORY),
         memory_swap: (traits.memory && traits.swap).then_some(MEMORY),
@@ -195,6 +201,7 @@ pub(super) async fn teardown(
         if let Some(image) = made.set.and_then(|set| set.image) {
             sidecar_image::remove(engine, &image).await?;
         }
+        carrier::tidy(engine, scope, &sidecar.sandbox).await?;
     }
     uplink::tidy(engine, scope).await
 }
@@ -238,8 +245,18 @@ pub(super) async fn load(
     sidecar: &Instance,
     document: Bytes,
 ) -> Result<(), BackendError> {
-    let said = run(engine, sidecar, "load", document.clone()).await?;
-    if said.code == 0 {
+    let first = run(engine, sidecar, "load", document.clone());
+    let said = match tokio::time::timeout(SILENCE, first).await {
+        Ok(said) => Some(said?),
+        Err(_) => {
+            let (name, seconds) = (&sidecar.name, SILENCE.as_secs());
+            tracing::warn!(sidecar = %name, seconds, "it does not answer, and is started again");
+            frozen::restart(engine, sidecar).await?;
+            wire(engine, scope, sidecar).await?;
+            None
+        }
+    };
+    if said.as_ref().is_some_and(|said| said.code == 0) {
         return Ok(());
     }
     // It may have been started only just now: once it listens, it is told again.
@@ -252,11 +269,16 @@ pub(super) async fn load(
     let Ok(listens) = tokio::time::timeout(READY, listens).await else {
         // One that ends again and again says more than one that does not answer.
         still_runs(engine, scope, sidecar).await?;
-        return Err(refusal("loading", sidecar, &said));
+        return Err(said.map_or_else(|| silent(sidecar), |said| refusal("loading", sidecar, &said)));
     };
     listens?;
     let said = run(engine, sidecar, "load", document).await?;
     if said.code == 0 { Ok(()) } else { Err(refusal("loading", sidecar, &said)) }
+}
+
+fn silent(sidecar: &Instance) -> BackendError {
+    let why = "it does not answer, also after it was started again: see its log";
+    BackendError::failed(format!("loading {}", sidecar.name), anyhow::anyhow!(why))
 }
 
 async fn still_runs(

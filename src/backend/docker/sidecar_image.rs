@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use bollard::body_full;
-use bollard::query_parameters::{ImportImageOptionsBuilder, RemoveImageOptionsBuilder};
+use bollard::query_parameters::ImportImageOptionsBuilder;
 use serde_json::json;
 
+use super::Docker;
 use super::engine::Engine;
-use super::image::{follow, inspect};
+use super::image::{self, follow, inspect};
 use super::program::Program;
-use super::{Docker, error};
 use crate::backend::{BackendError, Progress, Scope};
 use crate::model::SpecHash;
 
@@ -26,6 +26,10 @@ pub(super) const RUN: &str = "/run/bottle";
 
 /// The user and group that a sidecar runs as.
 pub(super) const USER: u32 = 65532;
+
+/// When the version of bottle that lays this image out was made, for those who list images. It moves
+/// with the version only: the same program is the same image, whoever built it and when.
+const MADE: &str = "2026-11-29T00:00:00Z";
 
 /// The name of the image of a program.
 pub(super) fn name(program: SpecHash) -> String {
@@ -65,7 +69,9 @@ pub(super) async fn ready(
     }
     progress.say("loading the sidecar's image");
     let (source, tag) = (program.clone(), name.clone());
-    let archive = tokio::task::spawn_blocking(move || archive(&source, &tag)).await;
+    let archive =
+        tokio::task::spawn_blocking(move || archive(&source.bytes()?, source.architecture, &tag))
+            .await;
     let archive = archive
         .map_err(anyhow::Error::from)
         .and_then(std::convert::identity)
@@ -93,25 +99,20 @@ pub(super) async fn remove(engine: &Engine, image: &str) -> Result<(), BackendEr
     if !names.iter().flatten().any(|name| is_name(name)) {
         return Ok(());
     }
-    let options = RemoveImageOptionsBuilder::new().force(false).build();
-    match engine.client.remove_image(image, Some(options), None).await {
-        Ok(_) => Ok(()),
-        Err(e) if error::is_status(&e, 404) || error::is_status(&e, 409) => Ok(()),
-        Err(e) => Err(engine.failed(format!("removing image {image}"), e)),
-    }
+    image::remove(engine, image).await
 }
 
 /// A tar as `docker save` writes it, of one image with one layer. Nothing in it depends on when or
 /// where it is made.
-fn archive(program: &Program, tag: &str) -> anyhow::Result<Vec<u8>> {
-    let layer = layer(&program.bytes()?)?;
+fn archive(program: &[u8], architecture: &str, tag: &str) -> anyhow::Result<Vec<u8>> {
+    let layer = layer(program)?;
     let config = json!({
-        "created": "1970-01-01T00:00:00Z",
-        "architecture": program.architecture,
+        "created": MADE,
+        "architecture": architecture,
         "os": "linux",
         "config": {},
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", SpecHash::of_bytes(&layer))] },
-        "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "bottle" }],
+        "history": [{ "created": MADE, "created_by": "bottle" }],
     });
     let config = serde_json::to_vec(&config)?;
     let config_name = format!("{}.json", SpecHash::of_bytes(&config));
@@ -174,6 +175,17 @@ mod tests {
     use std::io::Read;
 
     use super::*;
+
+    #[test]
+    fn the_same_program_is_the_same_image_and_its_date_is_that_of_the_version() {
+        let made = archive(b"program", "amd64", "bottle-sidecar:x").unwrap();
+        assert_eq!(made, archive(b"program", "amd64", "bottle-sidecar:x").unwrap());
+        // A new version has a new date.
+        assert_eq!((env!("CARGO_PKG_VERSION"), MADE), ("0.1.0", "2026-11-29T00:00:00Z"));
+        let config = format!("\"created\":\"{MADE}\"");
+        assert!(memchr::memmem::find(&made, config.as_bytes()).is_some());
+        assert!(memchr::memmem::find(&made, b"1970").is_none());
+    }
 
     #[test]
     fn the_root_holds_the_program_and_a_private_folder_and_nothing_else() {

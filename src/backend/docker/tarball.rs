@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::backend::oci::{Descriptor, Index, Manifest, clean};
+use crate::backend::oci::{Descriptor, Index, LAYER_BYTES, Manifest, clean, too_large};
+use crate::backend::zstd;
 use crate::model::SpecHash;
 
 /// No manifest or index that a program made is larger.
@@ -65,7 +66,7 @@ pub(in crate::backend) fn rewrite(
     append(&mut tar, "manifest.json", manifest.len() as u64, manifest.as_slice())?;
     contents.copy(&image.config, "config.json", &mut tar)?;
     for (from, to) in image.layers.iter().zip(&layers) {
-        contents.copy(from, to, &mut tar)?;
+        contents.layer(from, to, &mut tar)?;
     }
     tar.finish()?;
     Ok(())
@@ -165,6 +166,33 @@ impl Contents {
         self.file.seek(SeekFrom::Start(start))?;
         append(tar, to, size, (&self.file).take(size))?;
         Ok(())
+    }
+
+    /// As `copy`, but expanded where it is compressed with zstd: engines before 23 do not know that.
+    fn layer(
+        &mut self,
+        from: &str,
+        to: &str,
+        tar: &mut tar::Builder<impl Write>,
+    ) -> anyhow::Result<()> {
+        let (start, size) = self.place(from).with_context(|| format!("it lacks its {from}"))?;
+        self.file.seek(SeekFrom::Start(start))?;
+        let mut magic = Vec::new();
+        (&self.file).take(size.min(zstd::MAGIC.len() as u64)).read_to_end(&mut magic)?;
+        if magic != zstd::MAGIC {
+            return self.copy(from, to, tar);
+        }
+        let expanding = || format!("expanding its {from}");
+        // Twice, because a tar says how long an entry is before it.
+        let expanded = |file: &mut File| {
+            file.seek(SeekFrom::Start(start))?;
+            let part = std::io::BufReader::new(file.try_clone()?.take(size));
+            anyhow::Ok(zstd::Frames::new(part))
+        };
+        let mut counted = expanded(&mut self.file)?.take(LAYER_BYTES + 1);
+        let length = std::io::copy(&mut counted, &mut std::io::sink()).with_context(expanding)?;
+        ensure!(length <= LAYER_BYTES, "its {from} {}", too_large());
+        append(tar, to, length, expanded(&mut self.file)?.take(length)).with_context(expanding)
     }
 
     /// The one image in it: by `docker save`'s manifest, else by the index of an OCI layout.

@@ -25,11 +25,35 @@ pub(super) const SOCKET: &str = "control";
 /// For one message, and its answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// For an answer that takes no work at all.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Descriptors in one message.
 const MOST: usize = 2;
 
 /// No answer is longer.
 const LONGEST: u64 = 4 << 20;
+
+/// What came of asking whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ping {
+    /// It said something.
+    Answered,
+    /// It said nothing in time.
+    Silent,
+}
+
+/// Nothing came within this many seconds.
+#[derive(Debug)]
+struct Silence(u64);
+
+impl std::fmt::Display for Silence {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "it does not answer within {} s", self.0)
+    }
+}
+
+impl std::error::Error for Silence {}
 
 /// The way to one running sidecar.
 pub(in crate::backend) struct Control {
@@ -44,6 +68,27 @@ impl Control {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = File::from(rustix::fs::open(own, flags, Mode::empty())?);
         Ok(Self { folder, process: process.clone() })
+    }
+
+    /// The process that listens on the socket in `own`, whichever it is.
+    pub(super) fn listener(own: &Path) -> io::Result<Option<Process>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let gone = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        };
+        let folder = match rustix::fs::open(own, flags, Mode::empty()) {
+            Ok(folder) => File::from(folder),
+            Err(error) if gone(&error.into()) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd())) {
+            Ok(stream) => {
+                let pid = rustix::net::sockopt::socket_peercred(&stream)?.pid.as_raw_pid();
+                Process::with_pid(pid)
+            }
+            Err(error) if gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Connects, to this very process and no other.
@@ -71,6 +116,18 @@ impl Control {
             {
                 Ok(false)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether it says anything at all within [`PATIENCE`]; one that is stopped or stuck does not.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or breaks off: that says nothing about whether it hangs.
+    pub(super) fn ping(&self) -> anyhow::Result<Ping> {
+        match self.call_within(PATIENCE, &json!({ "op": "state" }), &[], &[]) {
+            Ok(_) => Ok(Ping::Answered),
+            Err(error) if error.is::<Silence>() => Ok(Ping::Silent),
             Err(error) => Err(error),
         }
     }
@@ -117,9 +174,19 @@ impl Control {
         payload: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> anyhow::Result<Value> {
+        self.call_within(DEADLINE, message, payload, descriptors)
+    }
+
+    fn call_within(
+        &self,
+        deadline: Duration,
+        message: &Value,
+        payload: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> anyhow::Result<Value> {
         let mut stream = self.connect().context("connecting to it")?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.set_write_timeout(Some(DEADLINE))?;
+        stream.set_read_timeout(Some(deadline))?;
+        stream.set_write_timeout(Some(deadline))?;
         let line = format!("{message}\n");
         let mut answer = Vec::new();
         // One that refuses may do so before it has read all of it.
@@ -130,7 +197,13 @@ impl Control {
         if answer.is_empty() {
             sent.context("talking to it")?;
         }
-        read.context("waiting for its answer")?;
+        if let Err(error) = read {
+            // The system's word for it is "Resource temporarily unavailable".
+            if error.kind() == io::ErrorKind::WouldBlock {
+                return Err(Silence(deadline.as_secs()).into());
+            }
+            return Err(error).context("waiting for its answer");
+        }
         let mut answer: Value = serde_json::from_slice(&answer).context("reading its answer")?;
         match (answer.get_mut("state").map(Value::take), answer.get("error")) {
             (Some(state), _) => Ok(state),

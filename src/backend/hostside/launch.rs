@@ -54,8 +54,9 @@ fn pass(arguments: impl Iterator<Item = std::ffi::OsString>) -> io::Error {
         Ok(()) if word == [GO] => {}
         _ => return io::Error::other("nobody opened the gate"),
     }
+    // The mark that it was started with stays on it.
     std::process::Command::new("/proc/self/exe")
-        .arg0("bottle")
+        .arg0(std::env::args_os().next().unwrap_or_else(|| "bottle".into()))
         .args(arguments)
         .stdin(Stdio::null())
         .exec()
@@ -70,17 +71,19 @@ pub(super) struct Waiting {
     pidfd: OwnedFd,
 }
 
-/// Starts a process that waits at the gate, in the working directory `folder`. It inherits nothing.
+/// Starts a process that waits at the gate, in the working directory `folder`, and bears this mark. It
+/// inherits nothing.
 pub(super) fn launch(
     program: &Program,
     folder: &Path,
+    mark: &str,
     arguments: &[String],
 ) -> anyhow::Result<Waiting> {
     let (gate_end, gate) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (complaints, complaints_end) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // tokio's, for it waits for children that nobody waits for any more.
     let mut command = tokio::process::Command::new(program.path());
-    command.arg0("bottle").arg(WORD).args(arguments).env_clear().current_dir(folder);
+    command.arg0(mark).arg(WORD).args(arguments).env_clear().current_dir(folder);
     command.stdin(gate_end).stdout(Stdio::null()).stderr(complaints_end);
     let child = command.spawn().context("starting this program again")?;
     // It holds the other ends too.

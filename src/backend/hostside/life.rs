@@ -2,14 +2,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-use super::control::{Control, SOCKET};
+use super::control::{Control, Ping, SOCKET};
 use super::launch;
 use super::log::LOG;
+use super::mark::Marks;
 use super::process::{self, Process, host_boot};
 use super::program::Program;
 use super::record::{Attached, Folder, Record, Run, VERSION};
@@ -20,8 +22,14 @@ use crate::model::{
     SandboxId, SidecarSpec,
 };
 
+/// How long one may stand still that somebody has stopped: who looks into it lets it go on at once.
+const STOPPED: Duration = Duration::from_secs(1);
+
 /// How long one may take until it serves.
 const READY: Duration = Duration::from_secs(20);
+/// So many questions in a row that one leaves unanswered say that it hangs. A machine that is slow
+/// for a moment is no reason to end a sidecar that works.
+const SILENT: u32 = 2;
 /// How long one that is killed may take.
 const DYING: Duration = Duration::from_secs(20);
 
@@ -32,6 +40,9 @@ pub(in crate::backend) struct Sidecars<'a> {
     backend: BackendKind,
     program: &'a Program,
 }
+
+/// What the arguments of one begin with.
+const ARGUMENTS: &[&str] = &["sidecar", "serve"];
 
 /// How a sidecar names its own folder, in which it was started: it may lie deeper than the address of
 /// a socket is long, and below folders that the sidecar may not enter.
@@ -45,6 +56,8 @@ pub(in crate::backend) struct Sidecar<'a> {
     record: Option<Record>,
     run: Option<Run>,
     running: bool,
+    /// Why what is written of it cannot be read now, where it cannot.
+    unknown: Option<String>,
     _lock: Option<File>,
 }
 
@@ -74,7 +87,7 @@ impl<'a> Sidecars<'a> {
             let name = entry?.file_name().into_string().unwrap_or_default();
             let Ok(sandbox) = SandboxId::new(name) else { continue };
             let folder = Folder::of(self.scope, self.backend, &sandbox);
-            found.push(self.look(&sandbox, folder, None, &host_boot)?);
+            found.push(self.look(&sandbox, folder, None, &host_boot));
         }
         found.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
         Ok(found)
@@ -86,11 +99,19 @@ impl<'a> Sidecars<'a> {
         folder: Folder,
         lock: Option<File>,
         host_boot: &str,
-    ) -> io::Result<Sidecar<'a>> {
-        let (record, run) = (folder.record()?, folder.run()?);
-        let running = run.as_ref().is_some_and(|run| run.process.alive(host_boot));
+    ) -> Sidecar<'a> {
+        // One that cannot be read is this sandbox's business, and no other's.
+        let read = folder.record().and_then(|record| Ok((record, folder.run()?)));
+        let (record, run, unknown) = match read {
+            Ok((record, run)) => (record, run, None),
+            Err(error) => (None, None, Some(error.to_string())),
+        };
+        let here = |run: &&Run| {
+            run.socket.is_none_or(|is| file_of(&folder.own().join(SOCKET)) == Some(is))
+        };
+        let running = run.as_ref().filter(here).is_some_and(|run| run.process.alive(host_boot));
         let sandbox = sandbox.clone();
-        Ok(Sidecar { all: *self, sandbox, folder, record, run, running, _lock: lock })
+        Sidecar { all: *self, sandbox, folder, record, run, running, unknown, _lock: lock }
     }
 
     /// The sidecar of this sandbox, which nobody else does anything to meanwhile; `None` when there is
@@ -98,7 +119,7 @@ impl<'a> Sidecars<'a> {
     fn hold(&self, sandbox: &SandboxId) -> io::Result<Option<Sidecar<'a>>> {
         let folder = Folder::of(self.scope, self.backend, sandbox);
         let Some(lock) = folder.lock()? else { return Ok(None) };
-        self.look(sandbox, folder, Some(lock), &host_boot()?).map(Some)
+        Ok(Some(self.look(sandbox, folder, Some(lock), &host_boot()?)))
     }
 
     /// The same, if it is ours.
@@ -119,6 +140,11 @@ impl<'a> Sidecars<'a> {
             .hold(&instance.sandbox)
             .map_err(|error| BackendError::failed(format!("looking at {name}"), error))?;
         match held {
+            Some(Sidecar { unknown: Some(why), .. })
+                if !matches!(instance.state, InstanceState::Unknown(_)) =>
+            {
+                Err(BackendError::failed(format!("looking at {name}"), anyhow::anyhow!(why)))
+            }
             Some(sidecar) if sidecar.id() == instance.id => match sidecar.ownership() {
                 Ownership::Ours => Ok(sidecar),
                 _ => Err(BackendError::Conflict { name: name.clone() }),
@@ -168,15 +194,40 @@ impl<'a> Sidecars<'a> {
         Ok(sidecar)
     }
 
-    /// Ends it and removes all that was its; gone already is fine.
-    pub(in crate::backend) fn teardown(&self, instance: &Instance) -> Result<(), BackendError> {
+    /// Ends it and removes all that was its; gone already is fine. `ended` is done once it has ended, while
+    /// what says so is still there.
+    pub(in crate::backend) fn teardown(
+        &self,
+        instance: &Instance,
+        ended: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
         let sidecar = match self.own(instance) {
-            Err(BackendError::NotRunning { .. }) => return Ok(()),
+            Err(BackendError::NotRunning { .. }) => return ended(),
             found => found?,
         };
-        let what = format!("tearing {} down", instance.name);
-        sidecar.remove().map_err(|error| BackendError::failed(what, error))
+        let failed = |error| BackendError::failed(format!("tearing {} down", instance.name), error);
+        sidecar.end().map_err(failed)?;
+        ended()?;
+        sidecar.folder.remove().context("removing its folder").map_err(failed)
     }
+}
+
+/// The folders of all sidecars.
+pub(in crate::backend) fn places(scope: &Scope, backend: BackendKind) -> Vec<(SandboxId, PathBuf)> {
+    let entries = fs::read_dir(Folder::all(scope, backend)).into_iter().flatten().flatten();
+    let place = |entry: fs::DirEntry| {
+        Some((SandboxId::new(entry.file_name().to_str()?).ok()?, entry.path()))
+    };
+    entries.filter_map(place).collect()
+}
+
+/// The last process of the sidecar of this sandbox.
+pub(in crate::backend) fn process_of(
+    scope: &Scope,
+    backend: BackendKind,
+    sandbox: &SandboxId,
+) -> Option<Process> {
+    Folder::of(scope, backend, sandbox).run().ok().flatten().map(|run| run.process)
 }
 
 /// The last process of each sidecar, for whoever waits for its end.
@@ -184,13 +235,39 @@ pub(in crate::backend) fn processes(
     scope: &Scope,
     backend: BackendKind,
 ) -> Vec<(SandboxId, Option<Process>)> {
-    let entries = fs::read_dir(Folder::all(scope, backend)).into_iter().flatten().flatten();
-    let sandboxes = entries.filter_map(|entry| SandboxId::new(entry.file_name().to_str()?).ok());
-    let process = |sandbox: SandboxId| {
-        let run = Folder::of(scope, backend, &sandbox).run().ok().flatten();
-        (sandbox, run.map(|run| run.process))
+    let process = |(sandbox, _): (SandboxId, PathBuf)| {
+        let process = process_of(scope, backend, &sandbox);
+        (sandbox, process)
     };
-    sandboxes.map(process).collect()
+    places(scope, backend).into_iter().map(process).collect()
+}
+
+/// Which file this is.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// The processes of sidecars that no record names: an older copy of the state folder was put back. What
+/// one is that is `known` to run is not asked.
+pub(in crate::backend) fn strays(
+    scope: &Scope,
+    backend: BackendKind,
+    known: impl Fn(i32) -> bool,
+) -> io::Result<Vec<(SandboxId, Process)>> {
+    let mut found = Marks::of(scope, backend, "sidecar").bearers(known)?;
+    found.retain(|(sandbox, process)| {
+        let named = Folder::of(scope, backend, sandbox).run();
+        // A guest can call a process of its own so.
+        process::runs(process.pid, ARGUMENTS)
+            && process::is_outside(process.pid)
+            && match named {
+                Ok(run) => run.is_none_or(|run| run.process != *process),
+                // What cannot be read may name it.
+                Err(_) => false,
+            }
+    });
+    Ok(found)
 }
 
 impl Sidecar<'_> {
@@ -205,6 +282,11 @@ impl Sidecar<'_> {
     /// Its last process.
     pub(super) fn process(&self) -> Option<Process> {
         self.run.as_ref().map(|run| run.process.clone())
+    }
+
+    /// Its process, where it runs.
+    pub(in crate::backend) fn pid(&self) -> Option<i32> {
+        self.run.as_ref().filter(|_| self.running).map(|run| run.process.pid)
     }
 
     fn id(&self) -> InstanceId {
@@ -236,10 +318,16 @@ impl Sidecar<'_> {
     pub(in crate::backend) fn instance(&self) -> Instance {
         let record = self.record.as_ref();
         let state = match (record, &self.run) {
+            (None, _) if self.unknown.is_some() => {
+                InstanceState::Unknown(self.unknown.clone().unwrap_or_default())
+            }
             (None, _) => {
                 InstanceState::Broken("its record is missing or of another version".into())
             }
             (Some(_), None) => InstanceState::Created,
+            (Some(_), Some(run)) if self.running && process::is_stopped(run.process.pid) => {
+                InstanceState::Paused
+            }
             (Some(_), Some(_)) if self.running => InstanceState::Running,
             (Some(_), Some(_)) => InstanceState::Stopped { code: None },
         };
@@ -286,16 +374,56 @@ impl Sidecar<'_> {
         let Some(run) = self.run.as_ref().filter(|_| self.running) else { return Ok(false) };
         let control = Control::of(&self.folder.own(), &run.process).map_err(failed)?;
         let until = Instant::now() + READY;
+        let (mut silent, mut stopped) = (0, None);
         while run.process.pidfd().map_err(failed)?.is_some() {
+            // One that somebody has stopped answers nobody: nothing is gained by asking it.
+            if process::is_stopped(run.process.pid) {
+                let since: &Instant = stopped.get_or_insert_with(Instant::now);
+                if since.elapsed() > STOPPED {
+                    tracing::warn!(sidecar = name, "its process was stopped, and is ended");
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            stopped = None;
             if control.answers().map_err(failed)? {
-                return Ok(true);
+                match control.ping() {
+                    Ok(Ping::Answered) => return Ok(true),
+                    Ok(Ping::Silent) => silent += 1,
+                    // It may be on its way to its end. Only silence is a reason to end it.
+                    Err(error) => {
+                        silent = 0;
+                        tracing::debug!(sidecar = name, error = format!("{error:#}"), "no answer");
+                    }
+                }
+                if silent == SILENT {
+                    // It hangs: it is of no use to anybody, and would be waited for each time.
+                    tracing::warn!(
+                        sidecar = name,
+                        "it left {SILENT} questions in a row unanswered, 5 s each, and is ended"
+                    );
+                    break;
+                }
+                if silent > 0 {
+                    tracing::warn!(
+                        sidecar = name,
+                        "it did not answer within 5 s, and is asked again"
+                    );
+                    continue;
+                }
             }
             if Instant::now() > until {
-                let seconds = READY.as_secs();
-                return Err(BackendError::Deadline { what: format!("starting {name}"), seconds });
+                tracing::warn!(
+                    sidecar = name,
+                    "nothing listens where it should, for {} s, and it is ended",
+                    READY.as_secs()
+                );
+                break;
             }
             std::thread::sleep(Duration::from_millis(2));
         }
+        self.end().map_err(|error| BackendError::failed(format!("ending {name}"), error))?;
         self.running = false;
         Ok(false)
     }
@@ -344,29 +472,40 @@ impl Sidecar<'_> {
         if let Some(user) = record.user {
             arguments.extend(["--user".to_owned(), user.to_string()]);
         }
-        let waiting = launch::launch(self.all.program, &own, &arguments)?;
-        let run = Run { process: waiting.process.clone(), program };
+        let mark = Marks::of(self.all.scope, self.all.backend, "sidecar").mark(&self.sandbox);
+        let waiting = launch::launch(self.all.program, &own, &mark, &arguments)?;
+        let mut run = Run { process: waiting.process.clone(), program, socket: None };
         self.folder.put_run(&run).context("writing its record")?;
         let control = Control::of(&own, &run.process)?;
-        self.run = Some(run);
+        self.run = Some(run.clone());
         waiting.admit(READY, || control.answers())?;
+        run.socket = file_of(&own.join(SOCKET));
+        self.folder.put_ready(&run).context("writing its record")?;
+        self.run = Some(run);
         self.running = true;
         Ok(())
     }
 
-    /// Ends exactly the process that the record names, and waits until it holds nothing any more.
+    /// Ends the process that the record names, and waits until it holds nothing any more. The record
+    /// may be lost, or one of long ago: so does each of our own that listens on its socket or works
+    /// in its folder.
     fn end(&self) -> anyhow::Result<()> {
-        if let Some(run) = &self.run
-            && let Some(pidfd) = run.process.remains()?
-        {
-            process::kill(&pidfd, DYING).context("ending its process")?;
+        let own = self.folder.own();
+        let mut found: Vec<Process> = self.run.iter().map(|run| run.process.clone()).collect();
+        let mut strays = Vec::new();
+        strays.extend(Control::listener(&own).context("looking for its process")?);
+        // One that nothing was ever made for has none.
+        if self.record.is_some() || self.run.is_some() {
+            strays.extend(process::working_in(&own)?);
+        }
+        strays.retain(|process| process::runs(process.pid, ARGUMENTS));
+        found.extend(strays);
+        for process in found {
+            if let Some(pidfd) = process.remains()? {
+                process::kill(&pidfd, DYING).context("ending its process")?;
+            }
         }
         Ok(())
-    }
-
-    fn remove(&self) -> anyhow::Result<()> {
-        self.end()?;
-        self.folder.remove().context("removing its folder")
     }
 
     /// The way to it; it has to run.
@@ -381,8 +520,12 @@ impl Sidecar<'_> {
     }
 
     /// Gives it its document, whole.
-    pub(in crate::backend) fn load(&self, document: &[u8]) -> Result<(), BackendError> {
+    pub(in crate::backend) fn load(&mut self, document: &[u8]) -> Result<(), BackendError> {
         let name = self.all.name(&self.sandbox);
+        if self.running && !self.answers()? {
+            let why = anyhow::anyhow!("it did not answer and was ended; the next pass starts it");
+            return Err(BackendError::failed(format!("loading {name}"), why));
+        }
         self.control()?
             .load(document)
             .map_err(|error| BackendError::failed(format!("loading {name}"), error))

@@ -14,6 +14,7 @@ mod control;
 mod launch;
 mod life;
 mod log;
+mod mark;
 mod process;
 mod program;
 mod record;
@@ -21,7 +22,9 @@ mod user;
 
 pub use launch::main_if_asked;
 
-pub(super) use life::{Sidecar, Sidecars, processes};
-pub(super) use process::start_time;
-pub(super) use process::{Process, host_boot, kill, lives};
+pub(super) use life::{Sidecar, Sidecars, places, process_of, processes, strays};
+pub(super) use mark::Marks;
+pub(super) use process::{Process, host_boot, kill, lives, pids};
+pub(super) use process::{how_it_is, start_time};
 pub(super) use program::Program;
+pub(super) use record::RECORDS;

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -89,6 +90,68 @@ pub(in crate::backend) fn kill(pidfd: &OwnedFd, deadline: Duration) -> io::Resul
         return Ok(());
     }
     Err(io::Error::other(format!("it did not die within {} s", deadline.as_secs())))
+}
+
+/// Whether somebody has stopped this process, as by SIGSTOP.
+pub(super) fn is_stopped(pid: i32) -> bool {
+    let text = stat(pid).unwrap_or_default();
+    let state = text.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, Some('T' | 't'))
+}
+
+/// When this process was started, if it lives, and whether somebody has stopped it.
+pub(in crate::backend) fn how_it_is(pid: i32) -> Option<(u64, bool)> {
+    let stat = stat(pid)?;
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    Some((start_of(&stat)?, matches!(state, Some('T' | 't'))))
+}
+
+/// The processes whose working directory has this path, also where that has been removed since, as
+/// far as they may be looked at.
+pub(super) fn working_in(folder: &Path) -> io::Result<Vec<Process>> {
+    let folder = match fs::canonicalize(folder) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut removed = folder.clone().into_os_string();
+    removed.push(" (deleted)");
+    let mut found = Vec::new();
+    for pid in pids()? {
+        let Ok(cwd) = fs::read_link(format!("/proc/{pid}/cwd")) else { continue };
+        if cwd == folder || cwd.as_os_str() == removed {
+            found.extend(Process::with_pid(pid)?);
+        }
+    }
+    Ok(found)
+}
+
+/// All processes of the host that are in sight.
+pub(in crate::backend) fn pids() -> io::Result<Vec<i32>> {
+    let entries = fs::read_dir("/proc")?;
+    let name = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+    Ok(entries.flatten().filter_map(name).collect())
+}
+
+/// Whether the arguments of this process begin with these.
+pub(super) fn runs(pid: i32, arguments: &[&str]) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut found = line.split(|byte| *byte == 0).skip(1);
+    arguments.iter().all(|wanted| found.next() == Some(wanted.as_bytes()))
+}
+
+/// The user that a process is, as this process counts.
+pub(super) fn user_of(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Whether a process is in no process namespace below ours, as a guest's is.
+pub(super) fn is_outside(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.is_some_and(|pids| pids.split_ascii_whitespace().count() == 1)
 }
 
 /// Which start of the host this is.

@@ -11,8 +11,8 @@
 //! All but `own` is out of the sidecar's reach: what it says about itself is never acted on.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::process::Process;
 use super::program::Build;
 use crate::backend::Scope;
+use crate::backend::durable::{self, Keep};
 use crate::model::{BackendKind, Fields, SandboxId, SpecHash};
 
 /// The meaning of [`Record`]; another number is not ours to read.
@@ -46,6 +47,10 @@ pub(super) struct Record {
 pub(super) struct Run {
     pub(super) process: Process,
     pub(super) program: Build,
+    /// Which file its socket is; none: it was not ready yet. In a folder that was put back, another
+    /// has its name, and the process is none of that folder's.
+    #[serde(default)]
+    pub(super) socket: Option<(u64, u64)>,
 }
 
 /// Which run of the machine was attached to which run of the sidecar.
@@ -62,6 +67,8 @@ pub(super) struct Folder(PathBuf);
 const RECORD: &str = "sidecar.json";
 const RUN: &str = "run.json";
 const ATTACHED: &str = "attached.json";
+/// All of them, and what its process must be reached by.
+pub(in crate::backend) const RECORDS: [&str; 4] = [RECORD, RUN, ATTACHED, "own/control"];
 
 impl Folder {
     /// The folder of all sidecars of one owner on one backend.
@@ -122,6 +129,11 @@ impl Folder {
         write(&self.0.join(RUN), run)
     }
 
+    /// The same receipt with more in it, which is not worth waiting for the disk.
+    pub(super) fn put_ready(&self, run: &Run) -> io::Result<()> {
+        durable::write_json(&self.0.join(RUN), run, Keep::Cheaply)
+    }
+
     pub(super) fn attached(&self) -> io::Result<Option<Attached>> {
         read(&self.0.join(ATTACHED))
     }
@@ -134,7 +146,12 @@ impl Folder {
     /// pass for a sidecar that could be started.
     pub(super) fn clear(&self) -> io::Result<()> {
         for name in [RECORD, ATTACHED, RUN] {
-            gone(fs::remove_file(self.0.join(name)))?;
+            let path = self.0.join(name);
+            match fs::symlink_metadata(&path) {
+                // What lies in the place of a record goes with the rest.
+                Ok(found) if found.is_dir() => gone(fs::remove_dir_all(&path))?,
+                _ => gone(fs::remove_file(&path))?,
+            }
         }
         gone(fs::remove_dir_all(self.own()))
     }
@@ -160,23 +177,18 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// What is written there; a file that only a crash of the host can have left half-written counts as
-/// none.
+/// What is written there; what is damaged counts as none: a sidecar has nothing that is lost with it,
+/// and whichever process is left of it is found by its socket. What cannot be read now may be readable
+/// in a moment: that is an error.
 fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    match durable::read_json(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        found => found,
     }
 }
 
-/// Writes a file under a temporary name and renames it: it is there as a whole or not at all.
 fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
-    fs::rename(&new, path)
+    durable::write_json(path, value, Keep::Durably)
 }
 
 #[cfg(test)]

@@ -27,6 +27,20 @@ pub(super) fn unprivileged() -> Option<u32> {
     [random, NOBODY].into_iter().find(|id| has(&map, *id))
 }
 
+/// The first of the ids that sandboxes have; those of sidecars are above them.
+const FIRST_OF_ALL: u32 = 0x4000_0000;
+
+/// Whether a process of bottle's may have this user. Of an ordinary user it is that one; of root it is root
+/// itself, or one of the ids that no login has.
+pub(super) fn may_be_of_bottle(uid: u32) -> bool {
+    let own = rustix::process::geteuid();
+    if !own.is_root() {
+        return uid == own.as_raw();
+    }
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    uid == 0 || uid >= FIRST_OF_ALL || (uid == NOBODY && !has(&map, FIRST))
+}
+
 /// Whether the map of a user namespace has this id.
 fn has(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
@@ -40,6 +54,14 @@ fn has(map: &str, id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_of_this_host_is_nobody_of_bottles() {
+        let own = rustix::process::geteuid().as_raw();
+        assert!(may_be_of_bottle(own));
+        assert!(!may_be_of_bottle(own + 1000));
+        assert_eq!(may_be_of_bottle(FIRST), own == 0);
+    }
 
     #[test]
     fn only_ids_that_exist_are_taken() {

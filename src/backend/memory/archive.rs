@@ -10,6 +10,8 @@ use super::files::{Entry, Files, Node};
 pub(super) struct Incoming {
     path: String,
     entry: Entry,
+    /// It is another name of this file.
+    link: Option<String>,
 }
 
 /// Reads a whole tar, and refuses it as a whole when any of it could lead out of the machine.
@@ -25,11 +27,17 @@ pub(super) fn read(tar: &[u8]) -> anyhow::Result<Vec<Incoming>> {
         }
         let header = entry.header();
         let (mode, uid, gid) = (header.mode()? & 0o7777, header.uid()?, header.gid()?);
+        let mut link = None;
         let node = match header.entry_type() {
             tar::EntryType::Directory => Node::Folder,
             tar::EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default().into_owned();
                 Node::Symlink(String::from_utf8(target)?)
+            }
+            tar::EntryType::Link => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                link = Some(format!("/{}", String::from_utf8(target)?));
+                Node::Folder
             }
             tar::EntryType::Regular => {
                 let mut bytes = Vec::new();
@@ -42,14 +50,19 @@ pub(super) fn read(tar: &[u8]) -> anyhow::Result<Vec<Incoming>> {
         };
         let path = format!("/{}", name.trim_start_matches("./").trim_end_matches('/'));
         let (uid, gid) = (u32::try_from(uid)?, u32::try_from(gid)?);
-        incoming.push(Incoming { path, entry: Entry { node, mode, uid, gid } });
+        incoming.push(Incoming { path, entry: Entry { node, mode, uid, gid }, link });
     }
     Ok(incoming)
 }
 
 /// Puts the entries in, in their order.
 pub(super) fn unpack(files: &mut Files, incoming: Vec<Incoming>) -> anyhow::Result<()> {
-    for Incoming { path, entry } in incoming {
+    for Incoming { path, mut entry, link } in incoming {
+        // Another name of a file: as good as a copy, for what is never written in place.
+        if let Some(to) = link {
+            let there = files.tree(&to).next().map(|(_, there)| there.clone());
+            entry = there.ok_or_else(|| anyhow::anyhow!("`{path}` links to nothing"))?;
+        }
         files.put(&path, entry)?;
     }
     Ok(())

@@ -264,7 +264,7 @@ impl Engine {
             InstanceState::Running => {}
             InstanceState::Paused => object.state = InstanceState::Running,
             InstanceState::Created | InstanceState::Stopped { .. } => object.start(boot),
-            InstanceState::Broken(what) => {
+            InstanceState::Broken(what) | InstanceState::Unknown(what) => {
                 let state = format!("broken: {what}");
                 return Err(BackendError::NotRunning { name: object.name.clone(), state });
             }
@@ -331,6 +331,7 @@ impl Engine {
             InstanceState::Paused => "paused",
             InstanceState::Stopped { .. } => "stopped",
             InstanceState::Broken(_) => "broken",
+            InstanceState::Unknown(_) => "unknown",
         };
         Err(BackendError::NotRunning { name: object.name.clone(), state: state.to_owned() })
     }

@@ -18,10 +18,13 @@ use tokio::sync::{broadcast, watch};
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, ExecUser, Finding, Health, Hint,
-    Identity, LogOptions, MainState, Observation, Progress, Scope, Upload, guest_path,
+    Identity, LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
+    guest_path,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, InstanceState, Leftover, MachineSpec, ResourceKind};
+use crate::model::{
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, ResourceKind, Resources, change,
+};
 
 mod archive;
 mod engine;
@@ -189,8 +192,8 @@ impl MemoryBackend {
                 stdin,
             };
             // A program that is cut short in this machine did nothing.
-            let argv = if midway { &["true".to_owned()][..] } else { &spec.argv };
-            let output = programs::run(process, argv);
+            let argv = if midway { vec!["true".to_owned()] } else { spec.loading() };
+            let output = programs::run(process, &argv);
             object.advance();
             Ok(output)
         })
@@ -272,6 +275,36 @@ impl Backend for MemoryBackend {
             let object = object.ok_or_else(|| engine::gone(&instance.id))?;
             if !midway {
                 object.mendable.clear();
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn adjust(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        resources: &Resources,
+    ) -> Result<(), BackendError> {
+        self.call(about("adjust", machine, true), |engine, midway| {
+            let kind = engine.kind;
+            let object = engine.object(scope, machine)?;
+            let object = object.ok_or_else(|| engine::gone(&machine.id))?;
+            let Some(spec) = object.spec.as_mut().filter(|_| kind != BackendKind::Smolmachines)
+            else {
+                let name = &object.name;
+                return Err(BackendError::Unsupported(format!("{name} keeps the limits it has")));
+            };
+            if !midway {
+                spec.resources = Resources { disk: spec.resources.disk, ..*resources };
+                if let Some(labels) = &mut object.labels
+                    && let Some(hash) = labels.hash
+                {
+                    let (made, limits) = (&labels.fields, resources.fields());
+                    let (hash, fields) = change::adjusted(kind, hash, made, &limits);
+                    (labels.hash, labels.fields) = (Some(hash), fields);
+                }
             }
             Ok(())
         })
@@ -406,6 +439,19 @@ impl Backend for MemoryBackend {
         .await
     }
 
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        mut tar: TarStream,
+    ) -> Result<(), BackendError> {
+        let mut all = Vec::new();
+        while let Some(part) = tar.recv().await {
+            all.extend_from_slice(&part.map_err(|e| BackendError::failed("copying in", e))?);
+        }
+        self.copy_in(scope, instance, Upload { tar: all.into(), ..Upload::default() }).await
+    }
+
     async fn copy_out(
         &self,
         scope: &Scope,
@@ -419,6 +465,18 @@ impl Backend for MemoryBackend {
                 .map_err(|error| BackendError::failed(format!("copying {path} out"), error))
         })
         .await
+    }
+
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError> {
+        let all = self.copy_out(scope, instance, path, u64::MAX).await?;
+        drop(tar.send(all).await);
+        Ok(())
     }
 
     async fn logs(

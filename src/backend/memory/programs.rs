@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use super::files::{Entry, Files, FilesError, Node};
+use crate::backend::exec::load_values;
 use crate::backend::{ExecOutput, Identity, guest_path};
 
 /// How much of each stream of a command is kept, as the trait says.
@@ -12,11 +13,8 @@ const KEPT: usize = 1 << 20;
 
 /// The scripts by which provisioning delivers asked-for values: all of them, or some more.
 const DELIVER_ALL: &str =
-    "umask 077; cat > /run/bottle/env.new && mv /run/bottle/env.new /run/bottle/env";
+    "umask 077; cd /run/bottle && new=env.new.$$ && rm -rf $new && cat > $new && mv -f $new env";
 const DELIVER_MORE: &str = "umask 077; cat >> /run/bottle/env";
-
-/// The script that loads them before a command.
-const LOAD: &str = "[ -r /run/bottle/env ] && . /run/bottle/env; exec \"$@\"";
 
 /// What a program sees.
 pub(super) struct Process<'a> {
@@ -88,7 +86,7 @@ impl Process<'_> {
             ["stat", "-c", "%a %u %g", path] => self.stat(path).into(),
             ["rm", "-f", path] => self.rm(path).into(),
             ["test", "-e", path] => Ended::code(i32::from(self.open(path, 0).is_err())),
-            ["sh", "-c", LOAD, _, argv @ ..] => {
+            ["sh", "-c", script, _, argv @ ..] if *script == load_values() => {
                 self.load();
                 self.run(argv)
             }
@@ -180,10 +178,11 @@ impl Process<'_> {
         }
     }
 
-    /// The delivered values, as far as their lines are those that provisioning writes.
+    /// The values that were put in, as far as their lines are those that provisioning writes.
     fn load(&mut self) {
-        let Ok(script) = self.cat(&[guest_path::ENV]) else { return };
-        for line in String::from_utf8_lossy(&script).lines() {
+        let files = [guest_path::ENV, guest_path::VALUES];
+        let scripts: Vec<u8> = files.iter().flat_map(|file| self.cat(&[file])).flatten().collect();
+        for line in String::from_utf8_lossy(&scripts).lines() {
             if let Some(name) = line.strip_prefix("unset ") {
                 self.env.retain(|(key, _)| key != name);
             } else if let Some((name, value)) =

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::state::{RootFs, Store};
+use super::state::{Record, RootFs, Store};
 use super::{etc, observe};
 use crate::model::SandboxId;
 
@@ -223,11 +223,11 @@ fn used(store: &Store) -> io::Result<Vec<String>> {
     let mut bases = Vec::new();
     for name in observe::names(store.path())? {
         let Ok(sandbox) = SandboxId::new(name) else { continue };
-        // One whose record cannot be read does not run, and is made anew.
-        if let Ok(Some(record)) = store.sandbox(&sandbox).record()
-            && let RootFs::Host { base } = record.rootfs
-        {
-            bases.push(base);
+        match store.sandbox(&sandbox).record() {
+            Ok(Some(Record { rootfs: RootFs::Host { base }, .. })) => bases.push(base),
+            Ok(_) => {}
+            // What it stands on is not known: whoever sweeps leaves all of them.
+            Err(error) => return Err(error),
         }
     }
     Ok(bases)

@@ -22,6 +22,28 @@ pub(super) const WORD: &str = "__native";
 /// may be looked into from outside by who made it, and not from inside.
 pub(super) const ROOTLESS: &str = "rootless";
 
+/// What the kernel's ETOOMANYREFS means here.
+const TOO_MANY_IN_FLIGHT: &str = "this user has too many descriptors on their way through sockets: \
+    the kernel counts those of an ordinary user's sandboxes as that user's own, so one of them may hold \
+    them all; `bottle down` it, raise the limit (`ulimit -Hn`), or run bottle as root, where sandboxes \
+    have users of their own";
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// Raises the soft limit of descriptors to the hard one, once. The kernel lets as many travel through
+/// sockets as the sender may have open; sandboxes may have half as many (`limits`), so one that has sent
+/// all that it may does not keep an ordinary user's `bottle` from talking to its helpers.
+pub(super) fn raise_descriptors() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        limit.current = limit.maximum;
+        let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+    });
+}
+
 /// The program that is the helper: this one.
 #[derive(Debug)]
 pub(super) struct Helper {
@@ -65,22 +87,34 @@ impl Helper {
     ) -> Result<Call, BackendError> {
         let failed = |error: io::Error| BackendError::failed(what, error);
         let (mut socket, theirs) = UnixStream::pair().map_err(failed)?;
-        let child = Ended(self.spawn(theirs.into(), within).map_err(failed)?);
+        let name = match request {
+            Request::Start { mark, .. } => mark,
+            _ => "bottle",
+        };
+        let child = Ended(self.spawn(name, theirs.into(), within).map_err(failed)?);
         socket.set_read_timeout(deadline).map_err(failed)?;
         socket.set_write_timeout(deadline).map_err(failed)?;
-        // One that could not even read it has its reason to say; then sending is what fails.
-        let _ = wire::send(&mut socket, request, fds);
+        raise_descriptors();
+        match wire::send(&mut socket, request, fds) {
+            Ok(()) => {}
+            // One that could not even read it has its reason to say.
+            Err(error) if is_gone(&error) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ETOOMANYREFS) => {
+                return Err(BackendError::failed(what, anyhow::Error::msg(TOO_MANY_IN_FLIGHT)));
+            }
+            Err(error) => return Err(failed(error)),
+        }
         Ok(Call { child, socket, what: what.to_owned(), deadline })
     }
 
-    fn spawn(&self, stdin: OwnedFd, within: Option<Mode>) -> io::Result<Child> {
+    fn spawn(&self, name: &str, stdin: OwnedFd, within: Option<Mode>) -> io::Result<Child> {
         // Its child has a descriptor of the same number, until it is the copy.
         let program = match self.sealed()? {
             Some(copy) => format!("/proc/self/fd/{}", copy.as_raw_fd()).into(),
             None => self.program.clone(),
         };
         let mut command = Command::new(program);
-        command.arg0("bottle").arg(WORD);
+        command.arg0(name).arg(WORD);
         if within == Some(Mode::Rootless) {
             command.arg(ROOTLESS);
         }
@@ -121,7 +155,14 @@ impl Call {
     }
 
     /// Waits for the answer.
-    pub(super) fn answer(mut self) -> Result<Answer, BackendError> {
+    pub(super) fn answer(self) -> Result<Answer, BackendError> {
+        let what = self.what.clone();
+        self.answer_if_any()?
+            .map_err(|silence| BackendError::failed(what, anyhow::Error::msg(silence)))
+    }
+
+    /// Waits for the answer; or for the end of a helper that gives none, and tells of that.
+    pub(super) fn answer_if_any(mut self) -> Result<Result<Answer, String>, BackendError> {
         let failed = |error: io::Error| BackendError::failed(&self.what, error);
         match wire::receive::<Answer>(&mut self.socket) {
             Ok((Answer::Failed(text), _)) => {
@@ -130,7 +171,7 @@ impl Call {
             Ok((answer, _)) => {
                 // It ends by itself now; waiting for it leaves no zombie.
                 let _ = self.child.0.wait();
-                Ok(answer)
+                Ok(Ok(answer))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let seconds = self.deadline.unwrap_or_default().as_secs();
@@ -139,8 +180,7 @@ impl Call {
             Err(error) => {
                 let _ = self.child.0.kill();
                 let status = self.child.0.wait().map_err(failed)?;
-                let text = format!("the helper ended without an answer ({status}): {error}");
-                Err(BackendError::failed(&self.what, anyhow::Error::msg(text)))
+                Ok(Err(format!("the helper ended without an answer ({status}): {error}")))
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 
 use super::state::{self, Mode, Mount, Record, RootFs, Store, User};
-use super::{base, etc, image, namespaces, remove_folder};
+use super::{base, etc, ids, image, remove_folder};
 use crate::backend::{BackendError, Scope};
 use crate::model::{ImageRef, MachineSpec, ResourceSpec};
 
@@ -24,18 +24,20 @@ pub(super) fn create(
     let store = Store::of(scope);
     store.make()?;
     let id = state::random_id()?;
-    let random = u32::from_str_radix(&id[..8], 16)?;
-    let mode = namespaces::mode(random);
+    let mode = ids::mode(&store, &id).context("taking a range of ids")?;
     // Shared: what is shared between sandboxes does not go while one is made that needs it.
     let lock = store.lock(false)?;
     let scratch = store.scratch("making")?;
-    let made = fill(scope, &store, spec, id, mode, digests, &scratch).and_then(|()| {
+    let made = fill(scope, &store, spec, id.clone(), mode, digests, &scratch).and_then(|()| {
         let folder = store.sandbox(&spec.sandbox);
         fs::rename(&scratch, folder.path())
-            .with_context(|| format!("giving it its name {}", folder.path().display()))
+            .with_context(|| format!("giving it its name {}", folder.path().display()))?;
+        // With its record, its name survives a power cut.
+        Ok(fs::File::open(store.path())?.sync_all()?)
     });
     if made.is_err() {
         let _ = remove_folder(&scratch);
+        let _ = ids::release(&store, mode, &id);
     }
     drop(lock);
     // Where the host has changed, the base that it had may be nobody's now. One that cannot be
@@ -59,7 +61,7 @@ fn fill(
     let owners = |path: &Path, id: u32| -> io::Result<()> {
         mode.host_id(id).map_or(Ok(()), |id| lchown(path, Some(id), Some(id)))
     };
-    let (rootfs, user, env, workdir);
+    let (rootfs, mut user, env, workdir);
     match &spec.image {
         ImageRef::Host => {
             user = host_user(spec.user.as_deref())?;
@@ -76,6 +78,10 @@ fn fill(
             workdir = image.workdir();
         }
     }
+    let env: Vec<(String, String)> = env.into_iter().chain(spec.env.clone()).collect();
+    if let Some(home) = home(&env) {
+        user.home = home;
+    }
     let own_etc = folder.join("upper/root/etc");
     for path in [&folder.join("upper/root"), &own_etc] {
         fs::create_dir(path)?;
@@ -90,6 +96,7 @@ fn fill(
         owners(&path, 0)?;
     }
     let resource = ResourceSpec::Machine(spec.clone());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let record = Record {
         version: state::RECORD_VERSION,
         id,
@@ -100,7 +107,8 @@ fn fill(
         hash: resource.hash(),
         fields: resource.fields(),
         overlay: spec.overlay.clone(),
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        created: now.as_secs(),
+        created_millis: Some(now.as_millis().try_into().unwrap_or(u64::MAX)),
         mode,
         rootfs,
         image: spec.image.digest(),
@@ -109,7 +117,7 @@ fn fill(
             .mount
             .as_ref()
             .map(|w| Mount { path: resolved(&w.path), target: w.target.clone() }),
-        env: env.into_iter().chain(spec.env.clone()).collect(),
+        env,
         workdir: spec.workdir.clone().or(workdir),
         user,
         command: spec.command.clone(),
@@ -119,6 +127,19 @@ fn fill(
         resources: spec.resources,
     };
     Ok(state::write_json(&folder.join(state::MACHINE), &record)?)
+}
+
+/// The home folder that the environment names, as on every backend: the bottle's comes last, and counts
+/// where it is a path.
+fn home(env: &[(String, String)]) -> Option<String> {
+    // It stands in the sandbox's own `passwd`, too.
+    let plain = |path: &str| {
+        path.split('/').all(|part| !matches!(part, "." | ".."))
+            && !path.contains(|c: char| c == ':' || c.is_control())
+    };
+    let named = env.iter().rev().filter(|(name, _)| name == "HOME").map(|(_, value)| value);
+    let home = named.into_iter().find(|home| home.starts_with('/') && plain(home))?;
+    Some(format!("/{}", home.trim_matches('/')))
 }
 
 /// The sandbox's user on the host's programs: `agent` (1000), unless the bottle says otherwise. The
@@ -221,6 +242,20 @@ mod tests {
         assert_eq!(user(Some("node")).unwrap(), expected(1000, "node", "/home/node"));
         for wrong in ["a:b", "a\nb", "70000", "../x", ""] {
             assert!(user(Some(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_environments_home_wins_where_it_is_a_path() {
+        let of = |values: &[&str]| {
+            let env = values.iter().map(|value| ("HOME".to_owned(), (*value).to_owned()));
+            home(&env.chain([("A".to_owned(), "/a".to_owned())]).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["/image", "/work/"]).as_deref(), Some("/work"));
+        assert_eq!(of(&["/image", "relative"]).as_deref(), Some("/image"));
+        assert_eq!(of(&["/"]).as_deref(), Some("/"));
+        for none in [&[][..], &["/a/../etc"], &["/a:b"], &["/a\nb"]] {
+            assert_eq!(of(none), None, "{none:?}");
         }
     }
 

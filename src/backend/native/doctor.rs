@@ -43,7 +43,7 @@ fn kernel() -> Finding {
 }
 
 fn isolation(helper: &Helper) -> Finding {
-    let mode = match namespaces::mode(0) {
+    let mode = match namespaces::mode() {
         Mode::Root { .. } => "as root: each sandbox has 65536 ids of its own",
         Mode::Rootless => "as an ordinary user, in user namespaces",
     };
@@ -51,7 +51,7 @@ fn isolation(helper: &Helper) -> Finding {
         "trying to make namespaces",
         &Request::Probe,
         &[],
-        Some(namespaces::mode(0)),
+        Some(namespaces::mode()),
         Some(DEADLINE),
     ) {
         Ok(_) => finding("namespaces", Health::Works, mode.to_owned(), None),

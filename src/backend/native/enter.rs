@@ -91,7 +91,7 @@ pub(super) fn exec(exec: Exec, init: OwnedFd, stdio: [OwnedFd; 3]) -> anyhow::Re
     let signals = pump::signals()?;
 
     enter(&exec.target, &init, if exec.as_root { As::Root } else { As::User })?;
-    let mut env = program::environment(record, &user, &exec.env, false);
+    let mut env = program::environment(record, &user, &exec.env, exec.values);
     let (mut streams, child_ends) = if exec.tty {
         env.entry("TERM".to_owned()).or_insert_with(|| "xterm-256color".to_owned());
         terminal(stdio)?
@@ -120,6 +120,13 @@ pub(super) fn exec(exec: Exec, init: OwnedFd, stdio: [OwnedFd; 3]) -> anyhow::Re
     }
     let status = pump::until_exit(&mut streams, &signals, pid, exec.tty)?;
     let code = exit_code(status);
+    // With its init everything in a sandbox is killed: that is no end of the command's own. Here /proc
+    // is that of the sandbox, whose first process it is.
+    let init_ends = || !alive(&init) || state::start_time(1).is_none();
+    anyhow::ensure!(
+        code != 128 + Signal::KILL.as_raw() || !init_ends(),
+        "the sandbox ended while the command ran"
+    );
     if code == 128 + Signal::KILL.as_raw()
         && oom.is_some_and(|oom| oom.read() > killed_before)
         && let Some(stderr) = streams.complaints()

@@ -7,10 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, EventFlags};
 use tokio::sync::mpsc;
 
 use super::enter;
@@ -18,8 +23,26 @@ use super::state::{Run, Store};
 use crate::backend::{BackendError, Hint, Scope, hostside};
 use crate::model::{BackendKind, SandboxId};
 
-/// How often the names are looked at.
+/// How long an end is waited for at once.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
+/// The names are looked at each so many waits: others' work is in no hurry, and a look asks for the
+/// folder of every sandbox.
+const SELDOM: u32 = 10;
+
+/// After something was done by this process, or has ended, they are looked at so many times in a row.
+const OFTEN: u32 = 20;
+
+/// A folder that has not moved for so long looks otherwise when it moves again.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// How often this process has made, started or removed a sandbox.
+static OURS: AtomicU64 = AtomicU64::new(0);
+
+/// This process makes, starts or removes a sandbox: what comes of it should be seen soon.
+pub(super) fn moving() {
+    OURS.fetch_add(1, Ordering::Relaxed);
+}
 
 /// Hints for as long as they are asked for.
 pub(super) fn events(
@@ -48,62 +71,158 @@ pub(super) fn events(
 
 struct Watch {
     scope: Scope,
-    /// Of each sandbox, and of each sidecar, its last process.
-    seen: BTreeMap<String, Option<Run>>,
-    inits: Vec<(String, OwnedFd)>,
+    /// Of each sandbox, and of each sidecar, what its folder looked like, and its last process.
+    seen: BTreeMap<String, (Option<Stamp>, Option<Run>)>,
+    /// Waits for all that is held, however many they are, at the cost of those that end.
+    ends: Option<OwnedFd>,
+    inits: BTreeMap<u64, (String, OwnedFd)>,
+    next: u64,
+    /// Those for whom there is no descriptor left: they are looked at each time.
+    unheld: Vec<(String, Run)>,
+    /// How often this process had moved something at the last wait.
+    ours: u64,
+    /// So many waits are followed by a look in any case.
+    eager: u32,
+    waits: u32,
+}
+
+/// What a folder looks like as long as nothing comes, goes or is replaced in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    moved: (i64, i64),
+}
+
+impl Stamp {
+    /// That of a folder; none where it may change again without looking otherwise: clocks of file systems
+    /// are coarse.
+    fn of(folder: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(folder).ok()?;
+        let moved = found.modified().ok()?;
+        let settled = SystemTime::now().duration_since(moved).is_ok_and(|age| age > SETTLED);
+        settled.then(|| Self { inode: found.ino(), moved: (found.mtime(), found.mtime_nsec()) })
+    }
 }
 
 impl Watch {
     fn new(scope: &Scope) -> Self {
-        Self { scope: scope.clone(), seen: BTreeMap::new(), inits: Vec::new() }
+        // One for each sandbox, where that can be.
+        super::call::raise_descriptors();
+        Self {
+            scope: scope.clone(),
+            seen: BTreeMap::new(),
+            ends: epoll::create(epoll::CreateFlags::CLOEXEC).ok(),
+            inits: BTreeMap::new(),
+            next: 0,
+            unheld: Vec::new(),
+            ours: 0,
+            eager: OFTEN,
+            waits: 0,
+        }
     }
 
     /// Waits for an end, or until it is time to look; says what happened.
     fn wait(&mut self) -> Vec<String> {
-        let mut polled: Vec<PollFd<'_>> =
-            self.inits.iter().map(|(_, init)| PollFd::new(init, PollFlags::IN)).collect();
-        if rustix::event::poll(&mut polled, Some(&LOOK)).is_err() {
-            return Vec::new();
-        }
-        let mut ended =
-            polled.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
         let mut news = Vec::new();
-        self.inits.retain(|(id, _)| {
-            let ended = ended.next().unwrap_or(false);
-            if ended {
+        for ended in self.ended() {
+            if let Some((id, _)) = self.inits.remove(&ended) {
                 news.push(format!("{id} ended"));
             }
-            !ended
-        });
-        news.extend(self.look());
+        }
+        if !self.unheld.is_empty()
+            && let Ok(host_boot) = super::state::host_boot()
+        {
+            self.unheld.retain(|(id, run)| {
+                let alive = run.alive(&host_boot);
+                if !alive {
+                    news.push(format!("{id} ended"));
+                }
+                alive
+            });
+        }
+        let ours = OURS.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.ours, ours) != ours || !news.is_empty() {
+            self.eager = OFTEN;
+        }
+        self.waits = self.waits.wrapping_add(1);
+        if self.eager > 0 || self.waits.is_multiple_of(SELDOM) {
+            self.eager = self.eager.saturating_sub(1);
+            news.extend(self.look());
+        }
         news
     }
 
-    /// Looks at what there is; says what is new.
+    /// The numbers of those that have ended, at once or within the time of a look.
+    fn ended(&self) -> Vec<u64> {
+        let mut events = Vec::with_capacity(64);
+        let waited = match &self.ends {
+            Some(ends) => {
+                epoll::wait(ends, rustix::buffer::spare_capacity(&mut events), Some(&LOOK))
+            }
+            None => Err(rustix::io::Errno::BADF),
+        };
+        if waited.is_err() {
+            // A signal came, or there was no descriptor: it is looked at again, and not at once.
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        events.iter().map(|event| event.data.u64()).collect()
+    }
+
+    /// Looks at what there is; says what is new. Of a folder that is as it was nothing is read.
     fn look(&mut self) -> Vec<String> {
         let mut now = BTreeMap::new();
         let store = Store::of(&self.scope);
+        let known = |id: &str, stamp: Option<Stamp>, read: &dyn Fn() -> Option<Run>| match self
+            .seen
+            .get(id)
+        {
+            Some((before, run)) if stamp.is_some() && *before == stamp => run.clone(),
+            _ => read(),
+        };
         for entry in std::fs::read_dir(store.path()).into_iter().flatten().flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| SandboxId::new(name).ok())
             else {
                 continue;
             };
-            let run = store.sandbox(&id).run().ok().flatten();
-            now.insert(format!("sandbox {id}"), run);
+            let (name, stamp) = (format!("sandbox {id}"), Stamp::of(&entry.path()));
+            let run = known(&name, stamp, &|| store.sandbox(&id).run().ok().flatten());
+            now.insert(name, (stamp, run));
         }
-        for (id, run) in hostside::processes(&self.scope, BackendKind::Native) {
-            now.insert(format!("sidecar {id}"), run);
+        let kind = BackendKind::Native;
+        for (id, path) in hostside::places(&self.scope, kind) {
+            let (name, stamp) = (format!("sidecar {id}"), Stamp::of(&path));
+            let run = known(&name, stamp, &|| hostside::process_of(&self.scope, kind, &id));
+            now.insert(name, (stamp, run));
         }
         let mut news = Vec::new();
-        for (id, run) in &now {
-            if self.seen.get(id) == Some(run) {
+        for (id, (_, run)) in &now {
+            if self.seen.get(id).is_some_and(|(_, before)| before == run) {
                 continue;
             }
             news.push(format!("{id} came or was started"));
-            if let Some(run) = run
-                && let Ok(Some(init)) = enter::init_of(run)
-            {
-                self.inits.push((id.clone(), init));
+            let Some(run) = run else { continue };
+            let held = match rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+                // Half of them are for work.
+                Some(limit) if self.inits.len() as u64 >= limit / 2 => None,
+                _ => enter::init_of(run).ok(),
+            };
+            match held {
+                Some(Some(init)) => {
+                    self.next += 1;
+                    let data = epoll::EventData::new_u64(self.next);
+                    let added = self
+                        .ends
+                        .as_ref()
+                        .is_some_and(|ends| epoll::add(ends, &init, data, EventFlags::IN).is_ok());
+                    if added {
+                        self.inits.insert(self.next, (id.clone(), init));
+                    } else {
+                        self.unheld.push((id.clone(), run.clone()));
+                    }
+                }
+                // It has ended.
+                Some(None) => {}
+                None => self.unheld.push((id.clone(), run.clone())),
             }
         }
         let went = self.seen.keys().filter(|id| !now.contains_key(*id));

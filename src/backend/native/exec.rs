@@ -59,6 +59,7 @@ impl Command<'_> {
             argv: spec.argv,
             env: spec.env,
             workdir: spec.workdir,
+            values: spec.values,
             as_root: spec.user == ExecUser::Root,
             tty,
         }));
@@ -137,8 +138,8 @@ impl Kept {
     }
 }
 
-/// Reads both streams until the helper has answered and they have ended. Something that was left
-/// running in the background may hold them for ever: then what is there counts.
+/// Reads both streams until the helper has answered and they have ended. The helper alone holds the
+/// other ends, so they end with it; one that is being broken off is not waited for.
 fn read_until_answer(socket: &UnixStream, outputs: &mut [Kept; 2]) -> io::Result<()> {
     let grace = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
     let mut answered = false;

@@ -14,8 +14,10 @@ use anyhow::Context;
 use rustix::process::Signal;
 
 use super::call::{ROOTLESS, WORD};
-use super::wire::{self, Answer, Request};
-use super::{caps, copy, enter, landlock, namespaces, sealed, sidecar, start, sys};
+use super::inside::{Inside, own_descriptors};
+use super::maker::Maker;
+use super::wire::{self, Answer, Request, Target, Visit};
+use super::{caps, copy, enter, landlock, namespaces, sealed, sidecar, start, sys, visit};
 
 /// Does the helper's work and ends the process, if that is what it was started for.
 pub(super) fn run_if_asked() {
@@ -36,9 +38,12 @@ pub(super) fn run_if_asked() {
 
 fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
     if rootless {
+        let accounts = namespaces::accounts();
         namespaces::enter_single(0, 0)?;
+        accounts.halve();
         sys::inherit(std::os::fd::AsFd::as_fd(socket))?;
-        return Err(Command::new("/proc/self/exe").arg0("bottle").arg(WORD).exec().into());
+        let name = std::env::args_os().next().unwrap_or_else(|| "bottle".into());
+        return Err(Command::new("/proc/self/exe").arg0(name).arg(WORD).exec().into());
     }
     // Whoever started it decided the same, but what counts is what this process is.
     anyhow::ensure!(
@@ -49,27 +54,35 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let (request, fds) = wire::receive::<Request>(socket).context("reading the request")?;
+    let descriptors = own_descriptors();
     match request {
-        Request::Start { folder, hidden } => Ok(Answer::Started(start::start(&folder, &hidden)?)),
+        Request::Start { folder, hidden, mark } => {
+            Ok(Answer::Started(start::start(&folder, &hidden, &mark)?))
+        }
         Request::Exec(exec) => {
             let [init, stdin, stdout, stderr] = take(fds)?;
             Ok(Answer::Exited(enter::exec(*exec, init, [stdin, stdout, stderr])?))
         }
         Request::CopyIn { target, wipe, dirs } => {
             let [init, tar] = take(fds)?;
-            enter::enter(&target, &init, enter::As::User)?;
-            copy::put(&wipe, &dirs, tar)?;
+            let root = entered(&target, &init)?.knowing(descriptors);
+            copy::put(&root, &wipe, &dirs, None, tar)?;
+            Ok(Answer::Done)
+        }
+        Request::StreamIn { target } => {
+            let [init, tar] = take(fds)?;
+            copy::put_stream(&entered(&target, &init)?.knowing(descriptors), tar)?;
             Ok(Answer::Done)
         }
         Request::CopyOut { target, path, limit } => {
             let [init, out] = take(fds)?;
             enter::enter(&target, &init, enter::As::User)?;
-            copy::get(&path, limit, out)?;
+            copy::get(&Inside::wary("/")?, &path, limit, out)?;
             Ok(Answer::Done)
         }
-        Request::Unpack { folder } => {
+        Request::Unpack { archived, folder } => {
             let [tar] = take(fds)?;
-            copy::unpack_layer(&folder, tar)?;
+            copy::unpack_layer(&folder, tar, archived)?;
             Ok(Answer::Done)
         }
         Request::Listen { target } => {
@@ -79,11 +92,56 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
             wire::send(&mut UnixStream::from(out), &Answer::Done, &fds)?;
             Ok(Answer::Done)
         }
+        Request::VisitPut { wipe, dirs, own, visit } => {
+            let (tar, entered) = visited(fds, &visit)?;
+            let root = match entered {
+                Ok(root) => root.knowing(descriptors),
+                Err(error) => return Ok(Answer::Outside(format!("{error:#}"))),
+            };
+            visit::told(copy::put(&root, &wipe, &dirs, own.as_deref(), tar), &visit)?;
+            Ok(Answer::Done)
+        }
+        Request::VisitStream { visit } => {
+            let (tar, entered) = visited(fds, &visit)?;
+            let root = match entered {
+                Ok(root) => root.knowing(descriptors),
+                Err(error) => return Ok(Answer::Outside(format!("{error:#}"))),
+            };
+            visit::told(copy::put_stream(&root, tar), &visit)?;
+            Ok(Answer::Done)
+        }
+        Request::VisitGet { path, limit, visit } => {
+            let (out, entered) = visited(fds, &visit)?;
+            let root = match entered {
+                Ok(root) => root,
+                Err(error) => return Ok(Answer::Outside(format!("{error:#}"))),
+            };
+            visit::told(copy::get(&root, &path, limit, out), &visit)?;
+            Ok(Answer::Done)
+        }
         Request::Probe => {
             namespaces::probe()?;
             Ok(Answer::Done)
         }
     }
+}
+
+/// Enters a sandbox, for files to be put in. Returns its `/`.
+fn entered(target: &Target, init: &OwnedFd) -> anyhow::Result<Inside> {
+    enter::enter(target, init, enter::As::User)?;
+    let root = Inside::wary("/")?;
+    let maker = Maker::of(&target.record, &root);
+    Ok(root.made_by(maker))
+}
+
+/// Enters a container. Returns what goes in or comes out, and the container's `/`.
+fn visited(
+    mut fds: Vec<OwnedFd>,
+    visit: &Visit,
+) -> anyhow::Result<(OwnedFd, anyhow::Result<Inside>)> {
+    let user = if fds.len() == 3 { fds.pop() } else { None };
+    let [mounts, payload] = take(fds)?;
+    Ok((payload, visit::enter(&mounts, user.as_ref(), visit)))
 }
 
 fn take<const N: usize>(fds: Vec<OwnedFd>) -> anyhow::Result<[OwnedFd; N]> {

@@ -19,8 +19,10 @@ use super::state::{self, Store, User};
 use super::wire::Request;
 use super::{copy, namespaces, remove_folder};
 use crate::backend::Progress;
+use crate::backend::durable::{self, Keep};
 use crate::backend::oci::{Descriptor, Index, Manifest, architecture, clean};
-use crate::model::{ImageRef, SpecHash};
+use crate::backend::zstd;
+use crate::model::{ImageRef, SandboxId, SpecHash};
 
 /// What an image says about the programs in it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -154,22 +156,52 @@ pub(super) fn ensure(
         _ => return Ok(()),
     };
     let folder = store.image(*digest);
-    if folder.join(CONFIG).exists() {
-        return Ok(());
+    match durable::read_json::<Config>(&folder.join(CONFIG)) {
+        Ok(Some(_)) => return Ok(()),
+        // Unpacked once more: a crash of the host may have left it half-written.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+        found => drop(found?),
     }
     store.make()?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(store.images())?;
     let scratch = store.scratch("making")?;
     progress.say(&format!("unpacking {}", path.display()));
     let unpacked = unpack(helper, path, is_tar, &scratch).and_then(|()| {
-        match fs::rename(&scratch, &folder) {
+        // Nothing is made meanwhile that stands on what is there, and nobody prunes: whoever does
+        // removes the folder of images with the last of them.
+        let _lock = store.lock(true)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(store.images())?;
+        match durable::read_json::<Config>(&folder.join(CONFIG)) {
             // Another sandbox of the same run was as quick.
-            Err(_) if folder.join(CONFIG).exists() => Ok(()),
-            result => Ok(result?),
+            Ok(Some(_)) => return Ok(()),
+            Err(_) if stands_on(store, *digest)? => {
+                // Sandboxes have its files in use: only what was damaged is put right.
+                let config: Option<Config> = durable::read_json(&scratch.join(CONFIG))?;
+                let config = config.context("the image has no configuration")?;
+                return Ok(durable::write_json(&folder.join(CONFIG), &config, Keep::Durably)?);
+            }
+            _ if folder.exists() => super::discard(store, &folder)?,
+            _ => {}
         }
+        fs::rename(&scratch, &folder)?;
+        Ok(File::open(store.images())?.sync_all()?)
     });
     let _ = remove_folder(&scratch);
     unpacked
+}
+
+/// Whether a sandbox has this image, or may have it.
+fn stands_on(store: &Store, digest: SpecHash) -> io::Result<bool> {
+    for name in super::observe::names(store.path())? {
+        let Ok(sandbox) = SandboxId::new(name) else { continue };
+        match store.sandbox(&sandbox).record() {
+            Ok(record) if record.as_ref().and_then(|record| record.image) == Some(digest) => {
+                return Ok(true);
+            }
+            Ok(_) => {}
+            Err(_) => return Ok(true),
+        }
+    }
+    Ok(false)
 }
 
 fn unpack(helper: &Helper, path: &Path, is_tar: bool, scratch: &Path) -> anyhow::Result<()> {
@@ -182,7 +214,7 @@ fn unpack(helper: &Helper, path: &Path, is_tar: bool, scratch: &Path) -> anyhow:
         let (config, layers) = tar.plan()?;
         for layer in layers {
             let source = tar.layer(&layer)?;
-            stream(helper, &root, move |out| copy_all(source, out))
+            stream(helper, &root, true, move |out| copy_all(source, out))
                 .with_context(|| format!("unpacking layer {layer}"))?;
         }
         config
@@ -193,11 +225,14 @@ fn unpack(helper: &Helper, path: &Path, is_tar: bool, scratch: &Path) -> anyhow:
             rustix::fs::Mode::empty(),
         )
         .with_context(|| format!("opening {}", path.display()))?;
-        stream(helper, &root, move |out| copy::pack(&folder, ".", Path::new("."), u64::MAX, out))?;
+        stream(helper, &root, false, move |out| {
+            copy::pack(&folder, Path::new("."), Path::new("."), u64::MAX, out)
+        })?;
         Config::default()
     };
-    fs::write(scratch.join(CONFIG), serde_json::to_vec(&config)?)?;
-    Ok(())
+    // The configuration says that all of the rest is there.
+    rustix::fs::syncfs(File::open(scratch)?)?;
+    Ok(durable::write_json(&scratch.join(CONFIG), &config, Keep::Durably)?)
 }
 
 fn copy_all(mut from: impl Read, mut to: File) -> anyhow::Result<()> {
@@ -209,12 +244,13 @@ fn copy_all(mut from: impl Read, mut to: File) -> anyhow::Result<()> {
 fn stream(
     helper: &Helper,
     root: &Path,
+    archived: bool,
     write: impl FnOnce(File) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let (read, out) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let writer = std::thread::spawn(move || write(File::from(out)));
-    let request = Request::Unpack { folder: root.to_owned() };
-    let within = Some(namespaces::mode(0));
+    let request = Request::Unpack { archived, folder: root.to_owned() };
+    let within = Some(namespaces::mode());
     let done =
         helper.call("unpacking an image", &request, &[read.as_fd()], within, Some(UNPACKING));
     drop(read);
@@ -230,8 +266,8 @@ fn stream(
     }
 }
 
-/// How long a layer may take.
-const UNPACKING: std::time::Duration = std::time::Duration::from_secs(1800);
+/// How long a layer may take: one of 64 GiB on a disk of 10 MB/s.
+const UNPACKING: std::time::Duration = std::time::Duration::from_secs(7200);
 
 /// A tar that is read here and there.
 struct Tar {
@@ -344,10 +380,7 @@ impl Tar {
             [0x1f, 0x8b, ..] => Ok(Box::new(flate2::read::MultiGzDecoder::new(
                 io::BufReader::new(self.part(name)?),
             ))),
-            [0x28, 0xb5, 0x2f, 0xfd] => anyhow::bail!(
-                "layer {name} is compressed with zstd, which is not read: save the image with \
-                 gzip or uncompressed layers (`docker save`)"
-            ),
+            zstd::MAGIC => Ok(Box::new(zstd::Frames::new(io::BufReader::new(self.part(name)?)))),
             _ => Ok(Box::new(self.part(name)?)),
         }
     }

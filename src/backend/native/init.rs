@@ -24,9 +24,10 @@ use super::log::Log;
 use super::mounts::{self, Sources};
 use super::program::{self, Program};
 use super::seccomp::Filters;
-use super::state::{Mode, Record, STATUS_LINE};
+use super::state::{Mode, Record};
+use super::status::{STATUS_LINE, WRITE_AGAIN, file_line};
 use super::sys::{self, Fork};
-use super::{caps, namespaces};
+use super::{caps, namespaces, stray};
 use crate::backend::{MainState, guest_path};
 use crate::model::Restart;
 
@@ -49,9 +50,11 @@ pub(super) struct Init {
     pub(super) cgroups: Cgroups,
 }
 
-/// Signals that are handed on to the command, and the one that says that a child ended.
-const SIGNALS: [Signal; 8] = [
+/// Signals that are handed on to the command, the one that says that a child ended, and the one that
+/// asks what the command does.
+const SIGNALS: [Signal; 9] = [
     Signal::CHILD,
+    WRITE_AGAIN,
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -90,7 +93,9 @@ pub(super) fn main(init: Init) -> ! {
             keeper.show();
             let _ = rustix::process::set_parent_process_death_signal(None);
             // From now on it lives by itself, and is seen to.
-            let _ = keeper.status.write_at(format!("{boot}\n").as_bytes(), STATUS_LINE as u64);
+            let file = file_line(&keeper.status).unwrap_or_default();
+            keeper.ready = format!("{boot}\n{file}\n");
+            keeper.show();
             let _ = rustix::io::write(&result, READY.as_bytes());
             drop(result);
             sys::forget_code();
@@ -110,7 +115,8 @@ impl Init {
         // Until it is ready it dies with the helper; one that is dead already never opens the gate.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         sys::close_all_but(&self.kept());
-        rustix::thread::set_name(c"bottle-init")?;
+        rustix::thread::set_name(stray::NAME)?;
+        stray::claim(&self.status)?;
         let null = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
@@ -199,6 +205,8 @@ struct Keeper {
     record: Record,
     log: Log,
     status: File,
+    /// What it says after the first line once it is ready: which run, and in which file.
+    ready: String,
     oom: Option<OomCounter>,
     oom_seen: u64,
     cgroups: Cgroups,
@@ -231,6 +239,7 @@ impl Keeper {
             record,
             log,
             status,
+            ready: String::new(),
             oom,
             cgroups,
             signals: sys::signal_fd(&SIGNALS)?,
@@ -258,7 +267,8 @@ impl Keeper {
                 match Signal::from_named_raw(received.number) {
                     Some(Signal::CHILD) | None => {}
                     // A `kill 1` from inside: whether the sandbox stays is not for it to say.
-                    Some(_) if received.sender != 0 => {}
+                    Some(_) if !received.from_outside => {}
+                    Some(WRITE_AGAIN) => self.show(),
                     Some(signal) => self.hand_on(signal),
                 }
             }
@@ -342,9 +352,11 @@ impl Keeper {
 
     /// Says what nobody inside can know: that it was killed for memory.
     fn explain(&mut self, code: i32) {
-        let Some(count) = self.oom.as_ref().map(OomCounter::read) else { return };
+        let Some(oom) = &self.oom else { return };
+        let count = oom.read();
         if count > self.oom_seen {
-            let limit = crate::model::spec::human_bytes(self.record.resources.memory);
+            let limit = oom.limit().unwrap_or(self.record.resources.memory);
+            let limit = crate::model::spec::human_bytes(limit);
             self.log.note(&format!(
                 "killed for memory: the limit of {limit} was reached (the command ended with {code})"
             ));
@@ -379,10 +391,12 @@ impl Keeper {
         };
         // One write, padded: a reader sees the old line or the new one.
         let width = STATUS_LINE - 1;
-        let _ = self.status.write_at(format!("{line:<width$}\n").as_bytes(), 0);
-        let new = format!("{}.new", guest_path::MAIN);
-        let _ = std::fs::write(&new, format!("{line}\n"))
-            .and_then(|()| std::fs::rename(&new, guest_path::MAIN));
+        let text = format!("{line:<width$}\n{}", self.ready);
+        let written = self.status.write_at(text.as_bytes(), 0);
+        if written.is_ok() && !self.ready.is_empty() {
+            let _ = self.status.set_len(text.len() as u64);
+        }
+        say_inside(&line);
     }
 
     fn drain_output(&mut self) {
@@ -394,6 +408,21 @@ impl Keeper {
                 _ => break,
             }
         }
+    }
+}
+
+/// Says it inside too. The folder is the user's, who may put anything there, also while this runs: so
+/// what is opened is a file that did not exist, and nothing is waited for.
+fn say_inside(line: &str) {
+    use rustix::fs::{Mode, OFlags};
+    let Ok(unique) = super::state::random_id() else { return };
+    let new = format!("{}.{unique}", guest_path::MAIN);
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(&new, flags, Mode::from_raw_mode(0o644)) else { return };
+    let text = format!("{line}\n");
+    let written = rustix::io::write(&file, text.as_bytes());
+    if written != Ok(text.len()) || rustix::fs::rename(&new, guest_path::MAIN).is_err() {
+        let _ = rustix::fs::unlink(&new);
     }
 }
 

@@ -6,8 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use crate::model::Resources;
 
@@ -116,6 +117,14 @@ impl Cgroups {
     }
 }
 
+/// The id of the sandbox in whose cgroup this process is; of a sidecar, what its cgroup is called by.
+pub(super) fn id_of(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let id = text.lines().find_map(|line| line.rsplit_once("/bottle-").map(|(_, id)| id))?;
+    let digits = id.strip_prefix("sidecar-").unwrap_or(id);
+    digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| id.to_owned())
+}
+
 /// The cgroups of one sandbox.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SandboxCgroups(Vec<Hierarchy>);
@@ -137,6 +146,48 @@ impl SandboxCgroups {
         Ok(())
     }
 
+    /// Puts the processes in them under these limits.
+    pub(super) fn set(&self, resources: &Resources) -> io::Result<()> {
+        for cgroup in &self.0 {
+            for controller in &cgroup.controllers {
+                set(cgroup, *controller, resources)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what runs in them could go on under these limits: the kernel would kill for a limit that is
+    /// below what is in use.
+    pub(super) fn make_room(&self, resources: &Resources) -> io::Result<()> {
+        let memory = self.0.iter().find(|c| c.controllers.contains(&Controller::Memory));
+        let Some(memory) = memory else { return Ok(()) };
+        let text = fs::read_to_string(memory.parent.join("memory.stat")).unwrap_or_default();
+        let used = in_use(&text);
+        if used <= resources.memory {
+            return Ok(());
+        }
+        let mib = |bytes: u64| format!("{} MiB", bytes.div_ceil(1 << 20));
+        Err(io::Error::other(format!(
+            "its processes use {} and the new limit is {}: nothing was changed; end some of them, or \
+             set a higher `resources.memory`",
+            mib(used),
+            mib(resources.memory)
+        )))
+    }
+
+    /// Makes them, with no limits of their own.
+    pub(super) fn make_unlimited(&self) -> io::Result<()> {
+        for cgroup in &self.0 {
+            match fs::create_dir(&cgroup.parent) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(at(&cgroup.parent, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The files that a process joins them by, opened now: after entering a sandbox they are out
     /// of reach.
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
@@ -150,8 +201,12 @@ impl SandboxCgroups {
     /// The counter of processes that were killed for memory.
     pub(super) fn oom_counter(&self) -> Option<OomCounter> {
         let memory = self.0.iter().find(|c| c.controllers.contains(&Controller::Memory))?;
-        let name = if memory.unified { "memory.events" } else { "memory.oom_control" };
-        Some(OomCounter(File::open(memory.parent.join(name)).ok()?))
+        let (name, limit) = match memory.unified {
+            true => ("memory.events", "memory.max"),
+            false => ("memory.oom_control", "memory.limit_in_bytes"),
+        };
+        let open = |name: &str| File::open(memory.parent.join(name)).ok();
+        Some(OomCounter { killed: open(name)?, limit: open(limit)? })
     }
 
     /// Removes them. Their processes are dead; the kernel may still be putting them away.
@@ -171,6 +226,59 @@ impl SandboxCgroups {
             }
         }
         Ok(())
+    }
+
+    /// The processes in them, as the host counts.
+    fn processes(&self) -> io::Result<Vec<i32>> {
+        let mut found = Vec::new();
+        for cgroup in &self.0 {
+            let path = cgroup.parent.join("cgroup.procs");
+            match fs::read_to_string(&path) {
+                Ok(text) => found.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(&path, error)),
+            }
+        }
+        found.retain(|pid| *pid > 0);
+        Ok(found)
+    }
+
+    /// Whether this process is in them, in all that there are.
+    pub(super) fn holds(&self, pid: i32) -> bool {
+        let line = pid.to_string();
+        let has = |cgroup: &Hierarchy| {
+            let text = fs::read_to_string(cgroup.parent.join("cgroup.procs")).unwrap_or_default();
+            text.lines().any(|found| found == line)
+        };
+        !self.0.is_empty() && self.0.iter().all(has)
+    }
+
+    /// Ends whatever runs in them, which no receipt names, and waits for its end.
+    pub(super) fn end(&self, patience: Duration) -> io::Result<()> {
+        let until = Instant::now() + patience;
+        loop {
+            let processes = self.processes()?;
+            if processes.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let first = processes.first().copied().unwrap_or_default();
+                return Err(io::Error::other(format!(
+                    "process {first} does not end; it is in the sandbox's cgroup"
+                )));
+            }
+            for pid in processes {
+                let Some(number) = Pid::from_raw(pid) else { continue };
+                // Opened first, then compared: the number may have become another's.
+                let Ok(pidfd) = rustix::process::pidfd_open(number, PidfdFlags::empty()) else {
+                    continue;
+                };
+                if self.processes()?.contains(&pid) {
+                    let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What is set now and differs from `resources`: field, found, wanted.
@@ -195,14 +303,27 @@ impl SandboxCgroups {
     }
 }
 
+/// What of a cgroup's memory cannot be dropped, by its `memory.stat`: v1 calls it otherwise.
+fn in_use(stat: &str) -> u64 {
+    let of = |name: &str| -> Option<u64> {
+        let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(found, _)| *found == name)?.1.trim().parse().ok()
+    };
+    let anonymous = of("anon").or_else(|| of("total_rss")).unwrap_or(0);
+    anonymous + of("shmem").or_else(|| of("total_shmem")).unwrap_or(0)
+}
+
 /// How many processes of a sandbox were killed because its memory was used up.
 #[derive(Debug)]
-pub(super) struct OomCounter(File);
+pub(super) struct OomCounter {
+    killed: File,
+    limit: File,
+}
 
 impl OomCounter {
     pub(super) fn read(&self) -> u64 {
         let mut text = [0; 1024];
-        let length = self.0.read_at(&mut text, 0).unwrap_or(0);
+        let length = self.killed.read_at(&mut text, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&text[..length]);
         text.lines()
             .find_map(|line| line.strip_prefix("oom_kill "))
@@ -210,8 +331,15 @@ impl OomCounter {
             .unwrap_or(0)
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.0
+    /// The limit that is in force now.
+    pub(super) fn limit(&self) -> Option<u64> {
+        let mut text = [0; 64];
+        let length = self.limit.read_at(&mut text, 0).ok()?;
+        String::from_utf8_lossy(&text[..length]).trim().parse().ok()
+    }
+
+    pub(super) fn files(&self) -> [&File; 2] {
+        [&self.killed, &self.limit]
     }
 }
 
@@ -226,7 +354,9 @@ pub(super) fn set_rlimits(resources: &Resources, cgroups: &Cgroups) -> io::Resul
     // 0 forbids the file, but not the host's handler of core dumps (`|…` in core_pattern), which runs
     // as the host's root on what a sandbox feeds it. The kernel refuses both at 1.
     lower(Resource::Core, 1)?;
-    lower(Resource::Nofile, 1 << 20)?;
+    // Half of what the operator may have: see `call::raise_descriptors`.
+    let most = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    lower(Resource::Nofile, (most / 2).clamp(1, 1 << 20))?;
     if !cgroups.limits(Controller::Pids) {
         lower(Resource::Nproc, u64::from(resources.pids))?;
     }

@@ -5,7 +5,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "the log is two files")]
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::state::{Folder, LOG};
-use crate::backend::LogOptions;
+use crate::backend::{LogOptions, durable};
 
 /// How long each of the two files may become.
 const BOUND: u64 = 4 << 20;
@@ -31,6 +31,7 @@ impl Log {
     /// Opens both in the current folder.
     pub(super) fn open() -> io::Result<Self> {
         let open = |name| {
+            durable::clear_way(Path::new(name))?;
             File::options().create(true).read(true).append(true).mode(0o600).open(Path::new(name))
         };
         let (now, before) = (open(LOG[0])?, open(LOG[1])?);
@@ -93,7 +94,12 @@ impl Reader {
 }
 
 fn open(folder: &Folder, name: &str) -> io::Result<Option<File>> {
-    match File::open(folder.join(name)) {
+    let path = folder.join(name);
+    // Nobody waits for a FIFO.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(durable::damaged(&path, "what is in its place is no file"));
+    }
+    match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),

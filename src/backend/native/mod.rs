@@ -20,13 +20,17 @@ mod enter;
 mod etc;
 mod events;
 mod exec;
+mod fence;
 mod helper;
+mod holes;
+mod ids;
 mod image;
 mod init;
 mod inside;
 mod landlock;
 mod limits;
 mod log;
+mod maker;
 mod mounts;
 mod namespaces;
 mod observe;
@@ -38,39 +42,49 @@ mod seccomp;
 mod sidecar;
 mod start;
 mod state;
+mod status;
+mod stray;
 mod sys;
+pub(in crate::backend) mod visit;
 mod wire;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::OnceCell;
 
 use self::call::Helper;
+use self::limits::Cgroups;
 use self::observe::Found;
 use self::state::{Folder, Mode, Store};
 use self::wire::{Request, Target};
 use super::hostside::Program;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, MainState, Observation, Progress, Scope, Upload,
+    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind, SandboxId,
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind,
+    Resources, SandboxId, change,
 };
 
 /// How long what should take milliseconds may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long files may take on their way in or out.
+/// How much of a tar goes on at once.
+const PIECE: usize = 64 << 10;
+
+/// How long files may take on their way in or out, but for a stream: whoever feeds that one looks
+/// after it.
 const COPYING: Duration = Duration::from_secs(600);
 
 /// Does the helper's work and ends the process, if this process was started for that. A program that
@@ -148,6 +162,13 @@ fn find(scope: &Scope, instance: &Instance) -> Result<(Folder, Found), BackendEr
     }
     let found = observe::look(&folder, &host_boot()?);
     let now = observe::instance(scope, instance.sandbox.clone(), &found);
+    if let InstanceState::Unknown(why) = &found.state
+        && !matches!(instance.state, InstanceState::Unknown(_))
+    {
+        // Not gone: what cannot be read now is not acted on.
+        let why = anyhow::anyhow!(why.clone());
+        return Err(BackendError::failed(format!("looking at {}", instance.name), why));
+    }
     if now.id != instance.id {
         return Err(gone());
     }
@@ -178,6 +199,22 @@ fn running(scope: &Scope, instance: &Instance) -> Result<(Target, OwnedFd), Back
         .map_err(|error| BackendError::failed("looking for its init", error))?
         .ok_or_else(|| stopped("stopped"))?;
     Ok((Target { record, run }, init))
+}
+
+/// Other limits for a sandbox, running or not. What it has of cgroups holds at once; a process's own
+/// limits, where there is no cgroup, hold for what is started from now on.
+fn adjust(folder: &Folder, found: Found, resources: &Resources) -> anyhow::Result<()> {
+    let record = found.record.context("its record machine.json is missing")?;
+    let resources = Resources { disk: record.resources.disk, ..*resources };
+    if found.state == InstanceState::Running {
+        let cgroups = Cgroups::discover().of(&record.id);
+        cgroups.make_room(&resources)?;
+        cgroups.set(&resources)?;
+    }
+    let (hash, fields) =
+        change::adjusted(BackendKind::Native, record.hash, &record.fields, &resources.fields());
+    let record = state::Record { resources, hash, fields, ..record };
+    state::write_json(&folder.join(state::MACHINE), &record).context("writing its record")
 }
 
 /// Removes a folder of ours with all that is in it, whatever a sandbox has made of it.
@@ -224,9 +261,21 @@ impl Backend for Native {
             let mut observation = observe::observe(&scope, depth).map_err(failed)?;
             let sidecars = sidecar::observe(shared.sidecars(&scope), &scope).map_err(failed)?;
             observation.instances.extend(sidecars);
+            stray::observe(&scope, &mut observation).map_err(failed)?;
             Ok(observation)
         })
         .await
+    }
+
+    async fn stamp(&self, scope: &Scope, seen: &[Instance]) -> Option<u64> {
+        let scope = scope.clone();
+        let seen: Vec<_> = seen
+            .iter()
+            .filter(|instance| instance.backend == BackendKind::Native)
+            .map(|instance| (instance.resource, instance.sandbox.clone(), instance.boot.clone()))
+            .collect();
+        let look = move |_: &Shared| Ok(observe::stamp(&scope, &seen));
+        self.blocking("looking at native sandboxes", look).await.ok()
     }
 
     async fn prepare(
@@ -247,7 +296,7 @@ impl Backend for Native {
                             "trying",
                             &Request::Probe,
                             &[],
-                            Some(namespaces::mode(0)),
+                            Some(namespaces::mode()),
                             Some(DEADLINE),
                         )
                         .map(drop)
@@ -276,6 +325,7 @@ impl Backend for Native {
     }
 
     async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
+        events::moving();
         let scope = scope.clone();
         let spec = match spec {
             ResourceSpec::Machine(spec) => spec.clone(),
@@ -318,6 +368,7 @@ impl Backend for Native {
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        events::moving();
         if instance.resource == ResourceKind::Sidecar {
             return self.start_sidecar(scope, instance).await;
         }
@@ -331,7 +382,8 @@ impl Backend for Native {
             let hidden = scope.hidden.iter().cloned().chain([data]).collect();
             let folder_path =
                 folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
-            let request = Request::Start { folder: folder_path, hidden };
+            let mark = stray::marks(&scope).mark(&instance.sandbox);
+            let request = Request::Start { folder: folder_path, hidden, mark };
             shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
             shared.attach(&scope, &instance.sandbox)?;
             let found = observe::look(&folder, &host_boot()?);
@@ -342,7 +394,39 @@ impl Backend for Native {
 
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
-        self.blocking("attaching", move |shared| shared.attach(&scope, &instance.sandbox)).await
+        self.blocking("mending", move |shared| {
+            if instance.mendable.iter().any(|field| field.path == status::MAIN) {
+                let (folder, found) = find(&scope, &instance)?;
+                let mended = found.run.map_or(Ok(()), |run| folder.mend_status(&run));
+                let what = format!("mending {}", folder.join(status::MAIN).display());
+                mended.map_err(|error| BackendError::failed(what, error))?;
+            }
+            if instance.mendable.iter().any(|field| field.path.starts_with("resources.")) {
+                let (_, found) = find(&scope, &instance)?;
+                let set = found.record.map_or(Ok(()), |record| {
+                    Cgroups::discover().of(&record.id).set(&record.resources)
+                });
+                let what = format!("setting the limits of {}", instance.name);
+                set.map_err(|error| BackendError::failed(what, error))?;
+            }
+            shared.attach(&scope, &instance.sandbox)
+        })
+        .await
+    }
+
+    async fn adjust(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        resources: &Resources,
+    ) -> Result<(), BackendError> {
+        let (scope, machine, resources) = (scope.clone(), machine.clone(), *resources);
+        self.blocking("changing limits", move |_| {
+            let (folder, found) = find(&scope, &machine)?;
+            let what = format!("changing the limits of {}", machine.name);
+            adjust(&folder, found, &resources).map_err(|error| BackendError::failed(what, error))
+        })
+        .await
     }
 
     async fn load(
@@ -371,15 +455,25 @@ impl Backend for Native {
     }
 
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        events::moving();
         let (scope, instance) = (scope.clone(), instance.clone());
         if instance.resource == ResourceKind::Sidecar {
-            let end = move |shared: &Shared| shared.sidecars(&scope).teardown(&instance);
+            let end = move |shared: &Shared| {
+                let cgroups = || sidecar::remove_cgroups(&instance);
+                shared.sidecars(&scope).teardown(&instance, cgroups)
+            };
             return self.blocking("tearing a sidecar down", end).await;
         }
         self.blocking("tearing down", move |_| match find(&scope, &instance) {
+            _ if stray::is_lost(&instance.id) => {
+                let what = format!("tearing {} down", instance.name);
+                stray::end_lost(&scope, &instance, remove::DYING)
+                    .map_err(|error| BackendError::failed(what, error))
+            }
             Ok((folder, found)) => {
                 let what = format!("tearing {} down", instance.name);
-                remove::teardown(&Store::of(&scope), &folder, &found)
+                let mark = stray::marks(&scope).mark(&instance.sandbox);
+                remove::teardown(&Store::of(&scope), &folder, &mark, &found)
                     .map_err(|error| BackendError::failed(what, error))
             }
             Err(BackendError::NotRunning { .. }) => Ok(()),
@@ -467,6 +561,44 @@ impl Backend for Native {
         .await
     }
 
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        mut tar: TarStream,
+    ) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        let cancel = exec::Cancel::default();
+        let slot = cancel.slot();
+        self.blocking("copying files in", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("copying files into {}", instance.name);
+            let failed = |error: io::Error| BackendError::failed(&what, error);
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| failed(error.into()))?;
+            // Ends when the tar does, or when nobody reads it any more.
+            let writer = std::thread::spawn(move || -> io::Result<()> {
+                let mut pipe = File::from(write);
+                while let Some(part) = tar.blocking_recv() {
+                    pipe.write_all(&part?)?;
+                }
+                Ok(())
+            });
+            let fds = [init.as_fd(), read.as_fd()];
+            let request = Request::StreamIn { target };
+            let done = shared.helper.begin(&what, &request, &fds, None, None).and_then(|call| {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                    call.socket().try_clone().ok();
+                call.answer()
+            });
+            drop(read);
+            let written = writer.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            // The reader's reason first: a writer that finds no reader has none of its own.
+            done.and_then(|_| written.map_err(failed))
+        })
+        .await
+    }
+
     async fn copy_out(
         &self,
         scope: &Scope,
@@ -486,6 +618,57 @@ impl Backend for Native {
             let mut bytes = Vec::new();
             tar.rewind().and_then(|()| tar.read_to_end(&mut bytes)).map_err(failed)?;
             Ok(bytes.into())
+        })
+        .await
+    }
+
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError> {
+        let (scope, instance, path) = (scope.clone(), instance.clone(), path.to_owned());
+        let cancel = exec::Cancel::default();
+        let slot = cancel.slot();
+        self.blocking("copying files out", move |shared| {
+            let (target, init) = running(&scope, &instance)?;
+            let what = format!("copying {path} out of {}", instance.name);
+            let failed = |error: io::Error| BackendError::failed(&what, error);
+            let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| failed(error.into()))?;
+            // Ends when the tar does. Whether all of it was taken: else the writer finds no reader.
+            let reader = std::thread::spawn(move || -> io::Result<bool> {
+                let mut pipe = File::from(read);
+                loop {
+                    let mut piece = BytesMut::zeroed(PIECE);
+                    let count = pipe.read(&mut piece)?;
+                    piece.truncate(count);
+                    if count == 0 {
+                        return Ok(true);
+                    }
+                    if tar.blocking_send(piece.freeze()).is_err() {
+                        return Ok(false);
+                    }
+                }
+            });
+            let request = Request::CopyOut { target, path, limit: u64::MAX };
+            let fds = [init.as_fd(), write.as_fd()];
+            let call = shared.helper.begin(&what, &request, &fds, None, None);
+            // The helper's end is the last.
+            drop(write);
+            let done = call.and_then(|call| {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) =
+                    call.socket().try_clone().ok();
+                call.answer()
+            });
+            let passed = reader.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+            match passed {
+                Ok(true) => done.map(drop),
+                Ok(false) => Ok(()),
+                Err(error) => done.and_then(|_| Err(failed(error))),
+            }
         })
         .await
     }
@@ -552,7 +735,7 @@ impl Backend for Native {
 
 /// A sandbox that root made has files of many owners; one that a user made, of that user.
 fn check_mode(mode: Option<Mode>) -> anyhow::Result<()> {
-    let able = namespaces::mode(0);
+    let able = namespaces::mode();
     match mode {
         Some(Mode::Root { .. }) if able == Mode::Rootless => Err(anyhow::anyhow!(
             "it was made by root, whose rights this process does not have: run bottle as root"

@@ -22,6 +22,7 @@ use super::inside::{Inside, Owner};
 use super::state::{Mode, Record, RootFs};
 use super::sys;
 use crate::backend::guest_path;
+use crate::model::fs_path::unescape;
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -293,8 +294,18 @@ impl<'a> View<'a> {
             self.root.ensure_dir(workdir, 0o755, self.user())?;
         }
         let user = &self.sources.record.user;
-        self.root.ensure_dir(&user.home, 0o755, self.user())?;
-        Ok(())
+        match self.root.ensure_dir(&user.home, 0o755, self.user()) {
+            // A bottle may name one among the host's own folders.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(())
+            }
+            made => Ok(made.map(drop)?),
+        }
     }
 
     /// Puts the new root in the place of the old one, of which nothing stays.
@@ -442,31 +453,4 @@ fn overlay(lower: &str, upper: Option<&str>, mode: Mode) -> anyhow::Result<Owned
 fn mount_points() -> anyhow::Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
-}
-
-/// `mountinfo` writes spaces, tabs, line ends and backslashes as `\ooo`.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\');
-        let code = octal
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { &after[3..] } else { after };
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_mount_points_are_read_as_written() {
-        assert_eq!(unescape(r"/a\040b\134c"), Path::new(r"/a b\c"));
-        assert_eq!(unescape(r"/plain\9"), Path::new(r"/plain\9"));
-    }
 }

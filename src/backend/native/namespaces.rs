@@ -15,12 +15,9 @@ use super::sys::{self, Fork};
 
 /// How this process can make sandboxes. Decided by what it may do, not by its number: uid 0 of a
 /// container may be as powerless as anyone.
-pub(super) fn mode(random: u32) -> Mode {
-    // What systemd sets aside for containers is 524288…1879048191; the upper part is rarely used.
-    const FIRST: u32 = 0x4000_0000;
-    const SLOTS: u32 = 12_288;
-    let base = FIRST + (random % SLOTS) * super::state::IDS;
-    if may_map_ids() { Mode::Root { base } } else { Mode::Rootless }
+pub(super) fn mode() -> Mode {
+    // Which ids is decided for each sandbox: `ids`.
+    if may_map_ids() { Mode::Root { base: 0 } } else { Mode::Rootless }
 }
 
 /// Root, with the capabilities that count, of a user namespace in which all ids exist.
@@ -89,6 +86,33 @@ pub(super) fn enter_single(uid: u32, gid: u32) -> anyhow::Result<()> {
         .context("mapping groups")?;
     fs::write("/proc/self/uid_map", format!("{uid} {} 1", outer_uid.as_raw()))
         .context("mapping users")
+}
+
+/// Accounts that the kernel keeps for each user, and which a user namespace can have a lower limit of.
+const ACCOUNTS: [&str; 2] = ["max_inotify_instances", "max_inotify_watches"];
+
+/// How much of its accounts the user has here.
+pub(super) struct Accounts([Option<u64>; 2]);
+
+/// Looks before a user namespace is entered: a new one says of itself that it has no limit.
+pub(super) fn accounts() -> Accounts {
+    Accounts(
+        ACCOUNTS.map(|name| {
+            fs::read_to_string(format!("/proc/sys/user/{name}")).ok()?.trim().parse().ok()
+        }),
+    )
+}
+
+impl Accounts {
+    /// Leaves this user namespace half of each, so that what is in it does not use up what its maker
+    /// needs too. Where `/proc/sys` cannot be written, as in a container, it has all of it.
+    pub(super) fn halve(&self) {
+        for (name, limit) in ACCOUNTS.iter().zip(self.0) {
+            if let Some(limit) = limit {
+                let _ = fs::write(format!("/proc/sys/user/{name}"), (limit / 2).to_string());
+            }
+        }
+    }
 }
 
 /// Which setting of this machine forbids user namespaces, and how to change it.

@@ -3,14 +3,17 @@
 
 #![expect(clippy::disallowed_methods, reason = "the state folder is read")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::base;
 use super::limits::Cgroups;
 use super::state::{self, Folder, Record, Run, Store};
-use crate::backend::{Depth, Observation, Scope};
+use super::status::{self, Life};
+use crate::backend::stamp::Stamp;
+use crate::backend::{Depth, Observation, Scope, hostside};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Leftover,
     LeftoverKind, Ownership, ResourceKind, SandboxId, SpecHash,
@@ -45,9 +48,13 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
             && instance.state == InstanceState::Running
             && let Some(record) = &found.record
         {
-            instance.drift = drift(record, &cgroups);
+            instance.mendable.extend(drift(record, &cgroups));
         }
         observation.instances.push(instance);
+    }
+    // What one stands on whose record cannot be read is not known: nothing is left over then.
+    if observation.instances.iter().any(|i| matches!(i.state, InstanceState::Unknown(_))) {
+        return Ok(observation);
     }
     for name in base::outdated(&store)? {
         if !used_bases.contains(&name) {
@@ -61,6 +68,38 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         observation.leftovers.push(leftover(kind, &format!(".images/{name}"), digest));
     }
     Ok(observation)
+}
+
+/// What all of that looks like from outside: the folders, the records, and the processes that were seen
+/// to run.
+pub(super) fn stamp(scope: &Scope, seen: &[(ResourceKind, SandboxId, Option<String>)]) -> u64 {
+    let store = Store::of(scope);
+    let mut stamp = Stamp::default();
+    for folder in [store.path().to_owned(), store.bases(), store.images()] {
+        stamp.file(&folder);
+    }
+    let sidecars: BTreeMap<SandboxId, PathBuf> =
+        hostside::places(scope, BackendKind::Native).into_iter().collect();
+    stamp.add(sidecars.len());
+    for (resource, sandbox, boot) in seen {
+        let (folder, records): (PathBuf, &[&str]) = match resource {
+            ResourceKind::Sidecar => {
+                (sidecars.get(sandbox).cloned().unwrap_or_default(), &hostside::RECORDS)
+            }
+            _ => (
+                store.sandbox(sandbox).path().to_owned(),
+                &[state::MACHINE, state::RUN, status::MAIN],
+            ),
+        };
+        stamp.file(&folder);
+        for record in records {
+            stamp.file(&folder.join(record));
+        }
+        if let Some(pid) = boot.as_deref().and_then(|boot| boot.split('.').next()?.parse().ok()) {
+            stamp.add(hostside::how_it_is(pid));
+        }
+    }
+    stamp.digest()
 }
 
 /// The kernel is what a native sandbox is made of.
@@ -97,33 +136,53 @@ pub(super) struct Found {
     pub(super) record: Option<Record>,
     pub(super) run: Option<Run>,
     pub(super) state: InstanceState,
+    /// It runs, and the file that says so is not as its init wrote it.
+    pub(super) damaged: bool,
 }
 
 /// Looks at one sandbox.
 pub(super) fn look(folder: &Folder, host_boot: &str) -> Found {
-    let broken = |why: String| Found { record: None, run: None, state: InstanceState::Broken(why) };
+    let without = |state: InstanceState| Found { record: None, run: None, state, damaged: false };
     let record = match folder.record() {
         Ok(Some(record)) => record,
-        Ok(None) => return broken("its record is missing or of another version".to_owned()),
-        Err(error) => return broken(format!("its record cannot be read: {error}")),
+        Ok(None) if folder.join("upper").exists() => {
+            let path = folder.join(state::MACHINE);
+            return without(InstanceState::Unknown(format!(
+                "{} is missing: put it back",
+                path.display()
+            )));
+        }
+        Ok(None) => return without(InstanceState::Broken("half made".to_owned())),
+        Err(error) => return without(InstanceState::Unknown(error.to_string())),
     };
     let run = match folder.run() {
         Ok(run) => run,
-        // Written and renamed whole, so only a crash of the host leaves half of one: it is down.
-        Err(_) => {
-            return Found {
-                record: Some(record),
-                run: None,
-                state: InstanceState::Stopped { code: None },
-            };
+        // Whether it runs is not known, so that nothing is to be started on its files.
+        Err(error) => {
+            let state = InstanceState::Unknown(error.to_string());
+            return Found { record: Some(record), run: None, state, damaged: false };
         }
     };
+    let mut damaged = false;
     let state = match &run {
+        // The receipt is lost, and so is the run that it named.
+        None if folder.join(state::RUN).exists() => InstanceState::Stopped { code: None },
         None => InstanceState::Created,
-        Some(run) if folder.runs(run, host_boot) => InstanceState::Running,
-        Some(_) => InstanceState::Stopped { code: None },
+        Some(run) => match folder.life(run, host_boot, false) {
+            Life::Runs => {
+                damaged = !folder.is_said_by(run);
+                InstanceState::Running
+            }
+            Life::Over => InstanceState::Stopped { code: None },
+            Life::Unclear => InstanceState::Unknown(format!(
+                "{} is missing or damaged, and its init, process {}, lives: what runs would be lost; make the \
+                 file readable (mode 600) if it is only closed, or put a copy back",
+                folder.join(status::MAIN).display(),
+                run.pid
+            )),
+        },
     };
-    Found { record: Some(record), run, state }
+    Found { record: Some(record), run, state, damaged }
 }
 
 /// As the planner sees it.
@@ -151,7 +210,7 @@ pub(super) fn instance(scope: &Scope, sandbox: SandboxId, found: &Found) -> Inst
         state: found.state.clone(),
         boot: found.run.as_ref().filter(|_| running).map(Run::boot),
         drift: Vec::new(),
-        mendable: Vec::new(),
+        mendable: found.damaged.then(status_file).into_iter().collect(),
         notes: Vec::new(),
         image: record.and_then(|record| record.image),
         created: record.map(|record| record.created),
@@ -166,4 +225,13 @@ fn drift(record: &Record, cgroups: &Cgroups) -> Vec<FieldChange> {
         .into_iter()
         .map(|(path, from, to)| FieldChange { path, from: Some(from), to: Some(to) })
         .collect()
+}
+
+/// That the file is not as init wrote it, for people.
+fn status_file() -> FieldChange {
+    FieldChange {
+        path: status::MAIN.to_owned(),
+        from: Some("damaged".to_owned()),
+        to: Some("as its init says it".to_owned()),
+    }
 }

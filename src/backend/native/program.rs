@@ -3,10 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "it executes programs")]
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use super::limits::{self, Cgroups};
@@ -34,10 +34,10 @@ impl Program<'_> {
     ) -> ! {
         let code = match self.become_it(stdio, resources, cgroups) {
             Ok(never) => match never {},
-            Err((what, error)) => {
+            Err(Failed { what, error, code }) => {
                 let text = format!("bottle: {what}: {error}\n");
                 let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
-                if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+                code
             }
         };
         sys::exit_now(code)
@@ -48,8 +48,9 @@ impl Program<'_> {
         stdio: [Option<BorrowedFd<'_>>; 3],
         resources: &Resources,
         cgroups: &Cgroups,
-    ) -> Result<std::convert::Infallible, (String, io::Error)> {
-        let set_up = |error: io::Error| ("setting up the command".to_owned(), error);
+    ) -> Result<std::convert::Infallible, Failed> {
+        let failed = |what: &str, error| Failed { what: what.to_owned(), error, code: 126 };
+        let set_up = |error| failed("setting up the command", error);
         // Of a terminal the session was made before.
         let _ = rustix::process::setsid();
         redirect(stdio).map_err(set_up)?;
@@ -58,21 +59,29 @@ impl Program<'_> {
         sys::block_signals(&[]).map_err(set_up)?;
         limits::set_rlimits(resources, cgroups).map_err(set_up)?;
         match self.workdir {
-            Some(folder) => rustix::process::chdir(folder)
-                // Not 127: the program was not even looked for.
-                .map_err(|error| {
-                    (format!("entering {folder}: {error}"), io::ErrorKind::Other.into())
-                })?,
+            // Not 127: the program was not even looked for.
+            Some(folder) => rustix::process::chdir(folder).map_err(|error| {
+                failed(&format!("entering the working directory {folder}"), error.into())
+            })?,
             None => rustix::process::chdir(self.home)
                 .or_else(|_| rustix::process::chdir("/"))
                 .map_err(|error| set_up(error.into()))?,
         }
         let Some((name, arguments)) = self.argv.split_first() else {
-            return Err(("running nothing".to_owned(), io::ErrorKind::InvalidInput.into()));
+            return Err(failed("running nothing", io::ErrorKind::InvalidInput.into()));
         };
         let mut command = Command::new(name);
-        Err((name.clone(), command.args(arguments).env_clear().envs(&self.env).exec()))
+        let error = command.args(arguments).env_clear().envs(&self.env).exec();
+        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        Err(Failed { what: name.clone(), error, code })
     }
+}
+
+/// Why a program did not start, and the exit code that says so.
+struct Failed {
+    what: String,
+    error: io::Error,
+    code: i32,
 }
 
 /// Moves descriptors to where programs look for them. The sources may be 0, 1 and 2 themselves, in
@@ -98,13 +107,13 @@ fn redirect(stdio: [Option<BorrowedFd<'_>>; 3]) -> io::Result<()> {
 /// Where programs are looked for when nothing else says so.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The environment of a program: the usual, the image's and the bottle's, the asked-for values if
-/// `asked`, and `more`.
+/// The environment of a program: the usual, the image's, what the machine was made with, the
+/// asked-for and the plain values if it is to have `values`, and `more`.
 pub(super) fn environment(
     record: &Record,
     user: &User,
     more: &[(String, String)],
-    asked: bool,
+    values: bool,
 ) -> BTreeMap<String, String> {
     let usual = [
         ("PATH", PATH),
@@ -116,7 +125,8 @@ pub(super) fn environment(
     let mut env: BTreeMap<String, String> =
         usual.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     env.extend(record.env.iter().cloned());
-    if asked && let Ok(text) = std::fs::read_to_string(Path::new(guest_path::ENV)) {
+    let files = [guest_path::ENV, guest_path::VALUES];
+    for text in files.into_iter().filter(|_| values).filter_map(read_inside) {
         for (name, value) in exports(&text) {
             match value {
                 Some(value) => env.insert(name, value),
@@ -128,7 +138,26 @@ pub(super) fn environment(
     env
 }
 
-/// What the lines of [`guest_path::ENV`] set, last one first: `export NAME='it'\''s'` and
+/// No environment that a kernel takes is longer.
+const LONGEST: u64 = 8 << 20;
+
+/// Reads a file that the sandbox's user may have put another in the place of: nothing is followed, and
+/// nothing that is no file is waited for.
+fn read_inside(path: &str) -> Option<String> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file).ok()?.st_mode);
+    if kind != FileType::RegularFile {
+        return None;
+    }
+    let mut text = String::new();
+    File::from(file).take(LONGEST).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// What the lines of [`guest_path::VALUES`] and [`guest_path::ENV`] set, last one first: `export NAME='it'\''s'` and
 /// `unset NAME` (a `None`). No shell is asked: an image may have none.
 fn exports(text: &str) -> BTreeMap<String, Option<String>> {
     let mut found = BTreeMap::new();

@@ -9,37 +9,55 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::limits::Cgroups;
+use super::limits::{self, Cgroups};
 use super::observe::Found;
 use super::state::{Folder, Store};
-use super::{base, discard, enter, observe};
-use crate::backend::{Depth, Scope};
+use super::status::LOCK;
+use super::{base, discard, enter, ids, observe, stray};
+use crate::backend::{Depth, Scope, durable};
 use crate::model::{Leftover, LeftoverKind};
 
 /// How long the processes of a sandbox may take to die.
-const DYING: Duration = Duration::from_secs(20);
+pub(super) const DYING: Duration = Duration::from_secs(20);
 
 /// Ends the sandbox and removes all that was its. Its mounts and namespaces end with its last
 /// process.
-pub(super) fn teardown(store: &Store, folder: &Folder, found: &Found) -> anyhow::Result<()> {
+pub(super) fn teardown(
+    store: &Store,
+    folder: &Folder,
+    mark: &str,
+    found: &Found,
+) -> anyhow::Result<()> {
     // A start under way ends first, one way or the other; one that comes now finds no folder.
-    let lock =
-        fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock"));
-    let lock = match lock {
+    let lock = match durable::lock_file(&folder.join(LOCK)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         lock => lock?,
     };
     lock.lock()?;
+    let mut ids: Vec<String> = found.record.iter().map(|record| record.id.clone()).collect();
+    if found.record.is_none() {
+        ids.extend(folder.salvaged_id());
+    }
     if let Some(run) = folder.run().unwrap_or_else(|_| found.run.clone())
         && let Some(init) = enter::init_of(&run)?
     {
+        if ids.is_empty() {
+            ids.extend(limits::id_of(run.pid));
+        }
         enter::kill(&init, DYING)?;
     }
-    if let Some(record) = &found.record {
-        Cgroups::discover().of(&record.id).remove().context("removing its cgroups")?;
+    stray::end(folder.path(), mark, DYING)?;
+    for id in ids {
+        let cgroups = Cgroups::discover().of(&id);
+        cgroups.end(DYING).context("ending what is left in its cgroups")?;
+        cgroups.remove().context("removing its cgroups")?;
     }
     // The name is free at once; what is left if this is interrupted is a leftover.
     discard(store, folder.path()).context("removing its files")?;
+    if let Some(record) = &found.record {
+        // Its files are gone: nothing has an owner among these ids any more.
+        ids::release(store, record.mode, &record.id).context("giving back its ids")?;
+    }
     // A base that cannot be removed is seen as a leftover.
     let _ = base::sweep(store);
     Ok(())
@@ -47,6 +65,9 @@ pub(super) fn teardown(store: &Store, folder: &Folder, found: &Found) -> anyhow:
 
 /// Removes a leftover, unless something stands on it by now.
 pub(super) fn prune(scope: &Scope, leftover: &Leftover) -> anyhow::Result<()> {
+    if stray::is_one(leftover) {
+        return stray::prune(scope, leftover, DYING);
+    }
     let store = Store::of(scope);
     // Names as they were observed, and nothing else.
     let path = Path::new(&leftover.id.0);

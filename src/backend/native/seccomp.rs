@@ -15,20 +15,22 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::backend::setid::{self, Says};
+
 /// Compiled once, before privileges go; loaded last.
 pub(super) struct Filters([BpfProgram; 2]);
 
 impl Filters {
     /// Compiles both. In a sandbox that has a folder of the host to write to (`shares_files`) no file
-    /// can be made setuid: on the host it would be one of the folder's owner, perhaps of root.
+    /// can be made set-id: on the host it would be one of the folder's owner, perhaps of root.
     pub(super) fn compile(shares_files: bool) -> io::Result<Self> {
         let mut allowed: Rules =
             ALLOWED.iter().chain(LEGACY).chain(UNIFIED).map(|nr| (*nr, Vec::new())).collect();
         let mut refused = refused().map_err(io::Error::other)?;
         if shares_files {
-            refused.extend(setuid().map_err(io::Error::other)?);
-            // Its mode is in memory, where no filter looks; who uses it knows `openat` too.
-            allowed.remove(&libc::SYS_openat2);
+            let (by_argument, unseen) = set_id().map_err(io::Error::other)?;
+            refused.extend(by_argument);
+            allowed.retain(|call, _| !unseen.contains(call));
         }
         let allow =
             program(allowed, SeccompAction::Errno(errno(libc::ENOSYS)), SeccompAction::Allow)?;
@@ -128,38 +130,63 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// The calls that make a file setuid.
-fn setuid() -> Result<Rules, seccompiler::BackendError> {
+/// What makes a file set-id: the rules for what arguments say, and the calls whose arguments do not.
+fn set_id() -> Result<(Rules, Vec<i64>), seccompiler::BackendError> {
     let has = |argument: u8, bits: u32| {
         let bits = u64::from(bits);
         when(argument, SeccompCmpOp::MaskedEq(bits), bits)
     };
-    let mut rules = Rules::new();
-    let mut by_mode = |call: i64, mode: u8| -> Result<(), seccompiler::BackendError> {
-        rules.insert(call, vec![SeccompRule::new(vec![has(mode, libc::S_ISUID)?])?]);
-        Ok(())
-    };
-    by_mode(libc::SYS_fchmod, 1)?;
-    by_mode(libc::SYS_fchmodat, 2)?;
-    by_mode(452, 2)?; // fchmodat2
-    by_mode(libc::SYS_mknodat, 2)?;
-    #[cfg(target_arch = "x86_64")]
-    for call in [libc::SYS_chmod, libc::SYS_creat, libc::SYS_mknod] {
-        by_mode(call, 1)?;
+    let each = |bits: u32| (0..32).map(|bit| 1 << bit).filter(move |bit| bits & bit != 0);
+    let (mut rules, mut unseen) = (Rules::new(), Vec::new());
+    for (name, says) in setid::CALLS {
+        let Some(call) = number(name) else { continue };
+        let mut either = Vec::new();
+        for bit in each(setid::BITS) {
+            match says {
+                Says::Mode(mode) => either.push(SeccompRule::new(vec![has(mode, bit)?])?),
+                Says::Flags(flags) => {
+                    for making in each(setid::MAKING) {
+                        let both = vec![has(flags, making)?, has(flags + 1, bit)?];
+                        either.push(SeccompRule::new(both)?);
+                    }
+                }
+                Says::Unseen => {}
+            }
+        }
+        if says == Says::Unseen {
+            unseen.push(call);
+        } else {
+            rules.insert(call, either);
+        }
     }
-    let mut by_flags = |call: i64, flags: u8| -> Result<(), seccompiler::BackendError> {
-        // The mode is looked at only where a file is made: else it is whatever the register holds.
-        let made = [libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY].map(|flag| {
-            let made = has(flags, flag.cast_unsigned())?;
-            SeccompRule::new(vec![made, has(flags + 1, libc::S_ISUID)?])
-        });
-        rules.insert(call, made.into_iter().collect::<Result<_, _>>()?);
-        Ok(())
-    };
-    by_flags(libc::SYS_openat, 2)?;
-    #[cfg(target_arch = "x86_64")]
-    by_flags(libc::SYS_open, 1)?;
-    Ok(rules)
+    Ok((rules, unseen))
+}
+
+/// The number of a call of [`setid::CALLS`], where this architecture has it.
+fn number(name: &str) -> Option<i64> {
+    Some(match name {
+        "fchmod" => libc::SYS_fchmod,
+        "fchmodat" => libc::SYS_fchmodat,
+        "fchmodat2" => 452,
+        "mkdirat" => libc::SYS_mkdirat,
+        "mknodat" => libc::SYS_mknodat,
+        "openat" => libc::SYS_openat,
+        "openat2" => libc::SYS_openat2,
+        "io_uring_setup" => libc::SYS_io_uring_setup,
+        "io_uring_enter" => libc::SYS_io_uring_enter,
+        "io_uring_register" => libc::SYS_io_uring_register,
+        #[cfg(target_arch = "x86_64")]
+        "chmod" => libc::SYS_chmod,
+        #[cfg(target_arch = "x86_64")]
+        "creat" => libc::SYS_creat,
+        #[cfg(target_arch = "x86_64")]
+        "mkdir" => libc::SYS_mkdir,
+        #[cfg(target_arch = "x86_64")]
+        "mknod" => libc::SYS_mknod,
+        #[cfg(target_arch = "x86_64")]
+        "open" => libc::SYS_open,
+        _ => return None,
+    })
 }
 
 /// Refused by name. What is in no list at all does not exist (`ENOSYS`).

@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::ThreadNameSpaceType;
 
+use super::limits::{Cgroups, SandboxCgroups};
 use super::observe::Found;
 use super::state::{self, Mode, Store};
 use super::wire::{self, Answer, Request, Target};
-use super::{DEADLINE, Native, Shared, caps, enter, host_boot, observe};
+use super::{DEADLINE, Native, Shared, caps, enter, host_boot, observe, start};
 use crate::backend::hostside::{Sidecar, Sidecars};
 use crate::backend::{BackendError, Scope};
 use crate::model::access::PROXY_PORT;
@@ -102,6 +103,27 @@ pub(super) fn listen(target: &Target, init: &OwnedFd) -> anyhow::Result<OwnedFd>
     }
 }
 
+/// The cgroups of a sidecar, where cgroups can be made.
+fn cgroups(instance: &Instance) -> SandboxCgroups {
+    Cgroups::discover().of(&format!("sidecar-{}", instance.id))
+}
+
+/// Moves a sidecar out of the cgroup that `bottle` was started in: what that one's limits are, and what
+/// else is killed in it, is no concern of a process that outlives `bottle`.
+fn set_apart(instance: &Instance, sidecar: &Sidecar<'_>) -> anyhow::Result<()> {
+    let Some(pid) = sidecar.pid() else { return Ok(()) };
+    let own = cgroups(instance);
+    own.make_unlimited()?;
+    start::join(&own.doors()?, pid)
+}
+
+/// Removes the cgroups of a sidecar that has ended.
+pub(super) fn remove_cgroups(instance: &Instance) -> Result<(), BackendError> {
+    cgroups(instance).remove().map_err(|error| {
+        BackendError::failed(format!("removing the cgroup of {}", instance.name), error)
+    })
+}
+
 /// The sidecars, as the planner sees them, beside the machines of the same listing.
 pub(super) fn observe(sidecars: Sidecars<'_>, scope: &Scope) -> std::io::Result<Vec<Instance>> {
     let host_boot = state::host_boot()?;
@@ -126,6 +148,10 @@ impl Native {
         let (scope, instance) = (scope.clone(), instance.clone());
         self.blocking("starting a sidecar", move |shared| {
             let sidecar = shared.sidecars(&scope).start(&instance)?;
+            if let Err(error) = set_apart(&instance, &sidecar) {
+                // It works where it is: in the cgroup of whoever started it.
+                tracing::warn!(sidecar = %instance.name, "it has no cgroup of its own: {error:#}");
+            }
             shared.attach_to(&scope, &sidecar)?;
             Ok(sidecar.instance())
         })

@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,34 +23,61 @@ use super::init::{self, Init, READY};
 use super::limits::Cgroups;
 use super::log::Log;
 use super::seccomp::Filters;
-use super::state::{self, Folder, IDS, MAIN, Mode, Record, Run};
+use super::state::{self, Folder, IDS, Mode, Record, Run};
+use super::status::{LOCK, Life, MAIN, NAMES};
 use super::sys::{self, Fork};
-use super::{enter, namespaces};
+use super::{enter, namespaces, stray};
+use crate::backend::durable;
 
 /// How long init may take until it is ready.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// How long after its helper an init may die.
+const FOLLOWING: Duration = Duration::from_millis(500);
 
-/// Starts the sandbox in `folder`, unless it runs.
-pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
+/// Starts the sandbox in `folder`, unless it runs. This process bears its mark.
+pub(super) fn start(folder: &Path, hidden: &[PathBuf], mark: &str) -> anyhow::Result<Run> {
     rustix::process::chdir(folder).with_context(|| format!("entering {}", folder.display()))?;
     let here = Folder(".".into());
     let _lock = lock()?;
     // While it was waited for the lock, the sandbox may have been taken away, and another made.
     let named = rustix::fs::stat(folder).map(|stat| stat.st_ino);
     anyhow::ensure!(named == rustix::fs::stat(".").map(|stat| stat.st_ino), "it was removed");
-    let record = here.record()?.context("its record is missing or of another version")?;
+    let record = here.record()?.context("its record machine.json is missing")?;
     let host_boot = state::host_boot()?;
     if let Some(run) = here.run()? {
-        if here.runs(&run, &host_boot) {
+        let mut life = here.life(&run, &host_boot, true);
+        if life != Life::Over && !here.is_said_by(&run) {
+            // One whose helper was killed while it was set up follows at once.
+            std::thread::sleep(FOLLOWING);
+            life = here.life(&run, &host_boot, true);
+        }
+        anyhow::ensure!(
+            life != Life::Unclear,
+            "{} is missing or damaged, and its init, process {}, lives",
+            folder.join(MAIN).display(),
+            run.pid
+        );
+        if life == Life::Runs {
+            // One that was found without its receipt gets it back.
+            if !matches!(durable::read_json::<Run>(Path::new(state::RUN)), Ok(Some(_))) {
+                state::write_json(Path::new(state::RUN), &run).context("writing the receipt")?;
+            }
             return Ok(run);
         }
-        // One whose helper was killed while it was set up is about to die. It has no future.
+        // It is about to die, and has no future.
         if let Some(doomed) = enter::init_of(&run)? {
             enter::kill(&doomed, DEADLINE)?;
         }
     }
     let cgroups = Cgroups::discover();
     let own = cgroups.of(&record.id);
+    // What runs there and is named by no receipt is on the same files: a second init beside it would
+    // spoil them.
+    own.end(DEADLINE).context("ending what a lost receipt named")?;
+    // One that never ran has none of these.
+    if [state::RUN, NAMES[0], NAMES[1], state::LOG[0]].iter().any(|name| here.join(name).exists()) {
+        stray::end(folder, mark, DEADLINE)?;
+    }
     own.make(&record.resources).context("making its cgroups")?;
     let doors = own.doors().context("opening its cgroups")?;
     let (gate, gate_opens) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
@@ -64,13 +91,9 @@ pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
         result: result_goes,
         filters: Filters::compile(record.mount.is_some())?,
         log: Log::open()?,
-        status: File::options()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(MAIN)?,
+        status: here
+            .open_status()
+            .with_context(|| format!("opening {}", folder.join(MAIN).display()))?,
         oom: own.oom_counter(),
         cgroups,
         record,
@@ -95,7 +118,7 @@ pub(super) fn start(folder: &Path, hidden: &[PathBuf]) -> anyhow::Result<Run> {
 
 /// One start at a time.
 fn lock() -> anyhow::Result<File> {
-    let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open("lock")?;
+    let lock = durable::lock_file(Path::new(LOCK))?;
     lock.lock()?;
     Ok(lock)
 }
@@ -162,7 +185,8 @@ impl Init {
         let mut kept =
             vec![self.gate.as_raw_fd(), self.result.as_raw_fd(), self.status.as_raw_fd()];
         kept.extend(self.log.fds());
-        kept.extend(self.oom.iter().map(|oom| oom.file().as_fd().as_raw_fd()));
+        let oom = self.oom.iter().flat_map(|oom| oom.files());
+        kept.extend(oom.map(|file| file.as_fd().as_raw_fd()));
         kept.extend(self.userns.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.programs_userns.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.workspace_userns.iter().map(AsRawFd::as_raw_fd));

@@ -4,24 +4,27 @@
 //! native/<sandbox>/machine.json   what it was made from; written once, before it has its name
 //! native/<sandbox>/run.json       its init: pid, start time, boot of the host
 //! native/<sandbox>/main           what its command does, which run is ready; init has it open
+//! native/<sandbox>/main.same      the same file under a second name
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
 //! native/<sandbox>/upper, work    its own files: what it changed of what it shares with others
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
 //! native/.bases/<digest>          the root that sandboxes of `image: host` share; the newest stays
 //! native/.images/<digest>         an unpacked image
 //! native/.making-*, .removing-*   half-made and half-removed: never wanted
+//! ../.id-ranges/<first id>        which host ids the sandboxes of all trees have (`ids`)
 //! ```
 
-#![expect(clippy::disallowed_methods, reason = "the state folder is this module's business")]
+#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "writes into state folders"))]
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Scope;
+use crate::backend::durable::{self, Keep};
 use crate::model::{Fields, Resources, Restart, SandboxId, SpecHash};
 
 /// The meaning of [`Record`]; another number is not ours to read.
@@ -100,6 +103,9 @@ pub(super) struct Record {
     pub(super) fields: Fields,
     pub(super) overlay: Option<String>,
     pub(super) created: u64,
+    /// The same to the millisecond; records of older versions have none.
+    #[serde(default)]
+    pub(super) created_millis: Option<u64>,
     pub(super) mode: Mode,
     pub(super) rootfs: RootFs,
     pub(super) image: Option<SpecHash>,
@@ -169,12 +175,7 @@ impl Store {
     }
 
     fn lock_file(&self, name: &str) -> io::Result<fs::File> {
-        fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(self.0.join(name))
+        durable::lock_file(&self.0.join(name))
     }
 
     /// Holds the lock that orders what is shared between sandboxes; freed when dropped.
@@ -202,68 +203,76 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// What it was made from; `None` when there is no such sandbox.
+    /// What it was made from; `None` when there is no record.
     pub(super) fn record(&self) -> io::Result<Option<Record>> {
-        read_json(&self.join(MACHINE))
-            .map(|found: Option<Record>| found.filter(|record| record.version == RECORD_VERSION))
+        let path = self.join(MACHINE);
+        let Some(found) = durable::read_json::<serde_json::Value>(&path)? else { return Ok(None) };
+        match found.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version != u64::from(RECORD_VERSION) => {
+                let what = format!(
+                    "{} is of version {version}, and this bottle reads version {RECORD_VERSION}: \
+                     use the bottle that wrote it",
+                    path.display()
+                );
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+            _ => serde_json::from_value(found)
+                .map(Some)
+                .map_err(|error| durable::damaged(&path, &error.to_string())),
+        }
     }
 
-    /// What the command does, and which run of the sandbox is ready: as init wrote it, last.
-    pub(super) fn status(&self) -> (String, String) {
-        let text = fs::read_to_string(self.join(MAIN)).unwrap_or_default();
-        let (main, boot) = text.split_once('\n').unwrap_or((&text, ""));
-        (main.trim().to_owned(), boot.lines().next().unwrap_or("").to_owned())
+    /// The id in a record that cannot be read as a whole, where it can be made out: its cgroups bear
+    /// it.
+    pub(super) fn salvaged_id(&self) -> Option<String> {
+        let bytes = durable::read(&self.join(MACHINE)).ok()??;
+        let text = String::from_utf8_lossy(&bytes);
+        let id = text.split_once("\"id\":\"")?.1.get(..ID_LENGTH)?;
+        id.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| id.to_owned())
     }
 
-    /// Whether `run` is alive.
-    pub(super) fn alive(run: &Run, host_boot: &str) -> bool {
-        run.alive(host_boot)
-    }
-
-    /// Whether `run` is alive, and was not only about to be: an init that is set up dies with its
-    /// helper until it is ready.
-    pub(super) fn runs(&self, run: &Run, host_boot: &str) -> bool {
-        Self::alive(run, host_boot) && self.status().1 == run.boot()
-    }
-
-    /// The last start; `None` when it was never started.
+    /// The last start; `None` when it was never started. Where the receipt is missing or damaged, the
+    /// init that runs is found by what it wrote itself when it was ready, so that it is never
+    /// started twice.
     pub(super) fn run(&self) -> io::Result<Option<Run>> {
-        read_json(&self.join(RUN))
+        match durable::read_json::<Run>(&self.join(RUN)) {
+            Ok(Some(run)) if run.alive(&host_boot()?) => Ok(Some(run)),
+            // The receipt may be of a run of before.
+            Ok(Some(run)) => Ok(self.run_by_status()?.or(Some(run))),
+            Ok(None) => self.run_by_status(),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.run_by_status(),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn run_by_status(&self) -> io::Result<Option<Run>> {
+        let host_boot = host_boot()?;
+        let run = run_of(&self.status().1, &host_boot);
+        Ok(run.filter(|run| run.alive(&host_boot)))
     }
 }
+
+/// The run that calls itself `boot`, if the host was not started anew since.
+fn run_of(boot: &str, host_boot: &str) -> Option<Run> {
+    let mut parts = boot.split('.');
+    let (pid, start_time) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let run = Run { pid, start_time, host_boot: host_boot.to_owned() };
+    (run.boot() == boot).then_some(run)
+}
+
+/// Digits of [`random_id`].
+const ID_LENGTH: usize = 32;
 
 /// Name of the record.
 pub(super) const MACHINE: &str = "machine.json";
 /// Name of the receipt.
 pub(super) const RUN: &str = "run.json";
-/// Name of the file that init writes: a line of [`STATUS_LINE`] bytes that says what the command does,
-/// and a line that says which run is ready.
-pub(super) const MAIN: &str = "main";
-/// Length of the first line of [`MAIN`].
-pub(super) const STATUS_LINE: usize = 32;
 /// Names of the log: what is written now, and what was before it.
 pub(super) const LOG: [&str; 2] = ["log", "log.1"];
 
-fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes a file under a temporary name and renames it: it is there as a whole or not at all.
+/// Writes a record that cannot be made again.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
-    fs::rename(&temporary, path)
+    durable::write_json(path, value, Keep::Durably)
 }
 
 /// 16 random bytes, as text.
@@ -276,6 +285,32 @@ pub(super) fn random_id() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_is_known_by_what_it_calls_itself() {
+        let run = Run { pid: 7, start_time: 99, host_boot: "0123456789ab".into() };
+        assert_eq!(run_of(&run.boot(), "0123456789ab"), Some(run.clone()));
+        assert_eq!(run_of(&run.boot(), "another-start"), None);
+        for damaged in ["", "7", "7.99", "x.99.01234567", "7.99.01234567.1"] {
+            assert_eq!(run_of(damaged, "0123456789ab"), None, "{damaged}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_record_that_is_cut_is_made_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder(folder.path().to_owned());
+        let id = random_id().unwrap();
+        for (text, found) in [
+            (format!(r#"{{"version":3,"id":"{id}","own"#), Some(id.clone())),
+            (format!(r#"{{"version":3,"id":"{}"#, &id[..9]), None),
+            (r#"{"id":"../../../../../../../../../../../x"}"#.to_owned(), None),
+            (String::new(), None),
+        ] {
+            fs::write(folder.join(MACHINE), text).unwrap();
+            assert_eq!(folder.salvaged_id(), found);
+        }
+    }
 
     #[test]
     fn ids_outside_the_range_stay_inside_it() {

@@ -90,8 +90,10 @@ pub(super) fn signal_fd(signals: &[Signal]) -> io::Result<OwnedFd> {
 /// A signal that arrived.
 pub(super) struct Received {
     pub(super) number: i32,
-    /// The process that sent it; 0 where that is the kernel, or outside this process namespace.
-    pub(super) sender: u32,
+    /// Sent with `kill` by a process outside of this process namespace. Of one inside the kernel says
+    /// which it is, unless that fills in the words itself (`rt_sigqueueinfo`) or has something else
+    /// send it (`F_SETSIG`): those are told by their code.
+    pub(super) from_outside: bool,
 }
 
 /// The next pending signal of a [`signal_fd`].
@@ -102,11 +104,11 @@ pub(super) fn read_signal(fd: &OwnedFd) -> Option<Received> {
         info.get(at..at + 4).filter(|_| read == info.len())?.try_into().ok()
     };
     let sender = std::mem::offset_of!(libc::signalfd_siginfo, ssi_pid);
+    let code = std::mem::offset_of!(libc::signalfd_siginfo, ssi_code);
+    let from_outside =
+        i32::from_ne_bytes(word(code)?) == libc::SI_USER && u32::from_ne_bytes(word(sender)?) == 0;
     // The structure begins with `ssi_signo: u32`.
-    Some(Received {
-        number: i32::from_ne_bytes(word(0)?),
-        sender: u32::from_ne_bytes(word(sender)?),
-    })
+    Some(Received { number: i32::from_ne_bytes(word(0)?), from_outside })
 }
 
 /// Closes every descriptor but these.

@@ -1,7 +1,8 @@
 //! How `bottle` and its helper talk: one socket, which is the helper's stdin.
 //!
 //! `bottle` sends one request with the descriptors that it is about, the helper one answer. Nothing
-//! is said by arguments or environment: both can be read in `/proc`, also by a sandbox.
+//! is said by arguments or environment: both can be read in `/proc`, also by a sandbox. (But for its
+//! mark, which is there to be read.)
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -27,6 +28,8 @@ pub(super) enum Request {
         folder: PathBuf,
         /// What a sandbox may not see even where it is shown the folders around it.
         hidden: Vec<PathBuf>,
+        /// The first argument of the helper, and so of its init.
+        mark: String,
     },
     /// Run a command in a sandbox. Descriptors: its init (a pidfd), stdin, stdout, stderr; with a
     /// terminal, stdin is the caller's terminal. Answer: [`Answer::Exited`].
@@ -40,6 +43,11 @@ pub(super) enum Request {
         /// What is made, parents first: path, owner, group, mode.
         dirs: Vec<(String, u32, u32, u32)>,
     },
+    /// Unpack a tar that comes through a pipe. Descriptors: its init, the pipe. Answer: [`Answer::Done`].
+    StreamIn {
+        /// Where.
+        target: Target,
+    },
     /// Write a tar. Descriptors: its init, where to. Answer: [`Answer::Done`].
     CopyOut {
         /// From where.
@@ -51,6 +59,8 @@ pub(super) enum Request {
     },
     /// Unpack an image's layer into this folder. Descriptors: the tar. Answer: [`Answer::Done`].
     Unpack {
+        /// It comes out of an archive, which may hold far more than it takes.
+        archived: bool,
         /// The folder.
         folder: PathBuf,
     },
@@ -60,8 +70,45 @@ pub(super) enum Request {
         /// Where.
         target: Target,
     },
+    /// Enter a container of an engine; wipe, make folders, unpack. Descriptors: its mount namespace,
+    /// the tar, its user namespace where it has one. Answer: [`Answer::Done`], [`Answer::Outside`].
+    VisitPut {
+        /// What is removed first.
+        wipe: Vec<String>,
+        /// What is made, parents first: path, owner, group, mode.
+        dirs: Vec<(String, u32, u32, u32)>,
+        /// Of these, the one that may be there with another owner.
+        own: Option<String>,
+        /// As whom, and where.
+        visit: Visit,
+    },
+    /// Enter a container of an engine; unpack a tar as it comes. Descriptors and answers as above.
+    VisitStream {
+        /// As whom, and where.
+        visit: Visit,
+    },
+    /// Enter a container of an engine; write a tar. Descriptors as above, the second is where to.
+    VisitGet {
+        /// As whom, and where.
+        visit: Visit,
+        /// What.
+        path: String,
+        /// How many bytes at most.
+        limit: u64,
+    },
     /// Try to make namespaces. Answer: [`Answer::Done`].
     Probe,
+}
+
+/// As whom files of a container are touched, and where.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Visit {
+    /// The guest's user: id and group.
+    pub(super) user: (u32, u32),
+    /// With that user's rights and no more; else with all that files need.
+    pub(super) as_guest: bool,
+    /// The mounts that may be entered, beside the one that the container's `/` is on.
+    pub(super) mounts: Vec<u64>,
 }
 
 /// A running sandbox.
@@ -80,6 +127,8 @@ pub(super) struct Exec {
     pub(super) argv: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) workdir: Option<String>,
+    /// With the values that were put into the machine.
+    pub(super) values: bool,
     pub(super) as_root: bool,
     pub(super) tty: bool,
 }
@@ -93,6 +142,8 @@ pub(super) enum Answer {
     Started(Run),
     /// The command ended, with this code.
     Exited(i32),
+    /// It could not be entered, and nothing was done: why.
+    Outside(String),
     /// The text of an error.
     Failed(String),
 }

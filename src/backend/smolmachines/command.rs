@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 
 use super::orphans::Note;
 use super::{locked, parse};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, TarSink, TarStream};
 use crate::model::BackendKind;
 
 /// What is kept of each stream, where the caller names nothing else.
@@ -145,12 +145,16 @@ pub(super) struct Call {
     pub env: Vec<(&'static str, String)>,
     /// Its stdin; empty: none.
     pub stdin: Bytes,
+    /// A stream that goes to its stdin after that; taken by the one run.
+    pub stream: Option<Arc<Mutex<Option<TarStream>>>>,
     /// How long it may take.
     pub deadline: Duration,
     /// What it is for, as a gerund.
     pub what: String,
     /// How much of its stdout is kept.
     pub keep: usize,
+    /// Where its stdout goes instead. Nobody receives any more: it is read no further.
+    pub out: Option<TarSink>,
     /// What is noted of it while it lasts, where it changes something.
     pub note: Option<Note>,
 }
@@ -165,9 +169,11 @@ impl Call {
             args: args.into_iter().map(Into::into).collect(),
             env: Vec::new(),
             stdin: Bytes::new(),
+            stream: None,
             deadline,
             what: what.into(),
             keep: KEPT,
+            out: None,
             note: None,
         }
     }
@@ -235,7 +241,9 @@ async fn run_to_end(
     let failed = |e: std::io::Error| BackendError::failed(call.what.clone(), e);
     let mut command = command(settings, program, &call.args);
     command.envs(call.env.iter().map(|(name, value)| (name, value)));
-    command.stdin(if call.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
+    let stream = call.stream.as_ref().and_then(|stream| locked(stream).take());
+    let none = call.stdin.is_empty() && stream.is_none();
+    command.stdin(if none { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = spawn(&mut command, program)?;
     if let Some(note) = &call.note {
@@ -246,7 +254,7 @@ async fn run_to_end(
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (stdout, stderr) = (stdout.clone(), stderr.clone());
         async move {
-            tokio::join!(drain(out, &stdout, call.keep), drain(err, &stderr, KEPT));
+            tokio::join!(drain(out, &stdout, call.keep, call.out), drain(err, &stderr, KEPT, None));
         }
     };
     let input = child.stdin.take();
@@ -254,6 +262,14 @@ async fn run_to_end(
         if let Some(mut input) = input {
             // A command that ends without reading its input is no failure of ours.
             drop(input.write_all(&call.stdin).await);
+            if let Some(mut stream) = stream {
+                // Of a stream that breaks, whoever made it knows why.
+                while let Some(Ok(part)) = stream.recv().await {
+                    if input.write_all(&part).await.is_err() {
+                        break;
+                    }
+                }
+            }
             drop(input.shutdown().await);
         }
         std::future::pending::<()>().await;
@@ -301,11 +317,23 @@ async fn run_to_end(
     }
 }
 
-async fn drain(stream: Option<impl AsyncRead + Unpin>, kept: &Mutex<Kept>, keep: usize) {
+async fn drain(
+    stream: Option<impl AsyncRead + Unpin>,
+    kept: &Mutex<Kept>,
+    keep: usize,
+    out: Option<TarSink>,
+) {
     let Some(mut stream) = stream else { return };
     let mut buffer = vec![0; 64 * 1024];
     // A stream that breaks has ended.
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        if let Some(out) = &out {
+            if out.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+                return;
+            }
+            locked(kept).seen += count as u64;
+            continue;
+        }
         let mut kept = locked(kept);
         kept.seen += count as u64;
         let room = keep.saturating_sub(kept.bytes.len()).min(count);

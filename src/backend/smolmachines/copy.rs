@@ -5,8 +5,9 @@ use std::path::Component;
 
 use bytes::Bytes;
 
+use super::command::Ended;
 use super::{Smolmachines, exec, parse};
-use crate::backend::{BackendError, ExecSpec, ExecUser, Scope, Upload};
+use crate::backend::{BackendError, ExecSpec, ExecUser, Scope, TarSink, TarStream, Upload};
 use crate::model::Instance;
 
 /// As root: `LINKS WIPES WIPE… (DIR UID GID MODE)… `, and a tar on stdin. The guest's `tar` may
@@ -30,7 +31,11 @@ shift 2
 done"#;
 
 /// `PARENT NAME`. A name is itself, not what it points to.
-const GET_SH: &str = r#"cd "$1" && [ -e "$2" -o -L "$2" ] && exec tar -c -f - "$2""#;
+const GET_SH: &str = r#"if [ ! -e "$1/$2" ] && [ ! -L "$1/$2" ]; then
+echo "there is no $2 in $1" >&2
+exit 1
+fi
+cd "$1" && exec tar -c -f - "$2""#;
 
 pub(super) async fn copy_in(
     backend: &Smolmachines,
@@ -59,6 +64,25 @@ pub(super) async fn copy_in(
     let words = parse::words(&ended.stderr);
     let why = anyhow::anyhow!("the guest's shell ended with {}: {words}", ended.code);
     Err(BackendError::failed(what, why))
+}
+
+/// Unpacks a tar as it comes, by the guest's own `tar`.
+pub(super) async fn stream_in(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    tar: TarStream,
+) -> Result<(), BackendError> {
+    let argv = ["tar", "-x", "-p", "-f", "-", "-C", "/"];
+    let spec =
+        ExecSpec { user: ExecUser::Root, workdir: Some("/".to_owned()), ..ExecSpec::new(argv) };
+    let ended = exec::fed(backend, scope, instance, &spec, tar).await?;
+    if ended.code == 0 {
+        return Ok(());
+    }
+    let words = parse::words(&ended.stderr);
+    let why = anyhow::anyhow!("the guest's tar ended with {}: {words}", ended.code);
+    Err(BackendError::failed(format!("copying into {}", instance.name), why))
 }
 
 /// Every name stays inside, read as text: what a symlink makes of it is the guest's own affair.
@@ -98,31 +122,48 @@ pub(super) async fn copy_out(
     path: &str,
     limit: u64,
 ) -> Result<Bytes, BackendError> {
-    let what = || format!("copying {path} out of {}", instance.name);
-    let path = path.trim_end_matches('/');
-    if !path.is_empty() && !plain(path) {
-        let why = anyhow::anyhow!("it is no absolute path without `..`");
-        return Err(BackendError::failed(what(), why));
+    let failed =
+        |why| BackendError::failed(format!("copying {path} out of {}", instance.name), why);
+    let spec = packing(path).map_err(failed)?;
+    let keep = usize::try_from(limit).unwrap_or(usize::MAX);
+    let ended = exec::captured(backend, scope, instance, &spec, Bytes::new(), keep).await?;
+    if ended.cut {
+        return Err(failed(anyhow::anyhow!("it is larger than {limit} bytes")));
     }
+    packed(&ended).and_then(|()| renamed(&ended.stdout)).map_err(failed)
+}
+
+/// The names of it begin with `./`.
+pub(super) async fn stream_out(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    path: &str,
+    tar: TarSink,
+) -> Result<(), BackendError> {
+    let failed =
+        |why| BackendError::failed(format!("copying {path} out of {}", instance.name), why);
+    let spec = packing(path).map_err(failed)?;
+    let ended = exec::drained(backend, scope, instance, &spec, tar).await?;
+    packed(&ended).map_err(failed)
+}
+
+/// What makes a tar of a path, in the guest.
+fn packing(path: &str) -> anyhow::Result<ExecSpec> {
+    let path = path.trim_end_matches('/');
+    anyhow::ensure!(path.is_empty() || plain(path), "it is no absolute path without `..`");
     let (parent, name) = path.rsplit_once('/').map_or(("/", "."), |(parent, name)| (parent, name));
     let parent = if parent.is_empty() { "/" } else { parent };
     // A name that begins with a dash is still a name.
     let name = format!("./{name}");
     let argv = ["sh", "-c", GET_SH, "sh", parent, &name];
-    let spec =
-        ExecSpec { user: ExecUser::Root, workdir: Some("/".to_owned()), ..ExecSpec::new(argv) };
-    let keep = usize::try_from(limit).unwrap_or(usize::MAX);
-    let ended = exec::captured(backend, scope, instance, &spec, Bytes::new(), keep).await?;
-    if ended.cut {
-        let why = anyhow::anyhow!("it is larger than {limit} bytes");
-        return Err(BackendError::failed(what(), why));
-    }
-    if ended.code != 0 {
-        let words = parse::words(&ended.stderr);
-        let why = anyhow::anyhow!("the guest's shell ended with {}: {words}", ended.code);
-        return Err(BackendError::failed(what(), why));
-    }
-    renamed(&ended.stdout).map_err(|error| BackendError::failed(what(), error))
+    Ok(ExecSpec { user: ExecUser::Root, workdir: Some("/".to_owned()), ..ExecSpec::new(argv) })
+}
+
+fn packed(ended: &Ended) -> anyhow::Result<()> {
+    let words = || parse::words(&ended.stderr);
+    anyhow::ensure!(ended.code == 0, "the guest's shell ended with {}: {}", ended.code, words());
+    Ok(())
 }
 
 /// The same tar with names that begin with the last part of the path, as everywhere.

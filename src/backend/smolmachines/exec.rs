@@ -1,6 +1,7 @@
 //! Running commands in a machine. A failure of the program is never taken for the command's end.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,11 +12,16 @@ use super::guest::{self, Becoming, Guest};
 use super::labels::Set;
 use super::version::Version;
 use super::{Smolmachines, observe, parse};
-use crate::backend::{Attach, BackendError, ExecOutput, ExecSpec, ExecUser, Scope};
+use crate::backend::{
+    Attach, BackendError, ExecOutput, ExecSpec, ExecUser, Scope, TarSink, TarStream,
+};
 use crate::model::Instance;
 
 /// A guest that powers itself off leaves its caller waiting for ever.
 const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Of a command that is fed: whoever feeds it looks after it.
+const ENDLESS: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What the program ends with when it could not even start our shell in a container.
 const NOT_STARTED: i32 = 255;
@@ -94,7 +100,7 @@ impl Target {
         let script = format!("pids=$1\n{}{EXEC_SH}", guest::LIMIT_SH);
         let mut argv = vec!["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()];
         argv.extend([pids.to_string(), workdir.to_owned()]);
-        argv.extend(spec.argv.iter().cloned());
+        argv.extend(spec.loading());
         let becoming =
             guest::becoming(&self.guest, &self.set, self.version).map_err(unsupported)?;
         let (user, argv) = match (spec.user, &becoming) {
@@ -131,6 +137,40 @@ pub(super) async fn captured(
     let mut call = Call::new(what, DEADLINE, target.args(spec, options)?);
     call.stdin = stdin;
     call.keep = keep;
+    let ended = command::run(&backend.settings, call).await?;
+    judge(backend, scope, &target, ended.code, &ended.stderr).await?;
+    Ok(ended)
+}
+
+/// Runs a command whose stdout goes to `out`, piece by piece.
+pub(super) async fn drained(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    spec: &ExecSpec,
+    out: TarSink,
+) -> Result<Ended, BackendError> {
+    let target = Target::of(backend, scope, instance).await?;
+    let what = format!("running a command in {}", target.instance.name);
+    let mut call = Call::new(what, ENDLESS, target.args(spec, &["--stream"])?);
+    call.out = Some(out);
+    let ended = command::run(&backend.settings, call).await?;
+    judge(backend, scope, &target, ended.code, &ended.stderr).await?;
+    Ok(ended)
+}
+
+/// Runs a command with a stream as its stdin.
+pub(super) async fn fed(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    spec: &ExecSpec,
+    stdin: TarStream,
+) -> Result<Ended, BackendError> {
+    let target = Target::of(backend, scope, instance).await?;
+    let what = format!("running a command in {}", target.instance.name);
+    let mut call = Call::new(what, ENDLESS, target.args(spec, &["-i"])?);
+    call.stream = Some(Arc::new(Mutex::new(Some(stdin))));
     let ended = command::run(&backend.settings, call).await?;
     judge(backend, scope, &target, ended.code, &ended.stderr).await?;
     Ok(ended)

@@ -40,7 +40,7 @@ use super::docker::Docker;
 use super::hostside::Program;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, Observation, Progress, Scope, Upload,
+    LogOptions, Observation, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec, ResourceKind};
@@ -213,6 +213,15 @@ impl Backend for Smolmachines {
         copy::copy_in(self, scope, instance, upload).await
     }
 
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        tar: TarStream,
+    ) -> Result<(), BackendError> {
+        copy::stream_in(self, scope, instance, tar).await
+    }
+
     async fn copy_out(
         &self,
         scope: &Scope,
@@ -221,6 +230,16 @@ impl Backend for Smolmachines {
         limit: u64,
     ) -> Result<Bytes, BackendError> {
         copy::copy_out(self, scope, instance, path, limit).await
+    }
+
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError> {
+        copy::stream_out(self, scope, instance, path, tar).await
     }
 
     async fn logs(

@@ -131,7 +131,7 @@ pub(super) async fn running(
         InstanceState::Created => "not started",
         InstanceState::Paused => "paused",
         InstanceState::Stopped { .. } => "stopped",
-        InstanceState::Broken(why) => why,
+        InstanceState::Broken(why) | InstanceState::Unknown(why) => why,
     };
     Err(BackendError::NotRunning { name: found.name, state: state.to_owned() })
 }
@@ -163,6 +163,9 @@ pub(super) fn instance(scope: &Scope, row: &Row) -> Option<Instance> {
     let sandbox = labelled.or(standing)?;
     let state = state(row);
     let running = matches!(state, InstanceState::Running);
+    let unknown = labels.unreadable_with::<labels::Set>().filter(|_| ownership == Ownership::Ours);
+    let state =
+        unknown.map_or(state, |why| InstanceState::Unknown(format!("machine {}: {why}", row.name)));
     let fields = if ours { labels.fields() } else { Fields::default() };
     let drift = labels.set().filter(|_| ours).map(|set| drift(row, &set)).unwrap_or_default();
     Some(Instance {

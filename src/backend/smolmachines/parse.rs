@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::model::text::replaced;
+
 /// One machine of `machine ls --json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Row {
@@ -35,8 +37,7 @@ pub(super) fn listing(bytes: &[u8]) -> Result<Vec<Row>, String> {
 
 fn start_of(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(240)]);
-    let shown: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    shown.chars().take(60).collect()
+    replaced(text.trim(), "", ' ').chars().take(60).collect()
 }
 
 fn row(value: &Value) -> Option<Row> {

@@ -2,14 +2,14 @@
 //! machine or to the program, nothing else; but for the doors of the sidecars, which running machines
 //! were given.
 
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::backend::Scope;
+use crate::backend::durable::{self, Keep};
 
 /// Where it is.
 pub(super) fn folder(scope: &Scope) -> PathBuf {
@@ -23,7 +23,7 @@ pub(super) fn make(folder: &Path) -> std::io::Result<()> {
 
 /// What is remembered under this name; nothing, where nothing can be read.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    durable::read_json(path).ok()?
 }
 
 /// Remembers, whole or not at all. A failure is only worth a line in the log.
@@ -36,14 +36,7 @@ pub(super) fn write(path: &Path, value: &impl Serialize) {
 /// Keeps what must not be lost, whole or not at all.
 pub(super) fn keep(path: &Path, value: &impl Serialize) -> std::io::Result<()> {
     make(path.parent().unwrap_or(path))?;
-    let new = path.with_extension(format!("{}.new", std::process::id()));
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(value)?)?;
-        std::fs::rename(&new, path)
-    };
-    write().inspect_err(|_| drop(std::fs::remove_file(&new)))
+    durable::write_json(path, value, Keep::Durably)
 }
 
 /// Forgets; what is not there is forgotten already.

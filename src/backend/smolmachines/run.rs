@@ -17,6 +17,13 @@ const START_DEADLINE: Duration = Duration::from_secs(900);
 /// A machine that does not stop by itself is killed by the program after a while.
 const TEARDOWN_DEADLINE: Duration = Duration::from_secs(90);
 
+/// How the program says that the machine's process has outlived being killed, for now: on a busy host
+/// the kernel takes longer to end it than the program waits. It only decides whether it is tried again.
+const STILL_ALIVE: &str = "still alive after stop";
+
+/// So often in all, a pause apart.
+const TEARDOWNS: usize = 5;
+
 /// It only reads.
 const ASK_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -144,26 +151,31 @@ pub(super) async fn teardown(
     };
     let what = format!("removing {}", now.name);
     let folder = data_folder(backend, &now.name).await;
-    let args = ["machine", "delete", "--force", "--cascade", "--name", &now.name];
-    let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
-    call.note = Some(Note::new(scope, &what));
-    let ended = command::run(&backend.settings, call).await?;
-    match observe::own(backend, scope, instance).await {
-        Err(BackendError::NotRunning { .. }) => {
-            if let Some(folder) = folder {
-                clear(&folder).await;
+    for left in (0..TEARDOWNS).rev() {
+        let args = ["machine", "delete", "--force", "--cascade", "--name", &now.name];
+        let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
+        call.note = Some(Note::new(scope, &what));
+        let ended = command::run(&backend.settings, call).await?;
+        match observe::own(backend, scope, instance).await {
+            Err(BackendError::NotRunning { .. }) => break,
+            // Without that label it cannot be used, as above.
+            Ok(_) | Err(BackendError::Failed { .. }) => {
+                let words = parse::words(&ended.stderr);
+                if left == 0 || !words.contains(STILL_ALIVE) {
+                    let why = anyhow::anyhow!("smolvm ended with {}: {words}", ended.code);
+                    return Err(BackendError::failed(what, why));
+                }
+                tokio::time::sleep(PAUSE).await;
             }
-            guest::forget(backend, scope, instance);
-            sidecar::machine_is_gone(backend, scope, &instance.sandbox).await;
-            Ok(())
+            Err(error) => return Err(error),
         }
-        Ok(_) => {
-            let words = parse::words(&ended.stderr);
-            let why = anyhow::anyhow!("smolvm ended with {}: {words}", ended.code);
-            Err(BackendError::failed(what, why))
-        }
-        Err(error) => Err(error),
     }
+    if let Some(folder) = folder {
+        clear(&folder).await;
+    }
+    guest::forget(backend, scope, instance);
+    sidecar::machine_is_gone(backend, scope, &instance.sandbox).await;
+    Ok(())
 }
 
 /// Where the program keeps a machine's disks; `None` where it does not say, or says something else.

@@ -206,7 +206,7 @@ fn open(scope: &Scope, sidecar: &Sidecar<'_>, bound: bool) -> Result<(), Backend
     let listener = listener.map_err(|error| {
         let address = before.as_ref().map(Door::name).unwrap_or_default();
         failed(anyhow::anyhow!(
-            "the address {address}, which its running machine was given, is not to be had \
+            "the address {address}, which its running machine was given, is not free \
              ({error}): end the program that has taken it, or stop the machine"
         ))
     })?;
@@ -235,8 +235,10 @@ pub(super) async fn teardown(
     instance: &Instance,
 ) -> Result<(), BackendError> {
     let (sandbox, own) = (instance.sandbox.clone(), instance.clone());
-    blocking(backend, scope, "tearing a sidecar down", move |sidecars| sidecars.teardown(&own))
-        .await?;
+    blocking(backend, scope, "tearing a sidecar down", move |sidecars| {
+        sidecars.teardown(&own, || Ok(()))
+    })
+    .await?;
     let name = machine_name(scope, &sandbox);
     if let Ok(None) = observe::by_name(backend, scope, &name).await {
         forget(scope, &sandbox);

@@ -13,6 +13,9 @@ use crate::manifest::tree::{self, Dir, Kind, Links};
 use crate::manifest::{frontmatter, yaml};
 use crate::model::{Diagnostic, SandboxId};
 
+/// How the paths of the tree's agents begin.
+const AGENTS: &str = "agents/";
+
 impl Loader<'_> {
     /// The files of a folder that name something, sorted; of the others it is said why not.
     pub(super) fn entities(
@@ -37,10 +40,10 @@ impl Loader<'_> {
                 let near = [".MD", ".Md", ".markdown", ".yaml", ".yml", ".mdx"];
                 if near.iter().any(|end| shown.ends_with(end)) {
                     let warning =
-                        Diagnostic::warning(format!("{prefix}{shown}"), "this file is not read");
-                    self.diagnostics.push(
-                        warning.with_hint(format!("{what} is a file whose name ends with `.md`")),
-                    );
+                        Diagnostic::warning(format!("{prefix}{shown}"), "this file is not read")
+                            .with_hint(format!("{what} is a file whose name ends with `.md`"));
+                    let stem = shown.rsplit_once('.').map_or(&*shown, |(stem, _)| stem);
+                    self.passed_over(prefix, stem, warning);
                 }
                 continue;
             };
@@ -52,13 +55,23 @@ impl Loader<'_> {
                     let message =
                         format!("this file is skipped: `{}` cannot name {what}", shorten(name));
                     let hint = "a name is `[a-z][a-z0-9-]*`, at most 63 characters";
-                    self.diagnostics.push(
-                        Diagnostic::warning(format!("{prefix}{shown}"), message).with_hint(hint),
-                    );
+                    let warning =
+                        Diagnostic::warning(format!("{prefix}{shown}"), message).with_hint(hint);
+                    self.passed_over(prefix, name, warning);
                 }
             }
         }
         Ok(entities)
+    }
+
+    /// Says of a file that it does not count. Of an agent's, somebody may only have renamed it.
+    fn passed_over(&mut self, prefix: &str, stem: &str, warning: Diagnostic) {
+        if prefix == AGENTS
+            && let Ok(id) = SandboxId::new(stem.to_ascii_lowercase())
+        {
+            self.unread.insert(id, warning.clone());
+        }
+        self.diagnostics.push(warning);
     }
 }
 
@@ -75,7 +88,12 @@ pub(super) fn parse<T>(
         return None;
     }
     let parts = frontmatter::split(findings)?;
-    let node = yaml::parse(findings, parts.yaml.start, parts.yaml.end)?;
+    let free: Vec<&str> = table.foreign_text().collect();
+    let (start, end) = (parts.yaml.start, parts.yaml.end);
+    let node = match free.is_empty() {
+        true => yaml::parse(findings, start, end)?,
+        false => yaml::parse_with(findings, start, end, &free)?,
+    };
     let section = Section::open(&node, table, &At::Root, parts.open, findings)?;
     Some((read(&section, findings), parts.body))
 }

@@ -59,7 +59,13 @@ fn parses(table: &'static Table, value: &Value) -> bool {
     let Some(section) = Section::open(&node, table, &At::Root, Span::at(0), &mut findings) else {
         return false;
     };
-    let guard = Guard { base: Path::new("/"), home: None, trees: &[] };
+    let guard = Guard {
+        base: Path::new("/"),
+        home: None,
+        trees: &[],
+        trust: &crate::manifest::trust::Trust::new(),
+        sources: Default::default(),
+    };
     if std::ptr::eq(table, &bottle::TABLE) {
         bottle::read(&section, &guard, &mut Inputs::new("/dev/null".into()), &mut findings);
     } else if std::ptr::eq(table, &agent::TABLE) {
@@ -117,7 +123,8 @@ fn each_section(shape: &Shape, wrap: &dyn Fn(Value) -> Value, check: &mut dyn Fn
         | Shape::Whole { .. }
         | Shape::Number
         | Shape::Word(_)
-        | Shape::Any => {}
+        | Shape::Any
+        | Shape::AnyText => {}
     }
 }
 
@@ -163,8 +170,12 @@ fn full_bottle() -> Value {
         "cred_proxy": {"routes": [
             {"path": "/gh/", "upstream": "https://api.github.com", "auth_scheme": "Bearer",
              "token_ref": "GH_TOKEN", "role": ["git-insteadof", "tea-login"]},
-            {"path": "/a/", "upstream": "https://api.anthropic.com/v1", "auth_scheme": "token",
+            {"path": "/a/", "upstream": "https://api.anthropic.com/v1", "auth_scheme": "x-api-key",
              "token_ref": "KEY", "role": "anthropic-base-url"},
+            {"path": "/b/", "upstream": "https://github.com", "auth_scheme": "basic",
+             "auth_user": "x-access-token", "token_ref": "GH_TOKEN"},
+            {"path": "/c/", "upstream": "https://gitlab.com", "auth_scheme": "header",
+             "auth_header": "PRIVATE-TOKEN", "token_ref": "GL_TOKEN"},
         ]},
         "egress": {
             "allowlist": ["pkg.example.org", "*.example.net:8443", {"host": "a.b", "port": 80, "methods": ["GET"],

@@ -2,6 +2,8 @@
 //!
 //! `redact` takes their values out of whatever comes back, however an upstream wrote them.
 
+mod echo;
+mod packed;
 mod redact;
 mod sieve;
 

@@ -6,12 +6,21 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, BuildError, MatchKind};
 use bytes::Bytes;
 
+use super::echo::{Echo, Echoes};
+use super::packed::Packed;
 use super::sieve::Sieve;
+use crate::sidecar::dlp::any_within;
 use crate::sidecar::encodings::{Encoding, encodings};
 
 /// So many bytes from the middle of a form are in the automaton, which cannot be wiped. The rest
 /// is compared with what can.
 const ANCHOR: usize = 6;
+
+/// So many bytes of the beginning of a form, at most, tell nothing of the value; and no more than this
+/// part of the form.
+const LITTLE: usize = 4;
+/// See [`LITTLE`].
+const SHARE: usize = 4;
 
 /// The values to take out, in every encoding. Wiped when dropped; there is no `Debug`.
 pub struct Redactions {
@@ -23,6 +32,8 @@ pub struct Redactions {
     /// The forms that begin with a byte, by that byte.
     beginning: Box<[Vec<usize>; 256]>,
     longest: usize,
+    /// The values again, in forms that nobody expects.
+    echoes: Echoes,
 }
 
 struct Form {
@@ -63,7 +74,9 @@ impl Redactions {
         values: impl IntoIterator<Item = (&'v str, &'v [u8])>,
     ) -> Result<Self, BuildError> {
         let (mut names, mut forms) = (Vec::new(), Vec::new());
-        for (name, value) in values.into_iter().filter(|(_, value)| !value.is_empty()) {
+        let values: Vec<_> = values.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let echoes = Echoes::new(values.iter().map(|(_, value)| *value));
+        for (name, value) in values {
             for encoding in encodings(value) {
                 // A value of one or two bytes leaves nothing of its own in base64.
                 if encoding.bytes.is_empty() {
@@ -89,7 +102,7 @@ impl Redactions {
             .build(forms.iter().map(Form::anchor))?;
         let longest = forms.iter().map(|form| form.text().len()).max().unwrap_or(0);
         let sieve = Sieve::new(forms.iter().map(Form::text));
-        Ok(Self { names, forms, sieve, anchors, beginning, longest })
+        Ok(Self { names, forms, sieve, anchors, beginning, longest, echoes })
     }
 
     /// Whether there is nothing to take out.
@@ -103,6 +116,34 @@ impl Redactions {
     pub fn redact(&self, text: &[u8]) -> Option<Vec<u8>> {
         let spans = self.spans(text);
         (!spans.is_empty()).then(|| self.replace(text, &spans, text.len(), 0).0)
+    }
+
+    /// Whether a short text holds a value, or most of one, in any form.
+    #[must_use]
+    pub fn holds(&self, text: &[u8]) -> bool {
+        !self.spans(text).is_empty() || !self.echoes.find(text).0.is_empty()
+    }
+
+    /// The name of the value that a short text holds, or most of one, in any form.
+    #[must_use]
+    pub fn name_in(&self, text: &[u8]) -> Option<&str> {
+        let echoes = self.echoes.find(text).0.into_iter().map(|echo| echo.name);
+        let first = self.spans(text).into_iter().map(|span| span.name).chain(echoes).next()?;
+        self.names.get(first).map(|name| &**name)
+    }
+
+    /// The places of echoes, and where one may have begun, in a text behind another that has passed.
+    fn echoes(&self, passed: &[u8], text: &[u8], spans: &mut Vec<Span>) -> usize {
+        let (found, open) = self.echoes.find(&[passed, text].concat());
+        let inside = |at: usize| at.saturating_sub(passed.len());
+        let span = |Echo { name, place }: Echo| Span {
+            start: inside(place.start),
+            end: Reverse(inside(place.end)),
+            name,
+        };
+        spans.extend(found.into_iter().filter(|echo| echo.place.end > passed.len()).map(span));
+        spans.sort_unstable();
+        inside(open)
     }
 
     /// Every place of a form, in order.
@@ -172,46 +213,154 @@ pub struct Redactor {
     held: Vec<u8>,
     /// So many bytes of it are part of a value that was replaced already.
     covered: usize,
+    /// What answers a request that had a credential may repeat it in any form.
+    thorough: bool,
+    /// The end of what has passed: an echo may have begun in it.
+    passed: Vec<u8>,
+    /// More of it: a text may have begun in it that is written or packed within this one.
+    before: Vec<u8>,
+    /// Such a text held a value, so nothing more passes.
+    ended: bool,
+    /// What is looked into as it passes, where the text is packed.
+    packed: Packed,
 }
+
+/// So much of what has passed is kept.
+const PASSED: usize = 96;
+
+/// So much is kept for texts within a text.
+const BEFORE: usize = 8 << 10;
+
+/// What may become part of an unexpected form is held back up to here.
+const HELD: usize = 16 << 10;
 
 impl Redactor {
     /// Begins a text.
     #[must_use]
     pub fn new(redactions: Arc<Redactions>) -> Self {
-        Self { redactions, held: Vec::new(), covered: 0 }
+        let packed = Packed::default();
+        Self {
+            redactions,
+            held: Vec::new(),
+            covered: 0,
+            thorough: false,
+            passed: Vec::new(),
+            before: Vec::new(),
+            ended: false,
+            packed,
+        }
     }
 
     /// Begins another text with the same values.
     #[must_use]
     pub fn again(&self) -> Self {
-        Self::new(Arc::clone(&self.redactions))
+        Self { thorough: self.thorough, ..Self::new(Arc::clone(&self.redactions)) }
+    }
+
+    /// The same, for what answers a request that had a credential: parts of it and unexpected forms go
+    /// too, also in what is packed.
+    #[must_use]
+    pub const fn thorough(mut self) -> Self {
+        self.thorough = true;
+        self
+    }
+
+    /// Whether a short text holds a value, or most of one, in any form.
+    #[must_use]
+    pub fn holds(&self, text: &[u8]) -> bool {
+        self.redactions.holds(text)
+    }
+
+    /// What goes on, unless a value stands in a text within it: nothing but the end of the text keeps that
+    /// back.
+    fn passed_on(&mut self, out: Bytes) -> Bytes {
+        if !self.thorough || out.is_empty() {
+            return out;
+        }
+        let holds = |text: &[u8]| self.redactions.holds(text);
+        let open = !self.before.is_empty();
+        self.before.extend_from_slice(&out);
+        self.ended = !self.packed.passes(&out, holds) || any_within(&self.before, open, &holds);
+        // By whole groups of base64, so that it keeps its alignment.
+        let old = self.before.len().saturating_sub(BEFORE) / 4 * 4;
+        self.before.drain(..old);
+        if self.ended {
+            self.held.clear();
+            return Bytes::new();
+        }
+        out
     }
 
     /// Takes a piece, and gives what can go on.
     #[must_use]
     pub fn push(&mut self, piece: Bytes) -> Bytes {
+        if self.ended {
+            return Bytes::new();
+        }
         let text = if self.held.is_empty() {
             piece
         } else {
             self.held.extend_from_slice(&piece);
             Bytes::from(std::mem::take(&mut self.held))
         };
-        let until = self.redactions.begun(&text);
-        let spans = self.redactions.spans(&text);
-        self.held.extend_from_slice(&text[until..]);
-        if spans.is_empty() && self.covered == 0 {
-            return text.slice(..until);
+        let mut until = self.redactions.begun(&text);
+        let mut spans = self.redactions.spans(&text);
+        if self.thorough {
+            let open = self.redactions.echoes(&self.passed, &text, &mut spans);
+            if text.len() - open <= HELD {
+                until = until.min(open);
+            }
         }
-        let (out, covered) = self.redactions.replace(&text, &spans, until, self.covered);
-        self.covered = covered;
-        out.into()
+        if self.thorough {
+            self.passed.extend_from_slice(&text[until.saturating_sub(PASSED)..until]);
+            let old = self.passed.len().saturating_sub(PASSED);
+            self.passed.drain(..old);
+        }
+        self.held.extend_from_slice(&text[until..]);
+        let out = if spans.is_empty() && self.covered == 0 {
+            text.slice(..until)
+        } else {
+            let (out, covered) = self.redactions.replace(&text, &spans, until, self.covered);
+            self.covered = covered;
+            out.into()
+        };
+        self.passed_on(out)
+    }
+
+    /// What is held back, where it is too little to tell anything of a value: whoever waits for it gets
+    /// it. If the rest of a value follows, that is taken out all the same.
+    #[must_use]
+    pub fn release(&mut self) -> Bytes {
+        let held = &self.held;
+        let tells = |form: &Form| {
+            let begins = form.text().get(..held.len());
+            held.len() * SHARE > form.text().len()
+                && begins.is_some_and(|begin| form.same(begin, held))
+        };
+        if held.len() > LITTLE || self.redactions.forms.iter().any(tells) {
+            return Bytes::new();
+        }
+        let rest = held.get(self.covered..).unwrap_or_default();
+        let rest = Bytes::copy_from_slice(rest);
+        self.covered = self.covered.max(held.len());
+        self.passed_on(rest)
+    }
+
+    /// Whether something is held back that may be released.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.held.len() > self.covered && self.held.len() <= LITTLE
     }
 
     /// What was held back, at the end of the text.
     #[must_use]
-    pub fn finish(self) -> Bytes {
-        let spans = self.redactions.spans(&self.held);
-        self.redactions.replace(&self.held, &spans, self.held.len(), self.covered).0.into()
+    pub fn finish(mut self) -> Bytes {
+        let mut spans = self.redactions.spans(&self.held);
+        if self.thorough {
+            self.redactions.echoes(&self.passed, &self.held, &mut spans);
+        }
+        let out = self.redactions.replace(&self.held, &spans, self.held.len(), self.covered).0;
+        if self.ended { Bytes::new() } else { self.passed_on(out.into()) }
     }
 }
 

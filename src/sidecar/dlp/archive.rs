@@ -1,30 +1,84 @@
-//! Bodies that are archives or compressed files: what they hold is scanned too.
+//! Archives and compressed files in a body: what they hold is scanned too, wherever in it they stand,
+//! and in whatever usual way they are written.
 //!
 //! A tar needs nothing of its own: its members stand in it as they are.
 
+pub(super) mod find;
+pub(super) mod part;
+mod zip;
+
+use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use time::Date;
 
 use super::coding::{self, Coding, Limits, Unscannable};
+use super::decode;
 use super::scanner::{Finding, Scanner};
+use find::Tries;
+use zip::Member;
 
 /// Archives within archives.
-const DEPTH: usize = 2;
+pub(super) const DEPTH: usize = 2;
 
-/// A member that is itself an archive is looked into up to this size.
+/// Ways of writing on top of each other, such as base64 in base64, below which archives are looked for.
+const WRITTEN: usize = 3;
+
+/// What is unpacked is looked into for further archives up to this size.
 const INNER: usize = 4 << 20;
 
-/// Members of one archive that are looked into.
-const MEMBERS: usize = 10_000;
+/// Packed parts of one body that are looked into.
+const PLACES: usize = 64;
+
+/// What is written in another way is read up to here, in all.
+const REWRITTEN: usize = 64 << 20;
+
+/// Why something was not looked into. The text stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unscanned {
+    /// An archive of a format, or a member compressed in a way, that is not read.
+    Format,
+    /// A member is encrypted.
+    Encrypted,
+    /// Not what its first bytes say, or cut off.
+    Broken,
+    /// Archives in archives, too many on top of each other.
+    Nested,
+    /// Too many archives, or members of one.
+    Many,
+    /// Too large.
+    Large,
+    /// An archive within a body that is searched as it passes, where it is not opened.
+    Streamed,
+    /// The content coding cannot be taken off.
+    Coding,
+}
+
+impl Unscanned {
+    /// Its stable text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Format => "archive_format",
+            Self::Encrypted => "archive_encrypted",
+            Self::Broken => "archive_broken",
+            Self::Nested => "archive_nested",
+            Self::Many => "archive_many",
+            Self::Large => "too_large",
+            Self::Streamed => "archive_streamed",
+            Self::Coding => "content_coding",
+        }
+    }
+}
 
 /// What a whole body holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// What must not leave, each once.
     pub findings: Vec<Finding>,
-    /// Something in it could not be looked into: a format that is not known, or broken.
-    pub unscanned: bool,
+    /// Why something in it could not be looked into: the first reason.
+    pub unscanned: Option<Unscanned>,
 }
 
 /// One scan of one body: what it found, and how much it may still decode.
@@ -34,6 +88,12 @@ struct Scan<'s> {
     today: Date,
     limits: Limits,
     left: u64,
+    /// How much may still be read that is written in another way.
+    rewritten: usize,
+    /// How many packed parts may still be opened.
+    places: usize,
+    /// How often zlib may be tried in what is written in another way, all of it together.
+    tries: Rc<Tries>,
     report: Report,
 }
 
@@ -53,12 +113,19 @@ impl Scanner {
     ) -> Result<Report, Unscannable> {
         let report = Report::default();
         let left = limits.output;
-        let mut scan = Scan { scanner: self, host, today, limits, left, report };
+        let (rewritten, places) = (REWRITTEN, PLACES);
+        let tries = Rc::default();
+        let mut scan =
+            Scan { scanner: self, host, today, limits, left, rewritten, places, tries, report };
+        let runs = decode::runs(body);
+        // What is packed has fields that hold text: the name of a file, a comment.
+        scan.text(body, &runs);
         if codings.is_empty() {
-            scan.text(body);
-            scan.archive(body, DEPTH)?;
+            scan.inside(body, &runs, Rc::default(), 0, DEPTH, WRITTEN)?;
         } else {
-            scan.encoded(codings, body, DEPTH)?;
+            drop(runs);
+            // A coding is none of the archives in each other.
+            scan.encoded(codings, body, DEPTH + 1, WRITTEN)?;
         }
         scan.report.findings.sort();
         scan.report.findings.dedup();
@@ -67,153 +134,298 @@ impl Scanner {
 }
 
 impl Scan<'_> {
-    fn text(&mut self, text: &[u8]) {
-        self.report.findings.extend(self.scanner.scan(self.host, self.today, text));
+    /// Scans a text as it stands. `runs` are its [`decode::runs()`].
+    fn text(&mut self, text: &[u8], runs: &[Range<usize>]) {
+        let found = self.scanner.scan_runs(self.host, self.today, text, runs);
+        self.report.findings.extend(found);
     }
 
-    /// Scans what is encoded, and opens it if it is an archive.
+    fn unscanned(&mut self, reason: Unscanned) {
+        self.report.unscanned.get_or_insert(reason);
+    }
+
+    /// Scans what is encoded, and opens what is packed in it.
     fn encoded(
         &mut self,
         codings: &[Coding],
         body: &[u8],
         depth: usize,
+        written: usize,
     ) -> Result<(), Unscannable> {
         let mut stream = self.scanner.stream(self.host, self.today);
-        let mut start = Vec::new();
+        let mut kept = Vec::new();
         let mut length = 0;
         let limits = Limits { output: self.left, ..self.limits };
         let decoded = coding::decode(codings, body, limits, &mut |chunk| {
             stream.take(chunk);
             length += chunk.len();
-            // A prefix is kept only as long as it may be all of an archive.
-            if length <= INNER && (!start.is_empty() || length == chunk.len()) {
-                start.extend_from_slice(chunk);
-                if kind(&start).is_none() {
-                    start = Vec::new();
-                }
+            if length <= INNER {
+                kept.extend_from_slice(chunk);
             }
             true
         });
-        self.report.findings.extend(stream.end());
-        decoded?;
+        // What is left of it is searched, and told by the next line.
+        let _ = stream.flush();
+        if length > INNER {
+            kept = Vec::new();
+            if stream.holds_packed() {
+                self.unscanned(Unscanned::Large);
+            }
+        }
+        self.report.findings.extend_from_slice(stream.findings());
         self.left = self.left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
-        if start.len() == length {
-            self.archive(&start, depth.saturating_sub(1))?;
-        } else if !start.is_empty() {
-            self.report.unscanned = true;
+        if decoded != Err(Unscannable::TooLarge) {
+            self.unpacked(&kept, depth.saturating_sub(1), written)?;
+        }
+        decoded
+    }
+
+    /// The same for what was packed.
+    fn unpacked(&mut self, bytes: &[u8], depth: usize, written: usize) -> Result<(), Unscannable> {
+        let runs = if written > 0 { decode::runs(bytes) } else { Vec::new() };
+        self.inside(bytes, &runs, Rc::default(), 0, depth, written)
+    }
+
+    /// Opens what is packed in a text that was scanned as it stands, however it is written there. `runs` are
+    /// its [`decode::runs()`]; what is packed as it stands is looked for `from` there on, and zlib tried
+    /// so often.
+    fn inside(
+        &mut self,
+        bytes: &[u8],
+        runs: &[Range<usize>],
+        tries: Rc<Tries>,
+        from: usize,
+        depth: usize,
+        written: usize,
+    ) -> Result<(), Unscannable> {
+        let named = self.parts(bytes, depth, written)?;
+        let mut done = 0;
+        for place in find::places(bytes, from, tries) {
+            let Some((at, kind)) = place.filter(|_| self.places > 0) else {
+                self.unscanned(Unscanned::Many);
+                if self.places == 0 {
+                    break;
+                }
+                continue;
+            };
+            if at < done || named.binary_search(&at).is_ok() {
+                continue;
+            }
+            if depth == 0 {
+                self.unscanned(Unscanned::Nested);
+                break;
+            }
+            self.places -= 1;
+            done = at + self.open(&bytes[at..], kind, at == 0, depth, written)?;
+        }
+        if written > 0 {
+            let tries = Rc::clone(&self.tries);
+            for text in find::written(bytes, runs, &tries) {
+                let Some(left) = self.rewritten.checked_sub(text.bytes.len()) else {
+                    self.unscanned(Unscanned::Large);
+                    break;
+                };
+                self.rewritten = left;
+                let tries = Rc::clone(&tries);
+                self.inside(&text.bytes, &text.runs, tries, text.from, depth, written - 1)?;
+            }
         }
         Ok(())
     }
 
-    /// Opens an archive, if it is one.
-    fn archive(&mut self, bytes: &[u8], depth: usize) -> Result<(), Unscannable> {
-        let opened = match kind(bytes) {
-            None => return Ok(()),
-            Some(_) if depth == 0 => Ok(false),
-            Some(Kind::Opaque) => Ok(false),
-            Some(Kind::Coded(coding)) => self.encoded(&[coding], bytes, depth).map(|()| true),
-            Some(Kind::Zip) => self.zip(bytes, depth),
-        };
-        match opened {
-            // Not what it looked like. The bytes have been scanned as they stand.
-            Ok(false) | Err(Unscannable::Corrupt(_) | Unscannable::Coding) => {
-                self.report.unscanned = true;
-                Ok(())
+    /// Opens the parts of a form whose own head says how they are packed or written. Says where those begin
+    /// that are packed.
+    fn parts(
+        &mut self,
+        bytes: &[u8],
+        depth: usize,
+        written: usize,
+    ) -> Result<Vec<usize>, Unscannable> {
+        let mut named = Vec::new();
+        for part in part::parts(bytes) {
+            let Some(part) = part.filter(|_| self.places > 0) else {
+                self.unscanned(Unscanned::Many);
+                break;
+            };
+            let Some(layers) = part.layers else {
+                // Where escapes were undone that were none, it is not what was sent.
+                if written == WRITTEN {
+                    self.unscanned(Unscanned::Format);
+                }
+                continue;
+            };
+            // Where it ends is looked for in all that follows: not for one that is not read.
+            if !layers.is_packed() && (self.rewritten == 0 || written == 0) {
+                self.unscanned(Unscanned::Large);
+                break;
             }
-            Ok(true) => Ok(()),
-            Err(Unscannable::TooLarge) => Err(Unscannable::TooLarge),
+            let body = part.body(bytes);
+            if !layers.is_packed() {
+                self.rewritten(layers, body, depth, written)?;
+                continue;
+            }
+            named.push(part.start);
+            if depth == 0 {
+                self.unscanned(Unscanned::Nested);
+                continue;
+            }
+            self.places -= 1;
+            match self.encoded(layers.codings(), body, depth, written) {
+                Err(Unscannable::TooLarge) => self.unscanned(Unscanned::Large),
+                // Where escapes were undone that were none, it is not what was sent.
+                Err(_) if written < WRITTEN => {}
+                Err(_) => self.unscanned(Unscanned::Broken),
+                Ok(()) => {}
+            }
         }
+        Ok(named)
     }
 
-    /// Opens every member of a zip. False: not all could be.
-    fn zip(&mut self, bytes: &[u8], depth: usize) -> Result<bool, Unscannable> {
-        let Some(members) = members(bytes) else { return Ok(false) };
-        let mut all = true;
+    /// Scans a part that says how it is written.
+    fn rewritten(
+        &mut self,
+        layers: Layers,
+        body: &[u8],
+        depth: usize,
+        written: usize,
+    ) -> Result<(), Unscannable> {
+        let left = self.rewritten.checked_sub(body.len()).filter(|_| written > 0);
+        let Some(left) = left else {
+            self.rewritten = 0;
+            self.unscanned(Unscanned::Large);
+            return Ok(());
+        };
+        self.rewritten = left;
+        let mut text = Vec::new();
+        // What is written so has no end of its own that could be missing.
+        let _ = coding::decode(layers.codings(), body, self.limits, &mut |piece| {
+            text.extend_from_slice(piece);
+            true
+        });
+        let runs = decode::runs(&text);
+        self.text(&text, &runs);
+        self.inside(&text, &runs, Rc::clone(&self.tries), 0, depth, written - 1)
+    }
+
+    /// Opens what begins here, and says how long it is, as far as that is known. That bytes follow its
+    /// end is no fault unless it is the first of them.
+    fn open(
+        &mut self,
+        bytes: &[u8],
+        kind: Kind,
+        first: bool,
+        depth: usize,
+        written: usize,
+    ) -> Result<usize, Unscannable> {
+        match kind {
+            Kind::Opaque | Kind::Layers(_) => self.unscanned(Unscanned::Format),
+            Kind::Coded(coding) => match self.encoded(&[coding], bytes, depth, written) {
+                Err(Unscannable::TooLarge) if first => return Err(Unscannable::TooLarge),
+                // What is no more than a part of a body is no reason to refuse it.
+                Err(Unscannable::TooLarge) => self.unscanned(Unscanned::Large),
+                Err(_) if first => self.unscanned(Unscanned::Broken),
+                Err(_) | Ok(()) => {}
+            },
+            Kind::Zip => match self.zip(bytes, depth, written) {
+                Err(Unscannable::TooLarge) if !first => self.unscanned(Unscanned::Large),
+                opened => return opened,
+            },
+        }
+        Ok(1)
+    }
+
+    /// Opens every member of a zip.
+    fn zip(&mut self, bytes: &[u8], depth: usize, written: usize) -> Result<usize, Unscannable> {
+        let zip::Listing { members, names, end } = match zip::listing(bytes) {
+            Ok(listing) => listing,
+            Err(reason) => {
+                self.unscanned(reason);
+                return Ok(1);
+            }
+        };
+        self.text(&names, &decode::runs(&names));
         for member in members {
             match member {
-                Some(Member { stored: true, data }) => self.archive(data, depth - 1)?,
-                Some(Member { stored: false, data }) => {
-                    match self.encoded(&[Coding::RawDeflate], data, depth) {
+                Ok(Member { stored: true, data }) => self.unpacked(data, depth - 1, written)?,
+                Ok(Member { stored: false, data }) => {
+                    match self.encoded(&[Coding::RawDeflate], data, depth, written) {
                         Err(Unscannable::TooLarge) => return Err(Unscannable::TooLarge),
-                        Err(_) => all = false,
+                        Err(_) => self.unscanned(Unscanned::Broken),
                         Ok(()) => {}
                     }
                 }
-                None => all = false,
+                Err(reason) => self.unscanned(reason),
             }
         }
-        Ok(all)
+        Ok(end)
     }
 }
 
-enum Kind {
+/// Something packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sidecar) enum Kind {
+    /// In a format that content codings have too.
     Coded(Coding),
+    /// Members of their own.
     Zip,
     /// An archive whose format is not read.
     Opaque,
+    /// More than one of these, or one that has no first bytes.
+    Layers(Layers),
 }
 
-/// What a file is, by its first bytes.
-fn kind(bytes: &[u8]) -> Option<Kind> {
-    let opaque: [&[u8]; 5] =
-        [b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x04\x22\x4d\x18"];
-    match bytes {
-        [0x1f, 0x8b, 8, ..] => Some(Kind::Coded(Coding::Gzip)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Kind::Coded(Coding::Zstd)),
-        [b'P', b'K', 3, 4, ..] => Some(Kind::Zip),
-        _ => opaque.into_iter().any(|magic| bytes.starts_with(magic)).then_some(Kind::Opaque),
+/// How something is packed and written: what was applied first stands first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sidecar) struct Layers {
+    codings: [Coding; LAYERS],
+    length: usize,
+    /// It is a zip that is written so.
+    pub(in crate::sidecar) zip: bool,
+    /// A head says so.
+    said: bool,
+}
+
+/// Three codings, and how what they give is written.
+const LAYERS: usize = 4;
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { codings: [Coding::Gzip; LAYERS], length: 0, zip: false, said: false }
+    }
+}
+
+impl Layers {
+    /// Adds one that was applied later. Nothing: there are too many.
+    fn push(&mut self, coding: Coding) -> Option<()> {
+        *self.codings.get_mut(self.length)? = coding;
+        self.length += 1;
+        Some(())
+    }
+
+    pub(in crate::sidecar) fn codings(&self) -> &[Coding] {
+        &self.codings[..self.length]
+    }
+
+    /// Whether what looks so may be something else.
+    pub(in crate::sidecar::dlp) const fn begins_by_chance(&self) -> bool {
+        !self.zip && !self.said
+    }
+
+    /// Whether it is packed, and not only written in another way.
+    pub(in crate::sidecar) fn is_packed(&self) -> bool {
+        self.zip || self.codings().iter().any(|coding| !coding.is_writing())
     }
 }
 
 /// Whether these are the first bytes of something in which other files are packed.
 #[must_use]
 pub fn is_packed(bytes: &[u8]) -> bool {
-    kind(bytes).is_some()
+    find::kind(bytes).is_some()
 }
 
-/// The data of one member of a zip.
-struct Member<'z> {
-    stored: bool,
-    data: &'z [u8],
-}
-
-/// The members of a zip by its directory: nothing where there is none, and nothing for a member
-/// that is encrypted, compressed otherwise, or not where the directory says.
-fn members(bytes: &[u8]) -> Option<Vec<Option<Member<'_>>>> {
-    let end = memchr::memmem::rfind(bytes, b"PK\x05\x06")?;
-    let count = number(bytes, end + 10, 2)?;
-    let mut at = number(bytes, end + 16, 4)?;
-    if count > MEMBERS {
-        return None;
-    }
-    let mut members = Vec::new();
-    for _ in 0..count {
-        if bytes.get(at..at + 4)? != b"PK\x01\x02" {
-            return None;
-        }
-        members.push(member(bytes, at));
-        let names = [28, 30, 32].map(|field| number(bytes, at + field, 2));
-        at += 46 + names.into_iter().sum::<Option<usize>>()?;
-    }
-    Some(members)
-}
-
-fn member(bytes: &[u8], entry: usize) -> Option<Member<'_>> {
-    let encrypted = number(bytes, entry + 8, 2)? & 1 != 0;
-    let method = number(bytes, entry + 10, 2)?;
-    let length = number(bytes, entry + 20, 4)?;
-    let header = number(bytes, entry + 42, 4)?;
-    if encrypted || !matches!(method, 0 | 8) || bytes.get(header..header + 4)? != b"PK\x03\x04" {
-        return None;
-    }
-    let start = header + 30 + number(bytes, header + 26, 2)? + number(bytes, header + 28, 2)?;
-    Some(Member { stored: method == 0, data: bytes.get(start..start.checked_add(length)?)? })
-}
-
-/// A little-endian number.
-fn number(bytes: &[u8], at: usize, width: usize) -> Option<usize> {
-    let bytes = bytes.get(at..at.checked_add(width)?)?;
-    Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+/// What these are the first bytes of, if other files are packed in it.
+pub(in crate::sidecar) fn packing(bytes: &[u8]) -> Option<Kind> {
+    find::kind(bytes)
 }
 
 #[cfg(test)]

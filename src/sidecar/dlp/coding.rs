@@ -10,6 +10,8 @@ use std::io::{self, BufReader, Read};
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use thiserror::Error;
 
+use crate::sidecar::unpack::{Letters, Way};
+
 /// More codings on top of each other are no body that somebody meant to send.
 const LAYERS: usize = 3;
 
@@ -29,6 +31,12 @@ pub enum Coding {
     Brotli,
     /// RFC 8878.
     Zstd,
+    /// A way to write bytes, as the next two: no names in HTTP but for parts of a form.
+    Base64,
+    /// Two digits for each byte.
+    Hex,
+    /// Quoted-printable.
+    Quoted,
 }
 
 /// How much decoding may give.
@@ -67,6 +75,21 @@ pub enum Unscannable {
 }
 
 impl Coding {
+    /// Whether it packs nothing, but writes it otherwise.
+    pub(in crate::sidecar) const fn is_writing(self) -> bool {
+        self.way().is_some()
+    }
+
+    /// How it writes bytes, if it does no more.
+    pub(in crate::sidecar) const fn way(self) -> Option<Way> {
+        match self {
+            Self::Base64 => Some(Way::Base64),
+            Self::Hex => Some(Way::Hex),
+            Self::Quoted => Some(Way::Quoted),
+            _ => None,
+        }
+    }
+
     /// Reads a `Content-Encoding`: the codings in the order in which they were applied.
     ///
     /// # Errors
@@ -128,6 +151,9 @@ fn unscannable(error: &io::Error) -> Option<Unscannable> {
 /// One coding taken off.
 fn layer<'r>(coding: Coding, reader: Box<dyn Read + 'r>) -> Box<dyn Read + 'r> {
     let mut reader = BufReader::with_capacity(CHUNK, reader);
+    if let Some(way) = coding.way() {
+        return Box::new(Written { reader, letters: Letters::new(way), out: Vec::new(), at: 0 });
+    }
     match coding {
         Coding::Gzip => Box::new(MultiGzDecoder::new(reader)),
         Coding::Zstd => Box::new(zstd::Frames::new(reader)),
@@ -138,7 +164,7 @@ fn layer<'r>(coding: Coding, reader: Box<dyn Read + 'r>) -> Box<dyn Read + 'r> {
         Coding::Deflate if is_zlib(&mut reader) => {
             Box::new(Whole { decoder: ZlibDecoder::new(reader), rest: |decoder| decoder.get_mut() })
         }
-        Coding::Deflate | Coding::RawDeflate => Box::new(Whole {
+        _ => Box::new(Whole {
             decoder: DeflateDecoder::new(reader),
             rest: |decoder| decoder.get_mut(),
         }),
@@ -172,6 +198,43 @@ impl<D: Read> Read for Whole<D> {
         // That of brotli tells of what is left only when it is asked once more.
         let more = self.decoder.read(buffer)? + (self.rest)(&mut self.decoder).read(&mut [0])?;
         if more > 0 { Err(io::ErrorKind::InvalidData.into()) } else { Ok(0) }
+    }
+}
+
+/// What is written in letters, up to its end. What follows that is no part of it.
+struct Written<'r> {
+    reader: BufReader<Box<dyn Read + 'r>>,
+    letters: Letters,
+    out: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Written<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::io::BufRead as _;
+        while self.at == self.out.len() {
+            self.out.clear();
+            self.at = 0;
+            let out = &mut self.out;
+            let mut sink = |piece: &[u8]| {
+                out.extend_from_slice(piece);
+                Ok(())
+            };
+            let bytes = self.reader.fill_buf()?;
+            let (length, ended) = (bytes.len(), bytes.is_empty());
+            let taken = self.letters.push(bytes, &mut sink).map_err(io::Error::other)?;
+            self.reader.consume(taken);
+            if ended || taken < length {
+                self.letters.end(&mut sink).map_err(io::Error::other)?;
+                if self.out.is_empty() {
+                    return Ok(0);
+                }
+            }
+        }
+        let length = buffer.len().min(self.out.len() - self.at);
+        buffer[..length].copy_from_slice(&self.out[self.at..self.at + length]);
+        self.at += length;
+        Ok(length)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::accident::is_accident;
 use super::entropy::shannon;
 use super::rules::pattern::Pattern;
 use super::rules::{Allow, Rule, Rules};
@@ -20,6 +21,8 @@ pub(super) struct View<'a> {
     pub(super) open_start: bool,
     /// The text goes on after its last byte.
     pub(super) open_end: bool,
+    /// Letters have lost their case, as in the name of a host.
+    pub(super) any_case: bool,
 }
 
 /// A keyword of a rule, where it stands.
@@ -36,6 +39,9 @@ struct Found {
     rule: usize,
     start: usize,
 }
+
+/// How much of its entropy a token of letters and digits keeps in one case.
+const ONE_CASE: f64 = 0.85;
 
 /// The rules that find something, as indices, in order; `hits` are the keywords that are there.
 pub(super) fn detect(rules: &Rules, hits: &mut [Hit], view: View<'_>) -> Vec<usize> {
@@ -92,7 +98,7 @@ fn search(rules: &Rules, index: usize, regions: &[Range<usize>], view: View<'_>)
         let text = &view.bytes[..region.end];
         let mut at = region.start;
         while at <= region.end {
-            let Some(matched) = pattern.regex().find_at(text, at) else { break };
+            let Some(matched) = pattern.regex_in(view.any_case).find_at(text, at) else { break };
             at = matched.end() + usize::from(matched.is_empty());
             let half = (view.open_start && matched.start() == 0)
                 || (view.open_end && matched.end() == length)
@@ -122,8 +128,13 @@ fn judge(
     }
     // The line is that of the match as it is long after trimming, but from where it began.
     let end = if touched.is_some() { range.end } else { range.start + trimmed.len() };
-    let secret = secret(rule, pattern, view.bytes, trimmed.clone())?;
-    if rule.entropy != 0.0 && shannon(&view.bytes[secret.clone()]) <= rule.entropy {
+    let secret = secret(rule, pattern, view, trimmed.clone())?;
+    // In one case a text holds less.
+    let least = if view.any_case { rule.entropy * ONE_CASE } else { rule.entropy };
+    if rule.entropy != 0.0 && shannon(&view.bytes[secret.clone()]) <= least {
+        return None;
+    }
+    if is_accident(view, secret.clone()) {
         return None;
     }
     let line = || match touched {
@@ -133,7 +144,7 @@ fn judge(
     };
     let allowed = |allow: &[std::sync::Arc<Allow>]| {
         let (secret, trimmed) = (&view.bytes[secret.clone()], &view.bytes[trimmed.clone()]);
-        allow.iter().any(|allow| allow.holds(secret, trimmed, line))
+        allow.iter().any(|allow| allow.holds(secret, trimmed, view.any_case, line))
     };
     if allowed(&rules.allow) || allowed(&rule.allow) {
         return None;
@@ -153,13 +164,14 @@ fn trim_newlines(bytes: &[u8], range: Range<usize>) -> Range<usize> {
 fn secret(
     rule: &Rule,
     pattern: &Pattern,
-    bytes: &[u8],
+    view: View<'_>,
     matched: Range<usize>,
 ) -> Option<Range<usize>> {
     if pattern.groups() == 0 {
         return Some(matched);
     }
-    let Some(groups) = pattern.regex().captures(&bytes[matched.clone()]) else {
+    let Some(groups) = pattern.regex_in(view.any_case).captures(&view.bytes[matched.clone()])
+    else {
         return Some(matched);
     };
     let group = match rule.secret_group {

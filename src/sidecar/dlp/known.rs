@@ -1,4 +1,5 @@
-//! Known values: credentials that are looked for exactly, raw and in every usual encoding.
+//! Known values: credentials that are looked for, raw and in every usual encoding, whole or in parts
+//! that are long enough to be nothing else.
 
 use std::fmt;
 use std::ops::Range;
@@ -33,6 +34,8 @@ struct Form {
     bytes: Zeroizing<Vec<u8>>,
     /// Case does not matter, as in hex.
     fold: bool,
+    /// So many bytes of it in a row count, in either case; none: only the whole does.
+    part: Option<usize>,
 }
 
 /// A value that cannot be looked for.
@@ -73,17 +76,27 @@ impl Known {
         self.values.get(value as usize).map_or("", |value| &value.name)
     }
 
-    /// What to look for, to find a form: its value, itself, and a piece from its middle.
-    pub(super) fn anchors(&self) -> impl Iterator<Item = (u32, u32, &[u8])> {
+    /// What to look for, to find a form: its value, itself, where in it a piece begins, and the piece.
+    pub(super) fn anchors(&self) -> impl Iterator<Item = (u32, u32, u32, &[u8])> {
         (0_u32..).zip(&self.values).flat_map(|(value, of)| {
-            (0_u32..).zip(&of.forms).map(move |(form, of)| (value, form, &of.bytes[of.anchor()]))
+            (0_u32..).zip(&of.forms).flat_map(move |(form, of)| {
+                of.anchors().map(move |at| {
+                    let place = u32::try_from(at).unwrap_or(u32::MAX);
+                    (value, form, place, &of.bytes[at..at + ANCHOR])
+                })
+            })
         })
     }
 
-    /// Whether a form stands around a place at which its anchor was found.
-    pub(super) fn stands_at(&self, value: u32, form: u32, text: &[u8], anchor: usize) -> bool {
+    /// Whether a form stands around a place at which one of its pieces was found.
+    pub(super) fn stands_at(
+        &self,
+        (value, form, place): (u32, u32, u32),
+        text: &[u8],
+        anchor: usize,
+    ) -> bool {
         let form = self.values.get(value as usize).and_then(|of| of.forms.get(form as usize));
-        form.is_some_and(|form| form.around(text, anchor).is_some())
+        form.is_some_and(|form| form.around(text, anchor, place as usize).is_some())
     }
 
     /// The length of the longest form of any value.
@@ -100,9 +113,10 @@ impl Known {
         let automaton = AhoCorasick::builder()
             .ascii_case_insensitive(true)
             .match_kind(MatchKind::Standard)
-            .build(anchors.iter().map(|(_, _, anchor)| anchor))
+            .build(anchors.iter().map(|(.., anchor)| anchor))
             .expect("a few pieces of a few bytes");
-        let meanings = anchors.into_iter().map(|(value, form, _)| (value, form)).collect();
+        let meanings =
+            anchors.into_iter().map(|(value, form, place, _)| (value, form, place)).collect();
         Finder { known: Arc::clone(self), automaton, meanings }
     }
 }
@@ -117,43 +131,65 @@ impl fmt::Debug for Known {
 pub struct Finder {
     known: Arc<Known>,
     automaton: AhoCorasick,
-    meanings: Vec<(u32, u32)>,
+    meanings: Vec<(u32, u32, u32)>,
 }
 
 impl Finder {
-    /// Every place of a known value in any form, with its name, in the order of their ends.
+    /// Every place of a known value in any form, or of a part that counts, with its name. A place comes
+    /// once for each of its pieces.
     pub fn find<'t>(&'t self, text: &'t [u8]) -> impl Iterator<Item = (&'t str, Range<usize>)> {
         self.automaton.find_overlapping_iter(text).filter_map(|found| {
-            let (value, form) = self.meanings[found.pattern().as_usize()];
+            let (value, form, place) = self.meanings[found.pattern().as_usize()];
             let of = &self.known.values[value as usize];
-            let range = of.forms[form as usize].around(text, found.start())?;
+            let range = of.forms[form as usize].around(text, found.start(), place as usize)?;
             Some((&*of.name, range))
         })
     }
 }
 
 impl Form {
-    fn anchor(&self) -> Range<usize> {
-        let start = (self.bytes.len() - ANCHOR) / 2;
-        start..start + ANCHOR
+    /// Where pieces begin: one in its middle, or so close to each other that every part that counts
+    /// has one.
+    fn anchors(&self) -> impl Iterator<Item = usize> + use<> {
+        let last = self.bytes.len() - ANCHOR;
+        let (first, step) = match self.part {
+            Some(part) => (0, part + 1 - ANCHOR),
+            None => (last / 2, last + 1),
+        };
+        (first..=last).step_by(step)
     }
 
-    /// Where it stands, if it does.
-    fn around(&self, text: &[u8], anchor: usize) -> Option<Range<usize>> {
-        let start = anchor.checked_sub(self.anchor().start)?;
-        let range = start..start + self.bytes.len();
-        let there = text.get(range.clone())?;
-        let same = if self.fold {
-            there.eq_ignore_ascii_case(&self.bytes)
-        } else {
-            *there == **self.bytes
+    /// Where it stands, if it does, or a part that counts.
+    fn around(&self, text: &[u8], anchor: usize, place: usize) -> Option<Range<usize>> {
+        let Some(part) = self.part else {
+            let start = anchor.checked_sub(place)?;
+            let range = start..start + self.bytes.len();
+            let there = text.get(range.clone())?;
+            let same = if self.fold {
+                there.eq_ignore_ascii_case(&self.bytes)
+            } else {
+                *there == **self.bytes
+            };
+            return same.then_some(range);
         };
-        same.then_some(range)
+        let same = |(one, other): &(&u8, &u8)| one.eq_ignore_ascii_case(other);
+        let before = text[..anchor].iter().rev().zip(self.bytes[..place].iter().rev());
+        let start = anchor - before.take_while(same).count();
+        let length = text[anchor..].iter().zip(&self.bytes[place..]).take_while(same).count();
+        let range = start..anchor + length;
+        let whole = range.len() == self.bytes.len();
+        (whole || range.len() >= part && is_random(&text[range.clone()])).then_some(range)
     }
 }
 
+/// Whether neighbours differ, most of them: `0123456789abcdef` stands in many texts.
+fn is_random(text: &[u8]) -> bool {
+    let far = text.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) > 1).count();
+    far * 2 >= text.len()
+}
+
 fn forms(value: &[u8]) -> Vec<Form> {
-    let form = |Encoding { bytes, fold }| Form { bytes, fold };
+    let form = |Encoding { bytes, fold, part }| Form { bytes, fold, part };
     encodings(value).into_iter().map(form).collect()
 }
 

@@ -7,7 +7,7 @@
 //!
 //! scanner: text ─ matcher (one automaton: keywords, encoded keywords, known values)
 //!               ├ engine  (pattern, secret, entropy, allowlists: around the keywords only)
-//!               └ decode  (percent, escapes, hex, base64, UTF-16: one layer) ─ text again, 3 deep
+//!               └ decode  (percent, escapes, hex, base64, UTF-16: one layer) ─ text again, 6 deep
 //! ```
 //!
 //! Pure: no I/O and no clock. A [`Finding`] names a rule and never carries what was found.
@@ -18,6 +18,7 @@
 //! - [`Scanner::scan`] takes a text as a whole, [`Scanner::stream`] one that comes in pieces; both
 //!   find the same. [`Scanner::scan_body`] takes codings off and opens archives.
 
+mod accident;
 mod archive;
 pub mod coding;
 mod decode;
@@ -30,10 +31,15 @@ mod rules;
 mod scanner;
 mod stream;
 mod suppress;
+mod within;
 
-pub use archive::{Report, is_packed};
+pub(in crate::sidecar) use archive::find::begins_packed;
+pub(in crate::sidecar) use archive::{Kind, Layers, packing};
+pub use archive::{Report, Unscanned, is_packed};
 pub use known::{Finder, Known, SHORTEST, TooShort};
 pub use rules::{Rules, RulesError};
 pub use scanner::{DEPTH, Finding, Scanner};
 pub use stream::BodyScanner;
+pub(in crate::sidecar) use stream::{Opener, Room};
 pub use suppress::Suppression;
+pub(in crate::sidecar) use within::any_within;

@@ -1,5 +1,6 @@
 //! The scanner: one text, layer by layer of encoding, against rules and known values.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use time::Date;
@@ -13,7 +14,7 @@ use super::stream::{BodyScanner, OVERLAP, WINDOW};
 use super::suppress::Suppression;
 
 /// So many layers of encoding are taken off unless it is said otherwise.
-pub const DEPTH: usize = 3;
+pub const DEPTH: usize = 6;
 
 /// Something that must not leave. It never carries what was found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +30,7 @@ pub struct Finding {
 pub struct Scanner {
     rules: Arc<Rules>,
     known: Arc<Known>,
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
     suppressions: Vec<Suppression>,
     depth: usize,
 }
@@ -38,8 +39,20 @@ impl Scanner {
     /// Prepares a search.
     #[must_use]
     pub fn new(rules: Arc<Rules>, known: Arc<Known>, suppressions: Vec<Suppression>) -> Self {
-        let matcher = Matcher::new(&rules, &known);
+        let matcher = Arc::new(Matcher::new(&rules, &known));
         Self { rules, known, matcher, suppressions, depth: DEPTH }
+    }
+
+    /// The same with other exceptions. What takes memory and time to make is shared.
+    #[must_use]
+    pub fn with_suppressions(&self, suppressions: Vec<Suppression>) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            known: Arc::clone(&self.known),
+            matcher: Arc::clone(&self.matcher),
+            suppressions,
+            depth: self.depth,
+        }
     }
 
     /// The same, but taking off so many layers of encoding.
@@ -52,18 +65,42 @@ impl Scanner {
     /// Everything in a text that must not leave for this host today, each once.
     #[must_use]
     pub fn scan(&self, host: &str, today: Date, text: &[u8]) -> Vec<Finding> {
+        self.scan_runs(host, today, text, &decode::runs(text))
+    }
+
+    /// The same with the [`decode::runs()`] of the text.
+    pub(super) fn scan_runs(
+        &self,
+        host: &str,
+        today: Date,
+        text: &[u8],
+        runs: &[Range<usize>],
+    ) -> Vec<Finding> {
         let mut found = Vec::new();
-        let mut rest = text;
-        let mut open_start = false;
+        let mut from = 0;
         // The same windows as in a stream, so that both find the same.
-        while rest.len() > WINDOW {
-            found.extend(self.window(&rest[..WINDOW], open_start, true));
-            rest = &rest[WINDOW - OVERLAP..];
-            open_start = true;
+        loop {
+            let end = text.len().min(from + WINDOW);
+            let (part, open_end) = (from..end, end < text.len());
+            let runs = decode::runs_in(runs, &part);
+            found.extend(self.window(&text[part], &runs, from > 0, open_end));
+            if !open_end {
+                break;
+            }
+            from = end - OVERLAP;
         }
-        found.extend(self.window(rest, open_start, false));
         found.sort();
         found.dedup();
+        found.retain(|finding| !self.suppressed(finding, host, today));
+        found
+    }
+
+    /// What rules find in a text whose letters may have lost their case, as those of a host's name have:
+    /// many tokens are in capitals. What is encoded in it is not looked into.
+    #[must_use]
+    pub fn scan_in_any_case(&self, host: &str, today: Date, text: &[u8]) -> Vec<Finding> {
+        let (mut hits, mut found) = (Hits::in_any_case(), Vec::new());
+        self.plain(View { any_case: true, ..whole(text) }, &[], &mut hits, &mut found);
         found.retain(|finding| !self.suppressed(finding, host, today));
         found
     }
@@ -78,25 +115,43 @@ impl Scanner {
         !finding.known && self.suppressions.iter().any(|one| one.holds(&finding.rule, host, today))
     }
 
-    /// Searches one window of a text, which may go on on either side.
-    pub(super) fn window(&self, text: &[u8], open_start: bool, open_end: bool) -> Vec<Finding> {
+    /// Searches one window of a text, which may go on on either side. `runs` are its [`decode::runs()`].
+    pub(super) fn window(
+        &self,
+        text: &[u8],
+        runs: &[Range<usize>],
+        open_start: bool,
+        open_end: bool,
+    ) -> Vec<Finding> {
         let mut found = Vec::new();
         let mut hits = Hits::default();
-        let view = View { bytes: text, decoded: None, open_start, open_end };
-        self.layer(view, self.depth, &mut hits, &mut found);
+        let view = View { bytes: text, decoded: None, open_start, open_end, any_case: false };
+        self.layer(view, runs, self.depth, &mut hits, &mut found);
         found
     }
 
     /// Searches one text, and what is encoded in it.
-    fn layer(&self, view: View<'_>, depth: usize, hits: &mut Hits, found: &mut Vec<Finding>) {
-        self.plain(view, hits, found);
+    fn layer(
+        &self,
+        view: View<'_>,
+        runs: &[Range<usize>],
+        depth: usize,
+        hits: &mut Hits,
+        found: &mut Vec<Finding>,
+    ) {
         if depth == 0 {
+            self.plain(view, &[], hits, found);
             return;
         }
+        self.plain(view, runs, hits, found);
+        let (texts, covered) = decode::decode(view.bytes, runs, view.open_start);
+        // What is decoded as a whole is searched as a whole.
+        hits.encoded.retain(|(at, coding)| !covered.holds(*at, *coding));
         self.around_encoded(view.bytes, hits, found);
-        for decoded in decode::decode(view.bytes, view.open_start) {
+        for decoded in texts {
             let view = View { bytes: &decoded.bytes, decoded: Some(&decoded.parts), ..view };
-            self.layer(view, depth - 1, hits, found);
+            let runs = if depth > 1 { decode::runs(view.bytes) } else { Vec::new() };
+            self.layer(view, &runs, depth - 1, hits, found);
         }
     }
 
@@ -111,15 +166,21 @@ impl Scanner {
             }
             let (decoded, end) = local::neighbourhood(bytes, at, coding);
             done = Some((end, coding));
-            let view = View { bytes: &decoded, decoded: None, open_start: true, open_end: false };
-            self.plain(view, hits, found);
+            let view = View { open_start: true, ..whole(&decoded) };
+            self.plain(view, &[], hits, found);
         }
     }
 
-    /// Searches one text as it stands.
-    fn plain(&self, view: View<'_>, hits: &mut Hits, found: &mut Vec<Finding>) {
+    /// Searches one text as it stands, and what may be encoded of it for encoded keywords.
+    fn plain(
+        &self,
+        view: View<'_>,
+        runs: &[Range<usize>],
+        hits: &mut Hits,
+        found: &mut Vec<Finding>,
+    ) {
         hits.clear();
-        self.matcher.search(&self.known, view.bytes, hits);
+        self.matcher.search(&self.known, view.bytes, runs, hits);
         hits.known.sort_unstable();
         hits.known.dedup();
         let names = hits.known.iter().map(|&value| self.known.name(value).to_owned());
@@ -130,3 +191,11 @@ impl Scanner {
         }
     }
 }
+
+/// A text of which all is there.
+const fn whole(bytes: &[u8]) -> View<'_> {
+    View { bytes, decoded: None, open_start: false, open_end: false, any_case: false }
+}
+
+#[cfg(test)]
+mod tests;

@@ -214,7 +214,7 @@ mod tests {
         for length in [7, 8, 4096, 4103, 40_000, 300_001] {
             assert_eq!(through(&bytes[..length], &relaying).await, &bytes[..length]);
         }
-        let _crowd: Vec<_> = (0..=limits::WIDE_RESPONSES).map(|_| relaying.begin()).collect();
+        let _crowd: Vec<_> = (0..=limits::WIDE_RESPONSES).map(|_| relaying.begin(None)).collect();
         assert_eq!(through(&bytes, &relaying).await, bytes);
     }
 }

@@ -10,7 +10,8 @@ use super::framed::Wire;
 use super::page::{self, About, page};
 use super::serve::Shared;
 use super::state::Loaded;
-use crate::sidecar::dlp::Finding;
+use super::trouble::Trouble;
+use crate::sidecar::dlp::{Finding, Unscanned};
 use crate::sidecar::record::{Event, Line};
 use crate::sidecar::{Authority, CanonicalPath, Code, Route};
 
@@ -26,9 +27,26 @@ pub(super) struct Case {
     /// The canonical path, without its query. A path in which a secret was found is not told.
     path: OnceLock<String>,
     route: OnceLock<Arc<Route>>,
-    unscanned: AtomicBool,
+    /// Why not all of its body was scanned.
+    unscanned: OnceLock<Unscanned>,
+    /// What to do about this very case of its code, and what the operator is told of it.
+    next: OnceLock<&'static str>,
+    detail: OnceLock<String>,
     /// Whoever asked is gone, so that nobody is refused anything.
     gone: AtomicBool,
+    /// It came, and the log has no line of it yet.
+    untold: AtomicBool,
+    /// A new policy has ended it.
+    revoked: AtomicBool,
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if self.untold.load(Ordering::Acquire) {
+            // Nobody is left to be told whether the log can be written.
+            let _ = self.shared.record.write(&self.line(Event::Abandoned, None));
+        }
+    }
 }
 
 impl Case {
@@ -42,9 +60,23 @@ impl Case {
             host: OnceLock::new(),
             path: OnceLock::new(),
             route: OnceLock::new(),
-            unscanned: AtomicBool::new(false),
+            unscanned: OnceLock::new(),
+            next: OnceLock::new(),
+            detail: OnceLock::new(),
             gone: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
+            revoked: AtomicBool::new(false),
         })
+    }
+
+    /// A request has come: whatever becomes of it, the log has a line.
+    pub(super) fn arrived(&self) {
+        self.untold.store(true, Ordering::Release);
+    }
+
+    /// What it led to has lines of its own.
+    pub(super) fn is_told(&self) {
+        self.untold.store(false, Ordering::Release);
     }
 
     /// The canonical name of the host.
@@ -52,10 +84,10 @@ impl Case {
         self.host.get().map_or("", |(name, _)| name)
     }
 
-    /// It is for this host. A name that holds a known value is not told.
+    /// It is for this host. A name that holds a secret is not told.
     pub(super) fn is_for(&self, authority: &Authority, loaded: Option<&Loaded>) {
         let name = authority.host().to_string();
-        let secret = loaded.is_some_and(|loaded| loaded.scan.name_holds_known(&name));
+        let secret = loaded.is_some_and(|loaded| loaded.scan.name_holds_secret(&name));
         let told = if secret { None } else { Some(authority.to_string()) };
         let _ = self.host.set((name, told));
     }
@@ -82,7 +114,19 @@ impl Case {
             host: self.host.get().and_then(|(_, told)| told.as_deref()),
             route: self.route.get().map(|route| route.path()),
             request_id: &self.id,
+            next: self.next.get().copied(),
         }
+    }
+
+    /// There is more to say about why its upstream is not reached.
+    pub(super) fn explained(&self, trouble: Trouble) -> Code {
+        if let Some(next) = trouble.next {
+            let _ = self.next.set(next);
+        }
+        if let Some(detail) = trouble.detail {
+            let _ = self.detail.set(detail);
+        }
+        trouble.code
     }
 
     fn line<'a>(&'a self, event: Event, code: Option<&'a str>) -> Line<'a> {
@@ -100,10 +144,12 @@ impl Case {
 
     /// Says that the request is passed on.
     pub(super) fn allow(&self) -> Result<(), Code> {
-        let unscanned = self.unscanned.load(Ordering::Acquire);
+        self.is_told();
+        let unscanned = self.unscanned.get();
         let line = Line {
             inject: self.route.get().map(|route| route.credential()),
-            unscanned: unscanned.then_some(true),
+            unscanned: unscanned.map(|_| true),
+            reason: unscanned.map(|reason| reason.as_str()),
             ..self.line(Event::Allow, None)
         };
         self.shared.record.write(&line).map_err(|_| Code::AuditUnavailable)
@@ -133,23 +179,30 @@ impl Case {
         if self.gone.load(Ordering::Acquire) {
             return Ok(());
         }
+        self.is_told();
         let text = code.as_str();
         let mut line = self.line(Event::Deny, Some(&text));
         // A secret that was found may be part of the path.
         if matches!(code, Code::Dlp { .. } | Code::KnownSecret { .. }) {
             line.path = None;
         }
+        line.detail = self.detail.get().map(String::as_str);
         self.shared.record.write(&line).map_err(drop)
     }
 
-    /// Says that a new policy ends it.
+    /// Says that a new policy ends it, once: its body and its answer both end by that.
     pub(super) fn revoked(&self) {
+        if self.revoked.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.is_told();
         // It ends whether or not the log can say so.
         let _ = self.shared.record.write(&self.line(Event::Revoked, None));
     }
 
     /// Says that something in the sidecar went wrong over it.
     pub(super) fn mistake(&self) -> Response<Bytes> {
+        self.is_told();
         let line = self.line(Event::Error, Some("internal_error"));
         // The page says so as well, whether or not the log can.
         let _ = self.shared.record.write(&line);
@@ -170,9 +223,17 @@ impl Case {
         self.shared.record.write(&line).map_err(|_| Code::AuditUnavailable)
     }
 
-    /// Its body, or part of it, is passed on without being searched.
-    pub(super) fn unscanned(&self) {
-        self.unscanned.store(true, Ordering::Release);
+    /// Its body, or part of it, is passed on without being searched. The first reason is told.
+    pub(super) fn unscanned(&self, reason: Unscanned) {
+        if self.unscanned.set(reason).is_err() {
+            return;
+        }
+        if !self.untold.load(Ordering::Acquire) {
+            // The line about the request itself is written already.
+            let line = self.line(Event::Warn, Some("unscanned"));
+            let reason = Some(reason.as_str());
+            let _ = self.shared.record.write(&Line { unscanned: Some(true), reason, ..line });
+        }
     }
 
     /// Its body ended before its end: by a violation, or because whoever sent it is gone.

@@ -73,7 +73,7 @@ pub(super) async fn tunnel<S>(
         () = served(&shared, slot, socket, &authority) => {}
         () = forbidden => {
             let name = authority.host().to_string();
-            let secret = shared.loaded().is_some_and(|now| now.scan.name_holds_known(&name));
+            let secret = shared.loaded().is_some_and(|now| now.scan.name_holds_secret(&name));
             let host = (!secret).then(|| authority.to_string());
             let line = Line { host: host.as_deref(), ..Line::new(Event::Revoked) };
             // It is closed whether or not the log can say so.
@@ -127,11 +127,15 @@ async fn handshake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if !socket.begins().await {
-        return Err(NoTunnel::Gone);
-    }
-    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
-    let start = acceptor.await.map_err(|_| NoTunnel::Refused(Code::NotTls))?;
+    let hello = async {
+        if !socket.begins().await {
+            return Err(NoTunnel::Gone);
+        }
+        let acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        acceptor.await.map_err(|_| NoTunnel::Refused(Code::NotTls))
+    };
+    let hello = tokio::time::timeout(limits::CLIENT_HELLO, hello).await;
+    let start = hello.unwrap_or(Err(NoTunnel::Refused(Code::NotTls)))?;
     let named =
         start.client_hello().server_name().and_then(|name| Host::parse(name.as_bytes()).ok());
     let (Some(name), true) = (authority.host().name(), named.as_ref() == Some(authority.host()))
@@ -179,14 +183,21 @@ where
         let door = Arc::clone(&door);
         service_fn(move |request| answer(Arc::clone(&door), request))
     };
+    // Until it ends: a connection keeps the windows that it was begun with.
+    let wide = Arc::clone(&door.shared.wide).try_acquire_owned().ok();
+    let (stream_window, connection_window, frame) = match wide {
+        Some(_) => (limits::WIDE_WINDOW, limits::WIDE_WINDOW, Some(limits::WIDE_FRAME)),
+        None => (limits::STREAM_WINDOW, limits::CONNECTION_WINDOW, None),
+    };
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS)
         .max_pending_accept_reset_streams(limits::PENDING_RESETS)
         .max_local_error_reset_streams(limits::ERROR_RESETS)
         .max_header_list_size(limits::HEADER_LIST)
-        .initial_stream_window_size(limits::STREAM_WINDOW)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW)
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .max_frame_size(frame)
         .max_send_buf_size(limits::SEND_BUFFER)
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::HEAD)

@@ -93,7 +93,7 @@ pub(super) async fn refuse(shared: Arc<Shared>, mut socket: Socket) {
         socket.shutdown().await
     };
     // Whoever does not take it is not waited for.
-    let _ = tokio::time::timeout(limits::LINGER, written).await;
+    let _ = tokio::time::timeout(limits::LINGER_IDLE, written).await;
 }
 
 impl AsyncRead for Socket {

@@ -8,6 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 
 use super::limits;
+use super::trouble::Trouble;
 use crate::sidecar::{CheckedAddr, Cidr, Code};
 
 /// Which of the addresses of a name may be dialled, in the order in which to try them: as the
@@ -17,9 +18,9 @@ pub(super) fn checked(
     port: u16,
     exceptions: &[Cidr],
     forbidden: &[IpAddr],
-) -> Result<Vec<CheckedAddr>, Code> {
+) -> Result<Vec<CheckedAddr>, Trouble> {
     if addresses.is_empty() {
-        return Err(Code::UpstreamDns);
+        return Err(Code::UpstreamDns.into());
     }
     let check =
         |ip: &IpAddr| CheckedAddr::check(SocketAddr::new(*ip, port), exceptions, forbidden).ok();
@@ -34,7 +35,7 @@ pub(super) fn checked(
         }
     }
     turns.truncate(limits::DIAL_ADDRESSES);
-    if turns.is_empty() { Err(Code::SsrfDenied) } else { Ok(turns) }
+    if turns.is_empty() { Err(Trouble::denied(addresses, forbidden)) } else { Ok(turns) }
 }
 
 /// Connects to the first of them that answers. One that is slow gets company.

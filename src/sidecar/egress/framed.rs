@@ -100,6 +100,8 @@ pub(super) struct Framed<S> {
     answered_last: bool,
     clock: Clock,
     lingered: usize,
+    /// When nothing is read any more.
+    lingers: Option<Pin<Box<Sleep>>>,
 }
 
 /// What is waited for, and until when.
@@ -124,7 +126,7 @@ impl Waits {
             Self::No => None,
             Self::First | Self::Head => Some(limits::HEAD),
             Self::Next => Some(limits::KEEP_ALIVE),
-            Self::Linger => Some(limits::LINGER),
+            Self::Linger => Some(limits::LINGER_IDLE),
         }
     }
 }
@@ -163,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
             answered_last: false,
             clock: Clock { waits: Waits::First, sleep: None },
             lingered: 0,
+            lingers: None,
         }
     }
 
@@ -288,14 +291,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Framed<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         ready!(Pin::new(&mut this.inner).poll_shutdown(context))?;
-        let mut piece = [0; 4096];
+        let mut piece = [0; 16 * 1024];
+        let end = this.lingers.get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::LINGER)));
+        if end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
         while this.lingered < limits::LINGER_BYTES {
             if this.clock.poll(Waits::Linger, context).is_ready() {
                 break;
             }
             let mut piece = ReadBuf::new(&mut piece);
             match ready!(Pin::new(&mut this.inner).poll_read(context, &mut piece)) {
-                Ok(()) if !piece.filled().is_empty() => this.lingered += piece.filled().len(),
+                Ok(()) if !piece.filled().is_empty() => {
+                    this.lingered += piece.filled().len();
+                    this.clock.waits = Waits::No;
+                }
                 _ => break,
             }
         }

@@ -1,10 +1,13 @@
 //! Fields of a head that end at the sidecar, and those that go on.
 
+use hyper::StatusCode;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
+use super::limits;
+use crate::sidecar::framing::asks_for_a_part;
 use crate::sidecar::{Authority, Route};
 
 /// What belongs to one connection, and never to the next.
@@ -38,7 +41,8 @@ pub(super) fn strip_request(headers: &mut HeaderMap) {
     let trailers = headers
         .get_all(TE)
         .iter()
-        .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"));
     strip_hop_by_hop(headers);
     for name in [HOST, CONTENT_LENGTH, EXPECT, TE, HeaderName::from_static("http2-settings")] {
         headers.remove(name);
@@ -48,9 +52,43 @@ pub(super) fn strip_request(headers: &mut HeaderMap) {
     }
 }
 
-/// The fields of a response that go on.
+/// Takes out what asks for a part of a response, or for the difference to another one. A server that
+/// does not know such a field ignores it, so the whole is what everybody has to expect.
+pub(super) fn strip_partial(headers: &mut HeaderMap) {
+    let partial: Vec<HeaderName> =
+        headers.keys().filter(|name| asks_for_a_part(name.as_str())).cloned().collect();
+    for name in partial {
+        headers.remove(name);
+    }
+}
+
+/// Whether a response is a part of one, or the difference to another.
+pub(super) fn is_partial(status: StatusCode, headers: &HeaderMap) -> bool {
+    let parts = |value: &HeaderValue| {
+        let kind = value.as_bytes().trim_ascii_start();
+        kind.get(..20).is_some_and(|kind| kind.eq_ignore_ascii_case(b"multipart/byteranges"))
+    };
+    status == StatusCode::PARTIAL_CONTENT
+        || status == StatusCode::IM_USED
+        || headers.contains_key(CONTENT_RANGE)
+        || headers.get_all(CONTENT_TYPE).iter().any(parts)
+}
+
+/// Whether the head of a response is more than is passed on.
+pub(super) fn is_head_too_large(headers: &HeaderMap) -> bool {
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    headers.len() > limits::RESPONSE_FIELDS
+        || headers.iter().map(size).sum::<usize>() > limits::RESPONSE_HEAD_SIZE
+}
+
+/// The fields of a response that go on. Of those that come behind the body, HTTP/1.1 passes on what is
+/// named in front of it.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
+    let late: Vec<HeaderValue> = headers.get_all(TRAILER).iter().cloned().collect();
     strip_hop_by_hop(headers);
+    for names in late {
+        headers.append(TRAILER, names);
+    }
     headers.remove(TE);
     // It names ways around the sidecar, which lead nowhere.
     headers.remove(HeaderName::from_static("alt-svc"));
@@ -122,6 +160,36 @@ mod tests {
         let mut headers = map(&[("te", " Trailers "), ("trailer", "x")]);
         strip_request(&mut headers);
         assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn nothing_that_asks_for_a_part_goes_on() {
+        let mut headers = map(&[
+            ("range", "bytes=0-9"),
+            ("if-range", "x"),
+            ("request-range", "bytes=0-9"),
+            ("x-ms-range", "bytes=0-9"),
+            ("a-im", "range"),
+            ("content-range", "bytes 0-9/10"),
+            ("accept-ranges", "none"),
+        ]);
+        strip_partial(&mut headers);
+        // A part of what is uploaded is none of what comes back.
+        assert_eq!(headers, map(&[("content-range", "bytes 0-9/10"), ("accept-ranges", "none")]));
+    }
+
+    #[test]
+    fn parts_are_seen() {
+        let fine = map(&[("content-type", "multipart/form-data"), ("accept-ranges", "bytes")]);
+        assert!(!is_partial(StatusCode::OK, &fine));
+        assert!(is_partial(StatusCode::PARTIAL_CONTENT, &fine));
+        assert!(is_partial(StatusCode::IM_USED, &fine));
+        for (name, value) in [
+            ("content-range", "bytes 0-9/10"),
+            ("content-type", " Multipart/ByteRanges; boundary=x"),
+        ] {
+            assert!(is_partial(StatusCode::OK, &map(&[(name, value)])), "{name}: {value}");
+        }
     }
 
     #[test]

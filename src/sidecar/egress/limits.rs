@@ -19,11 +19,24 @@ pub const SILENT_CONNECTIONS: usize = 256;
 /// For a head to arrive, from its first byte, and for a TLS handshake.
 pub const HEAD: Duration = Duration::from_secs(10);
 
+/// For the first message of a TLS handshake, from the CONNECT on.
+pub const CLIENT_HELLO: Duration = Duration::from_secs(5);
+
 /// For the next request of a connection to begin.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How much of a head HTTP/2 decodes.
 pub const HEADER_LIST: u32 = 64 * 1024;
+
+/// The same of an upstream's answer: more than is passed on, so that an answer over [`RESPONSE_HEAD_SIZE`]
+/// is told from one that is broken.
+pub const UPSTREAM_HEADER_LIST: u32 = 256 * 1024;
+
+/// Bytes of an answer's head that are passed on, each field with its separators.
+pub const RESPONSE_HEAD_SIZE: usize = 64 * 1024;
+
+/// Fields of an answer's head that are passed on.
+pub const RESPONSE_FIELDS: usize = 100;
 
 /// Fields of a head.
 pub const FIELDS: usize = 128;
@@ -68,11 +81,20 @@ pub const PENDING_RESETS: usize = 20;
 /// Streams that the sidecar has reset because of their mistakes; more close the connection.
 pub const ERROR_RESETS: usize = 128;
 
-/// What one HTTP/2 stream may send ahead.
+/// HTTP/2 connections at once that may send far ahead, each [`WIDE_WINDOW`], in frames of [`WIDE_FRAME`]:
+/// an upload waits for the other side once for each window, and some clients copy all that is left
+/// once for each frame.
+pub const WIDE_CONNECTIONS: usize = 8;
+/// See [`WIDE_CONNECTIONS`].
+pub const WIDE_WINDOW: u32 = 1024 * 1024;
+/// See [`WIDE_CONNECTIONS`].
+pub const WIDE_FRAME: u32 = 256 * 1024;
+
+/// What one HTTP/2 stream may send ahead on any other connection.
 pub const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// What one HTTP/2 connection may send ahead.
-pub const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// What any other HTTP/2 connection may send ahead.
+pub const CONNECTION_WINDOW: u32 = 128 * 1024;
 
 /// What waits to be written to one HTTP/2 stream.
 pub const SEND_BUFFER: usize = 128 * 1024;
@@ -86,18 +108,34 @@ pub const UPSTREAM_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How much of a request's body is looked at before its upstream is dialled.
 pub const HELD_BODY: usize = 1024 * 1024;
 
-/// How long a body may take to fill that; what has come by then goes on behind the scanner.
-pub const HELD_BODY_TIME: Duration = Duration::from_secs(30);
+/// How long a body of a known length may take to arrive or to fill that, and between two pieces of it; what
+/// has come by then goes on behind the scanner.
+pub const HELD_BODY_TIME: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1)];
+
+/// The same of a body that does not say how long it is: perhaps its sender waits for an answer to what it
+/// has sent so far.
+pub const OPEN_BODY_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(100)];
+
+/// The same of a body that is an archive: it can be looked into only as a whole, and nobody waits for an
+/// answer to a part of it.
+pub const WHOLE_BODY_TIME: [Duration; 2] = [Duration::from_secs(120), Duration::from_secs(30)];
+
+/// How long the last bytes of a body that streams are held back, because a secret may have begun in them,
+/// when nothing follows. Then they are searched by themselves, and go on.
+pub const FLUSH: Duration = Duration::from_millis(100);
+
+/// The same of a response, whose last bytes may begin a credential.
+pub const RELEASE: Duration = Duration::from_millis(50);
 
 /// What all bodies that are held take together.
 pub const HELD_BODIES: usize = 16 * 1024 * 1024;
 
-/// The share of that which a body has that is too long to be held: what is searched together, and what
-/// waits to be sent.
-pub const STREAMED_BODY: usize = 256 * 1024;
+/// The share of that which a body has that is too long to be held: what is searched together, what
+/// waits to be sent, and what is read meanwhile.
+pub const STREAMED_BODY: usize = 224 * 1024;
 
-/// How long a body waits for its share of that.
-pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(10);
+/// For so long a body waits for its share of that, or for its decoders, while nobody else gets one.
+pub const HELD_BODIES_WAIT: Duration = Duration::from_secs(30);
 
 /// A body up to this size is searched where its request is worked on; a larger one beside it.
 pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
@@ -105,18 +143,45 @@ pub const SEARCHED_AT_ONCE: usize = 16 * 1024;
 /// So much of a body that passes is searched together.
 pub const SEARCHED_IN_TURN: usize = 64 * 1024;
 
-/// A body that is too long to be held stops for a moment, [`PACE`], after each so much. It has some 70 MB/s
-/// then, and leaves the processors to the machine's other requests.
+/// A body that is too long to be held stops for a moment, [`PACE`], after each so much, while anything but such
+/// bodies moves. It has some 70 MB/s then, and leaves the processors to that.
 pub const PACED_PIECE: usize = 128 * 1024;
 
 /// For how long.
 pub const PACE: Duration = Duration::from_millis(1);
 
-/// The largest body that is scanned.
-pub const SCANNED_BODY: u64 = 16 * 1024 * 1024;
+/// For so long after a request, or a piece of an answer, there may be a next one that waits for a processor.
+pub const ACTIVE: Duration = Duration::from_millis(20);
 
-/// The largest compressed body, as it comes; it is held whole.
-pub const ENCODED_BODY: usize = 4 * 1024 * 1024;
+/// The largest body that is scanned; of one that is compressed, with and without that.
+pub const SCANNED_BODY: u64 = 64 * 1024 * 1024;
+
+/// What is unpacked of any body, however small it is.
+pub const UNPACKED_ANY: u64 = 1024 * 1024;
+
+/// What is unpacked of a body that is not that small; of more, so many bytes for each that came. Large texts seldom
+/// shrink to less than a sixteenth, and what does is as long to search as what does not.
+pub const UNPACKED_SMALL: u64 = 16 * 1024 * 1024;
+/// See [`UNPACKED_SMALL`].
+pub const UNPACKED_RATIO: u64 = 16;
+
+/// What is unpacked of a body that is an archive, and streams.
+pub const ARCHIVE: u64 = 512 * 1024 * 1024;
+/// The same, for each byte that came.
+pub const ARCHIVE_RATIO: u64 = 64;
+
+/// What the decoders of all bodies take that are compressed and stream: what is unpacked is not kept, but
+/// each format may refer to so much of it, 16 MiB in the worst case.
+pub const DECODERS: usize = 17 * 1024 * 1024;
+
+/// What the search of a packed body as it stands takes.
+pub const SEARCHED_BESIDE: usize = 128 * 1024;
+
+/// How much of a compressed body waits, beyond what its decoders have not given yet.
+pub const HELD_PACKED: usize = 256 * 1024;
+
+/// So much of a compressed body is unpacked together, at least: in steps as small as this it goes on.
+pub const UNPACKED_IN_TURN: usize = 4 * 1024;
 
 /// Between two pieces of a request's body.
 pub const REQUEST_IDLE: Duration = Duration::from_secs(120);
@@ -141,9 +206,15 @@ pub const DIAL: Duration = Duration::from_secs(10);
 /// For the upstream's TLS handshake.
 pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Until an upstream begins to answer. Answers of language models that are not streamed take
+/// Until an upstream begins to answer, from when the request's body moved last. Answers of language models that are not streamed take
 /// minutes.
 pub const RESPONSE_HEAD: Duration = Duration::from_secs(600);
+
+/// A response of this size, by what it says, is passed on as a whole while credentials are loaded, so that
+/// it keeps a length; if it takes no longer than [`GATHER`] to come.
+pub const GATHERED_RESPONSE: u64 = 64 * 1024;
+/// See [`GATHERED_RESPONSE`].
+pub const GATHER: Duration = Duration::from_millis(100);
 
 /// Between two pieces of a response.
 pub const RESPONSE_IDLE: Duration = Duration::from_secs(600);
@@ -160,9 +231,15 @@ pub const LEAVES: usize = 128;
 
 /// After the last byte of a refusal: how long, and how much, is still read of a request that was
 /// refused, so that its sender gets to read why.
-pub const LINGER: Duration = Duration::from_secs(2);
+pub const LINGER: Duration = Duration::from_secs(120);
 /// See [`LINGER`].
-pub const LINGER_BYTES: usize = 4 * 1024 * 1024;
+pub const LINGER_BYTES: usize = 256 * 1024 * 1024;
+/// How long one that sends nothing is waited for.
+pub const LINGER_IDLE: Duration = Duration::from_secs(3);
+
+/// A piece of memory of this size goes back to the system when it is free. What moves in a stream is
+/// smaller, and need not be asked for again and again.
+pub const LARGE_PIECE: i32 = 192 * 1024;
 
 /// Threads that move bytes.
 pub const THREADS: usize = 2;

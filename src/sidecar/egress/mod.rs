@@ -4,18 +4,23 @@
 //! requests to `proxy`; a CONNECT becomes a tunnel in `connect`, with the same inside. A request's
 //! body goes out as an `upload`, behind its `search`, to one of the `upstream`s, and what comes back is `outgoing`.
 
+mod activity;
 mod ahead;
 mod around;
+mod arriving;
 mod case;
 mod connect;
 mod connection;
+mod course;
 mod decided;
 mod dial;
 mod framed;
 mod headers;
+mod heedless;
 pub mod limits;
 mod machine;
 mod outgoing;
+mod packed;
 mod page;
 mod proxy;
 mod relaying;
@@ -23,10 +28,16 @@ mod resolve;
 mod scan;
 mod search;
 mod serve;
+mod servers;
+mod share;
 mod slots;
 mod state;
+mod trouble;
 mod upload;
 mod upstream;
+mod verified;
 
 pub use resolve::System;
+pub(super) use serve::keep_little_memory;
 pub use serve::{Sidecar, State};
+pub use servers::NameServers;

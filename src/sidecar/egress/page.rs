@@ -32,6 +32,8 @@ pub(super) struct About<'a> {
     pub(super) host: Option<&'a str>,
     pub(super) route: Option<&'a str>,
     pub(super) request_id: &'a str,
+    /// What to do, where there is more to say than for every case of the code.
+    pub(super) next: Option<&'static str>,
 }
 
 /// The page for a refusal. `close`: nothing else is answered on this connection.
@@ -49,7 +51,7 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
         host: about.host,
         route: about.route,
         request_id: about.request_id,
-        next: code.next(),
+        next: about.next.unwrap_or(code.next()),
     };
     // A page of strings is always written.
     let mut body = serde_json::to_vec(&page).unwrap_or_default();

@@ -5,26 +5,31 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderValue, LOCATION};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, LOCATION};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
+use super::arriving::Arriving;
 use super::case::Case;
+use super::course::Course;
 use super::decided::{Decided, decided};
 use super::framed::Wire;
-use super::headers::{asks_for_websocket, door_location, strip_request, strip_response};
+use super::headers::{
+    asks_for_websocket, door_location, is_head_too_large, is_partial, strip_partial, strip_request,
+    strip_response,
+};
 use super::outgoing::{Outgoing, Relayed, redact};
 use super::relaying::Turn;
 use super::scan::{codings, join_cookies};
 use super::serve::Shared;
 use super::state::Loaded;
-use super::upload::Upload;
+use super::trouble::Trouble;
+use super::upload::{Revoked, Upload};
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
 use crate::sidecar::{Authority, Code, Route, decide_connect};
@@ -99,6 +104,7 @@ async fn work(
         return Err(violation.into());
     }
     let _ = case.method.set(request.method().as_str().to_owned());
+    case.arrived();
     let loaded = door.shared.loaded();
     if let Some(loaded) = &loaded {
         let _ = case.generation.set(loaded.generation);
@@ -107,6 +113,7 @@ async fn work(
         let authority = connect::grant(case, loaded.as_deref(), request.uri())?;
         let upgrade = hyper::upgrade::on(&mut request);
         pending.set(authority, upgrade);
+        case.is_told();
         return Ok(Answer::Tunnel);
     }
     let (loaded, decided) = decided(&door.kind, case, loaded, &request)?;
@@ -117,6 +124,7 @@ async fn work(
         return Err(Code::WebsocketRefused.into());
     }
     let (head, body) = request.into_parts();
+    let body = Arriving::new(body, head.version);
     let mut headers = head.headers;
     let coding = codings(&headers);
     join_cookies(&mut headers);
@@ -125,16 +133,31 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     // A new policy may forbid what is under way.
-    let mut revoked = revoked(door, case, loaded.generation, &decided);
-    let upload = Upload::hold(body, coding, case, &loaded, &door.shared.budget).await?;
+    let again = || revoked(door, case, loaded.generation, &decided);
+    let activity = &case.shared.activity;
+    if body.is_short() {
+        activity.moves();
+    }
+    let mut revoked = again();
+    let held = Upload::hold(body, coding, case, &loaded, &door.shared.budget, &again);
+    let upload = tokio::select! {
+        biased;
+        upload = held => upload?,
+        () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
+    };
+    let course = upload.course();
+    // Of all but long uploads, which make way for it.
+    let active = (!upload.streams()).then(|| Arc::clone(activity));
+    active.iter().for_each(|activity| activity.moves());
     let response = tokio::select! {
         biased;
         response = exchange(case, &loaded, &decided, &head.method, &headers, upload) => response?,
         () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
     };
     let (response, connection) = response;
-    let back = (Arc::clone(&loaded), decided.target.clone(), connection);
-    let turn = case.shared.relaying.begin();
+    course.answered();
+    let back = (Arc::clone(&loaded), decided.target.clone(), connection, course);
+    let turn = case.shared.relaying.begin(active);
     relay(&loaded, &decided, response, revoked, back, turn)
         .await
         .map(|response| Answer::Relayed(Box::new(response)))
@@ -142,12 +165,7 @@ async fn work(
 
 /// Waits until a new policy forbids what is under way, and says so. Where it forbids the whole tunnel,
 /// the tunnel does.
-fn revoked(
-    door: &Door,
-    case: &Arc<Case>,
-    generation: u64,
-    decided: &Decided,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+fn revoked(door: &Door, case: &Arc<Case>, generation: u64, decided: &Decided) -> Revoked {
     let question = decided.question.clone();
     let tunnel = match &door.kind {
         Kind::Front(_) => None,
@@ -180,22 +198,25 @@ fn search_head(
     headers: &mut HeaderMap,
 ) -> Result<(), Code> {
     let target = searched_target(case.host(), decided);
-    let found = loaded.scan.head(case.host(), &target, headers);
+    let mut found = loaded.scan.head(case.host(), &target, headers);
+    let named = loaded.scan.name(case.host());
+    found.extend(named.iter().cloned());
     if found.is_empty() {
         case.is_at(&decided.path);
     }
     let (known, rules): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.known);
     known.into_iter().try_for_each(|finding| case.judge(loaded, finding))?;
     strip_request(headers);
-    if decided.route.is_some() {
+    if let Some(route) = &decided.route {
         strip_authorization(headers);
+        headers.remove(route.auth().header());
     }
     if rules.is_empty() {
         return Ok(());
     }
-    // What a rule has found may be gone by now, and does not leave.
+    // What a rule has found may be gone by now, and does not leave. A name stays as it is.
     let left = loaded.scan.head(case.host(), &target, headers);
-    left.into_iter().try_for_each(|finding| case.judge(loaded, finding))
+    left.into_iter().chain(named).try_for_each(|finding| case.judge(loaded, finding))
 }
 
 /// A request's target as it is searched. A name under a wildcard can hold a secret too, also one that
@@ -227,10 +248,13 @@ fn strip_authorization(headers: &mut HeaderMap) {
 /// Writes a route's credential into the head.
 fn inject(loaded: &Loaded, route: &Route, headers: &mut HeaderMap) -> Result<(), Code> {
     let value = loaded.credentials.get(route.credential()).ok_or(Code::CredentialMissing)?;
-    let text = zeroize::Zeroizing::new(format!("{} {}", route.scheme().as_str(), value.reveal()));
+    let text = route.auth().value(value.reveal());
     let mut value = HeaderValue::from_str(&text).map_err(|_| Code::CredentialMissing)?;
     value.set_sensitive(true);
-    headers.insert(AUTHORIZATION, value);
+    let name = HeaderName::from_bytes(route.auth().header().as_bytes());
+    headers.insert(name.map_err(|_| Code::CredentialMissing)?, value);
+    // Nor can an echo be found that comes back in parts, which somebody puts together later.
+    strip_partial(headers);
     // Only what is not compressed can be searched for the credential as it comes back.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Ok(())
@@ -250,9 +274,10 @@ async fn exchange(
         forbidden: &loaded.forbidden,
         relaying: &case.shared.relaying,
     };
-    let verdict = upload.verdict();
+    let course = upload.course();
     // What can be asked again without any difference, where a connection turns out to be closed.
-    let repeatable = upload.is_end_stream() && matches!(*method, Method::GET | Method::HEAD);
+    let empty = upload.is_end_stream();
+    let repeatable = empty && matches!(*method, Method::GET | Method::HEAD);
     let mut upload = Some(upload);
     let mut logged = false;
     loop {
@@ -260,7 +285,10 @@ async fn exchange(
         let fresh = kept.is_none();
         let mut connection = match kept {
             Some(connection) => connection,
-            None => loaded.upstreams.connect(&decided.target, &reach).await?,
+            None => {
+                let connected = loaded.upstreams.connect(&decided.target, &reach).await;
+                connected.map_err(|trouble| case.explained(trouble))?
+            }
         };
         if !logged {
             case.allow()?;
@@ -268,21 +296,26 @@ async fn exchange(
         }
         let body = upload.take().ok_or(Code::UpstreamUnreachable)?;
         let request = request(&connection, decided, method, headers, body)?;
-        let sent = tokio::time::timeout(response_head(loaded), connection.send(request)).await;
+        let sent = tokio::select! {
+            sent = connection.send(request) => Some(sent),
+            () = course.still(response_head(loaded)) => None,
+        };
         match sent {
-            Err(_) => return Err(Code::UpstreamTimeout.into()),
-            Ok(Ok(response)) => return Ok((response, connection)),
+            None => return Err(Code::UpstreamTimeout.into()),
+            Some(Ok(response)) => return Ok((response, connection)),
             // One that was kept may have been closed meanwhile: nothing was sent on it.
-            Ok(Err(Unanswered::Unsent(request))) if !fresh => {
+            Some(Err(Unanswered::Unsent(request))) if !fresh => {
                 upload = Some(request.into_body());
             }
-            Ok(Err(Unanswered::Failed)) if !fresh && repeatable => {
+            Some(Err(Unanswered::Failed)) if !fresh && repeatable => {
                 upload = Some(Upload::empty());
             }
-            Ok(Err(_)) => {
-                return Err(match verdict.get() {
+            Some(Err(Unanswered::HeadTooLarge)) => return Err(Code::ResponseHeadTooLarge.into()),
+            Some(Err(_)) => {
+                return Err(match course.verdict() {
                     Some(code) => Refusal::Logged(code),
-                    None => Code::UpstreamUnreachable.into(),
+                    None if empty => Code::UpstreamUnreachable.into(),
+                    None => case.explained(Trouble::closed_early()).into(),
                 });
             }
         }
@@ -330,13 +363,19 @@ async fn relay(
     loaded: &Arc<Loaded>,
     decided: &Decided,
     response: Response<Incoming>,
-    revoked: Pin<Box<dyn Future<Output = ()> + Send>>,
-    back: (Arc<Loaded>, Target, Connection),
+    revoked: Revoked,
+    back: (Arc<Loaded>, Target, Connection, Course),
     turn: Turn,
 ) -> Result<Response<Relayed>, Refusal> {
     // Nothing was asked for that would have to switch protocols.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Code::ResponseRefused.into());
+    }
+    if decided.route.is_some() && is_partial(response.status(), response.headers()) {
+        return Err(Code::PartialResponse.into());
+    }
+    if is_head_too_large(response.headers()) {
+        return Err(Code::ResponseHeadTooLarge.into());
     }
     let (mut head, body) = response.into_parts();
     head.version = Version::default();
@@ -350,7 +389,7 @@ async fn relay(
     {
         head.headers.insert(LOCATION, own);
     }
-    let redactor = loaded.scan.redactor();
+    let redactor = loaded.scan.redactor(decided.route.is_some());
     if let Some(redactor) = &redactor {
         redact(&mut head.headers, redactor);
     }
@@ -360,9 +399,13 @@ async fn relay(
     if decided.route.is_some() && codings(&head.headers) != Ok(Vec::new()) {
         return Err(Code::ResponseRefused.into());
     }
-    if redactor.is_some() {
-        // It may become longer or shorter.
+    let mut relayed = Relayed::new(body, redactor, revoked, back, turn);
+    if relayed.is_redacted() {
+        // It may become longer or shorter. How long it is is known of what is there as a whole.
         head.headers.remove(CONTENT_LENGTH);
+        if let Some(length) = relayed.gather().await.map_err(|()| Code::UpstreamUnreachable)? {
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
     }
-    Ok(Response::from_parts(head, Relayed::new(body, redactor, revoked, back, turn)))
+    Ok(Response::from_parts(head, relayed))
 }

@@ -15,6 +15,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
+use super::activity::Activity;
 use super::limits;
 
 /// All responses under way.
@@ -25,6 +26,8 @@ pub(super) struct Relaying(AtomicUsize);
 pub(super) struct Turn {
     all: Arc<Relaying>,
     flight: Arc<Flight>,
+    /// What it is counted in, unless it answers a long upload.
+    activity: Option<Arc<Activity>>,
 }
 
 /// The piece that was passed on last.
@@ -42,9 +45,10 @@ struct Piece {
 }
 
 impl Relaying {
-    pub(super) fn begin(self: &Arc<Self>) -> Turn {
+    pub(super) fn begin(self: &Arc<Self>, activity: Option<Arc<Activity>>) -> Turn {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Turn { all: Arc::clone(self), flight: Arc::default() }
+        activity.iter().for_each(|activity| activity.moves());
+        Turn { all: Arc::clone(self), flight: Arc::default(), activity }
     }
 
     /// Whether there are so many that each has to keep little.
@@ -60,6 +64,11 @@ impl Drop for Turn {
 }
 
 impl Turn {
+    /// Whether there are so many that each has to keep little.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.all.is_crowded()
+    }
+
     /// Waits until the next piece may be passed on.
     pub(super) fn poll_clear(&self, context: &mut Context<'_>) -> Poll<()> {
         if !self.flight.on_its_way.load(Ordering::Acquire) {
@@ -72,6 +81,7 @@ impl Turn {
 
     /// Passes a piece on. In a crowd the next one waits until this one is written.
     pub(super) fn pass(&self, bytes: Bytes) -> Bytes {
+        self.activity.iter().for_each(|activity| activity.moves());
         if !self.all.is_crowded() {
             return bytes;
         }
@@ -167,11 +177,11 @@ mod tests {
     #[test]
     fn in_a_crowd_there_is_one_piece_at_a_time() {
         let all = Arc::new(Relaying::default());
-        let turn = all.begin();
+        let turn = all.begin(None);
         let clear = || poll_fn(|context| turn.poll_clear(context)).now_or_never().is_some();
         let alone = turn.pass(Bytes::from_static(b"alone"));
         assert!(clear());
-        let others: Vec<Turn> = (0..limits::WIDE_RESPONSES).map(|_| all.begin()).collect();
+        let others: Vec<Turn> = (0..limits::WIDE_RESPONSES).map(|_| all.begin(None)).collect();
         let piece = turn.pass(Bytes::from_static(b"piece"));
         assert_eq!((&*alone, &*piece), (&b"alone"[..], &b"piece"[..]));
         let part = piece.slice(1..);

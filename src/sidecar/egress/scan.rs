@@ -13,17 +13,32 @@ use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
 use crate::sidecar::dlp::{BodyScanner, Finding, Known, Report, Rules, Scanner, Suppression};
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
+use crate::sidecar::{holds_data, not_words};
 
 /// The search of one loaded document.
 pub(super) struct Scan {
     scanner: Arc<Scanner>,
     redactions: Arc<Redactions>,
     action: Action,
+    /// The operator's own rules, as they were written.
+    own: Option<String>,
 }
 
 impl Scan {
-    pub(super) fn new(document: &Document) -> Result<Self, String> {
+    /// Of a document. Where only its exceptions or its action differ from those of the one `before`, what is
+    /// looked for is shared: it takes megabytes and milliseconds to make, and requests hold on to the old one
+    /// for as long as they last.
+    pub(super) fn new(document: &Document, before: Option<&Self>) -> Result<Self, String> {
         let dlp = &document.policy.dlp;
+        let suppressions = dlp.allow.iter().map(suppression).collect::<Result<Vec<_>, _>>()?;
+        if let Some(before) = before.filter(|before| before.own == dlp.rules) {
+            return Ok(Self {
+                scanner: Arc::new(before.scanner.with_suppressions(suppressions)),
+                redactions: Arc::clone(&before.redactions),
+                action: dlp.action,
+                own: dlp.rules.clone(),
+            });
+        }
         let rules = match &dlp.rules {
             None => Rules::builtin().clone(),
             Some(own) => {
@@ -34,7 +49,6 @@ impl Scan {
         let values =
             document.credentials.iter().map(|(name, value)| (name.as_str(), value.reveal()));
         let known = Arc::new(Known::new(values).map_err(|error| error.to_string())?);
-        let suppressions = dlp.allow.iter().map(suppression).collect::<Result<_, _>>()?;
         let scanner = Arc::new(Scanner::new(Arc::new(rules), known, suppressions));
         let values = document
             .credentials
@@ -42,7 +56,13 @@ impl Scan {
             .map(|(name, value)| (name.as_str(), value.reveal().as_bytes()));
         let redactions = Redactions::new(values)
             .map_err(|_| "the credentials are too many to be looked for".to_owned())?;
-        Ok(Self { scanner, redactions: Arc::new(redactions), action: dlp.action })
+        let redactions = Arc::new(redactions);
+        Ok(Self { scanner, redactions, action: dlp.action, own: dlp.rules.clone() })
+    }
+
+    /// Whether what takes memory and time to make was made for the other.
+    pub(super) fn shares(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.redactions, &other.redactions)
     }
 
     /// Searches a request's target and head, as they would be sent.
@@ -58,15 +78,29 @@ impl Scan {
         self.scanner.scan(host, today(), &text)
     }
 
+    /// What must not leave in a host's name: a known value, in a form that names can have; and what rules
+    /// find in any case, since a name has none, in what is no word of it.
+    pub(super) fn name(&self, name: &str) -> Vec<Finding> {
+        let known = self.redactions.name_in(name.as_bytes());
+        let known = known.map(|rule| Finding { rule: rule.to_owned(), known: true });
+        let rules = self.scanner.scan_in_any_case(name, today(), not_words(name).as_bytes());
+        known.into_iter().chain(rules).collect()
+    }
+
     /// Whether there is nothing in a text that must not be told.
     pub(super) fn is_clean(&self, host: &str, text: &str) -> bool {
         self.scanner.scan(host, today(), text.as_bytes()).is_empty()
     }
 
-    /// Whether a host's name holds a known value, also one that is cut into labels.
-    pub(super) fn name_holds_known(&self, name: &str) -> bool {
-        let holds = |text: &str| self.redactions.redact(text.as_bytes()).is_some();
-        !self.redactions.is_empty() && (holds(name) || holds(&name.replace('.', "")))
+    /// Whether a host's name holds a known value, or most of one, in a form that names can have and also
+    /// cut into labels; or what a rule finds.
+    pub(super) fn name_holds_secret(&self, name: &str) -> bool {
+        let joined = name.replace('.', "");
+        let text = format!("{name}\n{joined}");
+        holds_data(name)
+            || !self.name(name).is_empty()
+            || !self.is_clean(name, &text)
+            || !self.is_clean(name, &text.to_ascii_uppercase())
     }
 
     /// Searches a whole body, and what is packed in it.
@@ -76,8 +110,8 @@ impl Scan {
         codings: &[Coding],
         body: &[u8],
     ) -> Result<Report, Unscannable> {
-        // Unpacked it may be as large as one that is not packed.
-        let limits = coding::Limits { output: limits::SCANNED_BODY, ..coding::Limits::default() };
+        let output = unpacked(u64::try_from(body.len()).unwrap_or(u64::MAX));
+        let limits = coding::Limits { output, ..coding::Limits::default() };
         self.scanner.scan_body(host, today(), codings, body, limits)
     }
 
@@ -95,15 +129,34 @@ impl Scan {
         }
     }
 
-    /// Takes known values out of what comes back, if there are any.
-    pub(super) fn redactor(&self) -> Option<Redactor> {
-        (!self.redactions.is_empty()).then(|| Redactor::new(Arc::clone(&self.redactions)))
+    /// Takes known values out of what comes back, if there are any; in every form out of what answers a
+    /// request that had one.
+    pub(super) fn redactor(&self, injected: bool) -> Option<Redactor> {
+        (!self.redactions.is_empty()).then(|| {
+            let redactor = Redactor::new(Arc::clone(&self.redactions));
+            if injected { redactor.thorough() } else { redactor }
+        })
     }
 
     /// Whether what cannot be searched is refused.
     pub(super) fn blocks(&self) -> bool {
         self.action == Action::Block
     }
+}
+
+/// How much a body may give that is so long: as much as one that is not packed, if it is no small thing.
+pub(super) fn unpacked(length: u64) -> u64 {
+    let limits = coding::Limits::default();
+    let output = length.saturating_mul(limits::UNPACKED_RATIO);
+    let output = output.clamp(limits::UNPACKED_SMALL, limits::SCANNED_BODY);
+    output.min(length.saturating_mul(limits.ratio).max(limits::UNPACKED_ANY))
+}
+
+/// The same of a body that is an archive: those of sources hold much more than they are long.
+pub(super) fn unpacked_archive(length: u64) -> u64 {
+    let most = length.saturating_mul(limits::ARCHIVE_RATIO);
+    let most = most.clamp(limits::UNPACKED_SMALL, limits::ARCHIVE);
+    most.min(length.saturating_mul(coding::Limits::default().ratio).max(limits::UNPACKED_ANY))
 }
 
 /// What a head says of how its body is encoded.
@@ -170,5 +223,44 @@ mod tests {
         headers.append(COOKIE, "b=2".parse().unwrap());
         join_cookies(&mut headers);
         assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn what_is_looked_for_is_shared_until_it_changes() {
+        let document = |rules: Option<&str>, action: Action| Document {
+            version: crate::sidecar::document::VERSION,
+            sandbox: "ada".to_owned(),
+            policy: crate::sidecar::part::PolicyPart {
+                dlp: crate::sidecar::part::DlpPart {
+                    rules: rules.map(str::to_owned),
+                    action,
+                    ..Default::default()
+                },
+                ..Default::default()
+            },
+            names: Vec::new(),
+            forbidden: Vec::new(),
+            ca: None,
+            roots: Vec::new(),
+            credentials: std::collections::BTreeMap::new(),
+            resolver: Vec::new(),
+            hosts: None,
+            testing: crate::sidecar::document::Testing::default(),
+        };
+        let own = "[[rules]]\nid = 'house'\nregex = 'house_[a-z]{8}'\nkeywords = ['house_']";
+        let found = |scan: &Scan| {
+            let found = scan.head("example.com", "/house_abcdefgh", &HeaderMap::new());
+            found.into_iter().map(|finding| finding.rule).collect::<Vec<_>>()
+        };
+        let first = Scan::new(&document(None, Action::Block), None).unwrap();
+        let other = Scan::new(&document(None, Action::Warn), Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&first.redactions, &other.redactions));
+        assert!(first.blocks() && !other.blocks());
+        assert_eq!(found(&other), [""; 0]);
+        let with_own = Scan::new(&document(Some(own), Action::Warn), Some(&other)).unwrap();
+        assert_eq!(found(&with_own), ["house"]);
+        assert!(!Arc::ptr_eq(&with_own.redactions, &other.redactions));
+        let without = Scan::new(&document(None, Action::Warn), Some(&with_own)).unwrap();
+        assert_eq!(found(&without), [""; 0]);
     }
 }

@@ -14,22 +14,27 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::activity::Activity;
 use super::connection::{Socket, refuse, serve};
+use super::limits;
 use super::machine::{Machine, Token, admit};
 use super::relaying::Relaying;
 use super::resolve::System;
+use super::share::{Budget, budget};
 use super::slots::Slots;
 use super::state::Loaded;
-use super::{limits, upload};
 use crate::sidecar::record::{Event, Line, Record};
 
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) record: Arc<Record>,
-    pub(super) budget: Arc<Semaphore>,
+    pub(super) budget: Arc<Budget>,
     /// Room for requests.
     pub(super) requests: Arc<Semaphore>,
+    /// Room for HTTP/2 connections that may send far ahead.
+    pub(super) wide: Arc<Semaphore>,
     pub(super) relaying: Arc<Relaying>,
+    pub(super) activity: Arc<Activity>,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
     /// Documents are loaded one at a time.
@@ -112,9 +117,11 @@ impl Sidecar {
         record.write(&Line::new(Event::Start))?;
         let shared = Arc::new(Shared {
             record,
-            budget: upload::budget(),
+            budget: budget(),
             requests: Arc::new(Semaphore::new(limits::REQUESTS)),
+            wide: Arc::new(Semaphore::new(limits::WIDE_CONNECTIONS)),
             relaying: Arc::default(),
+            activity: Arc::default(),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),
             loading: Mutex::new(0),
@@ -154,9 +161,14 @@ impl Sidecar {
                 };
                 shared.record.write(&line).map_err(|error| format!("writing the log: {error}"))?;
                 *generation = loaded.generation;
+                let compiled =
+                    before.as_ref().is_none_or(|before| !loaded.scan.shares(&before.scan));
                 shared.loaded.send_replace(Some(Arc::new(loaded)));
                 drop(before);
                 give_back_memory();
+                if compiled {
+                    give_back_code();
+                }
                 Ok(self.state())
             }
             Err(why) => {
@@ -312,6 +324,19 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
+/// Large pieces go back to the system as soon as they are free: by itself, the allocator keeps ever larger
+/// ones once some were freed, in one heap for each thread.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "the allocator has no safe way to be told")]
+pub(in crate::sidecar) fn keep_little_memory() {
+    // SAFETY: it takes two numbers, and is called before there is a second thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, limits::LARGE_PIECE) };
+}
+
+/// Other allocators do so by themselves.
+#[cfg(not(target_env = "gnu"))]
+pub(in crate::sidecar) fn keep_little_memory() {}
+
 /// What a burst has needed goes back to the system: by itself, the allocator keeps it for the next one.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "the allocator has no safe way to be told")]
@@ -323,3 +348,13 @@ fn give_back_memory() {
 /// Other allocators do so by themselves.
 #[cfg(not(target_env = "gnu"))]
 fn give_back_memory() {}
+
+/// The code by which a policy was compiled is not needed until the next one.
+#[cfg(target_os = "linux")]
+fn give_back_code() {
+    crate::sidecar::pages::forget();
+}
+
+/// Elsewhere a sidecar is none that serves a machine.
+#[cfg(not(target_os = "linux"))]
+fn give_back_code() {}

@@ -46,6 +46,10 @@ impl Loaded {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let document = parse(text)?;
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(ahead) = document.testing.clock_ahead {
+            crate::sidecar::clock::testing::set(ahead);
+        }
         let policy = Policy::compile(&document.policy)?;
         for (name, value) in &document.credentials {
             check(name, value.reveal().as_bytes()).map_err(|error| error.to_string())?;
@@ -66,7 +70,9 @@ impl Loaded {
             (None, Some(part)) => Some(Arc::new(Ca::load(part, &document.sandbox, provider)?)),
             (None, None) => None,
         };
-        let resolver = Resolver::new(&document.resolver, system)?;
+        let same_values = before.filter(|before| before.credentials == document.credentials);
+        let same_values = same_values.map(|before| &before.scan);
+        let resolver = Resolver::new(&document.resolver, document.hosts.as_deref(), system)?;
         let tls = client_config(&roots, provider)?;
         Ok(Self {
             generation,
@@ -74,7 +80,7 @@ impl Loaded {
             names,
             ca,
             upstreams: Upstreams::new(resolver, tls, dial_route(&document)),
-            scan: Scan::new(&document)?,
+            scan: Scan::new(&document, same_values)?,
             policy,
             forbidden: document.forbidden.into_iter().chain(system.around.clone()).collect(),
             ca_part: document.ca,

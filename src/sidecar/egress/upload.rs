@@ -1,38 +1,35 @@
 //! A request's body on its way out: held and searched before anything is dialled, as far as that
 //! goes, and from there on searched as it passes.
 //!
-//! What a search has not cleared never goes on, so a secret that begins in one piece and ends in the
-//! next is never sent in part.
+//! A body that arrives at once is searched as a whole. One that does not is sent as it comes, for its
+//! sender may wait for an answer to what it has sent: what may be the begin of a secret is held back
+//! for as long as more comes, and a little longer; then it goes on, and is searched again with what
+//! follows.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
+use super::arriving::Arriving;
 use super::case::Case;
+use super::course::Course;
 use super::limits;
-use super::search::{Away, Search, search_whole, unscannable};
+use super::packed::Packed;
+use super::search::{Away, Flushed, Search, search_whole, unscannable};
+use super::share::{Budget, Share};
 use super::state::Loaded;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
-use crate::sidecar::dlp::is_packed;
-
-/// How much of the budget is taken at once, in units of it.
-const STEP: usize = 64;
-/// A unit of the budget.
-const UNIT: usize = 1024;
-
-/// The budget of all bodies that are held.
-pub(super) fn budget() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(limits::HELD_BODIES / UNIT))
-}
+use crate::sidecar::dlp::{Unscanned, is_packed, packing};
 
 /// What an upstream is sent.
 pub(super) struct Upload {
@@ -40,11 +37,17 @@ pub(super) struct Upload {
     trailers: Option<HeaderMap>,
     /// The length that the upstream is told.
     length: Option<u64>,
+    /// How much of it was sent.
+    sent: u64,
     rest: Option<Box<Rest>>,
-    verdict: Verdict,
+    course: Course,
     /// The share of the first piece that streams, until that is sent.
     first: Option<OwnedSemaphorePermit>,
-    _permit: Option<OwnedSemaphorePermit>,
+    /// The memory of what takes its codings off.
+    #[expect(dead_code, reason = "held until it is dropped")]
+    decoders: Option<OwnedSemaphorePermit>,
+    #[expect(dead_code, reason = "held until it is dropped")]
+    share: Option<Share>,
 }
 
 /// Bytes that keep their share of the budget until they are sent.
@@ -59,100 +62,147 @@ impl AsRef<[u8]> for Sending {
     }
 }
 
+/// Ends when a new policy forbids what is under way.
+pub(super) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A piece of this size is not the last of what comes at once.
+const BULK: usize = 4 * 1024;
+
+/// A piece of a body, or its end.
+type Came = Option<Result<Frame<Bytes>, hyper::Error>>;
+
 /// What is still to come.
 struct Rest {
-    incoming: Incoming,
+    incoming: Arriving,
+    revoked: Revoked,
     case: Arc<Case>,
+    course: Course,
     /// None while it is done aside.
     search: Option<Search>,
     away: Option<Away>,
     /// What has come and is not searched yet.
     arrived: BytesMut,
+    /// What came next while there was enough to be searched.
+    next: Option<Came>,
     idle: Option<Pin<Box<Sleep>>>,
+    /// Until what is held back goes on.
+    flush: Option<Pin<Box<Sleep>>>,
     /// How much has passed since it last paused.
     unpaused: usize,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// Why a body ended early.
-#[derive(Clone, Default)]
-pub(super) struct Verdict(Arc<Mutex<Option<Code>>>);
-
-impl Verdict {
-    pub(super) fn get(&self) -> Option<Code> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// How long a body may take, in all and between two pieces, to be held as far as bodies are.
+fn hold_time(codings: &[Coding], length: Option<u64>) -> [Duration; 2] {
+    // Nobody waits for an answer to a part of what is compressed as a whole.
+    match (length, codings) {
+        (None, []) => limits::OPEN_BODY_TIME,
+        _ => limits::HELD_BODY_TIME,
     }
+}
 
-    fn set(&self, code: Code) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
+/// The share of the budget that a body begins with.
+async fn share(length: Option<u64>, budget: &Arc<Budget>) -> Result<Share, Code> {
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let whole = length.map_or(limits::HELD_BODY, |length| length.min(limits::HELD_BODY));
+    let mut share = budget.take(whole.min(limits::STREAMED_BODY)).await?;
+    if length.is_some() {
+        // Without it, less of it is held.
+        budget.grow(&mut share, whole);
     }
+    Ok(share)
 }
 
 impl Upload {
     /// No body at all.
     pub(super) fn empty() -> Self {
+        let course = Course::new();
+        course.done();
         Self {
             held: BytesMut::new(),
             trailers: None,
             length: None,
+            sent: 0,
             rest: None,
-            verdict: Verdict::default(),
+            course,
             first: None,
-            _permit: None,
+            decoders: None,
+            share: None,
         }
     }
 
-    /// Why it ended early, if it did.
-    pub(super) fn verdict(&self) -> Verdict {
-        self.verdict.clone()
+    /// Whether it is too long, or too slow, to be held as a whole.
+    pub(super) fn streams(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// How it fares.
+    pub(super) fn course(&self) -> Course {
+        self.course.clone()
     }
 
     /// Takes a body as far as it is held, and searches it: nothing is dialled for one that is
-    /// refused. What is too long to be held streams behind its search.
+    /// refused. What is not held streams behind its search.
     pub(super) async fn hold(
-        mut incoming: Incoming,
+        mut incoming: Arriving,
         coding: Result<Vec<Coding>, Unscannable>,
         case: &Arc<Case>,
         loaded: &Arc<Loaded>,
-        budget: &Arc<Semaphore>,
+        budget: &Arc<Budget>,
+        revoked: impl Fn() -> Revoked,
     ) -> Result<Self, Code> {
         if incoming.is_end_stream() {
             return Ok(Self::empty());
         }
-        let length = incoming.size_hint().exact();
+        let length = incoming.length();
         let codings = match coding {
             Ok(codings) => codings,
             Err(_) => {
-                unscannable(case, loaded)?;
+                unscannable(case, loaded, Unscanned::Coding)?;
                 Vec::new()
             }
         };
         // Refused by what it says of its length already, before any of it is asked for.
-        let (limit, most) = match codings.is_empty() {
-            true => (limits::HELD_BODY, limits::SCANNED_BODY),
-            false => (limits::ENCODED_BODY, limits::ENCODED_BODY as u64),
-        };
-        if length.is_some_and(|length| length > most) {
-            unscannable(case, loaded)?;
+        if length.is_some_and(|length| length > limits::SCANNED_BODY) {
+            unscannable(case, loaded, Unscanned::Large)?;
         }
-        let search = Search::new(case, loaded);
-        let mut permit: Option<OwnedSemaphorePermit> = None;
-        let mut held = BytesMut::new();
+        let mut share = share(length, budget).await?;
+        let mut search = Search::new(case, loaded, budget, length);
+        // As large as it may become, so that it never moves: what is not used of it takes no memory.
+        let mut held = match length {
+            Some(length) if length >= limits::HELD_BODY as u64 => {
+                BytesMut::with_capacity(limits::HELD_BODY + limits::READ_BUFFER)
+            }
+            Some(length) => BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)),
+            None => BytesMut::new(),
+        };
         let mut trailers = None;
-        let deadline = tokio::time::sleep(limits::HELD_BODY_TIME);
+        let [all, mut between] = hold_time(&codings, length);
+        let deadline = tokio::time::sleep(all);
         tokio::pin!(deadline);
+        let mut waited = !codings.is_empty();
         let ended = loop {
+            let Some(body) = incoming.get() else { break true };
             let frame = tokio::select! {
-                frame = incoming.frame() => frame,
-                () = &mut deadline => break false,
+                frame = tokio::time::timeout(between, body.frame()) => frame.ok(),
+                () = &mut deadline => None,
+            };
+            let Some(frame) = frame else {
+                // Nobody waits for an answer to a part of an archive.
+                if waited || !is_packed(&held) {
+                    break false;
+                }
+                waited = true;
+                deadline.set(tokio::time::sleep(limits::WHOLE_BODY_TIME[0]));
+                between = limits::WHOLE_BODY_TIME[1];
+                continue;
             };
             let Some(frame) = frame else { break true };
             match frame.map_err(|_| case.broken_off())?.into_data() {
                 Ok(data) => {
-                    let wanted = (held.len() + data.len()).div_ceil(UNIT);
-                    grow(&mut permit, wanted, budget).await?;
+                    let wanted = held.len() + data.len();
                     held.extend_from_slice(&data);
-                    if held.len() >= limit {
+                    if held.len() >= limits::HELD_BODY || !budget.grow(&mut share, wanted) {
                         break incoming.is_end_stream();
                     }
                 }
@@ -164,55 +214,68 @@ impl Upload {
                 }
             }
         };
-        let verdict = Verdict::default();
+        let course = Course::new();
         if ended {
             let held = search_whole(case, loaded, codings, held).await?;
             let length = trailers.is_none().then_some(held.len() as u64);
-            let (rest, first) = (None, None);
-            return Ok(Self { held, trailers, length, rest, verdict, first, _permit: permit });
+            let (rest, first, decoders) = (None, None, None);
+            let share = Some(share);
+            let sent = 0;
+            return Ok(Self { held, trailers, length, sent, rest, course, first, decoders, share });
         }
-        if !codings.is_empty() || is_packed(&held) {
-            // What is compressed can be looked into only as a whole.
-            if !codings.is_empty() {
-                unscannable(case, loaded)?;
+        let mut decoders = None;
+        if !codings.is_empty() {
+            match Packed::new(&codings, length, &held) {
+                Some((packed, needed)) => {
+                    decoders = Some(budget.decoders(needed).await?);
+                    search = search.unpacking(packed);
+                }
+                None => search.give_up(Unscanned::Large)?,
             }
-            case.unscanned();
+        } else if let Some(kind) = packing(&held) {
+            match Packed::archive(kind, length, &held) {
+                Ok((packed, needed)) => {
+                    decoders = Some(budget.decoders(needed).await?);
+                    search = search.unpacking(packed);
+                }
+                Err(reason) => case.unscanned(reason),
+            }
         }
-        let searched = search.aside(held).await.map_err(|_| Code::DlpUnscannable)?;
-        let (search, held, clear) = searched;
+        let (search, held, clear) = search.piece(held).await.map_err(|_| Code::DlpUnscannable)?;
         clear?;
-        let rest = Some(Box::new(Rest::new(incoming, search)));
+        let mut rest = Box::new(Rest::new(incoming, revoked(), search, course.clone()));
+        rest.begin_flush();
         // What streams holds little; the rest of its share is for others as soon as it is sent.
-        grow(&mut permit, limits::STREAMED_BODY / UNIT, budget).await?;
-        let more = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = more - limits::STREAMED_BODY / UNIT;
-        let first = permit.as_mut().and_then(|permit| permit.split(more));
-        Ok(Self { held, trailers, length, rest, verdict, first, _permit: permit })
+        let first = share.beyond(limits::STREAMED_BODY);
+        let (sent, rest, share) = (0, Some(rest), Some(share));
+        Ok(Self { held, trailers, length, sent, rest, course, first, decoders, share })
     }
 }
 
-async fn grow(
-    permit: &mut Option<OwnedSemaphorePermit>,
-    wanted: usize,
-    budget: &Arc<Semaphore>,
-) -> Result<(), Code> {
-    let have = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    if wanted <= have {
-        return Ok(());
+impl Upload {
+    /// How much of what is held may go on.
+    fn clear(&self) -> usize {
+        let Some(rest) = &self.rest else { return self.held.len() };
+        // While it is searched aside, nothing does.
+        let Some(search) = &rest.search else { return 0 };
+        let left = self.length.map(|length| length.saturating_sub(self.sent));
+        may_go(self.held.len(), search.hold_back(), left)
     }
-    let more = (wanted - have).next_multiple_of(STEP);
-    let more = u32::try_from(more).map_err(|_| Code::DlpUnscannable)?;
-    let acquired = Arc::clone(budget).acquire_many_owned(more);
-    let more = tokio::time::timeout(limits::HELD_BODIES_WAIT, acquired)
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or(Code::TooManyConnections)?;
-    match permit {
-        Some(permit) => permit.merge(more),
-        none => *none = Some(more),
+
+    /// Says so, if all of it was given.
+    fn is_done(&self) {
+        if self.is_end_stream() {
+            self.course.done();
+        }
     }
-    Ok(())
+}
+
+/// How much of what is held goes on before its end is searched. `left`: how much is still to be sent, if
+/// that is known. Whoever is told a length has the whole of it with its last byte, whatever its end turns
+/// out to be: so that one waits for it.
+fn may_go(held: usize, hold_back: usize, left: Option<u64>) -> usize {
+    let most = left.map_or(u64::MAX, |left| left.saturating_sub(1));
+    held.saturating_sub(hold_back).min(usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 impl Body for Upload {
@@ -225,16 +288,13 @@ impl Body for Upload {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
         loop {
-            let clear = match &this.rest {
-                Some(rest) => rest
-                    .search
-                    .as_ref()
-                    .map_or(0, |search| this.held.len().saturating_sub(search.hold_back())),
-                None => this.held.len(),
-            };
+            let clear = this.clear();
             if clear > 0 {
+                this.course.moved();
+                this.sent += clear as u64;
                 let Some(permit) = this.first.take() else {
                     let piece = this.held.split_to(clear).freeze();
+                    this.is_done();
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 };
                 // What is held back of it must not keep all of it.
@@ -245,23 +305,32 @@ impl Body for Upload {
                 return Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))));
             }
             let Some(rest) = &mut this.rest else {
-                return Poll::Ready(this.trailers.take().map(|fields| Ok(Frame::trailers(fields))));
+                let trailers = this.trailers.take();
+                this.is_done();
+                return Poll::Ready(trailers.map(|fields| Ok(Frame::trailers(fields))));
             };
-            let step = ready!(rest.poll_step(context, &mut this.held, &mut this.trailers));
-            match step {
-                Ok(true) => {
-                    this.rest = None;
+            // Also while there is always more to send, and when the answer has ended already.
+            let code = if rest.revoked.as_mut().poll(context).is_ready() {
+                Code::HostNotAllowed
+            } else {
+                match ready!(rest.poll_step(context, &mut this.held, &mut this.trailers)) {
+                    Ok(last) => {
+                        if last {
+                            this.rest = None;
+                        }
+                        continue;
+                    }
+                    Err(code) => {
+                        rest.case.deny_later(&code);
+                        code
+                    }
                 }
-                Ok(false) => {}
-                Err(code) => {
-                    rest.case.deny_later(&code);
-                    this.verdict.set(code);
-                    this.rest = None;
-                    this.held.clear();
-                    let error = io::Error::other("the request's body ends here");
-                    return Poll::Ready(Some(Err(error)));
-                }
-            }
+            };
+            this.course.refused(code);
+            this.rest = None;
+            this.held.clear();
+            let error = io::Error::other("the request's body ends here");
+            return Poll::Ready(Some(Err(error)));
         }
     }
 
@@ -278,18 +347,33 @@ impl Body for Upload {
 }
 
 impl Rest {
-    fn new(incoming: Incoming, search: Search) -> Self {
+    fn new(incoming: Arriving, revoked: Revoked, search: Search, course: Course) -> Self {
         let case = Arc::clone(&search.case);
         Self {
             incoming,
+            revoked,
             case,
+            course,
             search: Some(search),
             away: None,
             arrived: BytesMut::new(),
+            next: None,
             idle: None,
+            flush: None,
             unpaused: 0,
             pause: None,
         }
+    }
+
+    /// What is held back goes on after a while, whatever comes until then.
+    fn begin_flush(&mut self) {
+        if self.flush.is_none() && self.holds_back() {
+            self.flush = Some(Box::pin(tokio::time::sleep(limits::FLUSH)));
+        }
+    }
+
+    fn holds_back(&self) -> bool {
+        self.search.as_ref().is_some_and(|search| search.hold_back() > 0)
     }
 
     /// Takes and searches what comes next. Whether it was the last.
@@ -305,7 +389,10 @@ impl Rest {
                 self.pause = None;
             }
             if let Some(away) = &mut self.away {
-                let ended = ready!(Pin::new(away).poll(context));
+                let Poll::Ready(ended) = Pin::new(away).poll(context) else {
+                    self.read_ahead(context);
+                    return Poll::Pending;
+                };
                 self.away = None;
                 // A panic on the way is no reason to let it pass.
                 let Ok((search, piece, clear)) = ended else {
@@ -314,10 +401,11 @@ impl Rest {
                 self.search = Some(search);
                 if clear.is_ok() {
                     held.unsplit(piece);
+                    self.begin_flush();
                 }
                 return Poll::Ready(clear.map(|()| false));
             }
-            let frame = match Pin::new(&mut self.incoming).poll_frame(context) {
+            let frame = match self.poll_next(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending if !self.arrived.is_empty() => {
                     if self.search_arrived(held)? {
@@ -326,10 +414,13 @@ impl Rest {
                     continue;
                 }
                 Poll::Pending => {
-                    let idle = self
-                        .idle
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(limits::REQUEST_IDLE)));
-                    ready!(idle.as_mut().poll(context));
+                    if let Some(flush) = &mut self.flush
+                        && flush.as_mut().poll(context).is_ready()
+                    {
+                        self.flush = None;
+                        return Poll::Ready(self.flush_now().map(|()| false));
+                    }
+                    ready!(self.poll_idle(context));
                     return Poll::Ready(Err(Code::MalformedRequest));
                 }
             };
@@ -337,9 +428,8 @@ impl Rest {
             let last = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        self.arrived.extend_from_slice(&data);
-                        let enough = self.arrived.len() >= limits::SEARCHED_IN_TURN;
-                        if enough && self.search_arrived(held)? {
+                        self.arrives(&data);
+                        if self.is_enough() && self.search_arrived(held)? {
                             return Poll::Ready(Ok(false));
                         }
                         continue;
@@ -347,9 +437,87 @@ impl Rest {
                     Err(frame) => frame.into_trailers().ok(),
                 },
                 Some(Err(_)) => return Poll::Ready(Err(self.case.broken_off())),
+                None if !self.arrived.is_empty() => {
+                    if self.search_arrived(held)? {
+                        return Poll::Ready(Ok(false));
+                    }
+                    continue;
+                }
                 None => None,
             };
             return Poll::Ready(self.end(last, held, trailers));
+        }
+    }
+
+    /// What comes next.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Came> {
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(next);
+        }
+        match self.incoming.get() {
+            Some(body) => Pin::new(body).poll_frame(context),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// Takes what comes while a piece is searched aside, up to the next piece: so one processor decrypts
+    /// and the other searches.
+    fn read_ahead(&mut self, context: &mut Context<'_>) {
+        while self.next.is_none() && !self.is_enough() {
+            let Poll::Ready(came) = self.poll_next(context) else { return };
+            match came {
+                Some(Ok(frame)) if frame.is_data() => {
+                    if let Ok(data) = frame.into_data() {
+                        self.arrives(&data);
+                    }
+                }
+                // Its turn is behind what has arrived.
+                other => self.next = Some(other),
+            }
+        }
+    }
+
+    fn arrives(&mut self, data: &[u8]) {
+        if self.arrived.is_empty() && data.len() >= BULK {
+            // It grows to that, and would be copied each time.
+            self.arrived.reserve(limits::SEARCHED_IN_TURN + data.len());
+        }
+        self.arrived.extend_from_slice(data);
+    }
+
+    /// Whether as much has arrived as is searched together.
+    fn is_enough(&self) -> bool {
+        self.arrived.len() >= limits::SEARCHED_IN_TURN
+    }
+
+    /// Waits until nothing has come for too long. Once there is an answer, its end is waited for too.
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let time = match self.course.is_answered() {
+            true => limits::RESPONSE_IDLE,
+            false => limits::REQUEST_IDLE,
+        };
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+        ready!(idle.as_mut().poll(context));
+        if time == limits::REQUEST_IDLE && self.course.is_answered() {
+            // It was answered meanwhile.
+            self.idle = None;
+            return self.poll_idle(context);
+        }
+        Poll::Ready(())
+    }
+
+    /// Lets go on what is held back.
+    fn flush_now(&mut self) -> Result<(), Code> {
+        let search = self.search.take().ok_or(Code::DlpUnscannable)?;
+        match search.flushed() {
+            Flushed::Now(search, clear) => {
+                self.search = Some(*search);
+                clear
+            }
+            Flushed::Later(away) => {
+                self.away = Some(away);
+                Ok(())
+            }
         }
     }
 
@@ -360,6 +528,8 @@ impl Rest {
         self.unpaused += piece.len();
         if self.unpaused >= limits::PACED_PIECE {
             self.unpaused = 0;
+        }
+        if self.unpaused == 0 && self.case.shared.activity.is_recent() {
             self.pause = Some(Box::pin(tokio::time::sleep(limits::PACE)));
         }
         if search.takes_long(piece.len()) {
@@ -369,6 +539,7 @@ impl Rest {
         let clear = search.data(&piece);
         self.search = Some(search);
         clear.map(|()| held.unsplit(piece))?;
+        self.begin_flush();
         Ok(true)
     }
 
@@ -387,5 +558,20 @@ impl Rest {
         search.trailers(&fields)?;
         *trailers = Some(fields);
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_byte_waits_for_the_end_of_the_search() {
+        assert_eq!(may_go(100, 30, None), 70);
+        assert_eq!(may_go(100, 0, None), 100, "chunks and frames have an end of their own");
+        assert_eq!(may_go(100, 0, Some(500)), 100);
+        assert_eq!(may_go(100, 0, Some(100)), 99);
+        assert_eq!(may_go(100, 30, Some(100)), 70);
+        assert_eq!([may_go(1, 0, Some(1)), may_go(1, 2, Some(1)), may_go(0, 0, Some(0))], [0; 3]);
     }
 }

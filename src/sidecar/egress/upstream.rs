@@ -6,7 +6,6 @@
 //! new policy begins with none.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,10 +25,13 @@ use tokio_rustls::TlsConnector;
 
 use super::ahead::{Ahead, Gathered};
 use super::dial::{checked, dial};
+use super::heedless::Heedless;
 use super::limits;
 use super::relaying::Relaying;
 use super::resolve::Resolver;
+use super::trouble::Trouble;
 use super::upload::Upload;
+use super::verified::{Verifier, failed};
 use crate::sidecar::{Authority, CheckedAddr, Cidr, Code, Host};
 
 /// Which upstream.
@@ -84,6 +87,8 @@ pub(super) enum Unanswered {
     Unsent(Box<Request<Upload>>),
     /// The connection failed with the request under way.
     Failed,
+    /// The head of the answer is larger than what is read of one.
+    HeadTooLarge,
 }
 
 impl Upstreams {
@@ -139,10 +144,10 @@ impl Upstreams {
         &self,
         target: &Target,
         reach: &Reach<'_>,
-    ) -> Result<Connection, Code> {
+    ) -> Result<Connection, Trouble> {
         let addresses = match target.authority.host() {
             Host::Name(name) => self.resolver.addresses(name.as_str()).await?,
-            Host::Ip(_) => return Err(Code::SsrfDenied),
+            Host::Ip(_) => return Err(Code::SsrfDenied.into()),
         };
         let addresses =
             checked(&addresses, target.authority.port(), reach.exceptions, reach.forbidden)?;
@@ -159,7 +164,7 @@ impl Upstreams {
             let stream = tokio::time::timeout(limits::UPSTREAM_HANDSHAKE, handshake)
                 .await
                 .map_err(|_| Code::UpstreamTimeout)?
-                .map_err(|error| not_verified(&error))?;
+                .map_err(|error| failed(&error))?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let stream = Gathered::new(stream, Arc::clone(reach.relaying));
             if http2 { http2_over(stream).await? } else { http1_over(stream).await? }
@@ -174,18 +179,12 @@ impl Upstreams {
     }
 }
 
-/// A handshake that failed: by what the upstream showed, or because it went away.
-fn not_verified(error: &io::Error) -> Code {
-    let is_tls = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-    if is_tls { Code::UpstreamTls } else { Code::UpstreamUnreachable }
-}
-
 async fn http1_over(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
 ) -> Result<Sender, Code> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(limits::READ_BUFFER)
-        .handshake(TokioIo::new(stream))
+        .handshake(TokioIo::new(Heedless::new(stream)))
         .await
         .map_err(|_| Code::UpstreamUnreachable)?;
     // How it ends is seen by whoever waits for the answer.
@@ -200,7 +199,7 @@ async fn http2_over(
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::UPSTREAM_STREAM_WINDOW)
         .initial_connection_window_size(limits::UPSTREAM_CONNECTION_WINDOW)
-        .max_header_list_size(limits::HEADER_LIST)
+        .max_header_list_size(limits::UPSTREAM_HEADER_LIST)
         .max_send_buf_size(limits::SEND_BUFFER)
         .handshake(TokioIo::new(stream))
         .await
@@ -232,6 +231,7 @@ impl Connection {
     ) -> Result<Response<Incoming>, Unanswered> {
         let unanswered = |mut error: TrySendError<Request<Upload>>| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
+            None if is_too_large(error.error()) => Unanswered::HeadTooLarge,
             None => Unanswered::Failed,
         };
         match &mut self.sender {
@@ -244,6 +244,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether an answer was given up because of the size of its head.
+fn is_too_large(error: &hyper::Error) -> bool {
+    error.is_parse_too_large()
 }
 
 impl Kept {
@@ -280,10 +285,15 @@ pub(super) fn client_config(
     if store.is_empty() {
         return Err(format!("`roots` holds no certificate: none of {ignored} can be read"));
     }
+    let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider))
+        .build()
+        .map(Verifier)
+        .map_err(|error| format!("setting up TLS: {error}"))?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("setting up TLS: {error}"))?
-        .with_root_certificates(store)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.resumption = rustls::client::Resumption::in_memory_sessions(limits::ALL_IDLE_UPSTREAMS);

@@ -134,6 +134,7 @@ impl Chunks {
 /// Whether a field may not stand in a trailer.
 pub(super) fn is_never_late(name: &[u8]) -> bool {
     NEVER_LATE.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+        || std::str::from_utf8(name).is_ok_and(super::asks_for_a_part)
 }
 
 /// Where the first line ends, if it ends within the bound.

@@ -12,6 +12,8 @@ fn to(path: &str, host: &str, upstream_path: &str, credential: &str) -> RoutePar
         port: 443,
         upstream_path: upstream_path.into(),
         auth_scheme: Scheme::Bearer,
+        auth_user: None,
+        auth_header: None,
         credential: credential.into(),
     }
 }
@@ -95,7 +97,7 @@ fn the_proxy_door() {
         ("GET", "https://llm.example/", "path_not_allowed"),
         ("GET", "https://llm.example/%76%31/messages", "path_not_allowed"),
         ("GET", "https://llm.example:8443/v1/messages", "port_not_allowed"),
-        ("GET", "http://llm.example:443/v1/messages", "port_not_allowed"),
+        ("GET", "http://llm.example:443/v1/messages", "plain_http_refused"),
         ("GET", "http://llm.example/v1/messages", "port_not_allowed"),
         ("OPTIONS", "https://llm.example/v1/messages", "method_not_allowed"),
         ("GET", "https://a.llm.example/v1/messages", "host_not_allowed"),
@@ -110,7 +112,7 @@ fn the_proxy_door() {
         ("GET", "https://both.example/public", "-"),
         ("OPTIONS", "https://both.example/private/x", "-"),
         ("GET", "http://both.example/private/x", "port_not_allowed"),
-        ("GET", "http://both.example:443/private/x", "-"),
+        ("GET", "http://both.example:443/private/x", "plain_http_refused"),
     ] {
         assert_eq!(ask(&policy, method, url), expected, "{method} {url}");
     }

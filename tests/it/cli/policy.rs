@@ -22,7 +22,7 @@ egress:
       cidr: 10.1.0.0/16
   dlp_action: warn
   dlp_allow:
-    - rule: aws-access-token
+    - rule: aws-access-key-id
       host: packages.example.org
       reason: test data
       expires: 2027-01-31
@@ -113,8 +113,8 @@ ada of bottle dev may reach
   route      /gh/ is https://api.example.com:443/ with Bearer CLI_POLICY_TOKEN
   leaks      a request that holds a secret passes and is logged; credentials
              never do
-  leaks      not aws-access-token to packages.example.org until 2027-01-31: test
-             data
+  leaks      not aws-access-key-id to packages.example.org until 2027-01-31:
+             test data
 ";
     assert_eq!(run(&tree, &["show", "ada"]).exits(0).stdout, expected);
     let ken = run(&tree, &["show", "ken"]).exits(0).stdout;
@@ -139,4 +139,62 @@ fn a_sandbox_that_has_no_policy_is_an_error() {
     assert!(ended.stderr.contains("none"), "{}", ended.stderr);
     run(&tree, &["show", "No Name"]).exits(1);
     run(&tree, &["check", "ada"]).exits(2);
+}
+
+#[test]
+fn words_that_are_no_request_are_told_what_to_write() {
+    let tree = tree();
+    for (method, url, next) in [
+        ("GET", "packages.example.org", "write a URL: `https://packages.example.org`"),
+        ("GET", "ftp://packages.example.org/x", "write a URL: `https://packages.example.org/x`"),
+        ("post", "https://packages.example.org/", "write the method in capitals: `--method POST`"),
+        ("P0ST", "https://packages.example.org/", "write a method such as `--method POST`"),
+        ("GET", "https://93.184.216.34/", "name the host: an address is never dialled as such"),
+    ] {
+        let json = run(&tree, &["-o", "json", "check", "ada", url, "--method", method]);
+        let json = json.exits(1).json();
+        assert!(json["next"].as_str().is_some_and(|text| text.starts_with(next)), "{json}");
+    }
+}
+
+#[test]
+fn an_exception_is_from_a_rule_that_there_is_and_on_a_day_that_comes() {
+    let tree = TempTree::new("exceptions");
+    let own = tree.path().join("rules.toml");
+    std::fs::write(&own, "[[rules]]\nid = \"own-rule\"\nregex = 'own-[0-9]{8}'\n").unwrap();
+    let exception = |rule: &str, more: &str| {
+        format!("    - {{rule: {rule}, host: packages.example.org, reason: why{more}}}\n")
+    };
+    let write = |exceptions: &[String]| {
+        let (own, list) = (own.display(), exceptions.concat());
+        let egress = format!("egress:\n  dlp_rules: {own}\n  dlp_allow:\n{list}");
+        tree.bottle("dev", &format!("image: host\n{egress}"));
+    };
+    tree.agent("ada", "dev", "", "").agent("bob", "dev", "", "");
+    let path = tree.path().to_str().expect("temporary paths are UTF-8");
+    let check = || Cli::new().run(["-o", "json", "--tree", path, "check"]);
+    write(&[exception("aws-access-key-id", ", expires: 2999-01-31"), exception("own-rule", "")]);
+    assert_eq!(check().exits(0).json()["diagnostics"], json!([]));
+    for (rule, meant) in [
+        ("aws-acces-key-id", Some("did you mean `aws-access-key-id`?")),
+        ("dlp:github-token", Some("did you mean `github-token`?")),
+        ("own-rul", Some("did you mean `own-rule`?")),
+        ("nothing-of-that-kind-at-all", None),
+    ] {
+        write(&[exception("own-rule", ""), exception(rule, "")]);
+        let json = check().exits(1).json();
+        let [told] = json["diagnostics"].as_array().unwrap().as_slice() else {
+            panic!("each exception is told once: {json}");
+        };
+        let message = told["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("`{rule}` is no leak rule")), "{told}");
+        assert_eq!((&told["file"], &told["line"]), (&json!("bottles/dev.md"), &json!(7)));
+        assert_eq!(told["label"].as_str(), meant, "{told}");
+    }
+    write(&[exception("own-rule", ", expires: 2020-02-29")]);
+    let json = check().exits(0).json();
+    let told = &json["diagnostics"][0];
+    let message = "the exception for `own-rule` is over since 2020-02-29: it excuses nothing";
+    assert_eq!((&told["message"], &told["severity"]), (&json!(message), &json!("warning")));
+    assert_eq!((&told["line"], &json["summary"]["warnings"]), (&json!(6), &json!(1)));
 }

@@ -12,7 +12,8 @@ error: unknown key `skils`
 3 │ skils: [x]
   │ ^^^^^ did you mean `skills`?
   = allowed: bottle, skills, command, restart, run, suspend, name, description,
-    model, color, memory
+    tools, disallowedTools, model, permissionMode, maxTurns, mcpServers, hooks,
+    memory, background, effort, isolation, color, initialPrompt
 ";
 
 fn good() -> TempTree {
@@ -65,6 +66,19 @@ fn check_tells_everything_with_its_place() {
     assert_eq!((&found["line"], &found["column"]), (&json!(3), &json!(1)));
     assert_eq!(found["file"], "agents/ada.md");
     assert_eq!(found["severity"], "error");
+}
+
+#[test]
+fn check_tells_what_the_default_backend_could_not_make() {
+    let tree = good();
+    tree.bottle("dev", "env: {A: b}");
+    let settings = tree.path().join("bottle.yaml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{text}backend: docker\n")).unwrap();
+    let json = Cli::new().run(["-o", "json", "check", path(&tree)]).exits(1).json();
+    let found = &json["diagnostics"][0];
+    assert_eq!((&found["file"], &found["line"]), (&json!("bottles/dev.md"), &json!(1)), "{json}");
+    assert!(found["message"].to_string().contains("names no `image`"), "{json}");
 }
 
 #[test]
@@ -232,7 +246,7 @@ fn the_state_folder_cannot_be_made() {
     let tree = good();
     let mut cli = Cli::new();
     cli.env("BOTTLE_STATE_DIR", "/proc/nowhere");
-    let ended = cli.run(["plan", path(&tree)]).exits(1);
+    let ended = cli.run(["apply", path(&tree), "--yes"]).exits(1);
     assert!(ended.stderr.contains("making the folder /proc/nowhere"), "{}", ended.stderr);
     assert!(ended.stderr.contains("caused by: "), "{}", ended.stderr);
 }

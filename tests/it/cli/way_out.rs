@@ -81,7 +81,7 @@ fn alive(pid: i32) -> bool {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
     }
 }
 
@@ -124,4 +124,80 @@ fn a_life() {
     assert!(!alive(sidecar) && !alive(machine));
     assert_eq!(find(&rig.cli.state(), SIDECAR), None);
     assert_eq!(find(&rig.cli.state(), "own/control"), None);
+}
+
+/// A laptop that changes networks: what is true now reaches what runs, and nothing is restarted.
+#[test]
+fn the_hosts_name_servers_are_loaded_when_they_change() {
+    let (home, office) = (Far::new(), Far::new());
+    let mut rig = Rig { cli: Cli::new(), tree: TempTree::new("moving") };
+    rig.cli.env("BOTTLE_TEST_SIDECAR_DOCUMENT", home.overlay());
+    rig.allow("\"allowed.test:80\", \"printer.test:80\"");
+    rig.tree.agent("ada", "near", "", "You are ada.");
+    rig.run(&["apply", "--yes"]).exits(0);
+    assert_eq!(rig.get("allowed.test"), "far allowed.test 200");
+    assert!(!home.seen().is_empty());
+    rig.run(&["plan"]).exits(0);
+    let (sidecar, machine) = (rig.process(SIDECAR), rig.process(MACHINE));
+
+    rig.cli.env("BOTTLE_TEST_SIDECAR_DOCUMENT", office.overlay());
+    let plan = rig.run(&["plan"]).exits(2);
+    assert!(plan.stdout.contains("host_names"), "{}", plan.stdout);
+    rig.run(&["apply", "--yes"]).exits(0);
+    rig.run(&["plan"]).exits(0);
+    home.seen();
+    assert_eq!(rig.get("allowed.test"), "far allowed.test 200");
+    assert!(!office.seen().is_empty(), "the server of now is asked");
+    assert!(home.seen().is_empty(), "and the one of before is not");
+
+    // The same for the file of hosts.
+    let mut overlay: serde_json::Value = serde_json::from_str(&office.overlay()).unwrap();
+    overlay["hosts"] = "192.0.2.7 printer.test".into();
+    rig.cli.env("BOTTLE_TEST_SIDECAR_DOCUMENT", overlay.to_string());
+    rig.run(&["plan"]).exits(2);
+    rig.run(&["apply", "--yes"]).exits(0);
+    rig.run(&["plan"]).exits(0);
+    assert_eq!(rig.get("allowed.test"), "far allowed.test 200");
+    assert_eq!((rig.process(SIDECAR), rig.process(MACHINE)), (sidecar, machine));
+}
+
+/// Its key goes when the sidecar goes, also when the run that took it away was killed half-way.
+#[test]
+fn the_key_of_a_ca_goes_with_its_sidecar() {
+    let far = Far::new();
+    let mut rig = Rig { cli: Cli::new(), tree: TempTree::new("key") };
+    rig.cli.env("BOTTLE_TEST_SIDECAR_DOCUMENT", far.overlay());
+    rig.allow("\"allowed.test:80\"");
+    rig.tree.agent("ada", "near", "", "You are ada.");
+    rig.run(&["apply", "--yes"]).exits(0);
+    let key = find(&rig.cli.state(), "ca/ada.json").expect("it has a CA");
+    let memory = key.parent().unwrap().parent().unwrap().to_owned();
+    let content = std::fs::read(&key).unwrap();
+    let receipts = |memory: &Path| -> Vec<(PathBuf, Vec<u8>)> {
+        let all = std::fs::read_dir(memory.join("receipts")).unwrap().flatten();
+        all.map(|entry| (entry.path(), std::fs::read(entry.path()).unwrap())).collect()
+    };
+    let before = receipts(&memory);
+    assert!(!before.is_empty());
+
+    rig.tree.bottle("near", "backend: native\nimage: host\nresources:\n  memory: 128M\n  pids: 64");
+    rig.run(&["apply", "--yes", "--allow-teardown", "all"]).exits(0);
+    assert_eq!(find(&rig.cli.state(), SIDECAR), None);
+    assert!(!key.exists(), "egress was switched off");
+
+    // As a kill between the removal and what is written of it leaves it.
+    std::fs::create_dir_all(key.parent().unwrap()).unwrap();
+    std::fs::write(&key, &content).unwrap();
+    let now: Vec<PathBuf> = receipts(&memory).into_iter().map(|(path, _)| path).collect();
+    for (path, text) in before.iter().filter(|(path, _)| !now.contains(path)) {
+        std::fs::write(path, text).unwrap();
+    }
+    rig.run(&["apply", "--yes"]).exits(0);
+    assert!(!key.exists(), "the next run removes it");
+
+    rig.allow("\"allowed.test:80\"");
+    rig.run(&["apply", "--yes", "--allow-teardown", "all"]).exits(0);
+    let key = find(&rig.cli.state(), "ca/ada.json").expect("it has one again");
+    rig.run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
+    assert!(!key.exists());
 }

@@ -61,12 +61,12 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         // Also after a failure, and of a tree that the test broke; it must not hide the test's own.
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
     }
 }
 
 /// A child that ends with the test.
-struct Running(std::process::Child);
+pub(super) struct Running(pub(super) std::process::Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

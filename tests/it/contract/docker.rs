@@ -32,7 +32,17 @@ pub(crate) fn images() -> PathBuf {
 
 /// The engine that the environment names, with a program that a sidecar can run.
 pub(crate) fn settings() -> Settings {
-    Settings { sidecar_program: Some(sidecar_program().to_owned()), ..Settings::from_env() }
+    Settings {
+        sidecar_program: Some(sidecar_program().to_owned()),
+        helper: Some(env!("CARGO_BIN_EXE_bottle").into()),
+        ..Settings::from_env()
+    }
+}
+
+/// The socket of that engine, which is a local one.
+pub(crate) fn socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://").unwrap_or("/var/run/docker.sock").into()
 }
 
 /// What sidecars run: the program that BOTTLE_TEST_STATIC names, else a stand-in that lets nothing
@@ -79,6 +89,21 @@ pub(crate) fn docker(args: &[&str]) -> Result<String, String> {
     let output = std::process::Command::new("docker").args(args).output().expect("docker runs");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+/// The host's address on the engine's own bridge. An engine that has just made the bridge does not
+/// state a gateway yet: it takes the first address of the range.
+pub(crate) fn bridge_address() -> std::net::IpAddr {
+    let format = "{{with index .IPAM.Config 0}}{{.Gateway}} {{.Subnet}}{{end}}";
+    let config = docker(&["network", "inspect", "bridge", "--format", format]);
+    let config = config.expect("the engine has its bridge");
+    let (gateway, subnet) = config.rsplit_once(' ').unwrap_or(("", config.as_str()));
+    if let Ok(gateway) = gateway.trim().parse() {
+        return gateway;
+    }
+    let base = subnet.split('/').next().and_then(|base| base.parse::<std::net::Ipv4Addr>().ok());
+    let base = base.unwrap_or_else(|| panic!("the bridge has a range: {config}"));
+    std::net::Ipv4Addr::from(u32::from(base) + 1).into()
 }
 
 /// A corner of the engine that nobody else uses; none where there is no engine.

@@ -1,11 +1,14 @@
 //! Commands in machines.
 
-use bottle::apply::{ENV_APPEND, ENV_REPLACE, with_asked_env};
-use bottle::backend::{Attach, BackendError, ExecSpec, ExecUser, guest_path};
+use bottle::apply::ENV_APPEND;
+use bottle::backend::{Attach, BackendError, ExecSpec, ExecUser, Upload, guest_path};
 use bottle::model::{BackendKind, Instance, MachineSpec};
 use bytes::Bytes;
 
-use super::{Fixture, ada, create, exec, is_real, machine, only, printenv, running, start};
+use super::ENV_REPLACE;
+use super::{
+    Fixture, ada, create, exec, is_real, machine, only, printenv, running, start, tarball,
+};
 
 /// More than any pipe or frame holds.
 fn three_mebibytes() -> Bytes {
@@ -163,8 +166,8 @@ pub(crate) async fn the_volatile_folder_is_private_and_forgets(f: &dyn Fixture) 
 pub(crate) async fn delivered_values_are_loaded_before_a_command(f: &dyn Fixture) {
     let machine = running(f).await;
     let say = async |name: &str| {
-        let argv = with_asked_env(&printenv(f, name));
-        let said = f.backend().exec(f.scope(), &machine, &ExecSpec::new(argv), Bytes::new()).await;
+        let spec = ExecSpec { values: true, ..ExecSpec::new(printenv(f, name)) };
+        let said = f.backend().exec(f.scope(), &machine, &spec, Bytes::new()).await;
         let said = said.expect("running a command");
         String::from_utf8(said.stdout).expect("it is UTF-8").trim_end().to_owned()
     };
@@ -211,4 +214,34 @@ pub(crate) async fn walls(f: &dyn Fixture) {
     assert_eq!(mounts, "tmpfs");
     let first = say(ExecUser::Sandbox, "ls -d /proc/[0-9]* | wc -l").await;
     assert!(first.parse::<u32>().expect("a number") < 20, "it sees only its own processes");
+}
+
+/// Puts the plain values in, as provisioning does.
+pub(super) async fn put_values(f: &dyn Fixture, machine: &Instance, lines: &str) {
+    let entries = [
+        ("etc/bottle", tarball::folder(0o755, 0)),
+        ("etc/bottle/env", tarball::file(lines, 0o644, 0)),
+    ];
+    let upload = Upload { tar: tarball::pack(&entries), ..Upload::default() };
+    f.backend().copy_in(f.scope(), machine, upload).await.expect("copying in");
+}
+
+pub(crate) async fn plain_values_stand_beside_those_that_are_asked_for(f: &dyn Fixture) {
+    let machine = running(f).await;
+    let say = async |name: &str, values: bool| {
+        let spec = ExecSpec { values, ..ExecSpec::new(printenv(f, name)) };
+        let said = f.backend().exec(f.scope(), &machine, &spec, Bytes::new()).await;
+        let said = said.expect("running a command");
+        String::from_utf8(said.stdout).expect("it is UTF-8").trim_end().to_owned()
+    };
+    put_values(f, &machine, "unset GREETING\nexport A='it'\\''s $A'\nexport B='plain'\n").await;
+    // One that was asked for before may stand there still.
+    let asked = "export C='asked'\nexport B='before'\nunset A\n";
+    assert_eq!(exec(f, &machine, &["sh", "-c", ENV_REPLACE], asked).await.code, 0);
+    let values = [say("GREETING", true).await, say("A", true).await, say("B", true).await];
+    assert_eq!(values, ["", "it's $A", "plain"]);
+    let without = [say("GREETING", false).await, say("A", false).await, say("C", false).await];
+    assert_eq!(without, ["hello 'there'", "", ""], "what sets a machine up does without");
+    put_values(f, &machine, "export A='2'\n").await;
+    assert_eq!((say("A", true).await.as_str(), say("C", true).await.as_str()), ("2", "asked"));
 }

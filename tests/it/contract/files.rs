@@ -245,6 +245,47 @@ pub(crate) async fn copied_out_as_it_is(f: &dyn Fixture) {
     }
 }
 
+/// Of any size, with the same names and contents, and no longer than somebody takes it.
+pub(crate) async fn streamed_out_as_it_is(f: &dyn Fixture) {
+    let machine = running(f).await;
+    let mut entries = skill();
+    entries.push(("home/node/s/big", file(vec![7; 3 << 20], 0o644, 1000)));
+    put(f, &machine, &entries).await;
+    let (send, mut pieces) = tokio::sync::mpsc::channel(2);
+    let sending = f.backend().stream_out(f.scope(), &machine, "/home/node/s", send);
+    let taking = async {
+        let mut tar = Vec::new();
+        while let Some(piece) = pieces.recv().await {
+            tar.extend_from_slice(&piece);
+        }
+        tar
+    };
+    let (sent, tar) = tokio::join!(sending, taking);
+    sent.expect("copying out");
+    // Where the guest's own tar makes it, names begin with `./`.
+    let named = |name: &str| name.trim_start_matches("./").to_owned();
+    let names: Vec<String> = tar::Archive::new(tar.as_slice())
+        .entries()
+        .expect("it is a tar")
+        .map(|entry| named(&entry.expect("it is whole").path().expect("a name").to_string_lossy()))
+        .collect();
+    assert!(names.iter().all(|name| name == "s" || name.starts_with("s/")), "{names:?}");
+    assert_eq!(names.len(), entries.len(), "{names:?}");
+    let big = tar.windows(1 << 20).step_by(512).any(|part| part.iter().all(|byte| *byte == 7));
+    assert!(big, "its largest file is not in it");
+
+    let (send, pieces) = tokio::sync::mpsc::channel(2);
+    drop(pieces);
+    let unwanted = f.backend().stream_out(f.scope(), &machine, "/home/node/s", send);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(60), unwanted).await;
+    drop(ended.expect("it ends where nobody takes it"));
+    for path in ["/home/node/absent", "/absent/below", "/etc/passwd/below"] {
+        let (send, _pieces) = tokio::sync::mpsc::channel(2);
+        let out = f.backend().stream_out(f.scope(), &machine, path, send).await;
+        assert!(matches!(out, Err(BackendError::Failed { .. })), "{path}: {out:?}");
+    }
+}
+
 pub(crate) async fn copied_out_up_to_a_limit(f: &dyn Fixture) {
     let machine = running(f).await;
     put(f, &machine, &[("home/node/big", file(vec![1; 1 << 20], 0o644, 1000))]).await;
@@ -287,4 +328,41 @@ pub(crate) async fn the_prompt_is_the_users_own(f: &dyn Fixture) {
         let read = exec(f, &machine, &["cat", guest_path::PROMPT], "").await;
         assert_eq!((read.code, read.stdout.as_slice()), (0, prompt.as_bytes()));
     }
+}
+
+/// What goes in goes in as root, and a link of the guest's must not lead it to what is root's.
+pub(crate) async fn a_users_link_leads_to_nothing_of_roots(f: &dyn Fixture) {
+    let machine = running(f).await;
+    put(f, &machine, &[("opt/lib/greet/x", file("root's", 0o644, 0))]).await;
+    let home = |path: &str| GuestDir { path: path.to_owned(), uid: 1000, gid: 1000, mode: 0o755 };
+    let dirs = || vec![home("/home/node/.claude"), home("/home/node/.claude/skills")];
+    let upload = || Upload {
+        wipe: vec!["/home/node/.claude/skills/greet".to_owned()],
+        dirs: dirs(),
+        tar: pack(&[
+            ("home/node/.claude/skills/greet", folder(0o755, 1000)),
+            ("home/node/.claude/skills/greet/y", file("y", 0o644, 1000)),
+        ]),
+        ..Upload::default()
+    };
+    copy_in(f, &machine, upload()).await.expect("copying in");
+    for script in [
+        "rm -r ~/.claude/skills && ln -s /opt/lib ~/.claude/skills",
+        "rm -r ~/.claude && mkdir ~/d && ln -s /opt/lib ~/d/skills && ln -s d ~/.claude",
+    ] {
+        let script = format!("HOME=/home/node; {script}");
+        let done = exec(f, &machine, &["sh", "-c", &script], "").await;
+        assert_eq!(done.code, 0, "{done:?}");
+        let error = copy_in(f, &machine, upload()).await.expect_err("it leads to root's");
+        let text = format!("{:#}", anyhow::Error::from(error));
+        assert!(text.contains("cannot remove") || text.contains("a link of user"), "{text}");
+        let kept = take(f, &machine, "/opt/lib").await;
+        assert!(kept.contains_key("greet/x") && !kept.contains_key("greet/y"), "{:?}", kept.keys());
+    }
+    // To the user's own it may.
+    let script = "cd /home/node; rm -r .claude d; mkdir -p own/skills; ln -s own .claude";
+    let done = exec(f, &machine, &["sh", "-c", script], "").await;
+    assert_eq!(done.code, 0, "{done:?}");
+    copy_in(f, &machine, upload()).await.expect("copying in");
+    assert!(is_there(f, &machine, "/home/node/own/skills/greet/y").await);
 }

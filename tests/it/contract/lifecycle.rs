@@ -2,7 +2,8 @@
 
 use bottle::backend::{BackendError, Depth, ExecSpec};
 use bottle::model::{
-    Fields, Instance, InstanceState, MachineSpec, Ownership, ResourceKind, ResourceSpec,
+    BackendKind, Fields, Instance, InstanceState, MachineSpec, Ownership, ResourceKind,
+    ResourceSpec, Resources,
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -206,4 +207,39 @@ pub(crate) async fn limits_are_set(f: &dyn Fixture) {
     let shown = only(f).await.fields;
     assert_ne!(shown, Fields::default());
     assert_eq!(shown.0.get("resources.memory").map(String::as_str), Some("256M"));
+}
+
+pub(crate) async fn limits_change_while_it_runs_on(f: &dyn Fixture) {
+    let spec = machine(f, ada());
+    let machine = start(f, &create(f, &spec).await).await;
+    exec(f, &machine, &["sh", "-c", "cat > /tmp/mine"], "mine").await;
+    let other = Resources { millicpus: 750, memory: 320 << 20, pids: 80, disk: None };
+    let adjust = async |to: &Resources| f.backend().adjust(f.scope(), &machine, to).await;
+    if f.backend().kind() == BackendKind::Smolmachines {
+        // Its program changes those of a stopped machine only, so a plan asks for a new one.
+        let refused = adjust(&other).await;
+        assert!(matches!(refused, Err(BackendError::Unsupported(_))), "{refused:?}");
+        return;
+    }
+    for limits in [&other, &other, &spec.resources, &other] {
+        adjust(limits).await.expect("changing the limits");
+        assert_eq!(f.limits(&machine).await, f.enforced(*limits));
+        let deep = f.backend().observe(f.scope(), Depth::Deep).await.expect("observing");
+        let seen = &deep.instances[0];
+        assert_eq!((&seen.id, &seen.boot, seen.hash), (&machine.id, &machine.boot, machine.hash));
+        assert_eq!((&seen.drift, &seen.mendable), (&vec![], &vec![]));
+        for (path, value) in limits.fields().0 {
+            assert_eq!(only(f).await.fields.0.get(&path), Some(&value), "{path}");
+        }
+    }
+    let kept = exec(f, &machine, &["cat", "/tmp/mine"], "").await;
+    assert_eq!(kept.stdout, b"mine", "nothing of it is lost");
+    // One that does not run gets them for its next run.
+    f.stop(&machine).await;
+    adjust(&spec.resources).await.expect("changing those of a stopped one");
+    let again = start(f, &machine).await;
+    assert_eq!(f.limits(&again).await, f.enforced(spec.resources));
+    f.remove(&only(f).await).await;
+    let gone = adjust(&other).await;
+    assert!(matches!(gone, Err(BackendError::NotRunning { .. })), "{gone:?}");
 }

@@ -1,9 +1,9 @@
 //! The machine's `command`.
 
-use bottle::apply::ENV_REPLACE;
 use bottle::backend::{LogOptions, MainState, Upload};
 use bottle::model::{Instance, MachineSpec, Restart};
 
+use super::ENV_REPLACE;
 use super::tarball::{file, folder, pack};
 use super::{Fixture, ada, create, eventually, exec, machine, running, start};
 
@@ -119,15 +119,16 @@ async fn deliver(f: &dyn Fixture, machine: &Instance) {
 }
 
 pub(crate) async fn it_gets_its_environment(f: &dyn Fixture) {
-    let script = "echo \"$GREETING/$TOKEN\"; id -u; pwd";
+    let script = "echo \"$GREETING/$TOKEN/$PLAIN\"; id -u; pwd";
     let command = ["sh", "-c", script].map(str::to_owned).to_vec();
     let workdir = Some("/workspace".to_owned());
     let spec = MachineSpec { command, workdir, waits_for_env: true, ..machine(f, ada()) };
     let machine = start(f, &create(f, &spec).await).await;
+    super::exec::put_values(f, &machine, "export PLAIN='p'\n").await;
     ready(f, &machine).await;
     deliver(f, &machine).await;
     becomes(f, &machine, MainState::Completed).await;
-    assert_eq!(log(f, &machine, None).await, "hello 'there'/it's s3cret\n1000\n/workspace\n");
+    assert_eq!(log(f, &machine, None).await, "hello 'there'/it's s3cret/p\n1000\n/workspace\n");
     let seen = exec(f, &machine, &["cat", "/proc/1/environ"], "").await;
     assert!(!String::from_utf8_lossy(&seen.stdout).contains("s3cret"));
 }

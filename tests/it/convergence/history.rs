@@ -213,7 +213,14 @@ impl World {
             Happening::Reach(engine, away) => {
                 self.engines[usize::from(*engine)].set_unreachable(away.then_some("it is away"));
             }
-            Happening::Meddle(what, nth) => self.meddle(*what, *nth),
+            Happening::Meddle(what, nth) => {
+                self.meddle(*what, *nth);
+                // Somebody's copies, whose names have a dot: what is in them may be handed on.
+                let ours = self.ours();
+                let copies = ours.iter().filter(|(_, object)| object.name.contains('.'));
+                let labels = copies.filter_map(|(_, object)| object.labels.as_ref());
+                self.forgotten.extend(labels.map(|labels| labels.sandbox.clone()));
+            }
             Happening::Foreign(engine, who) => {
                 let engine = &self.engines[usize::from(*engine)];
                 let name = format!("bottle-{}-{}", Self::owner(), agent(*who));
@@ -237,8 +244,9 @@ impl World {
             Happening::Reboot(engine) => self.engines[usize::from(*engine)].reboot(),
             Happening::LoseReceipts => {
                 let memory = self.reconciler.state.tree(&Self::owner()).expect("it opens");
-                for (id, _) in memory.receipts().expect("they can be read") {
+                for (id, receipt) in memory.receipts().expect("they can be read") {
                     memory.forget(&id).expect("it can be removed");
+                    self.forgotten.insert(receipt.sandbox);
                     self.lost.insert(id);
                 }
             }
@@ -255,7 +263,7 @@ impl World {
 
     /// One pass in which things go wrong. Whatever does, nothing is touched that may not be.
     async fn pass(&mut self, pass: &Pass) {
-        self.reconciler.jobs = pass.jobs;
+        self.reconciler.jobs = Some(pass.jobs);
         let untouchable = self.untouchable();
         let kept = self.without_image();
         let left: Vec<_> = self.engines.each_ref().map(|engine| others_left(engine)).into();
@@ -399,7 +407,7 @@ pub(super) fn assert_orderly(view: &View) {
         assert!(step.after.iter().all(|before| *before < step.id), "{step:?}");
         assert!(KINDS.contains(&step.backend));
         assert!(!view.observed.unreachable.contains_key(&step.backend), "{step:?}");
-        if let Action::Teardown(instance) = &step.action {
+        if let Action::Teardown { instance, .. } = &step.action {
             assert_eq!(instance.ownership, bottle::model::Ownership::Ours);
         }
     }

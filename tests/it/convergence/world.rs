@@ -9,10 +9,10 @@ use bottle::backend::{Backend, Backends, Depth, Progress, Scope};
 use bottle::manifest::LoadOptions;
 use bottle::model::policy::{AllowEntry, Egress, HostPattern};
 use bottle::model::{
-    AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Fields, ImageRef, InstanceId,
-    MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources, Restart,
-    SandboxId, SandboxSpec, SidecarSpec, SkillEntry, SkillFiles, SkillNode, SpecHash, Tree,
-    Workspace, WorkspaceMode,
+    AgentsFolder, BackendChoice, BackendKind, Bounds, Desired, Diagnostic, Fields, ImageRef,
+    InstanceId, MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources,
+    Restart, SandboxId, SandboxSpec, SidecarSpec, SkillEntry, SkillFiles, SkillNode, SpecHash,
+    Tree, Workspace, WorkspaceMode,
 };
 use bottle::plan::{AllowTeardown, Options};
 use bottle::reconcile::{Reconciler, Sources, State};
@@ -117,9 +117,11 @@ impl Wish {
                 1 => BackendChoice::Fixed(BackendKind::Docker),
                 _ => BackendChoice::Fixed(BackendKind::Native),
             },
-            image: Some(image(self.image)),
+            // What may be on the native backend has no image that it would have to fetch.
+            image: Some(image(if self.backend % 3 == 1 { self.image } else { self.image % 2 + 2 })),
             host_paths: Vec::new(),
-            env: BTreeMap::new(),
+            sources: Vec::new(),
+            env: BTreeMap::from([("LEVEL".to_owned(), (self.prompt % 2).to_string())]),
             asked_env: set(self.asked, &ASKED),
             resources: Resources {
                 memory: u64::from(self.memory % 2 + 1) << 30,
@@ -168,6 +170,9 @@ pub(super) struct World {
     pub(super) broken: BTreeSet<SandboxId>,
     /// Machines whose receipts were lost: what went in before is not known any more.
     pub(super) lost: BTreeSet<InstanceId>,
+    /// Their sandboxes, and those of which somebody made a copy: a machine that follows gets what is known to
+    /// nobody as the agent's own.
+    pub(super) forgotten: BTreeSet<SandboxId>,
     /// Images that are not to be had.
     pub(super) unpublished: BTreeSet<String>,
     folder: tempfile::TempDir,
@@ -205,7 +210,7 @@ impl World {
             backends,
             sources: Sources::default(),
             depth: Depth::Listing,
-            jobs: 2,
+            jobs: Some(2),
             deadlines: bottle::apply::Deadlines::default(),
         };
         let world = Self {
@@ -214,6 +219,7 @@ impl World {
             wishes: BTreeMap::new(),
             broken: BTreeSet::new(),
             lost: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             unpublished: BTreeSet::new(),
             folder,
         };
@@ -256,11 +262,17 @@ impl World {
         let wished = self.wishes.iter().filter(|(id, _)| !self.broken.contains(*id));
         let wrong = |id: &SandboxId| Diagnostic::error(format!("agents/{id}.md"), "does not parse");
         Desired {
-            tree: Tree { owner: Self::owner(), path: "/tree".into(), network_pool: None },
+            tree: Tree {
+                owner: Self::owner(),
+                path: "/tree".into(),
+                network_pool: None,
+                snapshots: Some(Bounds::default()),
+            },
             sandboxes: wished
                 .map(|(id, wish)| (id.clone(), wish.spec(id, &self.workspace())))
                 .collect(),
             held: self.broken.iter().map(|id| (id.clone(), vec![wrong(id)])).collect(),
+            unread: BTreeMap::new(),
             diagnostics: self.broken.iter().map(wrong).collect(),
             agents: AgentsFolder::Present,
             overlays: BTreeSet::new(),

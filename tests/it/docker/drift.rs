@@ -181,12 +181,12 @@ async fn counting_proxy(corner: &Corner) -> (Docker, Arc<AtomicUsize>) {
         while let Ok((mut ours, _)) = listener.accept().await {
             counter.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
-                let engine = UnixStream::connect("/var/run/docker.sock").await;
+                let engine = UnixStream::connect(super::socket()).await;
                 let mut engine = engine.expect("the tests have a local engine");
                 tokio::io::copy_bidirectional(&mut ours, &mut engine).await.ok();
             });
         }
     });
     let host = Some(format!("unix://{}", socket.display()));
-    (Docker::new(Settings { host, ..Settings::default() }), calls)
+    (Docker::new(Settings { host, ..settings() }), calls)
 }

@@ -1,5 +1,7 @@
 //! Images: what fits, what does not, and what is left of them.
 
+use bottle::model::{InstanceId, Leftover};
+
 use super::*;
 
 /// An image of these files, made past the backend.
@@ -183,4 +185,30 @@ async fn a_probe_that_was_left_is_scratch_and_goes() {
         corner.backend.prune(&corner.scope, leftover).await.expect("pruning");
     }
     nothing_is_left(&corner).await;
+}
+
+/// Trees of one engine share the sidecar's image, and two of them may end at once.
+#[tokio::test]
+async fn an_image_that_many_remove_at_once_is_gone_for_each_of_them() {
+    let Some(corner) = Corner::new("many") else { return };
+    for round in 0..20 {
+        let made = import(&corner, "many", &[("round", &round.to_string())], "USER 0");
+        let id = docker(&["image", "inspect", "--format", "{{.Id}}", &made]).expect("it is there");
+        let name = format!("bottle-sidecar:{}", corner.name("many"));
+        docker(&["tag", &made, &name]).expect("it can be tagged");
+        docker(&["image", "rm", &made]).expect("it has another name");
+        let leftover = Leftover {
+            backend: BackendKind::Docker,
+            kind: LeftoverKind::Image,
+            id: InstanceId(id.trim().to_owned()),
+            name,
+            digest: None,
+        };
+        let prune = || corner.backend.prune(&corner.scope, &leftover);
+        let all = tokio::join!(prune(), prune(), prune(), prune());
+        for ended in [all.0, all.1, all.2, all.3] {
+            ended.unwrap_or_else(|e| panic!("round {round}: {}", text(e)));
+        }
+        docker(&["image", "inspect", id.trim()]).expect_err("it is gone");
+    }
 }

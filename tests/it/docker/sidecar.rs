@@ -141,6 +141,7 @@ async fn the_sidecar_is_hardened() {
             assert_eq!(u64::from_str_radix(&line(set), 16), Ok(0), "{set}");
         }
         assert_eq!((line("NoNewPrivs:").as_str(), line("Seccomp:").as_str()), ("1", "2"));
+        support::keeps_to_itself(&pid);
     }
     assert_eq!(corner.part(Depth::Deep, ResourceKind::Sidecar).await.drift, []);
 }
@@ -216,6 +217,60 @@ async fn a_sidecar_that_was_killed_comes_again_and_has_forgotten() {
     assert_eq!((deep.drift, deep.mendable), (vec![], vec![]));
 }
 
+/// Stopped by a signal, or paused, while it is listed or while it is loaded: it is seen, it is started
+/// again, it is loaded, and no other waits.
+#[tokio::test]
+async fn a_sidecar_that_hangs_is_started_again() {
+    let Some(corner) = Corner::new("hangs") else { return };
+    let made = corner.sandbox("ada").await;
+    let other = corner.sandbox("bea").await;
+    let id = made.sidecar.id.0.clone();
+    let stop = || {
+        let pid = inspect(&id, "{{.State.Pid}}").parse().expect("a number");
+        let pid = rustix::process::Pid::from_raw(pid).expect("it runs");
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).is_ok()
+    };
+    if !stop() {
+        let why = "only root may stop it, on the engine's own host";
+        return support::left_out("a sidecar that hangs", why);
+    }
+    let seen = async || {
+        let seen = corner.observe(Depth::Listing).await.instances;
+        seen.into_iter().find(|instance| instance.id.0 == id).expect("it is there")
+    };
+    let hung = seen().await;
+    assert_eq!(hung.state, InstanceState::Paused, "{hung:#?}");
+    assert!(hung.notes.iter().any(|note| note.contains("does not answer")), "{hung:#?}");
+    let begun = std::time::Instant::now();
+    let started = corner.backend.start(&corner.scope, &hung).await.expect("starting");
+    assert_ne!(started.boot, made.sidecar.boot, "its memory is gone, and that is told");
+    corner.backend.load(&corner.scope, &started, DOCUMENT.into()).await.expect("loading");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(8), "{:?}", begun.elapsed());
+
+    docker(&["pause", &id]).expect("it can be paused");
+    let paused = seen().await;
+    assert_eq!(paused.state, InstanceState::Paused);
+    let started = corner.backend.start(&corner.scope, &paused).await.expect("starting");
+    assert_eq!(started.state, InstanceState::Running);
+    corner.backend.load(&corner.scope, &started, DOCUMENT.into()).await.expect("loading");
+
+    // Between the look and the load.
+    assert!(stop());
+    let begun = std::time::Instant::now();
+    let loading = corner.backend.load(&corner.scope, &started, DOCUMENT.into());
+    let beside = async {
+        let begun = std::time::Instant::now();
+        let loaded = corner.backend.load(&corner.scope, &other.sidecar, DOCUMENT.into()).await;
+        loaded.expect("loading the other");
+        begun.elapsed()
+    };
+    let (loaded, beside) = tokio::join!(loading, beside);
+    loaded.expect("loading");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(beside < std::time::Duration::from_secs(4), "{beside:?}");
+    assert_eq!(seen().await.state, InstanceState::Running);
+}
+
 #[tokio::test]
 async fn networks_that_were_changed_by_hand_are_seen_and_mended() {
     let Some(corner) = Corner::new("wired") else { return };
@@ -261,6 +316,66 @@ async fn networks_that_were_changed_by_hand_are_seen_and_mended() {
     }
     let alias = format!("{{{{(index .NetworkSettings.Networks \"{own}\").Aliases}}}}");
     assert!(inspect(&made.sidecar.id.0, &alias).contains("sidecar"));
+}
+
+/// The engine on a port, as one of another machine: its files cannot be read from here.
+async fn far(settings: Settings) -> Docker {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let port = listener.local_addr().expect("it is bound").port();
+    tokio::spawn(async move {
+        while let Ok((mut ours, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let engine = UnixStream::connect(super::socket()).await;
+                let mut engine = engine.expect("the tests have a local engine");
+                tokio::io::copy_bidirectional(&mut ours, &mut engine).await.ok();
+            });
+        }
+    });
+    Docker::new(Settings { host: Some(format!("tcp://127.0.0.1:{port}")), ..settings })
+}
+
+/// The hosts file is read and written with no program that the image puts first, and from no folder of its.
+#[tokio::test]
+async fn no_program_of_the_images_own_says_what_the_hosts_file_holds() {
+    let Some(corner) = Corner::new("ownpath") else { return };
+    let image = format!("{}:1", corner.name("path"));
+    let id = docker(&["create", BUSYBOX, "sh", "-c", "mkdir /evil /gone"]).expect("it is made");
+    let id = id.trim();
+    docker(&["start", "--attach", id]).expect("it runs");
+    let path = "ENV PATH=/evil:/usr/sbin:/usr/bin:/sbin:/bin";
+    let changes = ["--change", path, "--change", "WORKDIR /gone", "--change", "CMD [\"sh\"]"];
+    docker(&[&["commit"], &changes[..], &[id, &image]].concat()).expect("it can be committed");
+    docker(&["rm", id]).expect("it can go");
+
+    let spec =
+        MachineSpec { image: ImageRef::DockerLocal(image), connected: true, ..connected("ada") };
+    corner.prepare(&spec).await.expect("preparing");
+    corner.network("ada").await.expect("creating the network");
+    corner.sidecar("ada").await;
+    let machine = corner.run(&spec).await;
+    let root = |script: &str| {
+        let script = format!("set -e; PATH=/usr/sbin:/usr/bin:/sbin:/bin; {script}");
+        docker(&["exec", "-u", "0", "-w", "/", &machine.id.0, "/bin/sh", "-c", &script])
+            .unwrap_or_else(|error| panic!("{script}: {error}"))
+    };
+    // The programs say that nothing is missing, and that all went well.
+    let script = "grep sidecar /etc/hosts > /evil/line; \
+         for name in cat printf sh; do \
+         printf '#!/bin/sh\n: > /evil/ran\n/bin/cat /evil/line\n' > /evil/$name; chmod 755 /evil/$name; \
+         done; grep -v sidecar /etc/hosts > /evil/rest; cat /evil/rest > /etc/hosts; rmdir /gone; \
+         ! grep sidecar /etc/hosts";
+    root(script);
+    let far = far(settings()).await;
+    let seen = far.observe(&corner.scope, Depth::Deep).await.expect("observing").instances;
+    let seen = seen.into_iter().find(|part| part.id == machine.id).expect("it is there");
+    assert_eq!(seen.mendable.len(), 1, "{seen:#?}");
+    for _ in 0..2 {
+        far.mend(&corner.scope, &seen).await.expect("mending");
+        assert_eq!(root("grep -c sidecar /etc/hosts").trim(), "1");
+    }
+    root("[ ! -e /evil/ran ]");
+    let mended = corner.part(Depth::Deep, ResourceKind::Machine).await;
+    assert_eq!((mended.drift, mended.mendable), (vec![], vec![]));
 }
 
 #[tokio::test]

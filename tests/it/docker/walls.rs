@@ -42,6 +42,8 @@ async fn put_probe(corner: &Corner, machine: &Instance) {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(bytes.len() as u64);
     tar.append_data(&mut header, "tmp/probe", bytes.as_slice()).expect("it fits");
     let upload = Upload { tar: tar.into_inner().expect("it is whole").into(), ..Upload::default() };

@@ -146,6 +146,11 @@ impl Internet {
         internet
     }
 
+    /// Where it is on the host.
+    pub(super) fn at(&self) -> IpAddr {
+        self.names.ip()
+    }
+
     /// What is laid over the documents that a test build writes: where the name server is, who
     /// vouches for the hosts, and where their addresses really lead.
     pub(super) fn overlay(&self) -> String {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::internet::Internet;
 use super::world;
-use crate::contract::docker::{docker, sidecar_program};
+use crate::contract::docker::{bridge_address, sidecar_program};
 use crate::support::{self, Cli, Ended, TempTree};
 
 pub(super) struct Place {
@@ -46,9 +46,7 @@ impl Place {
         }
         let image = world::image(&what)?;
         // The loopback of the host is not a container's: the engine's bridge is both's.
-        let format = "{{(index .IPAM.Config 0).Gateway}}";
-        let bridge = docker(&["network", "inspect", "bridge", "--format", format]);
-        let bridge = bridge.expect("the engine has its bridge").trim().parse().unwrap();
+        let bridge = bridge_address();
         let begins = format!("backend: docker\nimage: docker:{image}\n");
         let mut place = Self::new("docker", "docker", begins, bridge);
         place.cli.env("BOTTLE_SIDECAR_PROGRAM", sidecar_program());
@@ -128,6 +126,13 @@ impl Place {
         self.cli.run(all)
     }
 
+    /// With something on its stdin.
+    pub(super) fn run_with(&self, args: &[&str], stdin: &[u8]) -> Ended {
+        let mut all = vec!["--tree", self.tree.path().to_str().unwrap()];
+        all.extend(args);
+        self.cli.run_with(all, stdin)
+    }
+
     #[track_caller]
     pub(super) fn apply(&self) -> Ended {
         self.run(&["apply", "--yes"]).exits(0)
@@ -177,11 +182,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
     }
 }
 
-const OVERLAY: &str = "BOTTLE_TEST_SIDECAR_DOCUMENT";
+pub(super) const OVERLAY: &str = "BOTTLE_TEST_SIDECAR_DOCUMENT";
 
 /// Whether the host has a program; where not, `what` is said to be left out.
 pub(super) fn has(what: &str, program: &str) -> bool {

@@ -54,7 +54,7 @@ fn of_one_sandbox_only() {
 
 /// T19: what its certificate says.
 #[test]
-fn a_short_life_and_no_authority_beneath() {
+fn the_life_of_its_machine_and_no_authority_beneath() {
     if host_program("openssl").is_none() {
         support::left_out("what a sandbox's authority says", "openssl is not there");
         return;
@@ -71,10 +71,52 @@ fn a_short_life_and_no_authority_beneath() {
     let (_, text) = openssl(&["-text"]);
     assert!(text.contains("CA:TRUE, pathlen:0"), "{text}");
     assert!(text.contains("ASN1 OID: prime256v1"), "{text}");
-    let day = 24 * 60 * 60;
-    for (seconds, valid) in [(0, true), (3 * day, true), (7 * day, false)] {
+    let day = 24 * 60 * 60_i64;
+    // Longer than machines live: programs read it once, and it signs for this one guest only.
+    for (seconds, valid) in [(0, true), (3600 * day, true), (3700 * day, false)] {
         assert_eq!(openssl(&["-checkend", &seconds.to_string()]).0, valid, "in {seconds} s");
     }
+}
+
+/// What runs has read its authority once: no other takes its place while its machine runs.
+#[test]
+fn one_that_is_damaged_is_no_new_one_while_its_machine_runs() {
+    let place = Place::native("damaged");
+    place.one(&[API], "");
+    place.internet.put(API, "/x", "it is here\n");
+    place.say("ada", &format!("cp {CA_PATH} /tmp/begun.pem"));
+    // As a program does that has read it when it was started.
+    let ask = format!("{BARE} curl -sS --cacert /tmp/begun.pem https://{API}/x");
+    let goes_on = |when: &str| assert_eq!(place.say("ada", &ask), "it is here", "{when}");
+    let path = place.cli.state().join("trees").join(&place.tree.owner).join("ca/ada.json");
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let half = &whole[..whole.len() / 2];
+    for (what, damaged) in [("half", Some(half)), ("empty", Some("")), ("removed", None)] {
+        match damaged {
+            Some(text) => std::fs::write(&path, text).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        let held = place.run(&["apply", "--yes"]).exits(3);
+        let said = format!("{}{}", held.stdout, held.stderr);
+        for words in [path.to_str().unwrap(), "put a copy", "--replace-unknown ada"] {
+            assert!(said.contains(words), "{what}: {said}");
+        }
+        goes_on(what);
+    }
+    std::fs::write(&path, &whole).unwrap();
+    place.apply();
+    // Its key is whole: what is made of it is trusted like the old one.
+    std::fs::write(&path, whole.replace("BEGIN CERTIFICATE", "BEGIN")).unwrap();
+    place.apply();
+    goes_on("extended");
+    let again = place.run(&["plan"]).exits(0);
+    assert!(again.stdout.contains("no changes"), "{}", again.stdout);
+    // Given up, it is another machine with another authority.
+    std::fs::write(&path, "").unwrap();
+    place.run(&["apply", "--yes", "--replace-unknown", "ada"]).exits(0);
+    assert_eq!(place.sh("ada", "test -e /tmp/begun.pem").code, Some(1));
+    let fresh = format!("{BARE} curl -sS --cacert {CA_PATH} https://{API}/x");
+    assert_eq!(place.say("ada", &fresh), "it is here");
 }
 
 /// T19: it is found where it is kept, and not inside.
@@ -129,6 +171,10 @@ fn keys(place: &Place) -> Vec<(String, Vec<u8>)> {
 fn keys_of(place: &Place, count: usize) -> Vec<(String, Vec<u8>)> {
     let mut forms = Vec::new();
     for tree in std::fs::read_dir(place.cli.state().join("trees")).unwrap().flatten() {
+        // Beside the trees a backend keeps what is for all of them.
+        if tree.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
         for entry in std::fs::read_dir(tree.path().join("ca")).unwrap().flatten() {
             let text = std::fs::read_to_string(entry.path()).unwrap();
             let kept: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -81,13 +81,13 @@ const FOLDERS: &[&str] = &[
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Its name, once it is made; where it cannot be, `what` is said to be left out.
-pub(super) fn image(what: &str) -> Option<&'static str> {
+pub(crate) fn image(what: &str) -> Option<&'static str> {
     static MADE: OnceLock<bool> = OnceLock::new();
     debian(what).then(|| MADE.get_or_init(make)).map(|_| NAME)
 }
 
 /// The same as a root folder, in `folder`; where it cannot be, `what` is said to be left out.
-pub(super) fn root(what: &str, folder: &Path) -> Option<PathBuf> {
+pub(crate) fn root(what: &str, folder: &Path) -> Option<PathBuf> {
     if !debian(what) {
         return None;
     }

@@ -10,11 +10,12 @@ use crate::support::left_out;
 
 /// An ordinary user has one id, so in its sandboxes every file has the same owner; and where no
 /// cgroup is delegated to it, there is no cgroup to read limits from.
-const NEED_ROOT: [&str; 4] = [
+const NEED_ROOT: [&str; 5] = [
     "on_native::copied_in_as_packed",
     "on_native::copied_over_what_is_there",
     "on_native::folders_that_exist_keep_owner_and_mode",
     "on_native::limits_are_set",
+    "on_native::limits_change_while_it_runs_on",
 ];
 
 /// Runs every test of this backend once more, as uid 1000, when they run as root now.
@@ -49,6 +50,7 @@ fn as_an_ordinary_user() {
         .env("HOME", "/tmp")
         .env("RUST_BACKTRACE", "0")
         .env(PROGRAM, program)
+        .env_remove("BOTTLE_TEST_DOCKER")
         .current_dir("/tmp")
         .uid(1000)
         .gid(1000)

@@ -19,8 +19,8 @@ use crate::contract::{Capability, Fixture};
 
 /// What the cases run.
 const PROGRAMS: &[&str] = &[
-    "cat", "cut", "echo", "grep", "id", "ls", "mv", "printenv", "pwd", "sed", "sh", "sleep",
-    "stat", "tail", "true", "wc",
+    "cat", "cut", "echo", "grep", "id", "ln", "ls", "mkdir", "mv", "printenv", "pwd", "rm", "sed",
+    "sh", "sleep", "stat", "tail", "true", "wc",
 ];
 
 /// A root file system with those programs of the host and what they are linked to, root and node.
@@ -233,3 +233,16 @@ impl Fixture for OnNative {
 }
 
 crate::contract::contract_suite!(on_native, crate::native::contract::fixture, lacks: [Outsiders, Unreachable, Pause]);
+
+/// Where there is only one id, everything is the user's own.
+#[tokio::test]
+async fn a_users_link_leads_to_nothing_of_roots() {
+    use crate::contract::{files, run};
+    if rustix::process::geteuid().is_root() {
+        let made = fixture().await;
+        run("on_native", "a_users_link", &[], made, |f| {
+            Box::pin(files::a_users_link_leads_to_nothing_of_roots(f))
+        })
+        .await;
+    }
+}

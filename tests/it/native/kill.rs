@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bottle::backend::{Backend, Depth, Progress};
+use bottle::backend::{Backend, Depth, ExecSpec, Progress};
 use bottle::model::{InstanceState, ResourceSpec};
 
 use super::support::{Corner, machine, program};
@@ -152,6 +152,32 @@ async fn an_init_that_is_killed_is_a_stopped_sandbox() {
     assert_nothing_left(&corner);
 }
 
+/// What ends with its sandbox has no exit code of its own; what is killed by itself has.
+#[tokio::test]
+async fn a_command_that_ends_with_its_sandbox_has_no_exit_code() {
+    let corner = Corner::new();
+    let mut ada = corner.run(&machine("ada")).await;
+    assert_eq!(corner.sh(&ada, "kill -9 $$").await.code, 137);
+    let spec = ExecSpec::new(["sh", "-c", "while :; do sleep 0.01; done"]);
+    for round in 0..8 {
+        let loops: Vec<_> = (0..4)
+            .map(|_| corner.backend.exec(&corner.scope, &ada, &spec, bytes::Bytes::new()))
+            .collect();
+        let init = corner.init(&ada);
+        let kill = async {
+            tokio::time::sleep(Duration::from_millis(20 + 15 * round)).await;
+            let pid = rustix::process::Pid::from_raw(init).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        };
+        let (ended, ()) = tokio::join!(futures_util::future::join_all(loops), kill);
+        for ended in ended {
+            assert!(ended.is_err(), "{round}: {ended:?}");
+        }
+        ada = corner.start(&ada).await;
+    }
+    corner.wipe().await;
+}
+
 #[tokio::test]
 async fn a_reused_pid_is_not_a_running_sandbox() {
     let corner = Corner::new();
@@ -160,16 +186,25 @@ async fn a_reused_pid_is_not_a_running_sandbox() {
     let text = std::fs::read_to_string(&path).unwrap();
     let mut run: serde_json::Value = serde_json::from_str(&text).unwrap();
     run["start_time"] = 1.into();
-    std::fs::write(&path, run.to_string()).unwrap();
-    assert_eq!(corner.only().await.state, InstanceState::Stopped { code: None });
-    std::fs::write(&path, &text).unwrap();
-    assert_eq!(corner.only().await.boot, on.boot);
+    let other_start = run.to_string();
     // Of another start of the host nothing runs.
     run["start_time"] =
         serde_json::from_str::<serde_json::Value>(&text).unwrap()["start_time"].clone();
     run["host_boot"] = "00000000-0000-0000-0000-000000000000".into();
-    std::fs::write(&path, run.to_string()).unwrap();
-    assert_eq!(corner.only().await.state, InstanceState::Stopped { code: None });
+    let other_host = run.to_string();
+    // The init that is on these files says so itself.
+    for receipt in [&other_start, &other_host, &text] {
+        std::fs::write(&path, receipt).unwrap();
+        let seen = corner.only().await;
+        assert_eq!((seen.state, seen.boot), (InstanceState::Running, on.boot.clone()), "{receipt}");
+    }
+    for name in ["main", "main.same"] {
+        std::fs::write(path.with_file_name(name), "").unwrap();
+    }
+    for receipt in [&other_start, &other_host] {
+        std::fs::write(&path, receipt).unwrap();
+        assert_eq!(corner.only().await.state, InstanceState::Stopped { code: None }, "{receipt}");
+    }
     std::fs::write(&path, &text).unwrap();
     corner.wipe().await;
 }
@@ -206,7 +241,9 @@ async fn half_of_a_sandbox_is_seen_and_removed() {
     std::fs::create_dir_all(native.join(".making-x/root")).unwrap();
     std::fs::create_dir_all(native.join(".removing-x/work/work")).unwrap();
     let seen = corner.backend.observe(&corner.scope, Depth::Listing).await.unwrap();
-    assert!(matches!(seen.instances[0].state, InstanceState::Broken(_)), "{seen:#?}");
+    // Its files are there and its record is not: whose they are is not known.
+    let InstanceState::Unknown(why) = &seen.instances[0].state else { panic!("{seen:#?}") };
+    assert!(why.contains("native/ada/machine.json is missing"), "{why}");
     assert_eq!(seen.leftovers.len(), 2);
     corner.wipe().await;
     assert_nothing_left(&corner);

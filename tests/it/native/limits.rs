@@ -114,3 +114,61 @@ async fn what_cannot_be_enforced_is_said() {
     assert_ne!(corner.sh(&bob, big).await.code, 0);
     corner.wipe().await;
 }
+
+#[tokio::test]
+async fn changed_limits_hold_at_once_or_for_what_is_started_next() {
+    let corner = Corner::new();
+    let on = corner.run(&machine("ada")).await;
+    let other = Resources { memory: 320 << 20, pids: 80, ..machine("ada").resources };
+    let adjusted = corner.backend.adjust(&corner.scope, &on, &other).await;
+    adjusted.unwrap();
+    if corner.cgroups(&on).is_empty() {
+        // Each process carries its own: those of what runs stay, as far as they hold.
+        assert_eq!(corner.say(&on, "ulimit -d").await, (320 << 10).to_string());
+        corner.wipe().await;
+        return;
+    }
+    assert_eq!(of(&on), other);
+    // What somebody else set is seen, and set right in place.
+    let pids = cgroup(&on, "pids").join("pids.max");
+    fs::write(&pids, "77").unwrap();
+    let seen =
+        corner.backend.observe(&corner.scope, Depth::Deep).await.unwrap().instances.remove(0);
+    assert_eq!((seen.drift.len(), seen.mendable.len()), (0, 1), "{seen:?}");
+    assert_eq!(seen.mendable[0].path, "resources.pids");
+    corner.backend.mend(&corner.scope, &seen).await.unwrap();
+    assert_eq!(of(&on), other);
+    corner.wipe().await;
+}
+
+/// The kernel would kill for it.
+#[tokio::test]
+async fn a_limit_below_what_is_in_use_is_refused_and_kills_nothing() {
+    let corner = Corner::new();
+    let mut spec = machine("ada");
+    let greedy = "my $x = 'a' x (100 << 20); sleep 1000";
+    spec.command = ["perl", "-e", greedy].map(str::to_owned).to_vec();
+    let on = corner.run(&spec).await;
+    if corner.cgroups(&on).is_empty() {
+        corner.wipe().await;
+        return;
+    }
+    corner.ready(&on).await;
+    corner.main_becomes(&on, |state| *state == MainState::Running).await;
+    let stat = cgroup(&on, "memory").join("memory.stat");
+    let anonymous = |text: &str| {
+        let names = ["anon ", "total_rss "];
+        text.lines()
+            .find_map(|line| names.iter().find_map(|name| line.strip_prefix(name)?.parse().ok()))
+    };
+    while anonymous(&fs::read_to_string(&stat).unwrap()).unwrap_or(0_u64) < 100 << 20 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let small = Resources { memory: 64 << 20, ..spec.resources };
+    let refused = corner.backend.adjust(&corner.scope, &on, &small).await.unwrap_err();
+    let refused = format!("{:#}", anyhow::Error::from(refused));
+    assert!(refused.contains("nothing was changed") && refused.contains("64 MiB"), "{refused}");
+    assert_eq!(of(&on), spec.resources);
+    corner.main_becomes(&on, |state| *state == MainState::Running).await;
+    corner.wipe().await;
+}

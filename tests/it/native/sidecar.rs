@@ -99,6 +99,30 @@ pub(super) fn alive(pid: i32) -> bool {
     state.is_some_and(|state| !"ZX".contains(state)) && !stat.is_empty()
 }
 
+/// The limits of whoever started it, and what else is killed under them, do not concern it.
+#[tokio::test]
+async fn it_has_a_cgroup_of_its_own() {
+    let corner = Corner::new();
+    // Where a machine gets cgroups, its sidecar does.
+    let machine = corner.run(&machine("ada")).await;
+    let there = !corner.cgroups(&machine).is_empty();
+    let sidecar = corner.start(&corner.sidecar("ada").await).await;
+    let name = format!("/bottle-sidecar-{}", sidecar.id);
+    let inside =
+        std::fs::read_to_string(format!("/proc/{}/cgroup", corner.process("ada"))).unwrap();
+    assert_eq!(inside.contains(&name), there, "{inside}");
+    let of = |hierarchy: &str| {
+        inside.lines().any(|line| line.contains(hierarchy) && line.contains(&name))
+    };
+    assert!(!there || of(":memory:") || of("0::"), "{inside}");
+    corner.teardown(&sidecar).await;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+        assert!(!Path::new(point).join(&name[1..]).exists(), "{point}");
+    }
+    corner.wipe().await;
+}
+
 #[tokio::test]
 async fn a_life() {
     let (corner, far) = (Corner::new(), Far::new());
@@ -356,6 +380,7 @@ async fn what_its_process_may_do() {
         assert_ne!(ada["Uid"], bob["Uid"], "each is a user of its own");
     }
     let pid = corner.process("ada");
+    crate::support::keeps_to_itself(pid);
     let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
     assert_eq!(session.as_raw_pid(), pid, "a session of its own");
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
@@ -386,5 +411,53 @@ async fn an_instance_of_its_kind_is_no_machine() {
     let refused = corner.backend.exec(&corner.scope, &sidecar, &spec, bytes::Bytes::new()).await;
     assert!(refused.is_err(), "also beside its machine");
     assert_eq!(corner.sh(&ada, "true").await.code, 0, "{}", text(&corner.sh(&ada, "true").await));
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn one_whose_records_are_damaged_is_found_and_ended() {
+    let (corner, far) = (Corner::new(), Far::new());
+    for damage in ["", "{", "\u{1}\u{2}"] {
+        for name in ["run.json", "sidecar.json"] {
+            corner.way_out("ada", &far, &["allowed.test"]).await;
+            let pid = corner.process("ada");
+            std::fs::write(corner.folder("ada").join(name), damage).unwrap();
+            let second = corner.way_out("ada", &far, &["allowed.test"]).await;
+            assert!(!alive(pid), "{name} {damage:?}: the first has ended");
+            let pid = corner.process("ada");
+            std::fs::write(corner.folder("ada").join(name), damage).unwrap();
+            let seen = corner.seen("ada").await;
+            assert!(seen.id == second.id || matches!(seen.state, InstanceState::Broken(_)));
+            corner.backend.teardown(&corner.scope, &seen).await.unwrap();
+            assert!(!alive(pid), "{name} {damage:?}: it ends with what it belongs to");
+        }
+    }
+    corner.wipe().await;
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_started_anew_within_seconds() {
+    let (corner, far) = (Corner::new(), Far::new());
+    let first = corner.way_out("ada", &far, &["allowed.test"]).await;
+    let ada = corner.run(&connected("ada")).await;
+    let pid = corner.process("ada");
+    let process = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    // A signal takes a moment.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let seen = corner.seen("ada").await;
+        if seen.state == InstanceState::Paused {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{seen:#?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let begun = std::time::Instant::now();
+    corner.way_out("ada", &far, &["allowed.test"]).await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(!alive(pid), "it has ended");
+    assert_eq!(corner.seen("ada").await.id, first.id);
+    assert_eq!(corner.get(&ada, "http://allowed.test/").await.0, "200");
     corner.wipe().await;
 }

@@ -11,6 +11,7 @@ pub(super) struct Rig {
     pub(super) backend: &'static str,
     pub(super) cli: Cli,
     pub(super) tree: TempTree,
+    image: &'static str,
 }
 
 impl Rig {
@@ -26,14 +27,28 @@ impl Rig {
     fn new(backend: &'static str, what: &str) -> Self {
         // The owner's name has a limit, and the scenario's name is for people.
         let short: String = what.chars().filter(char::is_ascii_lowercase).take(16).collect();
-        let rig = Self { backend, cli: Cli::new(), tree: TempTree::new(&short) };
+        let image = if backend == "docker" { "bottle-test-busybox:1" } else { "host" };
+        let rig = Self { backend, cli: Cli::new(), tree: TempTree::new(&short), image };
         rig.bottle("");
         rig.tree.skill("greet", "SKILL.md", "say hi\n").skill("greet", "notes.txt", "one\n");
         rig
     }
 
+    /// Another, on the same backend.
+    pub(super) fn like(other: &Self) -> Self {
+        Self::new(other.backend, "like")
+    }
+
+    /// On Docker, with this machine's own programs, git among them; `None` where they are left out.
+    pub(super) fn docker_with_git(what: &str) -> Option<Self> {
+        let mut rig = Self::docker(what)?;
+        rig.image = crate::egress::world::image(&format!("reconcile::docker::{what}"))?;
+        rig.bottle("");
+        Some(rig)
+    }
+
     pub(super) fn image(&self) -> &'static str {
-        if self.backend == "docker" { "bottle-test-busybox:1" } else { "host" }
+        self.image
     }
 
     /// Writes the bottle `dev`: small, on this backend, and what is said beside that.
@@ -63,7 +78,7 @@ impl Rig {
         names
     }
 
-    fn tree_path(&self) -> String {
+    pub(super) fn tree_path(&self) -> String {
         self.tree.path().display().to_string()
     }
 
@@ -91,6 +106,17 @@ impl Rig {
         command
     }
 
+    pub(super) fn down(&self) -> Ended {
+        self.down_with(&[])
+    }
+
+    pub(super) fn down_with(&self, more: &[&str]) -> Ended {
+        let tree = self.tree_path();
+        let mut args = vec!["down", &tree, "--yes", "--allow-teardown", "all"];
+        args.extend(more);
+        self.cli.run(args)
+    }
+
     #[track_caller]
     pub(super) fn converged(&self) {
         let plan = self.plan().exits(0).json();
@@ -116,7 +142,10 @@ impl Rig {
     pub(super) fn crash(&self, name: &str) {
         match self.backend {
             "docker" => {
-                docker(&["kill", &self.container(name)]);
+                let container = self.container(name);
+                docker(&["kill", &container]);
+                // Newer engines answer before they have seen it end.
+                docker(&["wait", &container]);
             }
             _ => {
                 let pid = self.init_pid(name);
@@ -152,7 +181,9 @@ impl Rig {
 
     /// The container of a sandbox.
     pub(super) fn container(&self, name: &str) -> String {
-        let ids = self.containers(&["--filter", &format!("label=io.bottle.sandbox={name}")]);
+        let sandbox = format!("label=io.bottle.sandbox={name}");
+        let machine = "label=io.bottle.resource=machine";
+        let ids = self.containers(&["--filter", &sandbox, "--filter", machine]);
         assert_eq!(ids.len(), 1, "containers of {name}: {ids:?}");
         ids[0].clone()
     }
@@ -168,8 +199,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let tree = self.tree_path();
-        let down = self.cli.run(["down", &tree, "--yes", "--allow-teardown", "all"]);
+        let down = self.down_with(&["--discard", "all"]);
         if down.code != Some(0) {
             eprintln!("down of {}: {}", self.tree.owner, down.stderr);
             if self.backend == "docker" {

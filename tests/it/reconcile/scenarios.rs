@@ -48,7 +48,7 @@ pub(super) fn a_removed_skill_file_and_a_dropped_skill_are_gone_inside(rig: &Rig
     rig.converged();
 }
 
-pub(super) fn a_changed_limit_is_one_replace_that_names_the_field(rig: &Rig) {
+pub(super) fn a_changed_limit_is_one_change_in_place_that_names_the_field(rig: &Rig) {
     rig.agents(2);
     rig.tree.bottle(
         "big",
@@ -61,12 +61,12 @@ pub(super) fn a_changed_limit_is_one_replace_that_names_the_field(rig: &Rig) {
         &format!("backend: {}\nimage: {}\nresources:\n  memory: 192M", rig.backend, rig.image()),
     );
     let plan = rig.plan().exits(2).json();
-    assert_eq!(verdicts(&plan), ["big replace"]);
+    assert_eq!(verdicts(&plan), ["big reprovision"]);
     let fields: Vec<_> = plan["changes"]
         .as_array()
         .unwrap()
         .iter()
-        .filter(|c| c["verdict"] == "replace" && c["resource"] == "machine")
+        .filter(|c| c["class"] == "hot" && c["resource"] == "machine")
         .flat_map(|c| c["fields"].as_array().unwrap())
         .collect();
     assert_eq!(fields.len(), 1, "{plan}");
@@ -208,6 +208,221 @@ pub(super) fn a_workspace_is_copied_once(rig: &Rig) {
     }
     assert_eq!(verdicts(&rig.apply(0)), ["a0 reprovision"]);
     assert_eq!(rig.inside("a0", "ls /workspace"), "empty\nlink\nmine");
+}
+
+/// What a command wrote and nobody has is told; a reader that goes away did not want it.
+pub(super) fn what_a_command_wrote_is_not_lost_in_silence(rig: &Rig) {
+    rig.agents(1);
+    rig.apply(0);
+    let tree = rig.tree.path().display().to_string();
+    let exec = |script: &str, full: [bool; 2]| {
+        let mut exec = rig.cli.command(["--tree", &tree, "exec", "a0", "--", "sh", "-c", script]);
+        let full = full.map(|full| {
+            let device = || std::fs::File::options().write(true).open("/dev/full").unwrap().into();
+            if full { device() } else { std::process::Stdio::piped() }
+        });
+        let [stdout, stderr] = full;
+        exec.stdout(stdout).stderr(stderr).output().unwrap()
+    };
+    let ended = exec("echo x; sleep 0.2", [true, false]);
+    assert_eq!(ended.status.code(), Some(125));
+    let said = String::from_utf8_lossy(&ended.stderr).replace("\n ", "");
+    assert!(said.contains("writing what the command wrote"), "{said}");
+    assert!(said.contains("No space left on device"), "{said}");
+    assert_eq!(exec("echo x >&2", [false, true]).status.code(), Some(125));
+    // What was not written is not missed.
+    assert_eq!(exec("exit 3", [true, true]).status.code(), Some(3));
+    let ended = exec("echo x; exit 3", [false, false]);
+    assert_eq!((ended.status.code(), &*ended.stdout), (Some(3), &b"x\n"[..]));
+}
+
+/// A plan that is only shown leaves nothing behind, and a tree that may not speak for its name has none.
+pub(super) fn a_plan_writes_nothing_and_is_what_apply_would_do(rig: &Rig) {
+    rig.agents(1);
+    rig.plan().exits(2);
+    rig.cli.run(["status", &rig.tree.path().display().to_string()]).exits(0);
+    assert!(!rig.cli.state().exists(), "a plan has made the state folder");
+    rig.apply(0);
+    let files = || {
+        let all = std::process::Command::new("find").arg(rig.cli.state()).output().unwrap();
+        let mut lines: Vec<String> =
+            String::from_utf8(all.stdout).unwrap().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let before = files();
+    let other = crate::support::TempTree::new("never");
+    other.bottle("dev", &format!("backend: {}\nimage: {}", rig.backend, rig.image()));
+    other.agent("new", "dev", "", "x");
+    let path = other.path().display().to_string();
+    rig.cli.run(["plan", &path]).exits(2);
+    rig.cli.run(["status", &path]).exits(0);
+    assert_eq!(files(), before);
+    // A copy of the tree, under the same name.
+    let name = std::fs::read_to_string(rig.tree.path().join("bottle.yaml")).unwrap();
+    std::fs::write(other.path().join("bottle.yaml"), name).unwrap();
+    let refused = rig.cli.run(["plan", &path]).exits(1).stderr;
+    let applied = rig.cli.run(["apply", &path, "--yes"]).exits(1).stderr;
+    assert_eq!(refused, applied);
+    assert!(refused.contains("still exists"), "{refused}");
+    rig.cli.run(["-o", "json", "plan", &path]).exits(1).json();
+}
+
+/// What cannot be read is named by whoever meets it.
+pub(super) fn a_damaged_record_is_said_by_exec_and_down(rig: &Rig) {
+    rig.agents(1);
+    rig.apply(0);
+    let record = rig.memory().join("native/a0/machine.json");
+    std::fs::write(&record, "{").unwrap();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = words(&rig.exec("a0", "true").exits(125).stderr);
+    assert!(said.contains("native/a0/machine.json is damaged"), "{said}");
+    assert!(said.contains("--replace-unknown a0") && !said.contains("not started"), "{said}");
+    let down = rig.down().exits(0);
+    let said = words(&format!("{}{}", down.stdout, down.stderr));
+    assert!(said.contains("native/a0/machine.json is damaged"), "{said}");
+    assert!(said.contains("it goes all the same"), "{said}");
+}
+
+/// What an agent keeps in the folder of a skill is its own.
+pub(super) fn an_agents_own_files_beside_a_skill_stay(rig: &Rig) {
+    rig.agent("ada", "You are ada.");
+    for name in ["bob", "cy", "dee"] {
+        rig.agent(name, "You are somebody.");
+    }
+    rig.apply(0);
+    let skill = "cd ~/.claude/skills/greet &&";
+    let ada = |script: &str| rig.inside("ada", &format!("{skill} {script}"));
+    ada("echo mine > own.md; mkdir sub; echo mine > sub/own.md");
+    rig.agent("ada", "You are ada, and older.");
+    rig.apply(0);
+    assert_eq!(ada("cat own.md sub/own.md notes.txt"), "mine\nmine\none");
+    // What changes is ours, also where the agent has written into it; what goes is ours alone.
+    ada("echo mine >> SKILL.md");
+    rig.tree.skill("greet", "SKILL.md", "say hello\n").remove("skills/greet/notes.txt");
+    rig.apply(0);
+    assert_eq!(ada("ls -R . | sort -u | tr '\\n' ' '"), "./sub: .: SKILL.md own.md sub");
+    assert_eq!(ada("cat SKILL.md own.md"), "say hello\nmine");
+    ada("echo more >> SKILL.md");
+    // What is no file and no folder keeps its folder as well, also alone.
+    rig.inside("cy", &format!("{skill} mkfifo pipe"));
+    rig.inside("dee", &format!("{skill} ln -s /nowhere link"));
+    for name in ["ada", "bob", "cy", "dee"] {
+        rig.tree.agent(name, "dev", "", "You are somebody.");
+    }
+    rig.apply(0);
+    assert_eq!(ada("cat SKILL.md own.md"), "say hello\nmore\nmine");
+    assert_eq!(rig.inside("bob", "ls -a ~/.claude/skills"), ".\n..");
+    assert_eq!(rig.inside("cy", &format!("{skill} [ -p pipe ] && ls")), "pipe");
+    assert_eq!(rig.inside("dee", &format!("{skill} readlink link && ls")), "/nowhere\nlink");
+    rig.converged();
+}
+
+/// What was put there goes as a whole, symlinks and folders too; where the agent made a link of a folder of
+/// ours, what it leads to is the agent's.
+pub(super) fn a_skills_symlinks_go_with_it(rig: &Rig) {
+    let add = |skill: &str| {
+        rig.tree.skill(skill, "SKILL.md", "one\n").skill(skill, "sub/deep.md", "deep\n");
+        symlink("SKILL.md", rig.tree.join(&format!("skills/{skill}/link"))).unwrap();
+    };
+    add("linked");
+    add("turned");
+    rig.tree.agent("ada", "dev", "skills: [linked, turned]", "You are ada.");
+    rig.apply(0);
+    let ada = |script: &str| rig.inside("ada", &format!("cd ~/.claude/skills && {script}"));
+    assert_eq!(ada("cat linked/link linked/sub/deep.md"), "one\ndeep");
+    // A changed target is a change.
+    let link = rig.tree.join("skills/linked/link");
+    std::fs::remove_file(&link).unwrap();
+    symlink("sub/deep.md", link).unwrap();
+    let diff = rig.cli.run(["plan", &rig.tree_path(), "--diff"]);
+    assert!(diff.stdout.contains("+symlink to sub/deep.md"), "{}", diff.stdout);
+    rig.apply(0);
+    assert_eq!(ada("cat linked/link"), "deep");
+    ada("mv turned/sub ~/kept; ln -s ~/kept turned/sub; rm turned/link; ln -s own turned/link");
+    rig.tree.agent("ada", "dev", "", "You are ada.");
+    rig.apply(0);
+    assert_eq!(ada("find . | sort | tr '\\n' ' '"), ". ./turned ./turned/link ./turned/sub");
+    assert_eq!(ada("cat ~/kept/deep.md; readlink turned/link"), "deep\nown");
+    rig.converged();
+}
+
+/// Without its id a state folder does not know its own sandboxes: the id stands on them.
+pub(super) fn a_lost_id_is_named_with_the_way_back(rig: &Rig) {
+    rig.agents(1);
+    rig.apply(0);
+    let file = rig.cli.state().join("id");
+    let id = std::fs::read_to_string(&file).unwrap();
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for lost in [None, Some("0123456789abcdef")] {
+        match lost {
+            None => std::fs::remove_file(&file).unwrap(),
+            Some(other) => std::fs::write(&file, other).unwrap(),
+        }
+        let ended = rig.exec("a0", "true").exits(125);
+        let said = words(&ended.stderr);
+        for part in [id.trim(), file.to_str().unwrap(), "--adopt"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(!said.contains("there is no sandbox"), "{said}");
+        let held = rig.apply_with(&[]).exits(3);
+        assert!(held.stdout.contains(id.trim()), "{}", held.stdout);
+        // Nor is it "nothing to do" for whoever wants all of it gone.
+        for only in [&[][..], &["--only", "a0"]] {
+            let tree = rig.tree.path().to_str().unwrap();
+            let down = rig.cli.run([&["down", tree, "--yes"], only].concat()).exits(3);
+            let said = words(&down.stderr);
+            for part in ["a0 exists", id.trim(), file.to_str().unwrap(), "--adopt", "--state-dir"] {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+            assert!(words(&down.stdout).contains("a0"), "{}", down.stdout);
+            assert!(!down.stdout.contains("nothing to do"), "{}", down.stdout);
+        }
+        // As it was told.
+        std::fs::write(&file, &id).unwrap();
+        rig.inside("a0", "true");
+    }
+    std::fs::write(&file, "abc").unwrap();
+    let said = words(&rig.exec("a0", "true").exits(125).stderr);
+    assert!(said.contains("id is damaged") && said.contains("16 hexadecimal digits"), "{said}");
+    std::fs::remove_file(&file).unwrap();
+    rig.apply_with(&["--adopt"]).exits(0);
+    rig.inside("a0", "true");
+    rig.converged();
+}
+
+/// Also where a run was cut short in the middle of it, or where nothing is remembered.
+pub(super) fn an_agents_own_files_stay_after_a_provisioning_that_was_cut_short(rig: &Rig) {
+    rig.agent("ada", "You are ada.");
+    rig.apply(0);
+    let skill = "cd ~/.claude/skills/greet &&";
+    let ada = |script: &str| rig.inside("ada", &format!("{skill} {script}"));
+    ada("echo mine > own.md; mkdir sub; echo mine > sub/own.md; ln -s own.md link");
+    let receipts = || std::fs::read_dir(rig.memory().join("receipts")).unwrap().flatten();
+    for (round, rewritten) in ["one", "two"].into_iter().enumerate() {
+        // As a run leaves it that has begun and not ended.
+        for entry in receipts() {
+            let text = std::fs::read_to_string(entry.path()).unwrap();
+            let mut receipt: serde_json::Value = serde_json::from_str(&text).unwrap();
+            receipt["guest"] = serde_json::Value::Null;
+            std::fs::write(entry.path(), receipt.to_string()).unwrap();
+        }
+        let more = format!("more{round}.md");
+        rig.tree.skill("greet", "SKILL.md", rewritten).skill("greet", &more, "more\n");
+        let before = ["notes.txt", "more0.md"][round];
+        rig.tree.remove(&format!("skills/greet/{before}"));
+        rig.apply(0);
+        assert_eq!(ada("cat own.md sub/own.md link"), "mine\nmine\nmine", "{rewritten}");
+        assert_eq!(ada(&format!("cat SKILL.md; cat {more}")), format!("{rewritten}more"));
+        // What was put there before has gone.
+        assert_eq!(ada(&format!("ls | grep -c {before}; true")), "0");
+    }
+    for entry in receipts() {
+        std::fs::remove_file(entry.path()).unwrap();
+    }
+    rig.apply(0);
+    assert_eq!(ada("cat own.md sub/own.md SKILL.md"), "mine\nmine\ntwo");
+    rig.converged();
 }
 
 pub(super) fn a_command_starts_after_provisioning_and_completes(rig: &Rig) {

@@ -10,6 +10,24 @@ const GH: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
 const DEEP: &str = "Zt5_oP9xQ2wE7rT1yU4iA6sD8fG3hJ0kL-zXcVbN";
 const AI: &str = "m3N7bV1cX9zL5kJ2hG8fD4sA6pO0iU~yT.rEwQ!1";
 
+/// Bytes as one decimal number.
+fn decimal_of(bytes: &[u8]) -> String {
+    let mut digits = vec![0_u32];
+    for byte in bytes {
+        let mut carry = u32::from(*byte);
+        for digit in &mut digits {
+            carry += *digit << 8;
+            *digit = carry % 10;
+            carry /= 10;
+        }
+        while carry > 0 {
+            digits.push(carry % 10);
+            carry /= 10;
+        }
+    }
+    digits.iter().rev().map(u32::to_string).collect()
+}
+
 fn policy() -> Value {
     let route = |path: &str, host: &str, upstream_path: &str, scheme: &str, credential: &str| {
         json!({
@@ -98,6 +116,62 @@ async fn what_the_agent_says_of_itself_is_replaced() {
     }
     let allowed = world.wait_for("allow", 2 * fields.len()).await;
     assert!(allowed.iter().all(|line| line["inject"] == "GH_TOKEN" && line["route"] == "/gh/"));
+}
+
+/// Each vendor's own way of writing a credential, by both doors, and over whatever the agent sends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_is_written_as_the_route_says() {
+    let cases = [
+        (json!({ "auth_scheme": "Bearer" }), "authorization", format!("Bearer {GH}")),
+        (json!({ "auth_scheme": "token" }), "authorization", format!("token {GH}")),
+        (
+            json!({ "auth_scheme": "basic", "auth_user": "x-access-token" }),
+            "authorization",
+            format!("Basic {}", base64(format!("x-access-token:{GH}").as_bytes())),
+        ),
+        (json!({ "auth_scheme": "x-api-key" }), "x-api-key", GH.to_owned()),
+        (
+            json!({ "auth_scheme": "header", "auth_header": "x-goog-api-key" }),
+            "x-goog-api-key",
+            GH.to_owned(),
+        ),
+        (
+            json!({ "auth_scheme": "header", "auth_header": "x-vendors-own" }),
+            "x-vendors-own",
+            GH.to_owned(),
+        ),
+    ];
+    let mut world = world().await;
+    let names = ["authorization", "x-api-key", "x-goog-api-key", "private-token", "x-vendors-own"];
+    let agents: String = names.iter().map(|name| format!("{name}: of-the-agent\r\n")).collect();
+    for (scheme, header, expected) in cases {
+        let route = &mut world.document["policy"]["routes"][0];
+        *route = json!({
+            "path": "/gh/", "host": "api.example.com", "port": 443, "upstream_path": "",
+            "credential": "GH_TOKEN",
+        });
+        for (key, value) in scheme.as_object().unwrap() {
+            route[key] = value.clone();
+        }
+        world.load().await.unwrap();
+        let before = world.upstream.arrived().len();
+        let by_path = door(&world, &format!("GET /gh/echo HTTP/1.1\r\n{agents}\r\n")).await;
+        let request = format!("GET /echo HTTP/1.1\r\nHost: api.example.com\r\n{agents}\r\n");
+        let by_proxy = world.inside("api.example.com:443").await.ask(request).await;
+        assert_eq!((by_path.status, by_proxy.status), (200, 200), "{scheme}");
+        let arrived = world.upstream.arrived();
+        assert_eq!(arrived.len(), before + 2);
+        for one in &arrived[before..] {
+            assert_eq!(one.header(header), std::slice::from_ref(&expected), "{scheme}");
+            for name in names.iter().filter(|name| **name != header) {
+                let agents_own = one.header(name);
+                // A header that no vendor is known for is the agent's own business.
+                let own = *name == "x-vendors-own";
+                assert_eq!(agents_own.len(), usize::from(own), "{scheme}: {name}");
+            }
+        }
+        nowhere(&world, &[by_path, by_proxy]);
+    }
 }
 
 /// (case, request line, status, code, where it arrives, with what)
@@ -280,6 +354,10 @@ async fn what_is_wrong_with_a_credential_is_told_by_name() {
         ("upstream_path", json!("/a?b")),
         ("upstream_path", json!("//evil.test")),
         ("auth_scheme", json!("Bearer x\r\n")),
+        ("auth_scheme", json!("basic")),
+        ("auth_scheme", json!("header")),
+        ("auth_user", json!("x")),
+        ("auth_header", json!("x-api-key")),
         ("path", json!("/gh")),
         ("credential", json!("GH TOKEN")),
         ("scheme", json!("http")),
@@ -338,6 +416,36 @@ async fn a_credential_goes_by_its_route_alone() {
         assert_eq!(answer.code(), expected, "{host}");
     }
     assert!(world.names.asked().iter().all(|name| !name.contains(first)));
+    // A piece of it that is long enough, in forms that names can have; and what only looks like data.
+    let folded = GH.to_lowercase().replace('-', "");
+    let piece = &folded[..folded.len().min(20)];
+    let decimal: String = GH.bytes().map(|byte| format!("{byte:03}")).collect();
+    let number = decimal_of(GH.as_bytes());
+    let random = "4kq9zt1v7xw2m8c3r6bn5p0y4kq9zt1v7xw2m8c3r6bn";
+    let asked = world.names.asked().len();
+    for host in [
+        format!("{piece}.example.org"),
+        format!("{}.{}.x.example.org", &piece[..9], &piece[9..]),
+        format!("{}.example.org", &decimal[..60]),
+        format!("{}.{}.example.org", &decimal[..30], &decimal[30..54]),
+        format!("{random}.example.org"),
+        // As one number.
+        format!("{}.example.org", &number[..60]),
+        format!("{}.{}.{}.example.org", &number[..30], &number[30..60], &number[60..]),
+    ] {
+        let (_, head) = world.connect(&format!("{host}:443")).await;
+        if head.status == 200 {
+            let mut client = world.inside(&format!("{host}:443")).await;
+            let answer = client.ask(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+            assert_eq!(answer.code(), "known-secret:GH_TOKEN", "{host}");
+        } else {
+            assert_eq!((head.status, head.code()), (403, "name_holds_data"), "{host}");
+            assert!(!head.text().contains(&host[..20]), "{host}");
+        }
+    }
+    assert_eq!(world.names.asked().len(), asked, "{:?}", world.names.asked());
+    let lines = serde_json::to_string(&world.log("deny")).unwrap();
+    assert!(!lines.contains(random) && !lines.contains(piece));
     // In the name of a host that is not allowed: the log does not tell it.
     let (_, head) = world.connect(&format!("{first}.{second}.evil.test:443")).await;
     assert_eq!(head.code(), "host_not_allowed");

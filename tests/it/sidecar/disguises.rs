@@ -7,33 +7,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::json;
 
+use super::packing::{deflate, gzip, zlib};
 use super::world::{World, allowing};
 
-const KNOWN: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+pub(super) const KNOWN: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
 
-fn vendors() -> String {
+pub(super) fn vendors() -> String {
     ["ghp", "_", "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx"].concat()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    writer.write_all(bytes).unwrap();
-    writer.finish().unwrap()
-}
-
-fn zlib(bytes: &[u8]) -> Vec<u8> {
-    let mut writer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
-    writer.write_all(bytes).unwrap();
-    writer.finish().unwrap()
-}
-
-fn deflate(bytes: &[u8]) -> Vec<u8> {
-    let mut writer = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
-    writer.write_all(bytes).unwrap();
-    writer.finish().unwrap()
-}
-
-fn tar(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn tar(bytes: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(bytes.len() as u64);
@@ -42,7 +25,7 @@ fn tar(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// An archive of one file, stored or deflated.
-fn zip(bytes: &[u8], deflated: bool) -> Vec<u8> {
+pub(super) fn zip(bytes: &[u8], deflated: bool) -> Vec<u8> {
     let mut crc = flate2::Crc::new();
     crc.update(bytes);
     let packed = if deflated { deflate(bytes) } else { bytes.to_vec() };
@@ -154,7 +137,7 @@ fn request(fields: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let mut world = World::start(allowing(&["api.example.com"])).await;
     world.document["credentials"] = json!({ "API_TOKEN": KNOWN });
     world.load().await.unwrap();
@@ -295,4 +278,90 @@ async fn every_part_of_a_head_is_searched() {
             world.untouched();
         }
     }
+}
+
+/// D06: archives that are too long to be held are unpacked as they stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_streams_is_opened() {
+    let world = world().await;
+    // What does not shrink, so that it is long.
+    let mut seed = 7_u64;
+    let mut noise = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as u8
+    };
+    let noise: Vec<u8> = (0..3 << 20).map(|_| noise()).collect();
+    let with = |secret: &str| [&noise[..], format!("\ntoken: {secret}\n").as_bytes()].concat();
+    let zstd = |text: &[u8]| {
+        // Raw blocks, and a window of 128 KiB.
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
+        let pieces: Vec<&[u8]> = text.chunks(100_000).collect();
+        for (number, piece) in pieces.iter().enumerate() {
+            let last = u32::from(number + 1 == pieces.len());
+            let head = u32::try_from(piece.len()).unwrap() << 3 | last;
+            frame.extend(&head.to_le_bytes()[..3]);
+            frame.extend(*piece);
+        }
+        frame
+    };
+    let ask =
+        async |body: &[u8]| world.inside("api.example.com:443").await.ask(request("", body)).await;
+    let known = "known-secret:API_TOKEN";
+    for (secret, code) in [(KNOWN.to_owned(), known), (vendors(), "dlp:github-token")] {
+        let text = with(&secret);
+        for (name, body) in [
+            ("gzip", gzip(&text)),
+            ("tar.gz", gzip(&tar(&text))),
+            ("zlib", zlib(&text)),
+            ("zstd", zstd(&text)),
+            ("zip", zip(&text, true)),
+            ("zip, stored", zip(&text, false)),
+            ("text behind gzip", [gzip(&noise), text.clone()].concat()),
+            ("gzip behind gzip", [gzip(&noise), gzip(secret.as_bytes())].concat()),
+            ("text in broken gzip", [&gzip(&noise)[..2 << 20], &text].concat()),
+        ] {
+            let answer = ask(&body).await;
+            assert_eq!((answer.status, answer.code()), (403, code), "{name}");
+        }
+    }
+    // What holds nothing passes as it is. What cannot be opened does, with a word about it.
+    let text = with("nothing");
+    let encrypted = {
+        let mut zip = zip(&text, true);
+        zip[6] |= 1;
+        zip
+    };
+    let bzip2 = [&b"BZh91AY&SY"[..], &noise].concat();
+    let mut reasons = Vec::new();
+    let bodies = [
+        (gzip(&text), None),
+        (zlib(&text), None),
+        (zstd(&text), None),
+        (zip(&text, true), None),
+        (zip(&text, false), None),
+        (gzip(&text)[..2 << 20].to_vec(), Some("archive_broken")),
+        (encrypted, Some("archive_encrypted")),
+        (bzip2, Some("archive_format")),
+        (gzip(&gzip(&text)), None),
+        (gzip(&gzip(&gzip(&text))), Some("archive_nested")),
+    ];
+    for (body, reason) in &bodies {
+        assert_eq!(ask(body).await.status, 200, "{reason:?}");
+        reasons.extend(reason);
+    }
+    let told = ["allow", "warn"].map(|event| world.log(event)).concat();
+    let mut told: Vec<&str> =
+        told.iter().filter_map(|line| line["unscanned_reason"].as_str()).collect();
+    told.retain(|reason| reasons.contains(reason));
+    for reason in &reasons {
+        assert!(told.contains(reason), "{reason}: {told:?}");
+    }
+    // What unpacks to more than is read of it is refused.
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..300 {
+        bomb.write_all(&[0; 1 << 20]).unwrap();
+    }
+    let bomb = bomb.finish().unwrap();
+    assert!(bomb.len() > 1 << 20, "{}", bomb.len());
+    assert_eq!(ask(&bomb).await.code(), "dlp_unscannable");
 }

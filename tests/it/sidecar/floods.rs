@@ -9,9 +9,9 @@ use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com", "other.example.com"];
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend(stream.to_be_bytes());
@@ -98,16 +98,18 @@ async fn floods_of_frames_end_their_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_nobody_answers_are_so_many_and_no_more() {
     let world = World::start(allowing(HOSTS)).await;
+    // All are open before the first one asks: with the bound reached, none more would be.
     let mut waiting = Vec::new();
     for _ in 0..7 {
-        let mut client = Client::new(world.inside_http2("api.example.com:443").await);
+        waiting.push(Client::new(world.inside_http2("api.example.com:443").await));
+    }
+    for client in &mut waiting {
         let requests: Vec<u8> =
             (0..100).flat_map(|number| frame(1, 5, 2 * number + 1, &get())).collect();
         client.send([PREFACE, &frame(4, 0, 0, &[]), &requests].concat()).await;
-        waiting.push(client);
     }
     let becomes = async |status: u16| {
-        for _ in 0..200 {
+        for _ in 0..1200 {
             let (_, head) = world.connect("api.example.com:443").await;
             if head.status == status {
                 return head;

@@ -1,10 +1,9 @@
 //! Secrets do not leave: D.
 
-use std::io::Write as _;
-
 use serde_json::json;
 
 use super::client::Answer;
+use super::packing::gzip;
 use super::world::{World, allowing, base64};
 
 /// A token in the form of a vendor's, of random characters.
@@ -24,12 +23,6 @@ fn request(target: &str, fields: &str, body: &[u8]) -> Vec<u8> {
         "POST {target} HTTP/1.1\r\nHost: api.example.com\r\n{fields}Content-Length: {length}\r\n\r\n"
     );
     [head.as_bytes(), body].concat()
-}
-
-fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    writer.write_all(text).unwrap();
-    writer.finish().unwrap()
 }
 
 /// D01 to D04, D06, D10, D20, D22, D23.
@@ -98,6 +91,29 @@ async fn a_secret_is_found_wherever_it_stands() {
     }
 }
 
+/// D02: names have no case, and many tokens are in capitals. It is found before DNS is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_in_a_name_is_not_asked_for() {
+    let world = World::start(allowing(&["**.wild.example.com"])).await;
+    let key = ["AKIA", "QYLPMN5HHHFPZAM2"].concat();
+    let mut denials = 0;
+    for key in [key.to_ascii_lowercase(), key] {
+        for host in [
+            format!("{key}.wild.example.com"),
+            format!("a.{}.{}.wild.example.com", &key[..11], &key[11..]),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let answer = world.inside(&format!("{host}:443")).await.ask(request).await;
+            assert_eq!(rule(&answer), "aws-access-key-id", "{host}");
+            denials += 1;
+            let line = world.wait_for("deny", denials).await[denials - 1].to_string();
+            assert!(!line.to_ascii_lowercase().contains("qylpm"), "{line}");
+        }
+    }
+    assert!(world.names.asked().is_empty(), "{:?}", world.names.asked());
+    world.untouched();
+}
+
 /// D09: pieces of a body are one body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_in_pieces_is_one_secret() {
@@ -153,7 +169,7 @@ async fn what_cannot_be_searched_is_refused() {
     let mut client = world.inside("api.example.com:443").await;
     client.send(head).await;
     let chunk = [b"100000\r\n".to_vec(), vec![b'a'; 1 << 20], b"\r\n".to_vec()].concat();
-    for _ in 0..18 {
+    for _ in 0..66 {
         client.send(&chunk).await;
     }
     let answer = client.answer().await;
@@ -177,10 +193,10 @@ async fn warning_passes_on_all_but_credentials() {
     let warned = world.wait_for("warn", 1).await;
     assert!(warned[0]["code"].as_str().unwrap().starts_with("dlp:github"), "{warned:?}");
     // D16
-    let answer = client.ask(request("/echo", "", &vec![b'a'; 17 << 20])).await;
+    let answer = client.ask(request("/echo", "", &vec![b'a'; 65 << 20])).await;
     assert_eq!(answer.status, 200);
     assert_eq!(world.wait_for("allow", 2).await[1]["unscanned"], true);
-    assert_eq!(world.upstream.arrived()[1].body.len(), 17 << 20);
+    assert_eq!(world.upstream.arrived()[1].body.len(), 65 << 20);
     // D13, C24
     let both = format!("{} {secret}", token());
     let forms =

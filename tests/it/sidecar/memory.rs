@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::upstream::bomb;
+use super::upstream::{Certificate, Upstream, bomb};
 use super::world::{World, allowing};
 
 const HOSTS: &[&str] = &["api.example.com"];
@@ -14,11 +14,31 @@ const BOUND: u64 = if cfg!(debug_assertions) { 96 << 20 } else { 64 << 20 };
 /// It never held more than it may, since it was started.
 #[track_caller]
 pub(super) fn bounded(world: &World) {
+    let peak = status(world, "VmHWM:");
+    assert!(peak <= BOUND, "{} MiB", peak >> 20);
+}
+
+/// A number of bytes that the kernel tells of the process.
+fn status(world: &World, field: &str) -> u64 {
     let path = format!("/proc/{}/status", world.child.id());
     let status = std::fs::read_to_string(path).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024;
-    assert!(peak <= BOUND, "{} MiB", peak >> 20);
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// The code by which a policy was compiled is given back, also by a process that is confined: with it the
+/// program's own pages are more than before, without it less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_code_that_compiled_a_policy_is_given_back() {
+    for options in [&[][..], &["--confine"]] {
+        let upstream = Upstream::start(Certificate::Good).await;
+        let mut world = World::unloaded(allowing(HOSTS), upstream, options).await;
+        let before = status(&world, "RssFile:");
+        world.load().await.unwrap();
+        let loaded = status(&world, "RssFile:");
+        assert!(loaded < before, "{before} {loaded} {options:?}");
+        others_are_served(&world).await;
+    }
 }
 
 async fn others_are_served(world: &World) {

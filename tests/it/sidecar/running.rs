@@ -253,6 +253,35 @@ async fn confined_it_still_serves() {
     world.wait_for("stop", 1).await;
 }
 
+/// One that crashes leaves nothing of what it held, whatever its host keeps of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_crashes_leaves_no_core() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let upstream = Upstream::start(Certificate::Good).await;
+    let shell = "ulimit -c \"$(ulimit -Hc)\"; cd \"$0\"; exec \"$@\"";
+    let folder = tempfile::tempdir().unwrap();
+    let before = ["sh", "-c", shell, folder.path().to_str().unwrap()];
+    let mut world = World::wrapped(allowing(HOSTS), upstream, &before, &[]).await;
+    world.document["credentials"] = json!({ "API_TOKEN": "canary-q8Zx1vN4-kP2sLm7tR8wB1nM4" });
+    world.load().await.unwrap();
+    crate::support::keeps_to_itself(world.child.id());
+    let pid = i32::try_from(world.child.id()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    // The first one of these is Rust's own, which looks whether a stack has run over.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+        if let Some(status) = world.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it goes on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(status.signal(), Some(rustix::process::Signal::SEGV.as_raw()));
+    assert!(!status.core_dumped());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
 /// Told to end, it ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_when_it_is_told() {

@@ -48,6 +48,8 @@ impl Arrived {
 #[derive(Default)]
 struct Seen {
     requests: Mutex<Vec<Arrived>>,
+    /// Those whose bodies still arrive.
+    open: Mutex<Vec<Arc<Mutex<Arrived>>>>,
     connections: AtomicU64,
 }
 
@@ -68,6 +70,10 @@ pub(super) enum Certificate {
     Unknown,
     WrongName,
     Expired,
+    /// By itself.
+    SelfSigned,
+    /// By an authority between it and the one that is known, which it does not show.
+    Incomplete,
 }
 
 impl Upstream {
@@ -136,9 +142,46 @@ impl Upstream {
         Self { secure: address, plain: address, root, seen }
     }
 
+    /// The same of one that closes with what it has not read still there, so that its system resets the
+    /// connection behind the answer.
+    pub(super) async fn abrupt(reply: &'static str) -> Self {
+        let seen = Arc::new(Seen::default());
+        let (root, mut config) = tls(Certificate::Good);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counted = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counted.connections.fetch_add(1, Ordering::SeqCst);
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                    // What is written is sent at once, whatever is not acknowledged yet.
+                    socket.set_nodelay(true).unwrap();
+                    let Ok(mut socket) = acceptor.accept(socket).await else { return };
+                    let mut head = [0; 1];
+                    if socket.read_exact(&mut head).await.is_ok() {
+                        let _ = socket.write_all(reply.as_bytes()).await;
+                        let _ = socket.flush().await;
+                        // Until more comes than was read.
+                        let _ = socket.get_ref().0.readable().await;
+                    }
+                });
+            }
+        });
+        Self { secure: address, plain: address, root, seen }
+    }
+
     /// All that has arrived.
     pub(super) fn arrived(&self) -> Vec<Arrived> {
         self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// What has arrived of requests that are answered as they arrive.
+    pub(super) fn open(&self) -> Vec<Arrived> {
+        self.seen.open.lock().unwrap().iter().map(|one| one.lock().unwrap().clone()).collect()
     }
 
     /// The one request that has arrived.
@@ -235,6 +278,43 @@ async fn answer(
         seen.requests.lock().unwrap().push(arrived);
         return Ok(Response::new(full("early")));
     }
+    if head.uri.path() == "/heeded" {
+        // It is answered at once, and then all of it is read; kept is how much it was.
+        let arrived = Arc::new(Mutex::new(arrived));
+        seen.open.lock().unwrap().push(Arc::clone(&arrived));
+        tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                count += frame.data_ref().map_or(0, Bytes::len);
+                arrived.lock().unwrap().body = count.to_string().into_bytes();
+            }
+            arrived.lock().unwrap().target = "ended".to_owned();
+        });
+        return Ok(Response::new(full("heeded")));
+    }
+    if head.uri.path() == "/bidi" {
+        // What is sent is what comes back, piece by piece; and behind it, how much it was.
+        let arrived = Arc::new(Mutex::new(arrived));
+        seen.open.lock().unwrap().push(Arc::clone(&arrived));
+        let frames = stream::unfold(Some((body, arrived)), |state| async move {
+            let (mut body, arrived) = state?;
+            match body.frame().await {
+                Some(Ok(frame)) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    arrived.lock().unwrap().body.extend_from_slice(&data);
+                    Some((Ok::<_, Infallible>(Frame::data(data)), Some((body, arrived))))
+                }
+                Some(Err(_)) => None,
+                None => {
+                    arrived.lock().unwrap().whole = true;
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    Some((Ok(Frame::trailers(trailers)), None))
+                }
+            }
+        });
+        return Ok(Response::new(BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(frames))))));
+    }
     if head.uri.path() == "/stall" {
         std::future::pending::<()>().await;
     }
@@ -259,6 +339,7 @@ async fn answer(
         text
     };
     let authorization = arrived.header("authorization").concat();
+    let range = arrived.header("range");
     let length = arrived.body.len();
     seen.requests.lock().unwrap().push(arrived);
     let response = Response::builder();
@@ -285,6 +366,24 @@ async fn answer(
             writer.write_all(&echo).unwrap();
             response.header("content-encoding", "gzip").body(full(writer.finish().unwrap()))
         }
+        // What `Range` asks for, or the query in its place.
+        "/slice" => {
+            let asked = if query.is_empty() { range.concat() } else { query.clone() };
+            let cut = asked.strip_prefix("bytes=").and_then(|cut| {
+                let (from, to) = cut.split_once('-')?;
+                Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?))
+            });
+            match cut {
+                Some((from, to)) => response
+                    .status(206)
+                    .header("content-range", format!("bytes {from}-{to}/{}", echo.len()))
+                    .body(full(echo[from.min(echo.len())..echo.len().min(to + 1)].to_vec())),
+                None => response.header("accept-ranges", "bytes").body(full(echo)),
+            }
+        }
+        "/byteranges" => response
+            .header("content-type", "multipart/byteranges; boundary=b")
+            .body(full("--b\r\n\r\nx\r\n--b--\r\n")),
         "/halves" => {
             let middle = authorization.len() / 2;
             let (first, second) = authorization.split_at(middle);
@@ -311,6 +410,42 @@ async fn answer(
             response
                 .header("trailer", "x-end")
                 .body(BodyExt::boxed(StreamBody::new(stream::iter(frames))))
+        }
+        // A message for each last byte, and what stands behind them.
+        "/answers" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            let messages = (0..=255_u8).map(|last| {
+                let message = [&b"\0\0\0\0\x05last"[..], &[last]].concat();
+                Ok::<_, Infallible>(Frame::data(Bytes::from(message)))
+            });
+            let frames: Vec<_> = messages.chain([Ok(Frame::trailers(trailers))]).collect();
+            // Some come at once, and some after a pause.
+            let paced = stream::unfold(frames.into_iter().enumerate(), |mut frames| async move {
+                let (number, frame) = frames.next()?;
+                if number % 64 == 63 {
+                    tokio::time::sleep(Duration::from_millis(120)).await;
+                }
+                Some((frame, frames))
+            });
+            response.body(BodyExt::boxed(StreamBody::new(SyncStream(Box::pin(paced)))))
+        }
+        // A message that ends in this byte, and what stands behind it.
+        "/unary" => {
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", "0".parse().unwrap());
+            let mut message = b"\0\0\0\0\x05last".to_vec();
+            let (last, size) = query.split_once('-').unwrap();
+            message.push(last.parse().unwrap());
+            let size = size.parse().unwrap();
+            let pieces: Vec<_> = message
+                .chunks(size)
+                .map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::copy_from_slice(piece))))
+                .chain([Ok(Frame::trailers(trailers))])
+                .collect();
+            response
+                .header("content-type", "application/grpc")
+                .body(BodyExt::boxed(StreamBody::new(stream::iter(pieces))))
         }
         _ => response.body(full(echo)),
     };
@@ -366,6 +501,7 @@ impl<T: stream::Stream + Send> stream::Stream for SyncStream<T> {
 #[derive(Debug)]
 struct Signer {
     issuer: Issuer<'static, KeyPair>,
+    by_itself: bool,
     name: Option<&'static str>,
     expired: bool,
 }
@@ -376,10 +512,15 @@ impl ResolvesServerCert for Signer {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         if self.expired {
             params.not_after = rcgen::date_time_ymd(2020, 1, 1);
         }
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = if self.by_itself {
+            params.self_signed(&key).unwrap()
+        } else {
+            params.signed_by(&key, &self.issuer).unwrap()
+        };
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = rustls::crypto::ring::default_provider();
         let chain = CertifiedKey::from_der(vec![leaf.der().clone()], key, &provider);
@@ -388,19 +529,29 @@ impl ResolvesServerCert for Signer {
 }
 
 fn tls(certificate: Certificate) -> (Vec<u8>, ServerConfig) {
-    let make = || {
-        let key = KeyPair::generate().unwrap();
+    let authority = || {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        (params, KeyPair::generate().unwrap())
+    };
+    let make = || {
+        let (params, key) = authority();
         let root = params.self_signed(&key).unwrap().der().to_vec();
         (root, Issuer::new(params, key))
     };
-    let (mut root, issuer) = make();
+    let (mut root, mut issuer) = make();
     if certificate == Certificate::Unknown {
         root = make().0;
     }
+    if certificate == Certificate::Incomplete {
+        let (mut params, key) = authority();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        params.signed_by(&key, &issuer).unwrap();
+        issuer = Issuer::new(params, key);
+    }
     let signer = Signer {
         issuer,
+        by_itself: certificate == Certificate::SelfSigned,
         name: (certificate == Certificate::WrongName).then_some("other.example.org"),
         expired: certificate == Certificate::Expired,
     };

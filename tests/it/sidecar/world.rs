@@ -147,7 +147,9 @@ impl World {
     /// The lines of the log with this event.
     pub(super) fn log(&self, event: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
-        text.lines()
+        // The last may be on its way.
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"))
             .filter(|line| line["event"] == event)
             .collect()

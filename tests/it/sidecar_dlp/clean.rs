@@ -111,3 +111,27 @@ fn ordinary_sources_are_clean() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(read > 1 << 20, "only {read} bytes of sources");
 }
+
+/// What vendors print as an example is not a secret; with another last character it is one.
+#[test]
+fn examples_of_documentation_are_clean() {
+    for (before, rest) in [
+        ("sk_test", "_4eC39HqLyjWDarjtT1zdp7dc"),
+        ("ghp", "_16C7e42F292c6912E7710c838347Ae178B4a"),
+        ("AIza", "SyAa8yy0GdcGPHdtD083HiGGx_S0vMPScDM"),
+        ("AKIA", "IOSFODNN7EXAMPLE"),
+        (
+            "AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6",
+            "tq/K1SZFPTOtr/KBHBeksoGMGw==",
+        ),
+        ("postgres://user:", "password@localhost:5432/db"),
+        ("https://user:", "${TOKEN_1}@git.example.com/x.git"),
+    ] {
+        clean("an example", format!("curl -u '{before}{rest}' \"{before}{rest}\"").as_bytes());
+    }
+    for (before, rest) in
+        [("sk_test", "_4eC39HqLyjWDarjtT1zdp7dd"), ("ghp", "_16C7e42F292c6912E7710c838347Ae178B4b")]
+    {
+        assert_eq!(found(&BUILT_IN, format!("{before}{rest}").as_bytes()).len(), 1);
+    }
+}

@@ -129,3 +129,22 @@ fn memory_is_that_of_one_window() {
     }
     stream.finish().unwrap();
 }
+
+/// Flushed at any place, a stream holds nothing back and still finds what goes on behind it.
+#[test]
+fn a_secret_around_a_flush_is_found() {
+    let token = github_token();
+    for before in [0, 1, 4000, 20_000, 140_000] {
+        for cut in [1, 7, token.len() - 1] {
+            let mut stream = BUILT_IN.stream(HOST, today());
+            let text = format!("{} {}", "word ".repeat(before / 5), &token[..cut]);
+            assert!(stream.push(text.as_bytes()).is_ok());
+            assert!(stream.flush().is_ok());
+            assert_eq!(stream.hold_back(), 0);
+            let rest = format!("{} ", &token[cut..]);
+            assert!(stream.push(rest.as_bytes()).is_ok());
+            assert_eq!(stream.hold_back(), rest.len(), "only what is new is held back");
+            assert!(stream.flush().is_err(), "{before} {cut}");
+        }
+    }
+}

@@ -85,7 +85,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
     }
 }
 

@@ -113,3 +113,38 @@ fn doctor_boots_one() {
     assert!(rig.machines().is_empty());
     rig.nothing_is_left_over();
 }
+
+/// A microVM of this machine's own programs, git among them: what was committed in it comes out.
+#[test]
+fn commits_come_out_of_a_microvm() {
+    let what = "commits that come out of a microVM";
+    let Some(rig) = Rig::new(what) else { return };
+    let Some(root) = crate::egress::world::root(what, rig.data()) else { return };
+    let folder = rig.data().join("site");
+    std::fs::create_dir(&folder).unwrap();
+    let git = |args: &[&str]| {
+        let mut git = std::process::Command::new("git");
+        git.arg("-C").arg(&folder).args(["-c", "user.name=t", "-c", "user.email=t@example.com"]);
+        let ended = git.args(args).env("HOME", "/nonexistent").output().unwrap();
+        assert!(ended.status.success(), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        String::from_utf8(ended.stdout).unwrap().trim().to_owned()
+    };
+    git(&["init", "-q", "-b", "main"]);
+    std::fs::write(folder.join("a"), "one\n").unwrap();
+    git(&["add", "-A"]);
+    git(&["commit", "-qm", "one"]);
+    let workspace = format!("workspace:\n  path: {}\n  mode: copy", folder.display());
+    rig.bottle("dev", "512M", &format!("image: {}\n{workspace}", root.display()));
+    rig.tree.agent("ada", "dev", "", "You are ada.");
+    rig.run(&["apply", "--yes"]).exits(0);
+    let script = "cd /workspace && git config user.name a && git config user.email a@example.com && \
+                  git config core.hooksPath /nonexistent && echo two >> a && git commit -qam two && \
+                  echo loose > loose && git rev-parse HEAD";
+    let commit = rig.say("ada", script);
+    let ended = rig.run(&["sync", "ada"]).exits(0);
+    assert!(ended.stdout.contains("1 new commit"), "{}", ended.stdout);
+    assert!(ended.stderr.contains("1 file is not committed"), "{}", ended.stderr);
+    assert_eq!(git(&["rev-parse", "refs/bottle/ada/main"]), commit);
+    assert_eq!(git(&["status", "--porcelain"]), "");
+    assert_eq!(rig.say("ada", "ls -A /tmp | grep -c bottle-sync || true"), "0");
+}

@@ -1,6 +1,7 @@
 //! The real program, for all that needs no boot: making, listing, refusing, removing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -59,6 +60,34 @@ impl Corner {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// From now on the backend calls the program through a script, which has `$REAL` for it and the
+    /// number of the call to remove a machine in `$N`.
+    fn through(&mut self, removing: &str) {
+        let path = self.folder.path().join("smolvm");
+        let script = format!(
+            "#!/bin/sh\nREAL='{}'\ncase \"$*\" in 'machine delete '*)\n\
+             echo >>'{1}'; N=$(wc -l <'{1}')\n{removing}\nesac\nexec \"$REAL\" \"$@\"\n",
+            self.program.display(),
+            self.folder.path().join("removals").display()
+        );
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let data = self.folder.path().join("smol");
+        let settings = Settings {
+            program: Some(path),
+            cache: Some(data.join(".cache")),
+            env: vec![("SMOLVM_DATA_DIR".into(), data.into())],
+            ..Settings::default()
+        };
+        self.backend = Smolmachines::new(settings, Docker::from_env());
+    }
+
+    /// How often the program was asked to remove a machine since.
+    fn removals(&self) -> usize {
+        let removals = self.folder.path().join("removals");
+        std::fs::read_to_string(removals).unwrap_or_default().lines().count()
+    }
+
     async fn observe(&self) -> Observation {
         self.backend.observe(&self.scope, Depth::Listing).await.expect("observing")
     }
@@ -93,6 +122,29 @@ pub(super) fn machine(name: &str) -> MachineSpec {
         restart: Restart::default(),
         overlay: None,
     }
+}
+
+/// On a busy host the kernel takes longer to end a machine's process than the program waits for it.
+#[tokio::test]
+async fn one_that_dies_slowly_is_removed_all_the_same() {
+    let Some(mut corner) = Corner::new() else { return };
+    let slow = "echo \"machine 'x' process is still alive after stop\" >&2; exit 1";
+    let made = corner.create(&machine("ada")).await;
+    corner.through(&format!("[ $N -gt 2 ] || {{ {slow}; }}"));
+    corner.teardown(&made).await;
+    assert_eq!((corner.observe().await.instances, corner.removals()), (vec![], 3));
+}
+
+/// What it refuses for another reason is said at once.
+#[tokio::test]
+async fn one_that_cannot_be_removed_is_said() {
+    let Some(mut corner) = Corner::new() else { return };
+    let made = corner.create(&machine("ada")).await;
+    corner.through("echo 'the disk is gone' >&2; exit 1");
+    let refused = corner.backend.teardown(&corner.scope, &made).await.unwrap_err();
+    let said = format!("{:#}", anyhow::Error::from(refused));
+    assert!(said.contains("the disk is gone"), "{said}");
+    assert_eq!(corner.removals(), 1);
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "-q"]);
+        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
         // What a failed test left in the way of that.
         let listed = Command::new(&self.program)
             .args(["machine", "ls", "--json"])

@@ -199,6 +199,7 @@ async fn its_door() {
     let sidecar = corner.start(&corner.create().await).await;
     assert_eq!(corner.seen(ResourceKind::Sidecar).await, sidecar);
     assert!(sidecar.mendable.is_empty() && sidecar.state == InstanceState::Running);
+    crate::support::keeps_to_itself(corner.process());
     let (port, token) = corner.door();
     assert!(get(port, &token, "allowed.test").contains("503"), "nothing was loaded");
     corner.load(&sidecar, &far).await;

@@ -55,7 +55,7 @@ impl Cli {
     /// The command, ready to be run: nothing of the caller's environment but where programs and the
     /// engine are.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bottle"));
+        let mut command = Command::new(crate::native::program());
         command.env_clear().current_dir(self.cwd()).args(args).stdin(Stdio::null());
         for name in ["PATH", "TMPDIR", "DOCKER_HOST", "DOCKER_CONTEXT", "RUST_BACKTRACE"] {
             if let Some(value) = std::env::var_os(name) {

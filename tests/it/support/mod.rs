@@ -23,6 +23,10 @@ pub(crate) use screen::Screen;
 #[allow(unused_imports)]
 pub(crate) use tree::TempTree;
 
+/// A program for Python 3: see its first line. Its argument is the folder, else `/workspace`.
+#[allow(dead_code)] // as in main.rs
+pub(crate) const SET_ID: &str = include_str!("set_id.py");
+
 /// This run of the tests. `tests/run` names it, and removes by that name what a killed test left.
 pub(crate) fn run_id() -> &'static str {
     static RUN: OnceLock<String> = OnceLock::new();
@@ -51,6 +55,43 @@ pub(crate) fn left_out(what: &str, why: &str) {
     let line = format!("left out: {what}: {why}\n");
     if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(line.clone()) {
         std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
+    }
+}
+
+/// A process leaves no core, and nobody but root looks into it.
+#[track_caller]
+pub(crate) fn keeps_to_itself(pid: impl std::fmt::Display) {
+    use std::os::unix::fs::MetadataExt as _;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().skip(4).collect();
+    assert_eq!(words, ["0", "0", "bytes"], "{line}");
+    // What is of a process that is not dumpable is root's, whoever it runs as.
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let uid = status.lines().find_map(|line| line.strip_prefix("Uid:\t")).unwrap();
+    let owner = std::fs::metadata(format!("/proc/{pid}/maps")).unwrap().uid();
+    assert_eq!(owner, 0, "it is of user {uid}");
+}
+
+/// A second mount of a folder, which goes also when its test fails.
+pub(crate) struct Alias(std::path::PathBuf);
+
+impl Alias {
+    /// `None`, and said, where this user cannot mount.
+    pub(crate) fn new(of: &std::path::Path, at: &std::path::Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            left_out("a folder that is mounted twice", "only root mounts");
+            return None;
+        }
+        std::fs::create_dir_all(at).unwrap();
+        rustix::mount::mount_bind(of, at).unwrap();
+        Some(Self(at.to_owned()))
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
 }
 

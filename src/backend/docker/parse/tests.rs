@@ -100,6 +100,31 @@ fn lost_labels_leave_an_instance_without_a_hash() {
 }
 
 #[test]
+fn a_label_that_cannot_be_read_is_not_known_and_named() {
+    for name in [label::FIELDS, label::HASH, label::RESOURCE, label::SANDBOX, labels::SET] {
+        for damaged in [None, Some("{"), Some("")] {
+            let mut found = ada();
+            let labels = found.labels.as_mut().unwrap();
+            match damaged {
+                Some(text) => labels.insert(name.to_owned(), text.to_owned()),
+                None => labels.remove(name),
+            };
+            let read = instance(found).unwrap();
+            assert_eq!((read.sandbox.as_str(), &read.ownership), ("ada", &Ownership::Ours));
+            let InstanceState::Unknown(why) = &read.state else { panic!("{name}: {read:?}") };
+            assert!(why.starts_with("container bottle-team-ada: ") && why.contains(name), "{why}");
+        }
+    }
+    // One in the place of a sidecar is no second machine.
+    let mut found = ada();
+    found.names = Some(vec!["/bottle-team-ada.sidecar".into()]);
+    found.labels.as_mut().unwrap().insert(label::RESOURCE.into(), "sidecart".into());
+    let read = instance(found).unwrap();
+    assert_eq!(read.resource, ResourceKind::Sidecar);
+    assert!(matches!(read.state, InstanceState::Unknown(_)), "{read:?}");
+}
+
+#[test]
 fn an_interrupted_probe_is_scratch() {
     let mut found = ada();
     found.names = Some(vec!["/bottle_probe_team_1".into()]);

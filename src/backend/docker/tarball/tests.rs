@@ -138,3 +138,30 @@ fn a_loop_of_links_and_a_changed_file_are_refused() {
     let changed = (file.0, SpecHash::of_bytes(b"before"));
     assert!(refused(&changed).contains("changed since the plan"));
 }
+
+/// Engines before 23 load no layer that is compressed with zstd.
+#[test]
+fn a_layer_of_zstd_is_expanded() {
+    let frame = |content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        let head = [0x28, 0xb5, 0x2f, 0xfd, 0x20, length, 1 | length << 3, length >> 5, 0];
+        [&head[..], content].concat()
+    };
+    let saved = r#"[{"Config":"c.json","Layers":["a","b"]}]"#;
+    let of = |layer: &[u8]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let entries: [(&str, &[u8]); 4] =
+            [("manifest.json", saved.as_bytes()), ("c.json", b"{}"), ("a", layer), ("b", b"plain")];
+        for (name, bytes) in entries {
+            append(&mut tar, name, bytes.len() as u64, bytes).unwrap();
+        }
+        let bytes = tar.into_inner().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        (file, SpecHash::of_bytes(&bytes))
+    };
+    let whole = [frame(b"one "), frame(b"two")].concat();
+    let entries = rewritten(&of(&whole)).unwrap();
+    assert_eq!(pairs(&entries)[2..], [("0/layer.tar", "one two"), ("1/layer.tar", "plain")]);
+    assert!(refused(&of(&whole[..whole.len() - 1])).contains("expanding its a"));
+}

@@ -1,15 +1,5 @@
-use std::io::Write as _;
-
-use flate2::Compression;
-use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
-
 use super::{Coding, Limits, Unscannable, decode};
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).unwrap();
-    encoder.finish().unwrap()
-}
+use crate::sidecar::packing::{brotli, deflate, gzip, zlib};
 
 /// A frame of one raw block: enough of zstd to be a frame.
 fn zstd(body: &[u8]) -> Vec<u8> {
@@ -18,16 +8,6 @@ fn zstd(body: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&block.to_le_bytes()[..3]);
     frame.extend_from_slice(body);
     frame
-}
-
-/// One meta-block of stored bytes, and an empty last one.
-fn brotli(body: &[u8]) -> Vec<u8> {
-    // WBITS 16 (one bit 0), ISLAST 0, MNIBBLES 4, MLEN - 1, ISUNCOMPRESSED 1, to the next byte.
-    let bits = (u32::try_from(body.len()).unwrap() - 1) << 4 | 1 << 20;
-    let mut out = bits.to_le_bytes()[..3].to_vec();
-    out.extend_from_slice(body);
-    out.push(3);
-    out
 }
 
 fn all(codings: &[Coding], body: &[u8], limits: Limits) -> Result<Vec<u8>, Unscannable> {
@@ -40,16 +20,11 @@ fn all(codings: &[Coding], body: &[u8], limits: Limits) -> Result<Vec<u8>, Unsca
 }
 
 fn samples(body: &[u8]) -> Vec<(Coding, Vec<u8>)> {
-    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
-    zlib.write_all(body).unwrap();
-    let mut raw = DeflateEncoder::new(Vec::new(), Compression::default());
-    raw.write_all(body).unwrap();
-    let raw = raw.finish().unwrap();
     vec![
         (Coding::Gzip, gzip(body)),
-        (Coding::Deflate, zlib.finish().unwrap()),
-        (Coding::Deflate, raw.clone()),
-        (Coding::RawDeflate, raw),
+        (Coding::Deflate, zlib(body)),
+        (Coding::Deflate, deflate(body)),
+        (Coding::RawDeflate, deflate(body)),
         (Coding::Zstd, zstd(body)),
         (Coding::Brotli, brotli(body)),
     ]

@@ -8,8 +8,11 @@ use crate::sidecar::encodings::{alignments, url_alphabet};
 /// Shorter ones stand in any text by chance.
 const SHORTEST: usize = 4;
 
-/// More of a form would only make the automaton larger: six characters of base64 are one in 10^10.
-const LONGEST: usize = 6;
+/// More of a form would only make the automaton larger: five characters of base64 are one in 10^9.
+const LONGEST: usize = 5;
+
+/// The same of hex.
+const LONGEST_HEX: usize = 6;
 
 /// So much encoded text is decoded on either side of a keyword.
 const NEIGHBOURHOOD: usize = 4096;
@@ -23,11 +26,28 @@ pub(in crate::sidecar::dlp) enum Coding {
     Hex,
 }
 
+impl Coding {
+    /// How many characters are decoded together, and how many of them stand before the form.
+    pub(in crate::sidecar::dlp) const fn grouping(self) -> (usize, usize) {
+        match self {
+            Self::Base64(skip) => (4, skip),
+            Self::Hex => (2, 0),
+        }
+    }
+}
+
 /// A keyword, encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::sidecar::dlp) struct Form {
     pub(in crate::sidecar::dlp) bytes: Vec<u8>,
     pub(in crate::sidecar::dlp) coding: Coding,
+}
+
+impl Form {
+    /// Whether it stands in a text of its length in which it was found in any case.
+    pub(in crate::sidecar::dlp) fn stands_in(&self, text: &[u8]) -> bool {
+        self.coding == Coding::Hex || *text == *self.bytes
+    }
 }
 
 /// All forms of some keywords, each once.
@@ -42,7 +62,9 @@ pub(in crate::sidecar::dlp) fn forms<'k>(keywords: impl Iterator<Item = &'k str>
         forms.push(Form { bytes: ::hex::encode(keyword).into_bytes(), coding: Coding::Hex });
     }
     forms.retain(|form| form.bytes.len() >= SHORTEST);
-    forms.iter_mut().for_each(|form| form.bytes.truncate(LONGEST));
+    for form in &mut forms {
+        form.bytes.truncate(if form.coding == Coding::Hex { LONGEST_HEX } else { LONGEST });
+    }
     forms.sort_by(|one, other| (&one.bytes, one.coding).cmp(&(&other.bytes, other.coding)));
     forms.dedup();
     forms
@@ -55,10 +77,7 @@ pub(in crate::sidecar::dlp) fn neighbourhood(
     coding: Coding,
 ) -> (Vec<u8>, usize) {
     let mut out = Vec::new();
-    let (step, skip) = match coding {
-        Coding::Base64(skip) => (4, skip),
-        Coding::Hex => (2, 0),
-    };
+    let (step, skip) = coding.grouping();
     let member = |byte: &u8| match coding {
         Coding::Base64(_) => value(*byte).is_some(),
         Coding::Hex => hex::value(*byte).is_some(),

@@ -1,11 +1,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
-use super::decode;
+use super::{decode, runs, runs_in};
 
 /// Every text that one layer less gives.
 fn decoded(text: &[u8]) -> Vec<String> {
-    let texts = decode(text, false).map(|decoded| decoded.bytes);
+    let runs = runs(text);
+    let texts = decode(text, &runs, false).0.map(|decoded| decoded.bytes);
     texts.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
 }
 
@@ -78,8 +79,39 @@ fn far_text_is_left_out_and_near_text_kept() {
 fn a_run_that_begins_before_the_text_is_read_at_any_phase() {
     let encoded = STANDARD.encode("words that were encoded together, one after the other");
     for cut in 1..9 {
-        let all: Vec<_> = decode(&encoded.as_bytes()[cut..], true).collect();
+        let rest = &encoded.as_bytes()[cut..];
+        let all: Vec<_> = decode(rest, &runs(rest), true).0.collect();
         let text = String::from_utf8_lossy(&all[0].bytes).into_owned();
         assert!(text.contains("encoded together"), "{cut}: {text}");
+    }
+}
+
+#[test]
+fn only_what_is_decoded_from_its_first_character_is_done_with() {
+    use super::local::Coding;
+    let first =
+        STANDARD.encode("harmless words that are long enough, so that they alone are looked at.!");
+    // Behind it another that begins in the middle of a group.
+    let text = format!("x={first}a{}", STANDARD.encode("ghp_"));
+    let runs = runs(text.as_bytes());
+    let (_, covered) = decode(text.as_bytes(), &runs, false);
+    assert!(covered.holds(2, Coding::Base64(0)));
+    assert!(covered.holds(8, Coding::Base64(2)));
+    assert!(!covered.holds(2 + first.len() + 1, Coding::Base64(0)));
+    assert!(!covered.holds(2, Coding::Hex));
+    assert!(!covered.holds(0, Coding::Base64(0)));
+}
+
+#[test]
+fn the_runs_of_a_part_are_those_of_the_whole() {
+    let word = |length: usize| "aB3/".chars().cycle().take(length).collect::<String>();
+    let lengths = [1, 15, 16, 17, 40, 3, 16, 200, 15, 64];
+    let text = lengths.map(word).join(".").into_bytes();
+    let all = runs(&text);
+    for start in 0..text.len() {
+        for end in [start, start + 15, start + 16, start + 63, start + 90, text.len()] {
+            let part = start..end.clamp(start, text.len());
+            assert_eq!(runs_in(&all, &part), runs(&text[part.clone()]), "{part:?}");
+        }
     }
 }

@@ -40,6 +40,7 @@ impl Allow {
         &self,
         secret: &[u8],
         matched: &[u8],
+        any_case: bool,
         line: impl FnOnce() -> &'a [u8],
     ) -> bool {
         if self.all && self.elsewhere {
@@ -52,7 +53,7 @@ impl Allow {
                 Target::Line => line(),
             };
             !target.is_empty()
-                && self.patterns.iter().any(|pattern| pattern.regex().is_match(target))
+                && self.patterns.iter().any(|pattern| pattern.regex_in(any_case).is_match(target))
         };
         let stopword = || !secret.is_empty() && self.stopword(secret);
         match (self.all, self.patterns.is_empty(), self.stopwords.is_empty()) {

@@ -23,6 +23,8 @@ const SPELLINGS: usize = 256;
 pub(in crate::sidecar::dlp) struct Pattern {
     source: String,
     compiled: OnceLock<Regex>,
+    /// The same in any case: for names, which have none.
+    any_case: OnceLock<Regex>,
     groups: usize,
 }
 
@@ -30,7 +32,7 @@ impl Pattern {
     /// Reads a pattern, and compiles it to see that this can be done.
     pub(super) fn new(go: &str) -> Result<Self, String> {
         let pattern = Self::parse(go)?;
-        build(&pattern.source).map_err(|error| reason(&error.to_string()))?;
+        build(&pattern.source, false).map_err(|error| reason(&error.to_string()))?;
         Ok(pattern)
     }
 
@@ -43,14 +45,24 @@ impl Pattern {
         let source = translate(go)?;
         let hir = syntax(&source)?;
         let groups = hir.properties().explicit_captures_len();
-        Ok(Self { source, compiled: OnceLock::new(), groups })
+        Ok(Self { source, compiled: OnceLock::new(), any_case: OnceLock::new(), groups })
     }
 
     /// The compiled form.
     pub(in crate::sidecar::dlp) fn regex(&self) -> &Regex {
         self.compiled.get_or_init(|| {
-            build(&self.source).expect("the same text compiled when the rules were read")
+            build(&self.source, false).expect("the same text compiled when the rules were read")
         })
+    }
+
+    /// The same for a text whose letters may have lost their case. A pattern that is too large in any
+    /// case is taken as it is.
+    pub(in crate::sidecar::dlp) fn regex_in(&self, any_case: bool) -> &Regex {
+        if !any_case {
+            return self.regex();
+        }
+        self.any_case
+            .get_or_init(|| build(&self.source, true).unwrap_or_else(|_| self.regex().clone()))
     }
 
     /// The number of capture groups.
@@ -87,8 +99,9 @@ fn syntax(source: &str) -> Result<Hir, String> {
     parser.parse(source).map_err(|error| reason(&error.to_string()))
 }
 
-fn build(source: &str) -> Result<Regex, regex::Error> {
+fn build(source: &str, any_case: bool) -> Result<Regex, regex::Error> {
     RegexBuilder::new(source)
+        .case_insensitive(any_case)
         .unicode(false)
         .size_limit(SIZE_LIMIT)
         .dfa_size_limit(DFA_LIMIT)

@@ -1,0 +1,203 @@
+//! What a change of a machine costs: which of its fields can change while it stays, and which only
+//! creation can set.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::hash::{Fields, SpecHash};
+use super::id::BackendKind;
+
+/// What a change costs those who work in the sandbox.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// It is made in place: nothing restarts.
+    Hot,
+    /// The sandbox stays, and its `command` starts anew.
+    Restart,
+    /// A new machine takes the place of the old one.
+    Replace,
+}
+
+impl Class {
+    /// As JSON spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Restart => "restart",
+            Self::Replace => "replace",
+        }
+    }
+}
+
+/// The encoding of a machine's hash.
+pub(super) const MACHINE: &str = "bottle.machine.v1";
+
+/// Limits that most backends can change while a machine runs.
+const LIMITS: [&str; 3] = ["resources.cpus", "resources.memory", "resources.pids"];
+
+/// Variables that are set when a machine is made: `HOME` says where its user's files are, and the
+/// others are a shell's own, which it lets nobody set.
+const MADE_WITH: [&str; 8] =
+    ["HOME", "BASHOPTS", "BASH_VERSINFO", "EUID", "OPTIND", "PPID", "SHELLOPTS", "UID"];
+
+/// Whether only creation can set this variable.
+#[must_use]
+pub fn is_made_with(name: &str) -> bool {
+    MADE_WITH.contains(&name)
+}
+
+/// Whether this is a limit that changes in place. smolvm changes those of a stopped machine only.
+#[must_use]
+pub fn is_hot_limit(backend: BackendKind, path: &str) -> bool {
+    backend != BackendKind::Smolmachines && LIMITS.contains(&path)
+}
+
+/// The name of a variable that does not belong to the machine itself, if this is the field of one.
+#[must_use]
+pub fn variable(path: &str) -> Option<&str> {
+    path.strip_prefix("env.").filter(|name| !is_made_with(name))
+}
+
+/// Of a machine's fields those that only creation can set.
+#[must_use]
+pub fn making(backend: BackendKind, fields: &Fields) -> Fields {
+    let mut fields = fields.clone();
+    fields.0.retain(|path, _| !is_hot_limit(backend, path) && variable(path).is_none());
+    fields
+}
+
+/// The hash and the fields of a machine that has other limits now. Of one that an earlier version made
+/// the hash covers them, too: it gets the one that this version gives to the same machine.
+#[must_use]
+pub fn adjusted(
+    backend: BackendKind,
+    hash: SpecHash,
+    fields: &Fields,
+    limits: &Fields,
+) -> (SpecHash, Fields) {
+    let earlier = fields.hash(MACHINE) == hash;
+    let hash = if earlier { making(backend, fields).hash(MACHINE) } else { hash };
+    let mut fields = fields.clone();
+    fields.0.extend(limits.0.clone());
+    (hash, fields)
+}
+
+/// Of a machine's fields the limits that change in place.
+#[must_use]
+pub fn hot_limits(backend: BackendKind, fields: &Fields) -> Fields {
+    let mut fields = fields.clone();
+    fields.0.retain(|path, _| is_hot_limit(backend, path));
+    fields
+}
+
+/// Why a change of this field of a machine needs a new one.
+#[must_use]
+pub fn why_replace(path: &str) -> &'static str {
+    let part = path.split('.').next().unwrap_or(path);
+    match part {
+        "image" => "the image is what a machine is made from",
+        "user" => "the owner of its files is set when a machine is made",
+        "backend" => "another backend makes machines of its own",
+        "host_paths" | "workspace" | "mounts" => "folders are mounted when a machine is made",
+        "network" | "networks" => "a machine's way out is set when it is made",
+        "ca" => "what runs would go on to trust the certificate authority that is lost",
+        "command" | "restart" => "its supervisor is given the command when a machine is made",
+        "resources" if path == "resources.disk" => "a disk's size is set when a machine is made",
+        "resources" => "smolvm changes the limits of a stopped machine only",
+        "env" if variable(path).is_some() => "an earlier version of bottle built its values in",
+        "env" => "this variable is set when a machine is made",
+        _ => "it is set when a machine is made",
+    }
+}
+
+/// The lines of shell that set these values and unset these names.
+#[must_use]
+pub fn script<'a>(
+    env: &BTreeMap<String, String>,
+    unset: impl IntoIterator<Item = &'a String>,
+) -> String {
+    let mut lines = String::new();
+    for name in unset {
+        // Without it a shell looks where it was built to, and other programs nowhere.
+        let _ = match name.as_str() {
+            "PATH" => writeln!(lines, "export PATH='{PATH}'"),
+            _ => writeln!(lines, "unset {name}"),
+        };
+    }
+    for (name, value) in env {
+        let _ = writeln!(lines, "export {name}='{}'", value.replace('\'', r"'\''"));
+    }
+    lines
+}
+
+/// Where programs are looked for when nothing else says so.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Fields {
+        let mut fields = Fields::default();
+        for path in [
+            "backend",
+            "env.A",
+            "env.HOME",
+            "image",
+            "resources.cpus",
+            "resources.disk",
+            "resources.memory",
+            "resources.pids",
+        ] {
+            fields.set(path, "x");
+        }
+        fields
+    }
+
+    fn paths(fields: &Fields) -> Vec<&str> {
+        fields.0.keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn what_changes_in_place_is_no_part_of_the_making() {
+        for backend in [BackendKind::Native, BackendKind::Docker] {
+            let made = ["backend", "env.HOME", "image", "resources.disk"];
+            assert_eq!(paths(&making(backend, &fields())), made, "{backend}");
+            assert_eq!(paths(&hot_limits(backend, &fields())), LIMITS, "{backend}");
+        }
+        let made = paths(&making(BackendKind::Smolmachines, &fields())).join(" ");
+        assert!(made.contains("resources.memory") && !made.contains("env.A"), "{made}");
+        assert_eq!(paths(&hot_limits(BackendKind::Smolmachines, &fields())), [""; 0]);
+    }
+
+    #[test]
+    fn other_limits_make_no_other_machine() {
+        let backend = BackendKind::Docker;
+        let made = making(backend, &fields()).hash(MACHINE);
+        let mut limits = Fields::default();
+        limits.set("resources.memory", "y");
+        for hash in [made, fields().hash(MACHINE)] {
+            let (now, adjusted) = adjusted(backend, hash, &fields(), &limits);
+            assert_eq!((now, adjusted.0["resources.memory"].as_str()), (made, "y"));
+            assert_eq!(adjusted.0["env.A"], "x", "what is built in is not forgotten");
+        }
+        let another = SpecHash::of_bytes(b"another");
+        assert_eq!(super::adjusted(backend, another, &fields(), &limits).0, another);
+    }
+
+    #[test]
+    fn values_are_quoted_for_a_shell() {
+        let env = BTreeMap::from([("A".to_owned(), "it's $HOME\n".to_owned())]);
+        let unset = ["B".to_owned(), "PATH".to_owned()];
+        let lines = script(&env, &unset);
+        let first = format!("unset B\nexport PATH='{PATH}'\n");
+        assert_eq!(lines, first + "export A='it'\\''s $HOME\n'\n");
+    }
+}

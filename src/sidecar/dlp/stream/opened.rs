@@ -1,0 +1,228 @@
+//! Something packed within a body that passes, opened as it comes.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::{BodyScanner, WINDOW};
+use crate::sidecar::dlp::archive::DEPTH;
+use crate::sidecar::dlp::coding::Unscannable;
+use crate::sidecar::dlp::{Kind, Unscanned};
+use crate::sidecar::unpack::Unpacker;
+
+/// So much is unpacked together, at least: in steps as small as this what is packed goes on.
+const STEP: usize = 4 << 10;
+
+/// How much that is packed waits at most, beyond what its decoder keeps.
+const WAITS: usize = 256 << 10;
+
+/// Packed parts of one body that are opened. A push of git has one for each object.
+const PLACES: usize = 10_000;
+
+/// What gives less before it breaks only looked packed.
+const CHANCE: u64 = 48;
+
+/// Memory that is given back when this is dropped.
+type Memory = Box<dyn Any + Send + Sync>;
+
+/// What opening takes of what all bodies share. It never waits.
+pub(in crate::sidecar) type Room = Arc<dyn Fn(usize) -> Option<Memory> + Send + Sync>;
+
+/// How what is packed within a body is opened, and how much of that there may still be.
+#[derive(Clone)]
+pub(in crate::sidecar) struct Opener {
+    room: Room,
+    /// No decoder may want more.
+    memory: usize,
+    /// How much something may give that is so long: each, and all in a body together.
+    most: fn(u64) -> u64,
+    /// How long what it is in is, if that is known.
+    length: Option<u64>,
+    depth: usize,
+    /// How many there may still be in the body, at all depths together.
+    places: Arc<AtomicUsize>,
+    work: Arc<Work>,
+}
+
+/// What all that is packed in one body has given, and how long the body is.
+#[derive(Default)]
+struct Work {
+    given: AtomicU64,
+    length: u64,
+    come: AtomicU64,
+}
+
+impl Opener {
+    /// For a body that is so long, if it says so.
+    pub(in crate::sidecar) fn new(
+        room: Room,
+        memory: usize,
+        most: fn(u64) -> u64,
+        length: Option<u64>,
+    ) -> Self {
+        let work = Work { length: length.unwrap_or(0), ..Work::default() };
+        let (places, work) = (Arc::new(PLACES.into()), Arc::new(work));
+        Self { room, memory, most, length, depth: DEPTH, places, work }
+    }
+
+    /// So much more of the body has come.
+    pub(in crate::sidecar) fn comes(&self, bytes: usize) {
+        self.work.come.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts what was unpacked. Whether it may be so much.
+    fn gives(&self, bytes: u64) -> bool {
+        let Work { given, length, come } = &*self.work;
+        let given = given.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let length = (*length).max(come.load(Ordering::Relaxed));
+        given <= (self.most)(length)
+    }
+
+    /// The same for what is within something packed.
+    pub(in crate::sidecar) fn deeper(&self) -> Self {
+        Self { depth: self.depth.saturating_sub(1), length: None, ..self.clone() }
+    }
+
+    /// Opens what begins so, for a scanner of what is in it. An error: why it is not looked into.
+    pub(super) fn open(
+        &self,
+        kind: Kind,
+        begin: &[u8],
+        start: u64,
+        scanner: impl FnOnce(Self) -> BodyScanner,
+    ) -> Result<Opened, Unscanned> {
+        if self.depth == 0 {
+            return Err(Unscanned::Nested);
+        }
+        let (unpacker, needed) = match kind {
+            Kind::Opaque => return Err(Unscanned::Format),
+            Kind::Zip => Unpacker::zip(self.most, self.length),
+            Kind::Coded(coding) => {
+                Unpacker::new(&[coding], self.most, self.length, begin, self.memory)
+                    .ok_or(Unscanned::Large)?
+            }
+            Kind::Layers(layers) => {
+                Unpacker::layers(layers, self.most, self.length, begin, self.memory)
+                    .ok_or(Unscanned::Large)?
+            }
+        };
+        let one_less = |places: usize| places.checked_sub(1);
+        let place = self.places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        place.map_err(|_| Unscanned::Many)?;
+        let needed = needed + WAITS;
+        let memory = (self.room)(needed + WINDOW).ok_or(Unscanned::Streamed)?;
+        Ok(Opened {
+            unpacker,
+            scanner: Box::new(scanner(self.deeper())),
+            start,
+            fed: 0,
+            covered: 0,
+            most: needed as u64,
+            opener: self.clone(),
+            kind,
+            _memory: memory,
+        })
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opener").field("depth", &self.depth).finish_non_exhaustive()
+    }
+}
+
+/// Something packed that has begun and not ended.
+pub(super) struct Opened {
+    unpacker: Unpacker,
+    pub(super) scanner: Box<BodyScanner>,
+    /// Where in the body it begins.
+    pub(super) start: u64,
+    fed: u64,
+    /// So much of it may go on.
+    covered: u64,
+    /// How much of it waits at most.
+    most: u64,
+    opener: Opener,
+    kind: Kind,
+    _memory: Memory,
+}
+
+/// What became of it.
+pub(super) enum Fed {
+    /// It goes on.
+    On,
+    /// It has ended, before this place of the body.
+    Ended(u64),
+    /// It is not what it looked, or too much.
+    Broken(Option<Unscanned>),
+}
+
+impl Opened {
+    /// Unpacks what comes next, and searches it.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Fed {
+        for step in bytes.chunks(STEP) {
+            let before = self.unpacker.given();
+            let scanner = &mut self.scanner;
+            let taken = self.unpacker.some(step, &mut |piece| scanner.take(piece));
+            let given = self.unpacker.given();
+            if !self.opener.gives(given - before) {
+                return Fed::Broken(Some(Unscanned::Large));
+            }
+            match taken {
+                Ok(taken) => {
+                    self.fed += taken as u64;
+                    if taken < step.len() {
+                        return Fed::Ended(self.start + self.fed);
+                    }
+                }
+                Err(Unscannable::TooLarge) => return Fed::Broken(Some(Unscanned::Large)),
+                Err(_) => return Fed::Broken(self.broken()),
+            }
+            let searched = given - self.scanner.hold_back() as u64;
+            self.covered = self.covered.max(self.unpacker.covered(searched));
+            if self.fed - self.covered > self.most {
+                return Fed::Broken(Some(Unscanned::Large));
+            }
+        }
+        Fed::On
+    }
+
+    /// Searches all that was unpacked, so that none of it is held back.
+    pub(super) fn flush(&mut self) {
+        let _ = self.scanner.flush();
+        let covered = match self.scanner.hold_back() as u64 {
+            0 => self.unpacker.settled(),
+            waits => self.unpacker.covered(self.unpacker.given() - waits),
+        };
+        self.covered = self.covered.max(covered);
+    }
+
+    /// The body ends here. Why it was not looked into to its end, if it was not.
+    pub(super) fn end(&mut self) -> Option<Unscanned> {
+        let scanner = &mut self.scanner;
+        match self.unpacker.end(&mut |piece| scanner.take(piece)) {
+            Ok(()) => None,
+            Err(Unscannable::TooLarge) => Some(Unscanned::Large),
+            Err(_) => self.broken(),
+        }
+    }
+
+    /// Why something in it was not looked into.
+    pub(super) fn reason(&self) -> Option<Unscanned> {
+        self.unpacker.reason().or_else(|| self.scanner.unscanned())
+    }
+
+    /// How many of the last bytes, up to this place of the body, may not go on yet.
+    pub(super) fn hold_back(&self, position: u64) -> usize {
+        usize::try_from(position - self.start - self.covered).unwrap_or(usize::MAX)
+    }
+
+    /// The first bytes of a kind stand by chance in what is not of it. Those of a zip are sure enough, and what
+    /// has none is what its head says.
+    fn broken(&self) -> Option<Unscanned> {
+        let layers = matches!(self.kind, Kind::Layers(layers) if !layers.begins_by_chance());
+        let sure = self.kind == Kind::Zip || layers || self.unpacker.given() >= CHANCE;
+        sure.then_some(Unscanned::Broken)
+    }
+}

@@ -1,0 +1,53 @@
+//! Why an upstream could not be reached, with more to say than its code.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use crate::sidecar::Code;
+use crate::sidecar::address::is_excepted_by_a_range;
+
+/// A code, what to do about this case of it, and what only the operator is told.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub(super) code: Code,
+    pub(super) next: Option<&'static str>,
+    pub(super) detail: Option<String>,
+}
+
+impl From<Code> for Trouble {
+    fn from(code: Code) -> Self {
+        Self { code, next: None, detail: None }
+    }
+}
+
+impl Trouble {
+    /// A connection ended while a request with a body was under way. What its upstream may have said is
+    /// read; but a system that resets a connection throws away what it had not sent yet.
+    pub(super) fn closed_early() -> Self {
+        let next = "the upstream closed the connection without an answer that arrived: it may refuse a body of this size; send less at once, or try again later";
+        Self { code: Code::UpstreamUnreachable, next: Some(next), detail: None }
+    }
+
+    /// There is no name server to ask: whichever name it is, it has no address.
+    pub(super) fn no_name_server(why: String) -> Self {
+        let next = "the sidecar knows no name server that it can ask: the operator looks at the host's `/etc/resolv.conf`; its log says why";
+        Self { code: Code::UpstreamDns, next: Some(next), detail: Some(why) }
+    }
+
+    /// A name has addresses, and none of them may be dialled.
+    pub(super) fn denied(addresses: &[IpAddr], forbidden: &[IpAddr]) -> Self {
+        let openable = |ip: &IpAddr| is_excepted_by_a_range(*ip) && !forbidden.contains(ip);
+        let next = if addresses.iter().any(openable) {
+            "the name has a private address: the operator declares `{host, cidr}` for it in `egress.allowlist`; its log has the address"
+        } else {
+            "the name has an address that nothing opens, of this machine, its network or a cloud's own services: `cidr` does not help; the operator's log has the address"
+        };
+        let mut detail = "it resolves to".to_owned();
+        for (count, address) in addresses.iter().take(8).enumerate() {
+            let comma = if count == 0 { "" } else { "," };
+            // Writing to a string does not fail.
+            let _ = write!(detail, "{comma} {address}");
+        }
+        Self { code: Code::SsrfDenied, next: Some(next), detail: Some(detail) }
+    }
+}

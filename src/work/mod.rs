@@ -1,0 +1,14 @@
+//! An agent's work: how it gets out of a sandbox, and into one.
+
+mod bundle;
+mod extract;
+pub mod git;
+mod names;
+mod pieces;
+mod plain;
+pub mod snapshot;
+pub mod way;
+
+pub use bundle::{Because, Brought, Fetched, Skipped, fetch, is_repository, new_commits};
+pub use extract::{Extracted, Place, Refused, extract};
+pub use pieces::Pieces;

@@ -1,0 +1,426 @@
+//! Takes a snapshot of a machine that is there, and puts one into a machine.
+
+use std::io::{self, Write};
+
+use anyhow::Context as _;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::{Landing, LeftOut, Meta, Snapshot, SnapshotId, Store, VERSION, Why, outermost, replay};
+use crate::backend::{Backend, BackendError, ExecSpec, ExecUser, Identity, Scope, TarStream};
+use crate::model::{BackendKind, Instance, InstanceState, Receipt};
+use crate::work::Pieces;
+
+/// How many pieces of a tar wait for the other end.
+const WAITING: usize = 16;
+
+/// How large a piece is, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// Where skills lie in a home folder.
+const SKILLS: &str = ".claude/skills";
+
+/// Where `bottle` and engines put what belongs to a running machine: the engine's own init, too.
+const SYSTEM: [&str; 6] =
+    ["/etc", "/run", "/dev", "/bin/docker-init", "/sbin/docker-init", "/usr/bin/docker-init"];
+
+/// How long the guest may take to say whether a folder is there.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Why a snapshot is taken, and when.
+#[derive(Debug, Clone)]
+pub struct Occasion {
+    /// Why.
+    pub why: Why,
+    /// Seconds since the epoch.
+    pub when: u64,
+    /// The commit of the tree.
+    pub commit: Option<String>,
+    /// Whether what programs can fill again is kept as well.
+    pub all: bool,
+    /// What was put into the machine.
+    pub receipt: Option<Receipt>,
+    /// How many bytes its file may take.
+    pub room: u64,
+}
+
+/// A snapshot that was taken.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it says of itself.
+    pub meta: Meta,
+    /// How large its file is.
+    pub bytes: u64,
+    /// What did not come in.
+    pub left_out: LeftOut,
+}
+
+/// The workspace of a machine, where it is a copy: by what the machine was made from.
+#[must_use]
+pub fn workspace_of(machine: &Instance) -> Option<String> {
+    let fields = &machine.fields.0;
+    let mounted = fields.contains_key("workspace.mount");
+    fields.get("workspace.target").filter(|_| !mounted).cloned()
+}
+
+/// The folders of skills that a machine was given, below its user's home or absolute.
+fn delivered(receipt: Option<&Receipt>) -> Vec<String> {
+    let Some(receipt) = receipt else { return Vec::new() };
+    let folder = receipt.skills_dir.as_deref().unwrap_or(SKILLS);
+    receipt.skills.iter().map(|name| format!("{folder}/{name}")).collect()
+}
+
+/// What of a machine is kept: its workspace, unless that is a folder of the host, and its user's home.
+fn kept(machine: &Instance, identity: &Identity) -> Vec<String> {
+    let mounted = machine.fields.0.contains_key("workspace.mount");
+    let target = machine.fields.0.get("workspace.target").map(|path| plain(path));
+    let home = plain(&identity.home);
+    let mut paths = Vec::new();
+    // A user without a home has the whole machine for one.
+    if home != "/" && !(mounted && target.as_ref().is_some_and(|target| lies_in(&home, target))) {
+        paths.push(home);
+    }
+    paths.extend(target.filter(|target| !mounted && target != "/"));
+    outermost(paths)
+}
+
+fn plain(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    format!("/{}", parts.join("/"))
+}
+
+fn lies_in(path: &str, other: &str) -> bool {
+    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Takes a snapshot of what is kept of a machine. `None`: it has neither a home folder nor a copy of a
+/// workspace, or, when it goes, nobody wrote there.
+///
+/// # Errors
+/// When the machine gives nothing out, or the disk is full: no snapshot is there then.
+pub async fn take(
+    store: &Store,
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    occasion: &Occasion,
+) -> anyhow::Result<Option<Taken>> {
+    let identity = backend.identity(scope, machine).await?;
+    let mut paths = Vec::new();
+    let kept = kept(machine, &identity);
+    // Somebody who asks for a snapshot gets one.
+    let changed = match occasion.why {
+        Why::Manual => None,
+        Why::Teardown | Why::Replace => backend.changed(scope, machine).await?,
+    };
+    let receipt = occasion.receipt.as_ref();
+    if changed.is_some_and(|changed| is_untouched(&changed, &kept, &identity, receipt)) {
+        return Ok(None);
+    }
+    for path in kept {
+        if is_folder(backend, scope, machine, &path).await? {
+            paths.push(path);
+        }
+    }
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let meta = Meta {
+        version: VERSION,
+        tree: scope.owner.to_string(),
+        sandbox: machine.sandbox.clone(),
+        backend: machine.backend,
+        image: machine.fields.0.get("image").cloned(),
+        when: occasion.when,
+        why: occasion.why,
+        paths,
+        workspace: workspace_of(machine),
+        home: identity.home,
+        user: (identity.uid, identity.gid),
+        commit: occasion.commit.clone(),
+        delivered: delivered(occasion.receipt.as_ref()),
+    };
+    let (begun, making, room) = (store.clone(), meta.clone(), occasion.room);
+    let (id, mut packer) = blocking(move || begun.begin(&making, room)).await??;
+    for path in meta.paths.clone() {
+        let (send, pieces) = mpsc::channel(WAITING);
+        let (of, all) = (path.clone(), occasion.all);
+        let packing = tokio::task::spawn_blocking(move || {
+            let added = packer.add(&of, Pieces::from(pieces), all);
+            (packer, added)
+        });
+        let sent = backend.stream_out(scope, machine, &path, send).await;
+        let (back, added) = packing.await.context("keeping what is there")?;
+        packer = back;
+        match (sent, added) {
+            // Of an archive that it broke off the machine knows more than whoever reads it.
+            (Err(error), Err(broken)) if !is_ours(&broken) => return Err(error.into()),
+            (_, Err(error)) => return Err(error),
+            (Err(error), Ok(())) => return Err(error.into()),
+            (Ok(()), Ok(())) => {}
+        }
+    }
+    let left_out = packer.left_out().clone();
+    let bytes = blocking(move || packer.finish()).await??;
+    Ok(Some(Taken { id, meta, bytes, left_out }))
+}
+
+/// Whether nothing was written anywhere but what `bottle` itself and the engine put there.
+fn is_untouched(
+    changed: &[String],
+    paths: &[String],
+    identity: &Identity,
+    receipt: Option<&Receipt>,
+) -> bool {
+    let home = plain(&identity.home);
+    let folder = receipt.and_then(|receipt| receipt.skills_dir.clone());
+    let folder = folder.unwrap_or_else(|| format!("{home}/{SKILLS}"));
+    let delivered: Vec<String> = receipt
+        .iter()
+        .flat_map(|receipt| receipt.files.keys())
+        .filter_map(|file| Some(plain(&format!("{folder}/{}", file.strip_prefix("skills/")?))))
+        .collect();
+    // What is elsewhere may be the same folder by another name, behind a link.
+    let ours = |path: &str| {
+        SYSTEM.iter().any(|own| lies_in(path, own) || lies_in(own, path))
+            || paths.iter().any(|kept| lies_in(kept, path))
+            || delivered.iter().any(|file| lies_in(file, path))
+    };
+    changed.iter().all(|path| ours(&plain(path)))
+}
+
+/// An error of this machine's own, a full disk say.
+fn is_ours(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
+    })
+}
+
+/// Whether there is such a folder. The guest may say what it likes: what it denies is not kept.
+async fn is_folder(
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    path: &str,
+) -> anyhow::Result<bool> {
+    if machine.state != InstanceState::Running {
+        // Some engines give out files of what does not run.
+        return gives(backend, scope, machine, path).await;
+    }
+    // Where the agent works may be closed to root, which inside has no right over others' folders.
+    let workdir = Some("/".to_owned());
+    let argv = ["sh", "-c", r#"[ -d "$1" ]"#, "sh", path];
+    let spec = ExecSpec { user: ExecUser::Root, workdir, ..ExecSpec::new(argv) };
+    let asked = backend.exec(scope, machine, &spec, Bytes::new());
+    let asked = tokio::time::timeout(ANSWER, asked).await;
+    let asked = asked.map_err(|_| {
+        anyhow::anyhow!("the shell of {} gave no answer in {} s", machine.sandbox, ANSWER.as_secs())
+    })?;
+    match asked.map(|ended| ended.code) {
+        Ok(0) => Ok(true),
+        Ok(1) => Ok(false),
+        Err(error @ (BackendError::NotRunning { .. } | BackendError::Unreachable { .. })) => {
+            Err(error.into())
+        }
+        // Not every image has a shell. Where the guest's own programs are the way, nothing is known then.
+        Ok(_) | Err(_) if machine.backend != BackendKind::Smolmachines => {
+            gives(backend, scope, machine, path).await
+        }
+        Ok(code) => anyhow::bail!("the shell of {} ended with {code}", machine.sandbox),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a machine gives something out under this path.
+async fn gives(
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    path: &str,
+) -> anyhow::Result<bool> {
+    match backend.copy_out(scope, machine, path, 0).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_too_large() => Ok(true),
+        Err(error) if error.is_absent() => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a thread that works on a snapshot")
+}
+
+/// Puts a snapshot into a machine, over what is there: the workspace into its workspace, the home into its
+/// user's home, all else where it was.
+///
+/// # Errors
+/// When the snapshot is damaged, or the machine does not take it: what came in before stays.
+pub async fn restore(
+    snapshot: &Snapshot,
+    meta: &Meta,
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+) -> anyhow::Result<()> {
+    let mounted = machine.fields.0.get("workspace.mount").filter(|_| meta.workspace.is_some());
+    if let Some(folder) = mounted {
+        let name = &machine.sandbox;
+        anyhow::bail!(
+            "{name} works in {folder} of this machine, which no snapshot changes: `--to DIR` takes it out"
+        );
+    }
+    put(snapshot, meta, backend, scope, machine, meta.workspace.as_deref()).await
+}
+
+/// Puts a snapshot of a machine into the one that follows it: the home, and the workspace where the new one
+/// has a copy of the same folder (`workspace`). What programs of the user set as set-id is not.
+///
+/// # Errors
+/// As those of [`restore`].
+pub async fn hand_on(
+    snapshot: &Snapshot,
+    meta: &Meta,
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    workspace: bool,
+) -> anyhow::Result<()> {
+    let workspace = meta.workspace.as_deref().filter(|_| workspace);
+    put(snapshot, meta, backend, scope, machine, workspace).await
+}
+
+async fn put(
+    snapshot: &Snapshot,
+    meta: &Meta,
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    workspace: Option<&str>,
+) -> anyhow::Result<()> {
+    let identity = backend.identity(scope, machine).await?;
+    let landing = landing(meta, machine, &identity, workspace);
+    let (send, tar): (_, TarStream) = mpsc::channel(4);
+    let path = snapshot.path.clone();
+    let reading = tokio::task::spawn_blocking(move || {
+        let broken = send.clone();
+        let pieces = Outgoing { send, piece: BytesMut::with_capacity(PIECE) };
+        let read = replay(&path, &landing, pieces);
+        if read.is_err() {
+            // Whoever unpacks must not take half of it for the whole.
+            let _ = broken.blocking_send(Err(io::Error::other("the snapshot breaks off")));
+        }
+        read
+    });
+    let sent = backend.stream_in(scope, machine, tar).await;
+    let read = reading.await.context("reading the snapshot")?;
+    match (read, sent) {
+        (Err(error), Err(_)) if !was_stopped(&error) => Err(error),
+        (_, Err(error)) => Err(BackendError::into(error)),
+        (read, Ok(())) => read,
+    }
+}
+
+fn was_stopped(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// `workspace`: that of the snapshot, where it is put in.
+fn landing(
+    meta: &Meta,
+    machine: &Instance,
+    identity: &Identity,
+    workspace: Option<&str>,
+) -> Landing {
+    let mut paths = Vec::new();
+    if let (Some(from), Some(to)) = (workspace, machine.fields.0.get("workspace.target")) {
+        paths.push((plain(from), plain(to)));
+    }
+    paths.push((plain(&meta.home), plain(&identity.home)));
+    paths.extend(meta.paths.iter().map(|path| (plain(path), plain(path))));
+    // What lies deeper says more.
+    paths.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
+    let home = plain(&meta.home);
+    let absolute = |path: &String| {
+        if path.starts_with('/') { plain(path) } else { plain(&format!("{home}/{path}")) }
+    };
+    let stays = meta.workspace.as_ref().filter(|_| workspace.is_none());
+    // What is mounted now is a folder of the host.
+    let fields = &machine.fields.0;
+    let mounted = fields.get("workspace.target").filter(|_| fields.contains_key("workspace.mount"));
+    let stays = stays.into_iter().chain(mounted);
+    let without =
+        meta.delivered.iter().map(absolute).chain(stays.map(|path| plain(path))).collect();
+    let owners = Some((meta.user, (identity.uid, identity.gid)));
+    Landing { paths, without, owners, set_id: false }
+}
+
+/// Sends what is written, piece by piece.
+struct Outgoing {
+    send: mpsc::Sender<io::Result<Bytes>>,
+    piece: BytesMut,
+}
+
+impl Write for Outgoing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = (PIECE - self.piece.len()).min(bytes.len());
+        self.piece.extend_from_slice(&bytes[..room]);
+        if self.piece.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(room)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
+        self.send.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_bottle_put_there_is_nobodys_work() {
+        let identity = Identity { uid: 1, gid: 1, home: "/home/node".to_owned() };
+        let paths = ["/home/node".to_owned(), "/workspace".to_owned()];
+        let hash = crate::model::SpecHash::of_bytes(b"");
+        let receipt = Receipt {
+            files: [("prompt.md", hash), ("skills/plan/SKILL.md", hash)]
+                .map(|(path, hash)| (path.to_owned(), hash))
+                .into(),
+            ..crate::work::snapshot::tests::receipt()
+        };
+        let is = |changed: &[&str]| {
+            let changed: Vec<String> = changed.iter().map(|path| (*path).to_owned()).collect();
+            is_untouched(&changed, &paths, &identity, Some(&receipt))
+        };
+        assert!(is(&[]));
+        assert!(is(&["/etc", "/etc/bottle/prompt.md", "/home", "/home/node"]));
+        assert!(is(&["/bin", "/bin/docker-init", "/run", "/run/bottle"]));
+        assert!(!is(&["/bin/sh"]));
+        let skills = ["/home/node/.claude", "/home/node/.claude/skills/plan/SKILL.md"];
+        assert!(is(&skills));
+        assert!(!is(&["/home/node/.claude/skills/plan/own.md"]));
+        assert!(!is(&["/home/node/.bashrc"]));
+        assert!(!is(&["/workspace/a"]));
+        assert!(!is(&["/var/roothome/a"]));
+    }
+
+    #[test]
+    fn a_home_in_a_mounted_workspace_is_the_hosts() {
+        assert!(lies_in("/w/home", "/w"));
+        assert!(lies_in("/w", "/w"));
+        assert!(!lies_in("/wide", "/w"));
+        assert_eq!(plain("//a/./b/"), "/a/b");
+    }
+}

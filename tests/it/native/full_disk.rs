@@ -1,0 +1,86 @@
+//! One sandbox fills the disk of the state folder; the others' requests are decided on, and what has to
+//! be written down is.
+
+use std::process::Command;
+
+use crate::support::{Cli, TempTree, left_out};
+
+/// A file system of the test's own, that is gone with it.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = ["-t", "tmpfs", "-o", "size=96m,mode=0700", "bottle-test"];
+        let done = Command::new("mount").args(mount).arg(folder.path()).status().unwrap();
+        assert!(done.success());
+        Self(folder)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // What still runs on it keeps it until it has ended.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn others_are_decided_on_and_records_are_written() {
+    if !rustix::process::geteuid().is_root() {
+        return left_out("a full disk", "as an ordinary user: no file system can be mounted");
+    }
+    let (small, mut cli, tree) = (Small::new(), Cli::new(), TempTree::new("full"));
+    let state = small.0.path().join("state");
+    cli.env("BOTTLE_STATE_DIR", &state);
+    let limits = "resources:\n  pids: 64\n  memory: 256M";
+    tree.bottle("plain", &format!("backend: native\n{limits}"));
+    tree.bottle(
+        "linked",
+        &format!("backend: native\n{limits}\negress:\n  allowlist: [example.com]"),
+    );
+    tree.agent("ada", "plain", "", "You are ada.");
+    tree.agent("bob", "linked", "", "You are bob.");
+    let path = tree.path().display().to_string();
+    let run = |words: &[&str]| {
+        let mut all = vec!["--tree", path.as_str()];
+        all.extend(words);
+        cli.run(all)
+    };
+    run(&["apply", "--yes"]).exits(0);
+    let said = run(&["status"]).exits(0);
+    assert!(!said.stdout.contains("MiB are free"), "{}", said.stdout);
+
+    // Whoever fills it tries again and again.
+    let fill = "cat /dev/zero >~/fill; for n in 1 2 3 4 5; do cat /dev/zero >>~/fill; done; exit 0";
+    run(&["exec", "ada", "--", "sh", "-c", fill]).exits(0);
+    let ask =
+        "for n in $(seq 200); do curl -s -o /dev/null -w '%{http_code} ' http://other.test/; done";
+    let codes = run(&["exec", "bob", "--", "sh", "-c", ask]).exits(0).stdout;
+    let refused: Vec<&str> = codes.split_whitespace().filter(|code| *code != "403").collect();
+    assert_eq!((codes.split_whitespace().count(), refused.len()), (200, 0), "{refused:?}");
+    // Each of them is in the record.
+    let log = std::fs::read_to_string(
+        state.join("trees").join(&tree.owner).join("sidecars/native/bob/own/log"),
+    );
+    assert_eq!(log.unwrap().matches("other.test").count(), 200);
+
+    // It is said, and who is killed is started again: its receipt finds room.
+    for words in [&["status"][..], &["plan"][..]] {
+        let said = run(words);
+        assert!(format!("{}{}", said.stdout, said.stderr).contains("MiB are free"), "{said:?}");
+    }
+    let receipt = state.join("trees").join(&tree.owner).join("native/ada/run.json");
+    let pid =
+        |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["pid"].clone();
+    let before = pid(std::fs::read_to_string(&receipt).unwrap());
+    let killed = Command::new("kill").arg("-9").arg(before.to_string()).status();
+    assert!(killed.unwrap().success());
+    run(&["apply", "--yes"]);
+    let after = pid(std::fs::read_to_string(&receipt).unwrap());
+    assert_ne!(before, after);
+    run(&["exec", "ada", "--", "sh", "-c", "rm ~/fill"]).exits(0);
+    run(&["apply", "--yes"]).exits(0);
+    run(&["plan"]).exits(0);
+    run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
+}
