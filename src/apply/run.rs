@@ -142,7 +142,7 @@ async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> Ste
     };
     tokio::pin!(work);
     let prepares = matches!(step.action, Action::Prepare(_));
-    let held = tokio::time::sleep(slots::hold(&step.action));
+    let held = tokio::time::sleep(slots::hold(step));
     tokio::pin!(held);
     let mut slot = Some(slot);
     let result = loop {

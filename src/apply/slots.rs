@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::model::BackendKind;
+use crate::model::{BackendKind, ResourceKind};
 use crate::plan::{Action, Step};
 
 /// How many steps of a kind run at once on Docker: they wait for the engine and cost little here.
@@ -74,9 +74,37 @@ impl Slots {
 }
 
 /// For how long a step keeps its slot.
-pub(super) fn hold(action: &Action) -> Duration {
-    match action {
-        Action::Provision { .. } => Duration::from_secs(3),
+pub(super) fn hold(step: &Step) -> Duration {
+    match (&step.action, step.backend, step.resource) {
+        (Action::Provision { .. }, ..) => Duration::from_secs(3),
+        // A boot works on this machine's own cores, and a microVM that boots beside more than there
+        // are cores takes longer than `smolvm` waits for a sign of life. It ends a boot that shows
+        // none after half a minute by itself, so nothing inside keeps the slot for long.
+        (Action::Start(_), BackendKind::Smolmachines, ResourceKind::Machine) => Duration::from_secs(180),
         _ => Duration::from_secs(30),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::plan::{StepId, Target};
+
+    #[test]
+    fn a_boot_keeps_its_slot_for_longer_than_smolvm_waits_for_a_sign_of_life() {
+        let start = |backend, resource| Step {
+            id: StepId(1),
+            action: Action::Start(Target::CreatedBy(StepId(0))),
+            backend,
+            sandbox: None,
+            resource,
+            after: BTreeSet::new(),
+        };
+        let long = hold(&start(BackendKind::Smolmachines, ResourceKind::Machine));
+        let short = hold(&start(BackendKind::Smolmachines, ResourceKind::Sidecar));
+        assert_eq!(short, hold(&start(BackendKind::Native, ResourceKind::Machine)));
+        assert!(long > short * 2);
     }
 }

@@ -34,12 +34,12 @@ const CLEARING: Duration = Duration::from_millis(100);
 const LOOKS: usize = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A processor of an emulated host, or a host that is short of something, may end a machine in the
-/// middle of its boot: such a one is booted again, so often in all.
+/// A processor of an emulated host, or a host that is short of something, may end or stall a machine
+/// in the middle of its boot: such a one is booted again, so often in all.
 const BOOTS: usize = 3;
 
 /// How the program says so. It only decides whether it is tried again.
-const DIED_BOOTING: &str = "before the agent was ready";
+const DIED_BOOTING: [&str; 2] = ["before the agent was ready", "no boot progress for"];
 
 /// How the program says that it is being started already. It only decides how long is waited.
 const STARTING: &str = "already starting";
@@ -76,13 +76,17 @@ async fn boot(
         boots += 1;
         match boot_once(backend, scope, instance, set, verb).await {
             Err(BackendError::Failed { what, source })
-                if boots < BOOTS && source.to_string().contains(DIED_BOOTING) =>
+                if boots < BOOTS && died_booting(&source.to_string()) =>
             {
-                tracing::warn!(what, %source, "it ended while it booted: booting it again");
+                tracing::warn!(what, %source, "its boot failed: booting it again");
             }
             ended => return ended,
         }
     }
+}
+
+fn died_booting(said: &str) -> bool {
+    DIED_BOOTING.iter().any(|words| said.contains(words))
 }
 
 async fn boot_once(

@@ -100,15 +100,13 @@ async fn what_it_can_do_is_used() {
 async fn one_that_dies_in_its_boot_is_booted_again_and_not_for_ever() {
     let old = Old::new();
     let made = old.create(&machine(None)).await;
-    let dies = |times: usize| {
-        std::fs::write(old.folder.path().join("dies"), "once\n".repeat(times)).unwrap();
-    };
-    dies(2);
+    let dies = |how: &str| std::fs::write(old.folder.path().join("dies"), how).unwrap();
+    dies("ends\nstalls\n");
     assert_eq!(old.start(&made).await.expect("starting").state, InstanceState::Running);
     old.backend.teardown(&old.scope, &made).await.unwrap();
 
     let made = old.create(&machine(None)).await;
-    dies(10);
+    dies(&"ends\n".repeat(10));
     let refused = old.start(&made).await.unwrap_err();
     let said = format!("{:#}", anyhow::Error::from(refused));
     assert!(said.contains("before the agent was ready"), "{said}");

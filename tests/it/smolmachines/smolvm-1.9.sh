@@ -74,10 +74,13 @@ fi
 [ -d "$machine" ] || fail "vm not found: $name"
 case $verb in
 start)
-    # As often as the test asks for, it dies in its boot.
+    # As often as the test asks for, it dies in its boot, in the way that the line says.
     if [ -s "$here/dies" ]; then
+        how=$(head -n 1 "$here/dies")
         sed -i 1d "$here/dies"
         echo stopped >"$machine/state"
+        [ "$how" = ends ] || fail "agent operation failed: start machine: agent operation failed: wait for ready: \
+agent did not become ready within 30 seconds: no boot progress for 30 seconds"
         fail "agent operation failed: monitor agent: boot process exited (code 0) before the agent was ready"
     fi
     echo running >"$machine/state" && echo 1 >"$machine/pid" ;;
