@@ -80,7 +80,9 @@ pub(super) fn hold(step: &Step) -> Duration {
         // A boot works on this machine's own cores, and a microVM that boots beside more than there
         // are cores takes longer than `smolvm` waits for a sign of life. It ends a boot that shows
         // none after half a minute by itself, so nothing inside keeps the slot for long.
-        (Action::Start(_), BackendKind::Smolmachines, ResourceKind::Machine) => Duration::from_secs(180),
+        (Action::Start(_), BackendKind::Smolmachines, ResourceKind::Machine) => {
+            Duration::from_secs(180)
+        }
         _ => Duration::from_secs(30),
     }
 }
@@ -90,13 +92,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::plan::{StepId, Target};
+    use crate::plan::Target;
 
     #[test]
     fn a_boot_keeps_its_slot_for_longer_than_smolvm_waits_for_a_sign_of_life() {
         let start = |backend, resource| Step {
-            id: StepId(1),
-            action: Action::Start(Target::CreatedBy(StepId(0))),
+            id: 1,
+            action: Action::Start(Target::CreatedBy(0)),
             backend,
             sandbox: None,
             resource,

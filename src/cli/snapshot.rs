@@ -252,7 +252,9 @@ async fn back(
     patience: Duration,
 ) -> Result<Exit, CliError> {
     let name = name.unwrap_or(meta.sandbox.as_str());
-    let target = Target::find(global, name).await?;
+    let target = Target::find(global, name).await.map_err(|error| {
+        error.hint("`--as NAME` restores into another sandbox, and `--to DIR` into a folder")
+    })?;
     let memory = target.memory()?;
     let lock = lock(ui, &memory, patience).await?;
     // A run of `watch` that replaces it is waited for, and begins none meanwhile.

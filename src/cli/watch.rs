@@ -119,6 +119,10 @@ impl Teller {
         let wrong = wrong(view);
         if !view.plan.is_empty() || self.told.as_ref() != Some(&wrong) {
             self.ui.data(&look::text(&self.ui, view, false))?;
+            if view.plan.refused.is_some() {
+                self.ui
+                    .say("nobody can permit that here: end `watch`, and do it with `bottle apply`");
+            }
         }
         self.told = Some(wrong);
         if !view.plan.is_empty() {

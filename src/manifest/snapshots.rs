@@ -46,8 +46,12 @@ pub(super) fn read(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<Bou
         Value::Text(text) if text == "off" => return None,
         Value::Map(_) => {}
         _ => {
-            let expected = "`off`, or a map of `keep`, `days` and `bytes`";
-            findings.add(field.mismatch(expected));
+            let problem = field.mismatch("`off`, or a map of `keep`, `days` and `bytes`");
+            // What YAML 1.1 takes for the same word, and what other tools call it.
+            let off = matches!(&field.node.value, Value::Bool(false))
+                || matches!(&field.node.value, Value::Text(text)
+                    if ["none", "no", "never", "disabled", "Off", "OFF"].contains(&text.as_str()));
+            findings.add(if off { problem.label("did you mean `off`?") } else { problem });
             return Some(default);
         }
     }

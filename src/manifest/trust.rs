@@ -234,10 +234,10 @@ pub fn is_descriptor(path: &Path) -> bool {
     path.starts_with("/proc") && path.parent().is_some_and(|folder| folder.ends_with("fd"))
 }
 
-/// What is mounted where now. Where the kernel does not say, paths alone are compared.
+/// What is mounted where, when the first path is looked up in it. Where the kernel does not say, paths alone are compared.
 #[must_use]
 pub fn mount_table() -> MountTable {
-    MountTable::parse(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+    MountTable::of(|| fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }
 
 /// The parts of a path, the first one last.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::source::Nesting;
 
@@ -25,26 +26,42 @@ impl FsPath {
     }
 }
 
-/// What is mounted where on this machine.
-#[derive(Debug, Clone, Default)]
-pub struct MountTable(BTreeMap<PathBuf, FsPath>);
+/// What is mounted where on this machine. Where hundreds of containers run it is long, and few trees have
+/// a path that is looked up in it: it is read when the first one is.
+#[derive(Debug, Clone)]
+pub struct MountTable {
+    read: fn() -> String,
+    mounts: OnceLock<BTreeMap<PathBuf, FsPath>>,
+}
+
+impl Default for MountTable {
+    /// Nothing is mounted: paths alone are compared.
+    fn default() -> Self {
+        Self::of(String::new)
+    }
+}
 
 impl MountTable {
+    /// From what `read` gives, the text of `/proc/self/mountinfo`.
+    #[must_use]
+    pub fn of(read: fn() -> String) -> Self {
+        Self { read, mounts: OnceLock::new() }
+    }
+
     /// From the text of `/proc/self/mountinfo`. Of two mounts in one place, the later one counts.
     #[must_use]
     pub fn parse(mountinfo: &str) -> Self {
-        let mount = |line: &str| {
-            let mut fields = line.split(' ').skip(2);
-            let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
-            let location = FsPath { device: device.to_owned(), path: unescape(root) };
-            Some((unescape(point), location))
-        };
-        Self(mountinfo.lines().filter_map(mount).collect())
+        Self { read: String::new, mounts: OnceLock::from(mounts_of(mountinfo)) }
+    }
+
+    fn mounts(&self) -> &BTreeMap<PathBuf, FsPath> {
+        self.mounts.get_or_init(|| mounts_of(&(self.read)()))
     }
 
     /// Where `path` lies, and the mount that it lies in. `path` is absolute and without links.
     fn find(&self, path: &Path) -> Option<(FsPath, &Path)> {
-        let (point, root) = path.ancestors().find_map(|above| self.0.get_key_value(above))?;
+        let (point, root) =
+            path.ancestors().find_map(|above| self.mounts().get_key_value(above))?;
         let rest = path.strip_prefix(point).ok()?;
         // An empty rest would leave a slash behind.
         let path =
@@ -107,7 +124,7 @@ impl MountTable {
     pub fn writes(&self, path: &Path) -> Vec<FsPath> {
         let own = self.find(path).map(|(location, _)| location);
         let below =
-            self.0.range(path.to_owned()..).take_while(|(point, _)| point.starts_with(path));
+            self.mounts().range(path.to_owned()..).take_while(|(point, _)| point.starts_with(path));
         own.into_iter()
             .chain(below.skip_while(|(point, _)| *point == path).map(|(_, at)| at.clone()))
             .collect()
@@ -137,6 +154,9 @@ impl Writable {
     /// is absolute and without links.
     #[must_use]
     pub fn around(&self, path: &Path) -> Option<&Path> {
+        if self.folders.is_empty() {
+            return None;
+        }
         let places = self.table.places(path);
         let lies = |written: &FsPath| {
             places.iter().any(|place| place == written || place.is_below(written))
@@ -146,6 +166,16 @@ impl Writable {
             all.find(|(folder, writes)| path.starts_with(folder) || writes.iter().any(lies))?;
         Some(folder)
     }
+}
+
+fn mounts_of(mountinfo: &str) -> BTreeMap<PathBuf, FsPath> {
+    let mount = |line: &str| {
+        let mut fields = line.split(' ').skip(2);
+        let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
+        let location = FsPath { device: device.to_owned(), path: unescape(root) };
+        Some((unescape(point), location))
+    };
+    mountinfo.lines().filter_map(mount).collect()
 }
 
 /// `mountinfo` writes spaces, tabs, line ends and backslashes as `\ooo`.

@@ -92,22 +92,23 @@ impl Keeper for Keeping<'_> {
         if of_another {
             return Ok(());
         }
-        let workspace = match &receipt {
-            Some(receipt) if receipt.workspace => true,
-            _ if machine.state != InstanceState::Running => false,
-            // As provisioning tells it where a receipt is lost.
-            _ => {
-                let probe = ExecSpec::new(["test", "-e", guest_path::WORKSPACE_DONE]);
-                let marked = backend.exec(scope, machine, &probe, Bytes::new()).await;
-                marked.is_ok_and(|marked| marked.code == 0)
+        let carried = match taken {
+            Some(taken) if why == Why::Replace => {
+                let workspace = match &receipt {
+                    Some(receipt) if receipt.workspace => true,
+                    _ if machine.state != InstanceState::Running => false,
+                    // As provisioning tells it where a receipt is lost.
+                    _ => {
+                        let probe = ExecSpec::new(["test", "-e", guest_path::WORKSPACE_DONE]);
+                        let marked = backend.exec(scope, machine, &probe, Bytes::new()).await;
+                        marked.is_ok_and(|marked| marked.code == 0)
+                    }
+                };
+                let (machine, snapshot) = (machine.id.clone(), taken.id.to_string());
+                Some(Carried { machine, snapshot, receipt, workspace })
             }
+            _ => None,
         };
-        let carried = taken.filter(|_| why == Why::Replace).map(|taken| Carried {
-            machine: machine.id.clone(),
-            snapshot: taken.id.to_string(),
-            receipt,
-            workspace,
-        });
         self.memory.carry(&machine.sandbox, carried.as_ref())?;
         // Only now that the new one is there, and remembered.
         for id in &beyond {

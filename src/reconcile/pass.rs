@@ -26,7 +26,8 @@ use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope}
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
-    InstanceState, Observed, OwnerId, Ownership, SandboxId, Severity, SpecHash, Tree,
+    InstanceId, InstanceState, Observed, OwnerId, Ownership, Receipt, SandboxId, Severity,
+    SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Plan, Step, StepId};
@@ -653,12 +654,11 @@ impl Reconciler {
     /// # Errors
     /// When the state folder cannot be read or written.
     pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
-        view.memory.sweep_receipts()?;
-        self.drop_stale_receipts(view)?;
+        let mut receipts = view.memory.sweep_receipts()?;
+        self.drop_stale_receipts(view, &mut receipts)?;
         keeping::tidy(view)?;
         // A CA goes with what had it: what is torn down has no receipt any more, and a sandbox whose
         // egress was switched off has none that names a CA.
-        let receipts = view.memory.receipts()?;
         let with_ca = receipts.values().filter(|receipt| receipt.ca.is_some());
         let mut wanted: BTreeSet<&SandboxId> = with_ca.map(|receipt| &receipt.sandbox).collect();
         let stays = |id: &&SandboxId| !view.options.removes(id);
@@ -675,7 +675,11 @@ impl Reconciler {
     /// A receipt of a machine that was not there when its backend was observed, and that no step of
     /// this run has made, speaks of nothing. It is dropped only after its sandbox was made anew, for
     /// until then it tells where the sandbox was.
-    fn drop_stale_receipts(&self, view: &View) -> anyhow::Result<()> {
+    fn drop_stale_receipts(
+        &self,
+        view: &View,
+        now_there: &mut BTreeMap<InstanceId, Receipt>,
+    ) -> anyhow::Result<()> {
         let seen: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.id).collect();
         let unknown: BTreeSet<_> = view
             .observed
@@ -695,10 +699,6 @@ impl Reconciler {
                     && (!unknown.contains(&receipt.sandbox) || view.options.removes(&receipt.sandbox))
             })
             .collect();
-        if stale.is_empty() {
-            return Ok(());
-        }
-        let now_there = view.memory.receipts()?;
         for (id, receipt) in stale {
             let made_anew = now_there.values().any(|other| {
                 let lives = seen.contains(&other.instance)
@@ -709,6 +709,7 @@ impl Reconciler {
                 || view.desired.held.contains_key(&receipt.sandbox);
             if made_anew || !declared || view.options.removes(&receipt.sandbox) {
                 crate::apply::Receipts::forget(&view.memory, id)?;
+                now_there.remove(id);
             }
         }
         Ok(())

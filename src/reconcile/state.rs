@@ -22,7 +22,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -167,6 +167,16 @@ impl TreeState {
     /// # Errors
     /// When the folder cannot be read.
     pub fn receipts(&self) -> anyhow::Result<BTreeMap<InstanceId, Receipt>> {
+        self.read_receipts(|path, error| {
+            tracing::warn!(path = %path.display(), %error, "unreadable receipt");
+            Ok(())
+        })
+    }
+
+    fn read_receipts(
+        &self,
+        unreadable: impl Fn(&Path, &io::Error) -> anyhow::Result<()>,
+    ) -> anyhow::Result<BTreeMap<InstanceId, Receipt>> {
         let dir = self.dir.join("receipts");
         let mut receipts = BTreeMap::new();
         for entry in entries(&dir)? {
@@ -179,9 +189,7 @@ impl TreeState {
                     receipts.insert(receipt.instance.clone(), receipt);
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "unreadable receipt");
-                }
+                Err(error) => unreadable(&path, &error)?,
             }
         }
         Ok(receipts)
@@ -249,23 +257,16 @@ impl TreeState {
         }
     }
 
-    /// Removes the receipts that are damaged: each costs one provisioning. What cannot be read for
-    /// another reason stays.
+    /// All receipts, as [`TreeState::receipts`] gives them. Those that are damaged are removed: each costs
+    /// one provisioning. What cannot be read for another reason stays.
     ///
     /// # Errors
     /// When the folder cannot be read or written.
-    pub fn sweep_receipts(&self) -> anyhow::Result<()> {
-        let dir = self.dir.join("receipts");
-        for entry in entries(&dir)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "json")
-                && let Err(error) = durable::read_json::<Receipt>(&path)
-                && error.kind() == ErrorKind::InvalidData
-            {
-                remove(&path)?;
-            }
-        }
-        Ok(())
+    pub fn sweep_receipts(&self) -> anyhow::Result<BTreeMap<InstanceId, Receipt>> {
+        self.read_receipts(|path, error| match error.kind() {
+            ErrorKind::InvalidData => remove(path),
+            _ => Ok(()),
+        })
     }
 
     /// A text that was kept for diffs.

@@ -141,12 +141,14 @@ impl Engine {
         Ok(Self { client, endpoint, traits: Mutex::default() })
     }
 
-    /// Asks again what the engine is: gVisor may have been installed since.
-    pub(super) async fn refresh(&self) -> Result<Arc<Traits>, BackendError> {
+    /// Asks again what the engine is: gVisor may have been installed since. And how many containers it has,
+    /// of all owners, where it says.
+    pub(super) async fn refresh(&self) -> Result<(Arc<Traits>, Option<usize>), BackendError> {
         let info = self.client.info().await.map_err(|e| self.failed("asking the engine", e))?;
         let traits = Arc::new(Traits::of(&info));
         *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = Some(traits.clone());
-        Ok(traits)
+        let containers = info.containers.and_then(|count| usize::try_from(count).ok());
+        Ok((traits, containers))
     }
 
     /// What the engine was when it was last asked: it is asked now if it never was.
@@ -154,7 +156,7 @@ impl Engine {
         let known = self.traits.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
             Some(traits) => Ok(traits),
-            None => self.refresh().await,
+            None => Ok(self.refresh().await?.0),
         }
     }
 

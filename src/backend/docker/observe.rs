@@ -1,4 +1,4 @@
-//! What exists of an owner: five listing calls side by side, however many machines there are.
+//! What exists of an owner: a few listing calls side by side, however many machines there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -34,14 +34,17 @@ pub(super) async fn listing(
     scope: &Scope,
     loaded: &BTreeSet<String>,
 ) -> Result<Seen, BackendError> {
-    let (labelled, named, images, networks, traits) = tokio::try_join!(
+    let (labelled, images, networks, (traits, count)) = tokio::try_join!(
         containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
-        containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
         images(engine, scope),
         network::all(engine),
         engine.refresh(),
     )?;
     let mut rows = BTreeMap::new();
+    // What has this owner's names and not its label is somebody else's, or has lost it. The engine would
+    // describe all that was just described once more: where there is nothing else, it is not asked to.
+    let all = count == Some(labelled.len());
+    let named = if all { Vec::new() } else { named(engine, scope).await? };
     for container in labelled.into_iter().chain(named) {
         rows.entry(container.id.clone()).or_insert(container);
     }
@@ -139,9 +142,14 @@ pub(super) async fn mounted(
 ) -> Result<BTreeSet<PathBuf>, BackendError> {
     let (labelled, named) = tokio::try_join!(
         containers(engine, "label", format!("{}={}", label::OWNER, scope.owner)),
-        containers(engine, "name", format!("^/?bottle-{}-", scope.owner)),
+        named(engine, scope),
     )?;
     Ok(sources(labelled.iter().chain(&named)))
+}
+
+/// The containers under this owner's names, whoever's they are.
+async fn named(engine: &Engine, scope: &Scope) -> Result<Vec<ContainerSummary>, BackendError> {
+    containers(engine, "name", format!("^/?bottle-{}-", scope.owner)).await
 }
 
 async fn containers(

@@ -248,14 +248,18 @@ fn file_of(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// The processes of sidecars that no record names: an older copy of the state folder was put back. What
-/// one is that is `known` to run is not asked.
-pub(in crate::backend) fn strays(
+/// What the sidecars of this backend bear.
+pub(in crate::backend) fn marks(scope: &Scope, backend: BackendKind) -> Marks {
+    Marks::of(scope, backend, "sidecar")
+}
+
+/// Those of these processes that are sidecars which no record names: an older copy of the state folder was
+/// put back.
+pub(in crate::backend) fn unrecorded(
     scope: &Scope,
     backend: BackendKind,
-    known: impl Fn(i32) -> bool,
-) -> io::Result<Vec<(SandboxId, Process)>> {
-    let mut found = Marks::of(scope, backend, "sidecar").bearers(known)?;
+    mut found: Vec<(SandboxId, Process)>,
+) -> Vec<(SandboxId, Process)> {
     found.retain(|(sandbox, process)| {
         let named = Folder::of(scope, backend, sandbox).run();
         // A guest can call a process of its own so.
@@ -267,7 +271,7 @@ pub(in crate::backend) fn strays(
                 Err(_) => false,
             }
     });
-    Ok(found)
+    found
 }
 
 impl Sidecar<'_> {

@@ -6,7 +6,8 @@
 //! processes and no login has, and all that is done with one is to end it.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
 use sha2::{Digest, Sha256};
@@ -37,30 +38,42 @@ impl Marks {
         format!("{}{sandbox}", self.0)
     }
 
-    /// The processes that bear such a mark and are none of `known`, and of whom they are.
-    pub(in crate::backend) fn bearers(
-        &self,
-        known: impl Fn(i32) -> bool,
-    ) -> std::io::Result<Vec<(SandboxId, Process)>> {
-        let mut found = Vec::new();
-        for pid in pids()?.into_iter().filter(|pid| !known(*pid)) {
-            let Some(sandbox) = self.on(pid) else { continue };
-            // Once it is known for certain, it is asked again: the number may have been another's.
-            if let Some(process) = Process::with_pid(pid)?
-                && self.on(pid).as_ref() == Some(&sandbox)
-            {
-                found.push((sandbox, process));
-            }
-        }
-        Ok(found)
+    /// The sandbox that the first argument of a process names.
+    fn in_argument(&self, first: &[u8]) -> Option<SandboxId> {
+        let sandbox = first.strip_prefix(self.0.as_bytes())?;
+        SandboxId::new(OsStr::from_bytes(sandbox).to_str()?).ok()
     }
+}
 
-    fn on(&self, pid: i32) -> Option<SandboxId> {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let first = line.split(|byte| *byte == 0).next()?.strip_prefix(self.0.as_bytes())?;
-        let sandbox = SandboxId::new(OsStr::from_bytes(first).to_str()?).ok()?;
-        user_of(pid).is_some_and(user::may_be_of_bottle).then_some(sandbox)
+/// The processes that bear each of these marks and are none of `known`, and of whom they are. All processes
+/// of this machine are looked at, once.
+pub(in crate::backend) fn bearers<const N: usize>(
+    all: [&Marks; N],
+    known: impl Fn(i32) -> bool,
+) -> io::Result<[Vec<(SandboxId, Process)>; N]> {
+    let mut found = [const { Vec::new() }; N];
+    for pid in pids()?.into_iter().filter(|pid| !known(*pid)) {
+        let Some((which, sandbox)) = borne(&all, pid) else { continue };
+        // Once it is known for certain, it is asked again: the number may have been another's.
+        if let Some(process) = Process::with_pid(pid)?
+            && borne(&all, pid).is_some_and(|again| again == (which, sandbox.clone()))
+            && let Some(of_it) = found.get_mut(which)
+        {
+            of_it.push((sandbox, process));
+        }
     }
+    Ok(found)
+}
+
+/// Which of these marks a process bears, and of whom.
+fn borne(all: &[&Marks], pid: i32) -> Option<(usize, SandboxId)> {
+    // Longer than any mark. The kernel copies no more than is asked for, and there may be thousands.
+    let mut start = [0; 512];
+    let length = File::open(format!("/proc/{pid}/cmdline")).ok()?.read(&mut start).ok()?;
+    let first = start.get(..length)?.split(|byte| *byte == 0).next()?;
+    let mut marks = all.iter().enumerate();
+    let named = marks.find_map(|(which, marks)| Some((which, marks.in_argument(first)?)))?;
+    user_of(pid).is_some_and(user::may_be_of_bottle).then_some(named)
 }
 
 #[cfg(test)]
@@ -89,7 +102,7 @@ mod tests {
         let pid = child.id().cast_signed();
         // The kernel sets the arguments a moment after the program is begun.
         let found = (0..500)
-            .map(|_| marks.bearers(|_| false).unwrap())
+            .map(|_| bearers([&marks], |_| false).unwrap()[0].clone())
             .inspect(|found| {
                 if found.is_empty() {
                     std::thread::sleep(std::time::Duration::from_millis(10));
@@ -98,14 +111,15 @@ mod tests {
             .find(|found| !found.is_empty())
             .unwrap_or_default();
         assert_eq!(found.iter().map(|(id, p)| (id, p.pid)).collect::<Vec<_>>(), [(&ada, pid)]);
-        assert!(marks.bearers(|known| known == pid).unwrap().is_empty());
-        for other in [
-            Marks::of(&scope("two"), BackendKind::Native, "init"),
-            Marks::of(&scope("one"), BackendKind::Native, "sidecar"),
-            Marks::of(&scope("one"), BackendKind::Smolmachines, "init"),
-        ] {
-            assert!(other.bearers(|_| false).unwrap().is_empty(), "{other:?}");
-        }
+        assert!(bearers([&marks], |known| known == pid).unwrap()[0].is_empty());
+        let others = [
+            &Marks::of(&scope("two"), BackendKind::Native, "init"),
+            &Marks::of(&scope("one"), BackendKind::Native, "sidecar"),
+            &Marks::of(&scope("one"), BackendKind::Smolmachines, "init"),
+            &marks,
+        ];
+        let found = bearers(others, |_| false).unwrap();
+        assert_eq!(found.each_ref().map(Vec::len), [0, 0, 0, 1]);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -335,7 +335,8 @@ fn all(scope: &Scope, running: &BTreeSet<i32>) -> std::io::Result<Vec<Stray>> {
     let stray = |what: ResourceKind| {
         move |(sandbox, process): (SandboxId, Run)| Stray { sandbox, what, process }
     };
-    let mut inits = marks(scope).bearers(known)?;
+    let sidecars = hostside::marks(scope, BackendKind::Native);
+    let [mut inits, sidecars] = hostside::bearers([&marks(scope), &sidecars], known)?;
     let store = Store::of(scope);
     inits.retain(|(sandbox, process)| {
         // One that is just being started has its receipt before it is an init for long.
@@ -346,7 +347,7 @@ fn all(scope: &Scope, running: &BTreeSet<i32>) -> std::io::Result<Vec<Stray>> {
         };
         !named && is_first(process.pid)
     });
-    let sidecars = hostside::strays(scope, BackendKind::Native, known)?;
+    let sidecars = hostside::unrecorded(scope, BackendKind::Native, sidecars);
     let sidecars = sidecars.into_iter().map(stray(ResourceKind::Sidecar));
     let mut all: Vec<Stray> =
         inits.into_iter().map(stray(ResourceKind::Machine)).chain(sidecars).collect();
