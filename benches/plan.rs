@@ -31,6 +31,7 @@ fn spec(number: usize) -> SandboxSpec {
         asked_env: BTreeSet::new(),
         resources: Resources::default(),
         workspace: None,
+        keep: Default::default(),
         user: None,
         policy: Policy::default(),
         command: Vec::new(),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::{Backend, Backends, Scope};
 use crate::model::{
-    BackendKind, GuestSpec, Instance, InstanceId, Receipt, SandboxId, SidecarSpec, SpecHash, Why,
+    BackendKind, GuestSpec, Instance, InstanceId, Kept, Receipt, SandboxId, SidecarSpec, SpecHash,
 };
 use crate::plan::{Step, StepId};
 
@@ -111,7 +111,7 @@ pub trait Receipts: Send + Sync {
 /// Keeps what agents worked on when their machines go.
 #[async_trait]
 pub trait Keeper: Send + Sync {
-    /// Keeps the work in a machine that is to go; of one that is replaced, for the machine that follows.
+    /// Keeps what is named of a machine that is to go; of one that is replaced, for the machine that follows.
     ///
     /// # Errors
     /// When not all of it could be kept: the machine stays then.
@@ -120,7 +120,7 @@ pub trait Keeper: Send + Sync {
         backend: &dyn Backend,
         scope: &Scope,
         machine: &Instance,
-        why: Why,
+        kept: &Kept,
     ) -> anyhow::Result<()>;
 
     /// Puts what was kept of an earlier machine of the sandbox into this one, and remembers that it is there.

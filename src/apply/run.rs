@@ -277,10 +277,10 @@ async fn act(
             provision::provision(&brisk(backend, context), context, &work).await?;
         }
         Action::Teardown { instance, keeps } => {
-            if let Some(why) = keeps {
+            if let Some(kept) = keeps {
                 (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
                 let brisk = brisk(backend, context);
-                let keeping = context.keeper.keep(&brisk, scope, instance, *why);
+                let keeping = context.keeper.keep(&brisk, scope, instance, kept);
                 within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
                     let name = &instance.sandbox;
                     format!(

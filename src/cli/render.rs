@@ -8,6 +8,7 @@ use super::reasons::reasons;
 use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
+use crate::model::kept::REST;
 use crate::model::{Class, Diagnostic, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
@@ -188,9 +189,17 @@ fn cost(verdict: Verdict, changes: &[&Change], around: &Around) -> Vec<String> {
 fn kept(change: &Change) -> String {
     match (&change.keeps, &change.loses) {
         (Some(keeps), Some(loses)) if !keeps.is_empty() => {
-            format!("keeps {}; loses {}", keeps.join(" and "), loses.join(" and "))
+            format!("keeps {}; loses {}", all_of(keeps), all_of(loses))
         }
         _ => "loses what was written inside the sandbox".to_owned(),
+    }
+}
+
+/// All of them, in a sentence.
+fn all_of(names: &[String]) -> String {
+    match names {
+        [before @ .., last] if !before.is_empty() => format!("{} and {last}", before.join(", ")),
+        names => names.join(""),
     }
 }
 
@@ -315,22 +324,30 @@ fn leaving(document: &PlanDocument) -> Vec<String> {
             && change.resource == ResourceKind::Machine
             && matches!(change.reason, Reason::NotDeclared { .. })
     };
-    let mut kept: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    let mut kept: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
     let mut lost: BTreeSet<&str> = BTreeSet::new();
     for change in document.changes.iter().filter(goes) {
         match change.keeps.as_deref() {
             None | Some([]) => lost.insert(change.sandbox.as_str()),
             Some(keeps) => {
-                kept.entry(keeps.join(" and ")).or_default().insert(change.sandbox.as_str())
+                let also = change.loses.iter().flatten().filter(|name| *name != REST);
+                let also: Vec<String> = also.cloned().collect();
+                let also = match also.len() {
+                    0 => String::new(),
+                    1 => format!("; {} is lost", also[0]),
+                    _ => format!("; {} are lost", all_of(&also)),
+                };
+                let what = (all_of(keeps), also);
+                kept.entry(what).or_default().insert(change.sandbox.as_str())
             }
         };
     }
     let listed = |names: &BTreeSet<&str>| some_of(&names.iter().copied().collect::<Vec<_>>());
     let mut lines: Vec<String> = Vec::new();
-    for (what, names) in &kept {
+    for ((what, also), names) in &kept {
         let snapshot = if names.len() == 1 { "a snapshot" } else { "snapshots" };
         let names = listed(names);
-        lines.push(format!("{names}: what was written to {what} is kept as {snapshot}"));
+        lines.push(format!("{names}: what was written to {what} is kept as {snapshot}{also}"));
     }
     let its = match lost.len() {
         0 => return lines,

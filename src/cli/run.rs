@@ -88,6 +88,7 @@ mod tests {
             asked_env: Default::default(),
             resources: Resources::default(),
             workspace: None,
+            keep: Default::default(),
             user: None,
             policy: Policy::default(),
             command: Vec::new(),

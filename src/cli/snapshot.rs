@@ -21,7 +21,7 @@ use super::target::Target;
 use super::ui::Ui;
 use crate::apply::{Receipts as _, Stop};
 use crate::model::text::harmless_line;
-use crate::model::{SandboxId, Writable};
+use crate::model::{Keep, SandboxId, Writable};
 use crate::reconcile::{Lock, Locked, TreeState, accepted, git, state};
 use crate::work::snapshot::{
     Census, Landing, Meta, Occasion, Snapshot, SnapshotId, Store, Why, census, replay, restore,
@@ -181,8 +181,10 @@ async fn show(ui: &Ui, global: &Global, id: &str) -> Result<Exit, CliError> {
 async fn save(ui: &Ui, global: &Global, args: &SnapshotSaveArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
     let store = Store::of(&target.scope.data);
+    let what = named(&target).await?;
     let occasion = Occasion {
         why: Why::Manual,
+        what: what.clone(),
         when: state::now(),
         commit: git::revision(&target.tree()).await.commit,
         all: args.all,
@@ -195,8 +197,9 @@ async fn save(ui: &Ui, global: &Global, args: &SnapshotSaveArgs) -> Result<Exit,
         failed(error).hint("`bottle apply` starts what does not run")
     })?;
     let taken = taken.ok_or_else(|| {
-        let told = "has neither a home folder nor a copy of a workspace";
-        failed(anyhow::anyhow!("there is nothing to keep: {} {told}", target.sandbox))
+        let told =
+            format!("`keep: {what}` of its bottle names nothing that {} has", target.sandbox);
+        failed(anyhow::anyhow!("there is nothing to keep: {told}"))
     })?;
     if ui.json() {
         let one = store.find(&taken.id.to_string()).map_err(failed)?;
@@ -211,7 +214,7 @@ async fn save(ui: &Ui, global: &Global, args: &SnapshotSaveArgs) -> Result<Exit,
     if taken.left_out.count > shown {
         ui.warn(&format!("left out: … and {} more", taken.left_out.count - shown));
     }
-    let mut said = format!("keeps {} ({})", taken.meta.paths.join(" and "), size(taken.bytes));
+    let mut said = format!("keeps {} ({})", taken.meta.paths.join(", "), size(taken.bytes));
     if taken.left_out.built > 0 {
         let built = taken.left_out.built;
         said +=
@@ -219,6 +222,19 @@ async fn save(ui: &Ui, global: &Global, args: &SnapshotSaveArgs) -> Result<Exit,
     }
     ui.say(&harmless_line(&said));
     Ok(Exit::Done)
+}
+
+/// What the tree says is kept of it: now, else when it last named it.
+async fn named(target: &Target) -> Result<Keep, CliError> {
+    let now = match target.desired().await {
+        Ok(mut desired) => desired.sandboxes.remove(&target.sandbox).map(|spec| spec.keep),
+        // It can be kept all the same.
+        Err(_) => None,
+    };
+    match now {
+        Some(keep) => Ok(keep),
+        None => Ok(target.memory()?.keeps()?.remove(&target.sandbox).unwrap_or_default()),
+    }
 }
 
 async fn bring_back(

@@ -10,9 +10,9 @@ use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
 use super::yaml::Value;
-use super::{cred_proxy, egress, git, image, limits, workspace};
+use super::{cred_proxy, egress, git, image, keep, limits, workspace};
 use crate::model::policy::Policy;
-use crate::model::{BackendKind, HostSource, ImageRef, Resources, Workspace};
+use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Workspace};
 
 /// The keys of a bottle.
 pub(super) static TABLE: Table = Table {
@@ -41,6 +41,7 @@ pub(super) static TABLE: Table = Table {
         ),
         Key::new("resources", Shape::Section(&limits::TABLE), "limits"),
         Key::new("workspace", Shape::Section(&workspace::TABLE), "the host folder to work on"),
+        Key::new("keep", keep::SHAPE, keep::DOC),
         Key::new(
             "user",
             Shape::Either(&[Shape::Text(Some(USER)), Shape::Whole { min: 0, max: MAX_UID }]),
@@ -130,6 +131,7 @@ pub(super) struct Bottle {
     pub(super) asked_env: BTreeSet<String>,
     pub(super) resources: Resources,
     pub(super) workspace: Option<Workspace>,
+    pub(super) keep: Keep,
     pub(super) user: Option<String>,
     pub(super) policy: Policy,
 }
@@ -188,10 +190,14 @@ pub(super) fn read(
         workspace: section
             .get("workspace")
             .and_then(|field| workspace::read(&field, guard, findings)),
+        keep: Keep::default(),
         user: section.get("user").and_then(|field| read_user(&field, findings)),
         policy,
     };
     bottle.sources = guard.sources.take();
+    if let Some(field) = section.get("keep") {
+        bottle.keep = keep::read(&field, bottle.workspace.as_ref(), &bottle.host_paths, findings);
+    }
     check_backend(section, &bottle, findings);
     check_credentials(section, &bottle, findings);
     bottle

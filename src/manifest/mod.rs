@@ -25,6 +25,7 @@ mod guard;
 mod host;
 mod image;
 mod inputs;
+mod keep;
 mod keys;
 mod limits;
 mod locate;

@@ -463,6 +463,7 @@ impl<'o> Loader<'o> {
             asked_env: bottle.asked_env.clone(),
             resources: bottle.resources,
             workspace: bottle.workspace.clone(),
+            keep: bottle.keep.clone(),
             user: bottle.user.clone(),
             policy: bottle.policy.clone(),
             command: agent.command,

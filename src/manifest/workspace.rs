@@ -36,10 +36,10 @@ pub(super) static TABLE: Table = Table {
 };
 
 /// Nothing may stand on these, in them or over them.
-const RESERVED: [&str; 5] = ["/etc/bottle", "/run/bottle", "/proc", "/sys", "/dev"];
+pub(super) const RESERVED: [&str; 5] = ["/etc/bottle", "/run/bottle", "/proc", "/sys", "/dev"];
 
 /// Nothing may stand on these; folders in them are fine.
-const SYSTEM: [&str; 12] = [
+pub(super) const SYSTEM: [&str; 12] = [
     "/bin", "/boot", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/run", "/sbin", "/usr",
     "/usr/bin", "/var",
 ];

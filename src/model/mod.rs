@@ -27,7 +27,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use fs_path::{FsPath, MountTable, Writable};
 pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
-pub use kept::{Bounds, Why};
+pub use kept::{Bounds, Keep, Kept, Why};
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, InstanceId, ResourceKind, SandboxId};
+use super::kept::Keep;
 use super::source::{Elsewhere, HostSource};
 
 /// Whose an object is.
@@ -89,6 +90,26 @@ pub struct Instance {
     pub created: Option<u64>,
     /// The overlay that brought its agent.
     pub overlay: Option<String>,
+}
+
+impl Instance {
+    /// The paths in a machine where folders of the host are mounted, by what it was made from.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<&str> {
+        let fields = &self.fields.0;
+        let mounted = fields.contains_key("workspace.mount");
+        let target = fields.get("workspace.target").filter(|_| mounted);
+        let shown = fields.keys().filter_map(|field| field.strip_prefix("host_paths."));
+        target.map(String::as_str).into_iter().chain(shown).collect()
+    }
+
+    /// The path in a machine of its workspace, where that is a copy.
+    #[must_use]
+    pub fn copied_workspace(&self) -> Option<&str> {
+        let fields = &self.fields.0;
+        let mounted = fields.contains_key("workspace.mount");
+        fields.get("workspace.target").filter(|_| !mounted).map(String::as_str)
+    }
 }
 
 /// What was left behind and belongs to no sandbox.
@@ -207,6 +228,8 @@ pub struct Observed {
     pub receipts: BTreeMap<InstanceId, Receipt>,
     /// The sandboxes whose work is on its way into a new machine, and the machine that it comes from.
     pub carrying: BTreeMap<SandboxId, InstanceId>,
+    /// What the tree last said is kept of each sandbox, where that is not the default.
+    pub keeps: BTreeMap<SandboxId, Keep>,
     /// What of the host was accepted for the sandboxes that exist, or that are being made.
     pub accepted: BTreeMap<SandboxId, Vec<HostSource>>,
     /// The same of the other trees of this state folder.

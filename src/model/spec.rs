@@ -11,6 +11,7 @@ use super::access;
 use super::change::{self, MACHINE};
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
+use super::kept::Keep;
 use super::observed::VARIABLES;
 use super::policy::{CredentialRoute, Policy};
 use super::roles;
@@ -225,6 +226,8 @@ pub struct SandboxSpec {
     pub resources: Resources,
     /// The host folder to work on.
     pub workspace: Option<Workspace>,
+    /// What of it outlives its machine; no part of any hash.
+    pub keep: Keep,
     /// The user, when the bottle names one.
     pub user: Option<String>,
     /// What it may reach.

@@ -121,6 +121,7 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
         all.set(key("policy"), format!("{:?}", spec.policy));
         all.set(key("suspend"), spec.suspend.to_string());
         all.set_list(key("run"), &spec.run);
+        all.set(key("keep"), spec.keep.to_string());
         let workspace = spec.workspace.as_ref().map(|w| w.path.display().to_string());
         all.set(key("workspace"), workspace.unwrap_or_default());
     }
@@ -148,6 +149,9 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     }
     all.set("carrying", format!("{:?}", observed.carrying));
     all.set("keeps", format!("{} {:?}", desired.tree.snapshots.is_some(), options.discard));
+    for (id, keep) in &observed.keeps {
+        all.set(format!("keep.{id}"), keep.to_string());
+    }
     all.set("accepted", format!("{:?}", observed.accepted));
     for (id, receipt) in &observed.receipts {
         all.set(

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Leftover, MachineSpec, Observed,
-    Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, Why, change,
+    BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Kept, Leftover, MachineSpec,
+    Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, change,
 };
 
 mod decide;
@@ -162,8 +162,8 @@ pub struct Change {
     pub why: Vec<String>,
     /// What changes, old → new.
     pub fields: Vec<FieldChange>,
-    /// Of a machine that goes: what of its sandbox is kept, in the new machine or as a snapshot. `workspace`
-    /// and `home`.
+    /// Of a machine that goes: what of its sandbox is kept, in the new machine or as a snapshot: `workspace`,
+    /// `home`, and paths that `keep` of its bottle names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keeps: Option<Vec<String>>,
     /// Of a machine that goes: what is lost, by the same words and `the rest`.
@@ -228,8 +228,8 @@ pub enum Action {
     Teardown {
         /// Which.
         instance: Box<Instance>,
-        /// Why what the agent worked on is kept before; `None`: it is not.
-        keeps: Option<Why>,
+        /// What is kept of it before; `None`: nothing is.
+        keeps: Option<Kept>,
     },
     /// Remove what belongs to no sandbox.
     Prune(Box<Leftover>),
@@ -499,8 +499,9 @@ pub fn plan(desired: &Desired, observed: &Observed, options: &Options) -> Plan {
     }
     sources::withhold_exposed(desired, observed, &mut decisions);
     let steps = order::order(desired, observed, options, &decisions);
+    let keeping = kept::Keeping { desired, observed, options };
     for decision in &mut decisions {
-        kept::tell(desired, observed, options, decision);
+        keeping.tell(decision);
     }
     let mut changes: Vec<Change> =
         decisions.into_iter().flat_map(|decision| decision.changes).collect();

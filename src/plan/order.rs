@@ -109,7 +109,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) 
     for instance in leaving {
         let mut after = prepared.clone();
         after.extend(gone.iter().copied());
-        let keeps = keeping.why(decision, instance);
+        let keeps = keeping.kept(decision, instance);
         let action = Action::Teardown { instance: Box::new(instance.clone()), keeps };
         gone.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }

@@ -34,6 +34,7 @@ fn spec(name: &str) -> crate::model::SandboxSpec {
         asked_env: BTreeSet::new(),
         resources: Resources::default(),
         workspace: None,
+        keep: Default::default(),
         user: None,
         policy: Policy::default(),
         command: Vec::new(),

@@ -1,5 +1,5 @@
 //! What of the host was accepted for which sandbox: the path that a manifest led to when the machine
-//! was made. Written before anything is made of it, and dropped when the sandbox is gone.
+//! was made; and what the tree said is kept of it. Written before anything is made of it, and dropped when the sandbox is gone.
 //!
 //! It is what tells an operator's path from one that a sandbox has put there since, and what other
 //! trees of the same state folder must keep out of.
@@ -18,8 +18,8 @@ use super::state::{State, TreeState, read_json, write_json};
 use crate::apply::{Outcome, Report};
 use crate::manifest::mount_table;
 use crate::model::{
-    Desired, Diagnostic, Elsewhere, HostSource, Instance, MountTable, OwnerId, SandboxId, Use,
-    Writable,
+    Desired, Diagnostic, Elsewhere, HostSource, Instance, Keep, MountTable, OwnerId, SandboxId,
+    Use, Writable,
 };
 use crate::plan::{Verdict, sources};
 
@@ -32,6 +32,10 @@ pub(super) struct Accepted {
     tree: PathBuf,
     /// By sandbox.
     sandboxes: BTreeMap<SandboxId, Vec<HostSource>>,
+    /// What is kept of those of which that is not the default, as the tree last said: it holds for one
+    /// whose file is gone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    keeps: BTreeMap<SandboxId, Keep>,
 }
 
 fn read(dir: &Path) -> anyhow::Result<Accepted> {
@@ -70,6 +74,14 @@ impl TreeState {
         let table = mount_table();
         sandboxes.values_mut().flatten().for_each(|source| source.locate(&table));
         Ok(sandboxes)
+    }
+
+    /// What the tree last said is kept of each sandbox, where that is not the default.
+    ///
+    /// # Errors
+    /// When the record is there and cannot be read.
+    pub fn keeps(&self) -> anyhow::Result<BTreeMap<SandboxId, Keep>> {
+        Ok(read_own(self.dir())?.keeps)
     }
 }
 
@@ -194,7 +206,7 @@ pub(super) fn others(state: &Path, owner: &OwnerId) -> anyhow::Result<Others> {
         let name = entry.file_name().to_str().and_then(|name| OwnerId::new(name).ok());
         let Some(name) = name.filter(|name| name != owner) else { continue };
         let dir = entry.path();
-        let Accepted { tree, mut sandboxes } = match read_json(&dir.join(FILE)) {
+        let Accepted { tree, mut sandboxes, .. } = match read_json(&dir.join(FILE)) {
             Ok(Some(record)) => record,
             Ok(None) if !has_something(&dir) => continue,
             Ok(None) => {
@@ -294,6 +306,7 @@ pub(super) fn settle(view: &View, report: &Report) -> anyhow::Result<()> {
             }
             (Some(Verdict::Teardown), _) => {
                 next.sandboxes.remove(*id);
+                next.keeps.remove(*id);
             }
             _ => {}
         }
@@ -327,15 +340,24 @@ fn before(view: &View, known: &Accepted) -> Accepted {
             };
             next.sandboxes.insert(id.clone(), sources);
         }
+        // Also of those to which nothing is done: that changes nothing of what runs.
+        for (id, spec) in &view.desired.sandboxes {
+            match spec.keep == Keep::default() {
+                true => next.keeps.remove(id),
+                false => next.keeps.insert(id.clone(), spec.keep.clone()),
+            };
+        }
     }
     // A run that was cut short may have removed a sandbox and not its record.
     if view.observed.unreachable.is_empty() {
-        next.sandboxes.retain(|id, _| {
+        let stays = |id: &SandboxId| {
             existing.contains(id)
                 || (!view.options.remove_all && view.desired.sandboxes.contains_key(id))
                 || view.desired.held.contains_key(id)
                 || view.observed.receipts.values().any(|receipt| receipt.sandbox == *id)
-        });
+        };
+        next.sandboxes.retain(|id, _| stays(id));
+        next.keeps.retain(|id, _| stays(id));
     }
     next
 }

@@ -17,8 +17,8 @@ use super::state::{TreeState, now};
 use crate::apply::{Keeper, Receipts as _};
 use crate::backend::{Backend, BackendError, ExecSpec, Scope, guest_path};
 use crate::model::{
-    Bounds, Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Receipt,
-    SandboxId, Why,
+    Bounds, Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Kept,
+    Receipt, SandboxId, Why,
 };
 use crate::work::snapshot::{Occasion, Store, hand_on, take};
 
@@ -60,13 +60,13 @@ impl Keeper for Keeping<'_> {
         backend: &dyn Backend,
         scope: &Scope,
         machine: &Instance,
-        why: Why,
+        kept: &Kept,
     ) -> anyhow::Result<()> {
         let Some(bounds) = self.bounds else { return Ok(()) };
         // What is on its way from an earlier machine is not in this one: it stays on its way.
         let on_its_way = self.memory.carried_of(&machine.sandbox)?;
         let of_another = on_its_way.as_ref().is_some_and(|one| one.machine != machine.id);
-        let why = if of_another { Why::Teardown } else { why };
+        let why = if of_another { Why::Teardown } else { kept.why };
         let store = Store::of(self.memory.dir());
         let now = now();
         let pinned: Vec<String> =
@@ -75,6 +75,7 @@ impl Keeper for Keeping<'_> {
         let receipt = self.memory.receipt(&machine.id)?;
         let occasion = Occasion {
             why,
+            what: kept.what.clone(),
             when: now,
             commit: self.commit.map(str::to_owned),
             // The machine that follows has all of it.

@@ -427,6 +427,8 @@ impl Reconciler {
         let observed = Observed {
             receipts: memory.receipts()?,
             carrying: carried.into_iter().map(|(id, one)| (id, one.machine)).collect(),
+            // Of one record with `accepted`: where it is damaged, that was told above.
+            keeps: memory.keeps().unwrap_or_default(),
             accepted,
             elsewhere: self.elsewhere(&desired.tree.owner).await?.0,
             ..observed

@@ -20,6 +20,7 @@ mod layering;
 mod manifest;
 mod manifest_guard;
 mod manifest_hostile;
+mod manifest_keep;
 mod manifest_locate;
 mod manifest_policy;
 mod manifest_resolve;

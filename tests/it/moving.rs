@@ -23,7 +23,8 @@ impl Rig {
     }
 
     fn on(&self, backend: &str, image: &str) {
-        let limits = "resources:\n  cpus: 1\n  memory: 256M\n  pids: 64";
+        let limits =
+            "keep: [home, /var/tmp/own]\nresources:\n  cpus: 1\n  memory: 256M\n  pids: 64";
         self.tree.bottle("dev", &format!("backend: {backend}\nimage: {image}\n{limits}"));
     }
 
@@ -58,6 +59,9 @@ fn from_each_backend_to_the_next() {
     for pair in places.windows(2) {
         let [from, to] = pair else { unreachable!("windows of two are two") };
         rig.say("echo kept > $HOME/note");
+        rig.say(
+            "mkdir -p /var/tmp/own/deep && cd /var/tmp/own && echo own > deep/a && ln -sf deep/a l",
+        );
 
         // The new one cannot be made, which only its backend finds out: the old one stays as it is.
         let garbage = rig.tree.write("garbage.tar", "this is no tar").join("garbage.tar");
@@ -78,8 +82,11 @@ fn from_each_backend_to_the_next() {
         assert_eq!((&backend["from"], &backend["to"]), (&(*from).into(), &(*to).into()));
         assert_eq!(planned["summary"]["replace"], 1, "{planned}");
         rig.run(&["apply", "--yes"]).exits(0);
-        // What the agent has at home comes along.
-        assert_eq!(rig.say("cat $HOME/note"), "kept");
+        // What the agent has at home comes along, and what its bottle names.
+        assert_eq!(
+            rig.say("cat $HOME/note /var/tmp/own/l; readlink /var/tmp/own/l"),
+            "kept\nown\ndeep/a"
+        );
         rig.run(&["plan"]).exits(0);
         let shown = rig.run(&["-o", "json", "status"]).json().to_string();
         assert!(shown.contains(to) && !shown.contains(from), "{shown}");

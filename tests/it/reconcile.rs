@@ -5,6 +5,7 @@ mod chaos;
 mod copies;
 mod everyday;
 mod interrupted;
+mod keep;
 mod kept;
 mod looped;
 mod mounted;
@@ -64,6 +65,11 @@ on_every_backend! {
     kept::work_on_its_way_arrives_after_a_run_that_was_cut_short,
     kept::what_is_not_to_be_kept_is_said,
     kept::what_does_not_run_is_kept_too,
+    keep::named_paths_outlive_their_machine,
+    keep::what_the_tree_said_last_holds_for_one_that_is_gone,
+    keep::with_nothing_named_nothing_is_kept,
+    keep::one_that_does_not_run_gives_its_paths,
+    keep::what_is_mounted_or_behind_a_link_is_not_kept,
     snapshots::work_comes_back_into_a_sandbox,
     snapshots::nothing_else_happens_during_a_restore,
     snapshots::work_comes_out_into_a_folder,

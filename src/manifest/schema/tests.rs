@@ -161,6 +161,7 @@ fn full_bottle() -> Value {
         "env": {"A": "1", "TOKEN": "?"},
         "resources": {"cpus": 1.5, "memory": "1.5G", "pids": 100, "disk": "10G"},
         "workspace": {"mode": "none", "target": "/work"},
+        "keep": ["workspace", "home", "/var/lib/x"],
         "user": 1000,
         "git": [
             {"Name": "a", "Upstream": "ssh://git@github.com/a/b", "IdentityFile": "/nowhere/key",

@@ -1,12 +1,13 @@
 //! What is kept of a sandbox when its machine goes, and when it comes in again.
 
 use super::*;
+use crate::model::{Keep, Why, Workspace, WorkspaceMode};
 
 /// Why the work of each machine that goes is kept, and whether what is provisioned gets what was kept.
 fn kept(plan: &Plan) -> (Vec<Option<Why>>, Vec<bool>) {
     let machines = plan.steps.iter().filter(|step| step.resource == ResourceKind::Machine);
     let gone = machines.filter_map(|step| match &step.action {
-        Action::Teardown { keeps, .. } => Some(*keeps),
+        Action::Teardown { keeps, .. } => Some(keeps.as_ref().map(|kept| kept.why)),
         _ => None,
     });
     let carries = plan.steps.iter().filter_map(|step| match &step.action {
@@ -77,4 +78,102 @@ fn what_was_on_its_way_arrives_once_the_old_machine_is_gone() {
     observed.carrying.insert(id("ada"), observed.instances[0].id.clone());
     let stayed = run(&desired([spec("ada")]), &observed);
     assert_eq!(kept(&stayed), (vec![], vec![false]));
+}
+
+/// What the one plan says of the machine of `name`: kept, lost, and what else.
+fn said(plan: &Plan, name: &str) -> (Vec<String>, Vec<String>, String) {
+    let mut changes = plan.changes.iter();
+    let change =
+        changes.find(|c| c.sandbox == id(name) && c.resource == ResourceKind::Machine).unwrap();
+    let (keeps, loses) = (change.keeps.clone().unwrap(), change.loses.clone().unwrap());
+    (keeps, loses, change.notes.join("; "))
+}
+
+fn named(workspace: bool, home: bool, paths: &[&str]) -> Keep {
+    Keep { workspace, home, paths: paths.iter().map(|path| (*path).to_owned()).collect() }
+}
+
+fn with(name: &str, keep: Keep, mode: WorkspaceMode) -> crate::model::SandboxSpec {
+    let workspace = Workspace { path: "/srv/site".into(), mode, target: "/workspace".to_owned() };
+    crate::model::SandboxSpec { keep, workspace: Some(workspace), ..spec(name) }
+}
+
+#[test]
+fn what_a_bottle_names_is_kept_and_the_rest_is_said_to_be_lost() {
+    use WorkspaceMode::{Copy, Mount};
+    let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let judge = |keep: Keep, mode| {
+        let observed = converged(&[with("ada", keep.clone(), mode)]);
+        let image = other_image("ada").image;
+        let next = crate::model::SandboxSpec { image, ..with("ada", keep, mode) };
+        let made = run(&desired([next]), &observed);
+        let (keeps, loses, notes) = said(&made, "ada");
+        (kept(&made).0[0], keeps, loses, notes)
+    };
+    let replace = Some(Why::Replace);
+    let (why, keeps, loses, _) = judge(named(true, true, &["/var/lib/x", "/srv/db"]), Copy);
+    assert_eq!((why, keeps), (replace, list(&["workspace", "home", "/srv/db", "/var/lib/x"])));
+    assert_eq!(loses, ["the rest"]);
+    let (why, keeps, loses, _) = judge(named(false, true, &[]), Copy);
+    assert_eq!((why, keeps, loses), (replace, list(&["home"]), list(&["workspace", "the rest"])));
+    let (why, keeps, loses, notes) = judge(named(false, false, &[]), Copy);
+    assert_eq!((why, keeps), (None, list(&[])));
+    assert_eq!(loses, ["workspace", "home", "the rest"]);
+    assert_eq!(notes, "`keep: []` of its bottle: nothing is kept");
+    // By its own path it is the workspace, and so is a folder around it.
+    for path in ["/workspace", "/"] {
+        let (_, keeps, ..) = judge(named(false, false, &[path]), Copy);
+        assert_eq!(keeps[0], "workspace", "{path}");
+    }
+    // A mount is the host's: neither kept nor lost.
+    let (why, keeps, loses, _) = judge(named(true, false, &["/workspace/a", "/v"]), Mount);
+    assert_eq!((why, keeps), (replace, list(&["/v"])));
+    assert_eq!(loses, ["home", "the rest"]);
+    let (why, keeps, ..) = judge(named(true, false, &[]), Mount);
+    assert_eq!((why, keeps), (None, list(&[])), "there is nothing of that");
+}
+
+#[test]
+fn what_the_new_machine_has_of_the_host_stays_as_a_snapshot() {
+    let keep = named(true, true, &["/data/x"]);
+    let observed = converged(&[with("ada", keep.clone(), WorkspaceMode::Copy)]);
+    let mut next = with("ada", keep, WorkspaceMode::Mount);
+    next.workspace.as_mut().unwrap().target = "/data".to_owned();
+    let (keeps, loses, notes) = said(&run(&desired([next]), &observed), "ada");
+    assert_eq!((keeps, loses), (vec!["home".to_owned()], vec!["the rest".to_owned()]));
+    assert!(notes.contains("no copy of the same folder"), "{notes}");
+    assert!(notes.contains("what was written to /data/x stays as a snapshot"), "{notes}");
+}
+
+#[test]
+fn what_the_tree_says_now_counts_and_else_what_it_said_last() {
+    let mut observed = converged(&[with("ada", Keep::default(), WorkspaceMode::Copy)]);
+    observed.keeps.insert(id("ada"), named(false, false, &["/v"]));
+    let all =
+        Options { allow_teardown: AllowTeardown::All, remove_all: true, ..Options::default() };
+    let there = desired([with("ada", named(false, true, &[]), WorkspaceMode::Copy)]);
+    assert_eq!(said(&plan(&there, &observed, &all), "ada").0, ["home"]);
+    let gone = plan(&desired([]), &observed, &all);
+    assert_eq!(said(&gone, "ada").0, ["/v"]);
+    let Action::Teardown { keeps: Some(step), .. } = &gone.steps[0].action else { panic!() };
+    assert_eq!((step.why, &step.what), (Why::Teardown, &observed.keeps[&id("ada")]));
+    observed.keeps.clear();
+    assert_eq!(said(&plan(&desired([]), &observed, &all), "ada").0, ["workspace", "home"]);
+    // What was on its way arrives, whatever the tree says by now.
+    let mut between = reachable();
+    between.carrying.insert(id("ada"), InstanceId("old".to_owned()));
+    let nothing = with("ada", named(false, false, &[]), WorkspaceMode::Copy);
+    assert_eq!(kept(&run(&desired([nothing]), &between)).1, [true]);
+}
+
+#[test]
+fn what_is_kept_is_no_change_of_a_machine_and_voids_a_saved_plan() {
+    let observed = converged(&[spec("ada")]);
+    let edited = crate::model::SandboxSpec { keep: named(false, false, &["/v"]), ..spec("ada") };
+    assert!(run(&desired([edited.clone()]), &observed).is_empty());
+    let options = Options::default();
+    let print = |wanted: crate::model::SandboxSpec| {
+        crate::plan::document::fingerprint(&desired([wanted]), &observed, &options)
+    };
+    assert_ne!(print(edited), print(spec("ada")));
 }

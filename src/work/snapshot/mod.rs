@@ -9,6 +9,7 @@
 #![expect(clippy::disallowed_methods, reason = "snapshots are files of the state folder")]
 
 mod pack;
+mod places;
 mod replay;
 mod take;
 
@@ -22,9 +23,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-pub use pack::{LeftOut, Packer, outermost};
+pub use pack::{LeftOut, Packer, Part};
 pub use replay::{Census, Landing, census, replay};
-pub use take::{Occasion, Taken, hand_on, restore, take, workspace_of};
+pub use take::{Occasion, Taken, hand_on, restore, take};
 
 pub use crate::model::Why;
 use crate::model::{BackendKind, Bounds, SandboxId};
@@ -54,7 +55,7 @@ pub struct Meta {
     pub why: Why,
     /// The kept paths in the sandbox, absolute. None lies in another.
     pub paths: Vec<String>,
-    /// Which of them is the workspace.
+    /// The workspace, where it is one of them or lies in one.
     pub workspace: Option<String>,
     /// The home folder of the sandbox's user.
     pub home: String,

@@ -63,6 +63,21 @@ impl LeftOut {
     }
 }
 
+/// One path of a sandbox, and how it is kept.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Where it is, absolute.
+    pub path: String,
+    /// It is a folder: anything else in its place is an error. Else it may be a file.
+    pub folder: bool,
+    /// Whether what programs can fill again is kept as well.
+    pub all: bool,
+    /// Paths that were named themselves: what leads to one and is in it is never taken for such.
+    pub named: Vec<String>,
+    /// Paths that belong to the host: nothing of them is kept.
+    pub without: Vec<String>,
+}
+
 /// A snapshot that is being made. Dropped, nothing of it stays.
 pub struct Packer {
     path: PathBuf,
@@ -103,12 +118,12 @@ impl Packer {
         Ok(packer)
     }
 
-    /// Takes what the sandbox hands out of one path; `all`: also what programs can fill again. Names in
-    /// it begin with the last part of the path. It reads to the end.
+    /// Takes what the sandbox hands out of one path. Names in it begin with the last part of the path. It
+    /// reads to the end.
     ///
     /// # Errors
     /// When the archive is damaged, the disk is full, or it is more than a snapshot takes.
-    pub fn add(&mut self, path: &str, tar: impl Read, all: bool) -> anyhow::Result<()> {
+    pub fn add(&mut self, part: &Part, tar: impl Read) -> anyhow::Result<()> {
         let tar = Plain::new(io::BufReader::with_capacity(1 << 16, tar));
         let holes = tar.holes();
         let mut archive = Archive::new(tar);
@@ -117,7 +132,7 @@ impl Packer {
             let name = entry.path_bytes().into_owned();
             let shown = || format!("keeping {}", harmless_line(&String::from_utf8_lossy(&name)));
             let sparse = holes.take();
-            self.one(path, &mut entry, sparse, &name, all).with_context(shown)?;
+            self.one(part, &mut entry, sparse, &name).with_context(shown)?;
         }
         // Whoever writes it is not to find a broken pipe.
         io::copy(&mut archive.into_inner(), &mut io::sink()).context("reading the archive")?;
@@ -126,12 +141,12 @@ impl Packer {
 
     fn one<R: Read>(
         &mut self,
-        path: &str,
+        part: &Part,
         entry: &mut Entry<'_, R>,
         sparse: Option<Sparse>,
         name: &[u8],
-        all: bool,
     ) -> anyhow::Result<()> {
+        let path = &part.path;
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return Ok(());
@@ -141,12 +156,18 @@ impl Packer {
             return Ok(());
         };
         let inside = joined(path, &below);
-        // It is the path itself: behind a link nothing would be kept.
-        anyhow::ensure!(
-            below.as_os_str().is_empty().then_some(kind).is_none_or(|kind| kind.is_dir()),
-            "{path} is no folder"
-        );
-        if !all && is_built(&self.home, &inside) {
+        if below.as_os_str().is_empty() {
+            // It is the path itself: behind a link nothing would be kept.
+            anyhow::ensure!(kind.is_dir() || !part.folder, "{path} is no folder");
+            if matches!(kind, EntryType::Symlink | EntryType::Link) {
+                self.left.add(name, "it is a link, which is not followed");
+                return Ok(());
+            }
+        }
+        if part.without.iter().any(|path| inside.starts_with(path.trim_matches('/'))) {
+            return Ok(());
+        }
+        if !part.all && part.is_built(&self.home, &inside, kind.is_dir()) {
             self.left.built += 1;
             return Ok(());
         }
@@ -265,19 +286,6 @@ pub(super) fn sweep(folder: &Path) {
     }
 }
 
-/// The paths without those that lie in another of them.
-#[must_use]
-pub fn outermost(mut paths: Vec<String>) -> Vec<String> {
-    paths.sort();
-    paths.dedup();
-    let all = paths.clone();
-    let within = |path: &str, other: &str| {
-        path.strip_prefix(other.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
-    };
-    paths.retain(|path| !all.iter().any(|other| other != path && within(path, other)));
-    paths
-}
-
 /// The parts of a name below its first one; `None` where they lead out.
 fn below(name: &[u8]) -> Option<PathBuf> {
     if name.starts_with(b"/") {
@@ -298,10 +306,22 @@ fn joined(path: &str, below: &Path) -> PathBuf {
     if below.as_os_str().is_empty() { path.to_owned() } else { path.join(below) }
 }
 
-fn is_built(home: &str, inside: &Path) -> bool {
-    let mut parts = inside.components().map(std::path::Component::as_os_str);
-    parts.any(|part| BUILT.iter().any(|built| part == *built))
-        || inside.starts_with(Path::new(home.trim_matches('/')).join(CACHE))
+impl Part {
+    /// Whether programs can make it again: it lies in a folder of a telling name, and was not named itself.
+    fn is_built(&self, home: &str, inside: &Path, is_folder: bool) -> bool {
+        let plain = |path: &String| PathBuf::from(path.trim_matches('/'));
+        let named = || self.named.iter().map(plain);
+        if is_folder && named().any(|path| path.starts_with(inside)) {
+            return false;
+        }
+        // What counts is how it is called below what was asked for.
+        let from = named().chain([plain(&self.path)]).filter(|path| inside.starts_with(path));
+        let from = from.max_by_key(|path| path.as_os_str().len()).unwrap_or_default();
+        let below = inside.strip_prefix(&from).unwrap_or(inside);
+        let cache = Path::new(home.trim_matches('/')).join(CACHE);
+        below.iter().any(|part| BUILT.iter().any(|built| part == *built))
+            || (inside.starts_with(&cache) && !from.starts_with(&cache))
+    }
 }
 
 /// The header with nothing in it but what a snapshot keeps.

@@ -6,9 +6,11 @@ use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use super::{Landing, LeftOut, Meta, Snapshot, SnapshotId, Store, VERSION, Why, outermost, replay};
-use crate::backend::{Backend, BackendError, ExecSpec, ExecUser, Identity, Scope, TarStream};
-use crate::model::{BackendKind, Instance, InstanceState, Receipt};
+use super::places::{self, Place, Places, plain};
+use super::{Landing, LeftOut, Meta, Part, Snapshot, SnapshotId, Store, VERSION, Why, replay};
+use crate::backend::{Backend, BackendError, Identity, Scope, TarStream};
+use crate::model::kept::lies_in;
+use crate::model::{Instance, Keep, Receipt};
 use crate::work::Pieces;
 
 /// How many pieces of a tar wait for the other end.
@@ -24,14 +26,13 @@ const SKILLS: &str = ".claude/skills";
 const SYSTEM: [&str; 6] =
     ["/etc", "/run", "/dev", "/bin/docker-init", "/sbin/docker-init", "/usr/bin/docker-init"];
 
-/// How long the guest may take to say whether a folder is there.
-const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// Why a snapshot is taken, and when.
 #[derive(Debug, Clone)]
 pub struct Occasion {
     /// Why.
     pub why: Why,
+    /// What is kept.
+    pub what: Keep,
     /// Seconds since the epoch.
     pub when: u64,
     /// The commit of the tree.
@@ -57,14 +58,6 @@ pub struct Taken {
     pub left_out: LeftOut,
 }
 
-/// The workspace of a machine, where it is a copy: by what the machine was made from.
-#[must_use]
-pub fn workspace_of(machine: &Instance) -> Option<String> {
-    let fields = &machine.fields.0;
-    let mounted = fields.contains_key("workspace.mount");
-    fields.get("workspace.target").filter(|_| !mounted).cloned()
-}
-
 /// The folders of skills that a machine was given, below its user's home or absolute.
 fn delivered(receipt: Option<&Receipt>) -> Vec<String> {
     let Some(receipt) = receipt else { return Vec::new() };
@@ -72,31 +65,8 @@ fn delivered(receipt: Option<&Receipt>) -> Vec<String> {
     receipt.skills.iter().map(|name| format!("{folder}/{name}")).collect()
 }
 
-/// What of a machine is kept: its workspace, unless that is a folder of the host, and its user's home.
-fn kept(machine: &Instance, identity: &Identity) -> Vec<String> {
-    let mounted = machine.fields.0.contains_key("workspace.mount");
-    let target = machine.fields.0.get("workspace.target").map(|path| plain(path));
-    let home = plain(&identity.home);
-    let mut paths = Vec::new();
-    // A user without a home has the whole machine for one.
-    if home != "/" && !(mounted && target.as_ref().is_some_and(|target| lies_in(&home, target))) {
-        paths.push(home);
-    }
-    paths.extend(target.filter(|target| !mounted && target != "/"));
-    outermost(paths)
-}
-
-fn plain(path: &str) -> String {
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    format!("/{}", parts.join("/"))
-}
-
-fn lies_in(path: &str, other: &str) -> bool {
-    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Takes a snapshot of what is kept of a machine. `None`: it has neither a home folder nor a copy of a
-/// workspace, or, when it goes, nobody wrote there.
+/// Takes a snapshot of what is kept of a machine. `None`: it has nothing of that, or, when it goes, nobody
+/// wrote there. What of it is not there is said.
 ///
 /// # Errors
 /// When the machine gives nothing out, or the disk is full: no snapshot is there then.
@@ -108,25 +78,22 @@ pub async fn take(
     occasion: &Occasion,
 ) -> anyhow::Result<Option<Taken>> {
     let identity = backend.identity(scope, machine).await?;
-    let mut paths = Vec::new();
-    let kept = kept(machine, &identity);
+    let wanted = places::wanted(&occasion.what, machine, &identity);
     // Somebody who asks for a snapshot gets one.
     let changed = match occasion.why {
         Why::Manual => None,
         Why::Teardown | Why::Replace => backend.changed(scope, machine).await?,
     };
     let receipt = occasion.receipt.as_ref();
-    if changed.is_some_and(|changed| is_untouched(&changed, &kept, &identity, receipt)) {
+    if changed.is_some_and(|changed| is_untouched(&changed, &wanted, &identity, receipt)) {
         return Ok(None);
     }
-    for path in kept {
-        if is_folder(backend, scope, machine, &path).await? {
-            paths.push(path);
-        }
-    }
-    if paths.is_empty() {
+    let Places { all, without } = places::find(backend, scope, machine, wanted).await?;
+    if all.is_empty() {
         return Ok(None);
     }
+    let paths: Vec<String> = all.iter().map(|place| place.path.clone()).collect();
+    let workspace = machine.copied_workspace().map(plain);
     let meta = Meta {
         version: VERSION,
         tree: scope.owner.to_string(),
@@ -135,8 +102,8 @@ pub async fn take(
         image: machine.fields.0.get("image").cloned(),
         when: occasion.when,
         why: occasion.why,
+        workspace: workspace.filter(|at| paths.iter().any(|path| lies_in(at, path))),
         paths,
-        workspace: workspace_of(machine),
         home: identity.home,
         user: (identity.uid, identity.gid),
         commit: occasion.commit.clone(),
@@ -144,11 +111,19 @@ pub async fn take(
     };
     let (begun, making, room) = (store.clone(), meta.clone(), occasion.room);
     let (id, mut packer) = blocking(move || begun.begin(&making, room)).await??;
-    for path in meta.paths.clone() {
+    // What is named within another place is kept as if it stood by itself.
+    let named: Vec<String> = occasion.what.paths.iter().map(|path| plain(path)).collect();
+    for Place { path, folder } in all {
         let (send, pieces) = mpsc::channel(WAITING);
-        let (of, all) = (path.clone(), occasion.all);
+        let part = Part {
+            path: path.clone(),
+            folder,
+            all: occasion.all,
+            named: named.clone(),
+            without: without.clone(),
+        };
         let packing = tokio::task::spawn_blocking(move || {
-            let added = packer.add(&of, Pieces::from(pieces), all);
+            let added = packer.add(&part, Pieces::from(pieces));
             (packer, added)
         });
         let sent = backend.stream_out(scope, machine, &path, send).await;
@@ -170,7 +145,7 @@ pub async fn take(
 /// Whether nothing was written anywhere but what `bottle` itself and the engine put there.
 fn is_untouched(
     changed: &[String],
-    paths: &[String],
+    places: &[Place],
     identity: &Identity,
     receipt: Option<&Receipt>,
 ) -> bool {
@@ -184,8 +159,12 @@ fn is_untouched(
         .collect();
     // What is elsewhere may be the same folder by another name, behind a link.
     let ours = |path: &str| {
+        let named = |place: &Place| !place.folder && lies_in(path, &place.path);
+        if places.iter().any(named) {
+            return false;
+        }
         SYSTEM.iter().any(|own| lies_in(path, own) || lies_in(own, path))
-            || paths.iter().any(|kept| lies_in(kept, path))
+            || places.iter().any(|place| lies_in(&place.path, path))
             || delivered.iter().any(|file| lies_in(file, path))
     };
     changed.iter().all(|path| ours(&plain(path)))
@@ -196,56 +175,6 @@ fn is_ours(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
     })
-}
-
-/// Whether there is such a folder. The guest may say what it likes: what it denies is not kept.
-async fn is_folder(
-    backend: &dyn Backend,
-    scope: &Scope,
-    machine: &Instance,
-    path: &str,
-) -> anyhow::Result<bool> {
-    if machine.state != InstanceState::Running {
-        // Some engines give out files of what does not run.
-        return gives(backend, scope, machine, path).await;
-    }
-    // Where the agent works may be closed to root, which inside has no right over others' folders.
-    let workdir = Some("/".to_owned());
-    let argv = ["sh", "-c", r#"[ -d "$1" ]"#, "sh", path];
-    let spec = ExecSpec { user: ExecUser::Root, workdir, ..ExecSpec::new(argv) };
-    let asked = backend.exec(scope, machine, &spec, Bytes::new());
-    let asked = tokio::time::timeout(ANSWER, asked).await;
-    let asked = asked.map_err(|_| {
-        anyhow::anyhow!("the shell of {} gave no answer in {} s", machine.sandbox, ANSWER.as_secs())
-    })?;
-    match asked.map(|ended| ended.code) {
-        Ok(0) => Ok(true),
-        Ok(1) => Ok(false),
-        Err(error @ (BackendError::NotRunning { .. } | BackendError::Unreachable { .. })) => {
-            Err(error.into())
-        }
-        // Not every image has a shell. Where the guest's own programs are the way, nothing is known then.
-        Ok(_) | Err(_) if machine.backend != BackendKind::Smolmachines => {
-            gives(backend, scope, machine, path).await
-        }
-        Ok(code) => anyhow::bail!("the shell of {} ended with {code}", machine.sandbox),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether a machine gives something out under this path.
-async fn gives(
-    backend: &dyn Backend,
-    scope: &Scope,
-    machine: &Instance,
-    path: &str,
-) -> anyhow::Result<bool> {
-    match backend.copy_out(scope, machine, path, 0).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_too_large() => Ok(true),
-        Err(error) if error.is_absent() => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -349,13 +278,10 @@ fn landing(
     let absolute = |path: &String| {
         if path.starts_with('/') { plain(path) } else { plain(&format!("{home}/{path}")) }
     };
-    let stays = meta.workspace.as_ref().filter(|_| workspace.is_none());
+    let stays = meta.workspace.as_deref().filter(|_| workspace.is_none());
     // What is mounted now is a folder of the host.
-    let fields = &machine.fields.0;
-    let mounted = fields.get("workspace.target").filter(|_| fields.contains_key("workspace.mount"));
-    let stays = stays.into_iter().chain(mounted);
-    let without =
-        meta.delivered.iter().map(absolute).chain(stays.map(|path| plain(path))).collect();
+    let stays = stays.into_iter().chain(machine.mounts()).map(plain);
+    let without = meta.delivered.iter().map(absolute).chain(stays).collect();
     let owners = Some((meta.user, (identity.uid, identity.gid)));
     Landing { paths, without, owners, set_id: false }
 }
@@ -392,7 +318,13 @@ mod tests {
     #[test]
     fn what_bottle_put_there_is_nobodys_work() {
         let identity = Identity { uid: 1, gid: 1, home: "/home/node".to_owned() };
-        let paths = ["/home/node".to_owned(), "/workspace".to_owned()];
+        let place = |path: &str, folder| Place { path: path.to_owned(), folder };
+        let places = [
+            place("/home/node", true),
+            place("/workspace", true),
+            place("/etc/app", false),
+            place("/srv/x/db", false),
+        ];
         let hash = crate::model::SpecHash::of_bytes(b"");
         let receipt = Receipt {
             files: [("prompt.md", hash), ("skills/plan/SKILL.md", hash)]
@@ -402,7 +334,7 @@ mod tests {
         };
         let is = |changed: &[&str]| {
             let changed: Vec<String> = changed.iter().map(|path| (*path).to_owned()).collect();
-            is_untouched(&changed, &paths, &identity, Some(&receipt))
+            is_untouched(&changed, &places, &identity, Some(&receipt))
         };
         assert!(is(&[]));
         assert!(is(&["/etc", "/etc/bottle/prompt.md", "/home", "/home/node"]));
@@ -414,6 +346,11 @@ mod tests {
         assert!(!is(&["/home/node/.bashrc"]));
         assert!(!is(&["/workspace/a"]));
         assert!(!is(&["/var/roothome/a"]));
+        // What was named is the agent's, wherever it is, and may be a file.
+        assert!(!is(&["/etc", "/etc/app"]));
+        assert!(!is(&["/etc/app/conf"]));
+        assert!(is(&["/srv", "/srv/x"]));
+        assert!(!is(&["/srv/x/db"]));
     }
 
     #[test]

@@ -80,13 +80,17 @@ fn home() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
+fn part(path: &str, all: bool) -> Part {
+    Part { path: path.to_owned(), folder: true, all, named: Vec::new(), without: Vec::new() }
+}
+
 /// A snapshot of both, and the folder that it is in.
 fn made(all: bool) -> (tempfile::TempDir, Store, SnapshotId, LeftOut) {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::of(folder.path());
     let (id, mut packer) = store.begin(&meta(), u64::MAX).unwrap();
-    packer.add("/workspace", &*workspace(), all).unwrap();
-    packer.add("/home/node", &*home(), all).unwrap();
+    packer.add(&part("/workspace", all), &*workspace()).unwrap();
+    packer.add(&part("/home/node", all), &*home()).unwrap();
     let left = packer.left_out().clone();
     assert!(store.list(None).unwrap().is_empty(), "what is half done is not listed");
     let bytes = packer.finish().unwrap();
@@ -151,7 +155,7 @@ fn holes_are_zeros_and_take_no_room() {
     sparse.set_cksum();
     let mut tar = Builder::new(Vec::new());
     tar.append(&sparse, &b"onetwo"[..]).unwrap();
-    packer.add("/workspace", &*tar.into_inner().unwrap(), false).unwrap();
+    packer.add(&part("/workspace", false), &*tar.into_inner().unwrap()).unwrap();
     packer.finish().unwrap();
     let one = store.find("ada").unwrap();
     assert!(one.bytes < 1 << 20, "{}", one.bytes);
@@ -253,7 +257,7 @@ fn one_that_is_broken_off_is_not_there() {
     let store = Store::of(folder.path());
     let (_, mut packer) = store.begin(&meta(), u64::MAX).unwrap();
     let tar = workspace();
-    packer.add("/workspace", &tar[..tar.len() / 2], false).unwrap_err();
+    packer.add(&part("/workspace", false), &tar[..tar.len() / 2]).unwrap_err();
     drop(packer);
     assert!(store.list(None).unwrap().is_empty());
     let left = std::fs::read_dir(folder.path().join("snapshots/ada")).unwrap().count();
@@ -371,13 +375,6 @@ fn a_name_without_end_is_not_unpacked() {
     assert!(wrong.contains("no tar in zstd"), "{wrong}");
 }
 
-#[test]
-fn paths_within_others_come_with_them() {
-    let paths = |list: &[&str]| outermost(list.iter().map(|path| (*path).to_owned()).collect());
-    assert_eq!(paths(&["/home/a/w", "/home/a", "/w"]), ["/home/a", "/w"]);
-    assert_eq!(paths(&["/w", "/w", "/w2"]), ["/w", "/w2"]);
-}
-
 /// Of a machine into which nothing was put.
 pub(super) fn receipt() -> Receipt {
     Receipt {
@@ -458,6 +455,62 @@ fn a_link_in_the_place_of_a_kept_folder_is_an_error() {
     let mut link = header(EntryType::Symlink, 0o777, 0);
     builder.append_link(&mut link, "node", "/elsewhere").unwrap();
     let tar = builder.into_inner().unwrap();
-    let error = format!("{:#}", packer.add("/home/node", &*tar, true).unwrap_err());
+    let error = format!("{:#}", packer.add(&part("/home/node", true), &*tar).unwrap_err());
     assert!(error.contains("/home/node is no folder"), "{error}");
+}
+
+/// A snapshot of what a sandbox hands out of one path: the names in it, and what was left out.
+fn kept(part: &Part, entries: &[(EntryType, &str)]) -> (Vec<String>, Vec<&'static str>) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::of(folder.path());
+    let (id, mut packer) = store.begin(&meta(), u64::MAX).unwrap();
+    let mut tar = Builder::new(Vec::new());
+    for (kind, name) in entries {
+        let mut header = header(*kind, 0o755, 0);
+        match kind {
+            EntryType::Symlink => tar.append_link(&mut header, name, "/etc").unwrap(),
+            _ => tar.append_data(&mut header, name, std::io::empty()).unwrap(),
+        }
+    }
+    packer.add(part, &*tar.into_inner().unwrap()).unwrap();
+    let left = packer.left_out().named.iter().map(|(_, why)| *why).collect();
+    packer.finish().unwrap();
+    (names(&store, &id).split_off(1), left)
+}
+
+#[test]
+fn a_path_may_be_a_file_and_a_link_in_its_place_is_left_out() {
+    let named = Part { folder: false, ..part("/srv/state.db", false) };
+    let (names, left) = kept(&named, &[(EntryType::Regular, "state.db")]);
+    assert_eq!((names, left), (vec!["srv/state.db".to_owned()], vec![]));
+    let (names, left) = kept(&named, &[(EntryType::Symlink, "state.db")]);
+    assert_eq!((names.len(), left), (0, vec!["it is a link, which is not followed"]));
+}
+
+#[test]
+fn what_is_the_hosts_or_can_be_made_again_is_left_out_unless_it_was_named() {
+    use EntryType::{Directory, Regular};
+    let entries = [
+        (Directory, "node"),
+        (Directory, "node/site"),
+        (Regular, "node/site/a"),
+        (Regular, "node/sites"),
+        (Directory, "node/.cache"),
+        (Regular, "node/.cache/x"),
+        (Directory, "node/.cache/models"),
+        (Regular, "node/.cache/models/m"),
+        (Regular, "node/.cache/models/node_modules/x"),
+        (Regular, "node/node_modules/x"),
+    ];
+    let own = |list: &[&str]| list.iter().map(|path| (*path).to_owned()).collect();
+    let home = Part { without: own(&["/home/node/site"]), ..part("/home/node", false) };
+    let (names, _) = kept(&home, &entries);
+    assert_eq!(names, ["home/node", "home/node/sites"]);
+    let (names, _) = kept(&Part { named: own(&["/home/node/.cache/models"]), ..home }, &entries);
+    let cache = ["home/node/.cache", "home/node/.cache/models", "home/node/.cache/models/m"];
+    assert_eq!(names, [&["home/node", "home/node/sites"], &cache[..]].concat());
+    // By itself it is what was asked for, whatever it is called.
+    let modules = part("/srv/node_modules", false);
+    let (names, _) = kept(&modules, &[(Directory, "node_modules"), (Regular, "node_modules/x")]);
+    assert_eq!(names, ["srv/node_modules", "srv/node_modules/x"]);
 }

@@ -132,6 +132,7 @@ impl Wish {
                 mode: WorkspaceMode::Copy,
                 target: "/workspace".to_owned(),
             }),
+            keep: Default::default(),
             user: None,
             policy: Policy::default(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
