@@ -136,6 +136,10 @@ impl Backend for Brisk<'_> {
         self.inner.start(scope, instance).await
     }
 
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.inner.stop(scope, instance).await
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         self.inner.teardown(scope, instance).await
     }

@@ -239,6 +239,7 @@ async fn act(
                 Target::Existing(instance) => made.by_id.insert(instance.id.clone(), started),
             };
         }
+        Action::Stop(instance) => backend.stop(scope, instance).await?,
         Action::Mend(instance) => {
             backend.mend(scope, instance).await?;
             // Its run has another identity on some engines, once it is on its networks again: what

@@ -264,6 +264,11 @@ pub trait Backend: Send + Sync {
     /// Returns it as it is now, with its new `boot`.
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError>;
 
+    /// Stops a machine or a sidecar, which stays with all that is its; what runs inside is asked to end
+    /// first, and has some seconds for it. Stopped already, or gone ⇒ `Ok`. From then on neither an engine
+    /// nor a reboot of its host starts it: `start` does.
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
+
     /// Sets right in place what `observe` reported as [`Instance::mendable`]; nothing left to
     /// mend ⇒ `Ok`. A backend that never reports any has nothing to implement.
     async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

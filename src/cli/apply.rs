@@ -12,7 +12,7 @@ use super::ui::{Ui, harmless};
 use super::{look, prompt, render, report, setup, signals, text};
 use crate::apply::{Report, Stop};
 use crate::model::{Desired, OwnerId};
-use crate::plan::Options;
+use crate::plan::{Options, Order};
 use crate::reconcile::{Lock, Locked, Reconciler, TreeState, View};
 
 pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Result<Exit, CliError> {
@@ -27,7 +27,10 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     };
     let positional = args.path.as_deref().filter(|_| saved.is_none());
     let load = setup::load_options(&global, positional, &look_args.read)?;
-    let options = setup::options(&select)?;
+    let mut options = setup::options(&select)?;
+    if args.start {
+        options.order = Order::Start;
+    }
     let mut reconciler = setup::reconciler(load, &look_args, select.jobs)?;
 
     let desired = read(&stop, &reconciler).await?;
@@ -104,7 +107,7 @@ pub(super) async fn wait_for_lock(
 }
 
 /// The lock is the owner's: a tree that was renamed meanwhile is another one.
-fn same_owner(owner: &OwnerId, again: &Desired) -> Result<(), CliError> {
+pub(super) fn same_owner(owner: &OwnerId, again: &Desired) -> Result<(), CliError> {
     if again.tree.owner == *owner {
         return Ok(());
     }

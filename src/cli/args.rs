@@ -129,6 +129,12 @@ pub(super) enum Command {
     Sync(SyncArgs),
     /// Keep an agent's work as a file, and bring it back
     Snapshot(SnapshotArgs),
+    /// Stop sandboxes, which stay as they are until they are started
+    Stop(StopArgs),
+    /// Start sandboxes that were stopped, with what the tree says now
+    Start(StartArgs),
+    /// Stop what runs in sandboxes, and start it again with what the tree says now
+    Restart(StartArgs),
     /// Tear down everything that the tree owns
     Down(DownArgs),
     /// Ask what a sandbox may reach
@@ -252,6 +258,9 @@ pub(super) struct ApplyArgs {
     pub(super) select: SelectArgs,
     #[command(flatten)]
     pub(super) lock: LockArgs,
+    /// Also start what was stopped by `bottle stop`
+    #[arg(long)]
+    pub(super) start: bool,
     /// Do not ask
     #[arg(short, long)]
     pub(super) yes: bool,
@@ -303,6 +312,33 @@ pub(super) struct DownArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) lock_timeout: u64,
     /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    /// The sandboxes
+    #[arg(value_name = "NAME", required = true)]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) names: Vec<String>,
+    /// Wait so many seconds for another bottle that works on the tree or the sandboxes
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(super) lock_timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StartArgs {
+    /// The sandboxes
+    #[arg(value_name = "NAME", required = true)]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) names: Vec<String>,
+    #[command(flatten)]
+    pub(super) look: LookArgs,
+    /// Wait so many seconds for another bottle that works on the tree or the sandboxes
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(super) lock_timeout: u64,
+    /// Do not ask, also where the tree wants another machine
     #[arg(short, long)]
     pub(super) yes: bool,
 }

@@ -69,7 +69,10 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
 }
 
 /// The owner that the path last spoke for.
-fn remembered(reconciler: &Reconciler, error: anyhow::Error) -> Result<Desired, CliError> {
+pub(super) fn remembered(
+    reconciler: &Reconciler,
+    error: anyhow::Error,
+) -> Result<Desired, CliError> {
     let path = canonical(&reconciler.load.tree);
     let owners = reconciler.state.owners()?;
     let Some(owner) = owners.into_iter().find(|(_, known)| *known == path).map(|(owner, _)| owner)

@@ -41,6 +41,7 @@ mod signals;
 mod snapshot;
 mod status;
 mod status_text;
+mod stop;
 mod sync;
 mod target;
 mod text;
@@ -113,6 +114,9 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Cp(args) => cp::run(ui, global, args).await,
         Command::Sync(args) => sync::run(ui, global, args).await,
         Command::Snapshot(args) => snapshot::run(ui, global, args).await,
+        Command::Stop(args) => stop::stop(ui, global, args).await,
+        Command::Start(args) => stop::start(ui, global, args).await,
+        Command::Restart(args) => stop::restart(ui, global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
         Command::Policy(args) => policy::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,

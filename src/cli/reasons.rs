@@ -89,6 +89,16 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
             vec![format!("waits for a value of {}", names.join(", "))]
         }
         Reason::Suspended => one("suspended"),
+        Reason::Stopped if change.verdict != Verdict::Reprovision => Vec::new(),
+        Reason::Stopped if resource == ResourceKind::Machine => {
+            one("you stopped it, and it runs: is stopped again")
+        }
+        Reason::Stopped => vec![format!("you stopped it, and its {resource} runs: is stopped")],
+        Reason::Restart => {
+            let mut parts = vec!["is stopped and started again".to_owned()];
+            parts.extend(fields(change, around));
+            parts
+        }
         Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn plan(document: &PlanDocument, around: &Around) -> String {
     if rows.is_empty() && document.steps.is_empty() {
         end_block(&mut text);
         below(&mut text, document, around);
-        text.push_str(&no_changes(&document.summary, suspended(document).len()));
+        text.push_str(&no_changes(document));
         text.push('\n');
         return text;
     }
@@ -54,14 +54,14 @@ pub(super) fn plan(document: &PlanDocument, around: &Around) -> String {
         let what = plural(pruned, "leftover of earlier runs goes", "leftovers of earlier runs go");
         let _ = writeln!(text, "  {} {what}", paint(style::BAD, "-"));
     }
-    let suspended = suspended(document);
-    if document.summary.keep > suspended.len() {
-        let _ = writeln!(text, "  {} as it should be", document.summary.keep - suspended.len());
+    let kept = as_they_should_be(document);
+    if kept > 0 {
+        let _ = writeln!(text, "  {kept} as it should be");
     }
     text.push('\n');
     below(&mut text, document, around);
     if document.steps.is_empty() {
-        text.push_str(&no_changes(&document.summary, suspended.len()));
+        text.push_str(&no_changes(document));
     } else {
         let command = if around.down { "down" } else { "plan" };
         let _ = write!(text, "{}", paint(style::BOLD, &format!("{command}:")));
@@ -252,6 +252,11 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
         let line = format!("suspended, left as it is: {}", some_of(&suspended));
         note(text, "note:", style::HINT, &line, around.width);
     }
+    let stopped = stopped(document);
+    if !stopped.is_empty() {
+        let line = format!("stopped by you, and stays so: {}", some_of(&stopped));
+        note(text, "note:", style::HINT, &line, around.width);
+    }
     for line in leaving(document) {
         note(text, "note:", style::HINT, &line, around.width);
     }
@@ -392,6 +397,26 @@ fn suspended(document: &PlanDocument) -> Vec<&str> {
     document.changes.iter().filter(is).map(|change| change.sandbox.as_str()).collect()
 }
 
+/// Those that the operator stopped, where nothing is done to them.
+fn stopped(document: &PlanDocument) -> Vec<&str> {
+    let mut verdicts: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
+    for change in &document.changes {
+        verdicts.entry(change.sandbox.as_str()).or_default().push(change);
+    }
+    let is = |changes: &[&Change]| {
+        let machine =
+            |c: &&Change| c.resource == ResourceKind::Machine && c.reason == Reason::Stopped;
+        verdict_of(changes) == Verdict::Keep && changes.iter().any(machine)
+    };
+    verdicts.into_iter().filter(|(_, changes)| is(changes)).map(|(name, _)| name).collect()
+}
+
+/// How many stay because they are what the tree says.
+fn as_they_should_be(document: &PlanDocument) -> usize {
+    let rest = suspended(document).len() + stopped(document).len();
+    document.summary.keep.saturating_sub(rest)
+}
+
 fn summary(counts: &Summary, pruned: usize) -> String {
     let Summary { create, reprovision, replace, teardown, hold, keep } = *counts;
     let mut parts: Vec<String> = [
@@ -412,16 +437,17 @@ fn summary(counts: &Summary, pruned: usize) -> String {
     parts.join(", ")
 }
 
-fn no_changes(counts: &Summary, suspended: usize) -> String {
+fn no_changes(document: &PlanDocument) -> String {
     let mut text = paint(style::GOOD, "no changes:");
-    let kept = counts.keep.saturating_sub(suspended);
-    let mut parts = match (kept, counts.hold + suspended) {
+    let (suspended, stopped) = (suspended(document).len(), stopped(document).len());
+    let held = document.summary.hold;
+    let mut parts = match (as_they_should_be(document), held + suspended + stopped) {
         (0, 0) => vec!["there is nothing to do".to_owned()],
         (0, _) => vec![],
         (1, _) => vec!["1 sandbox is as it should be".to_owned()],
         (kept, _) => vec![format!("{kept} sandboxes are as they should be")],
     };
-    for (count, word) in [(counts.hold, "held"), (suspended, "suspended")] {
+    for (count, word) in [(held, "held"), (suspended, "suspended"), (stopped, "stopped by you")] {
         if count > 0 {
             parts.push(format!("{count} {word}"));
         }

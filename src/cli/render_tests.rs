@@ -209,6 +209,25 @@ no changes: 1 suspended
 }
 
 #[test]
+fn what_was_stopped_is_no_drift_unless_it_runs() {
+    let stopped = |name, verdict| machine(name, verdict, Reason::Stopped);
+    let changes = vec![stopped("ada", Verdict::Keep)];
+    let expected = "\
+tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native
+
+note: stopped by you, and stays so: ada
+
+no changes: 1 stopped by you
+";
+    let summary = Summary { keep: 1, ..Summary::default() };
+    reads(&document(changes, summary), &around(), expected);
+    let runs = document(vec![stopped("ada", Verdict::Reprovision)], summary);
+    let text = plan(&runs, &around());
+    assert!(text.contains("you stopped it, and it runs: is stopped again"), "{text}");
+    assert!(!text.contains("stays so"), "{text}");
+}
+
+#[test]
 fn what_many_share_is_said_once() {
     let unreachable = || Reason::BackendUnreachable {
         backend: BackendKind::Docker,

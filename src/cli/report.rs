@@ -9,11 +9,14 @@ use super::render::MAX_NAME;
 use super::text::{plural, wrap};
 use super::ui::{harmless, paint, style};
 use crate::apply::{Outcome, Report};
-use crate::plan::{Action, Plan, Verdict};
+use crate::model::{ResourceKind, SandboxId};
+use crate::plan::{Action, Plan, Reason, Verdict};
 
 /// What became of one sandbox.
 struct Row {
     verdict: Verdict,
+    /// What was done in place, in words of its own.
+    order: Option<(&'static str, &'static str)>,
     elapsed: Duration,
     error: Option<String>,
     cancelled: bool,
@@ -40,7 +43,7 @@ pub(super) fn holds(plan: &Plan) -> usize {
 
 /// The report: a line a sandbox, what it comes to, and what to do next.
 pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) -> String {
-    let (rows, pruned) = rows(plan, report);
+    let (rows, pruned) = rows(plan, report, command);
     let mut text = String::new();
     let name_width = rows.keys().map(|name| name.len()).max().unwrap_or(0).min(MAX_NAME);
     let word_width = rows.values().map(|row| words(row).chars().count()).max().unwrap_or(0);
@@ -91,7 +94,7 @@ pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) 
 
 type Pruned = Vec<Option<String>>;
 
-fn rows<'p>(plan: &'p Plan, report: &Report) -> (BTreeMap<&'p str, Row>, Pruned) {
+fn rows<'p>(plan: &'p Plan, report: &Report, command: &str) -> (BTreeMap<&'p str, Row>, Pruned) {
     let verdicts = plan.verdicts();
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
     let mut pruned = Vec::new();
@@ -107,6 +110,7 @@ fn rows<'p>(plan: &'p Plan, report: &Report) -> (BTreeMap<&'p str, Row>, Pruned)
         };
         let row = rows.entry(sandbox.as_str()).or_insert_with(|| Row {
             verdict: verdicts.get(sandbox).copied().unwrap_or(Verdict::Keep),
+            order: ordered(plan, sandbox, command),
             elapsed: Duration::ZERO,
             error: None,
             cancelled: false,
@@ -124,14 +128,34 @@ fn rows<'p>(plan: &'p Plan, report: &Report) -> (BTreeMap<&'p str, Row>, Pruned)
     (rows, pruned)
 }
 
+/// What an order of the operator comes to for a machine that stays.
+fn ordered(
+    plan: &Plan,
+    sandbox: &SandboxId,
+    command: &str,
+) -> Option<(&'static str, &'static str)> {
+    let machine = plan
+        .changes
+        .iter()
+        .find(|c| c.sandbox == *sandbox && c.resource == ResourceKind::Machine)?;
+    match machine.reason {
+        Reason::Stopped => Some(("stopped", "stop")),
+        Reason::Restart => Some(("restarted", "restart")),
+        Reason::NotRunning { .. } if command == "start" => Some(("started", "start")),
+        _ => None,
+    }
+}
+
 fn words(row: &Row) -> String {
-    let (did, does) = match row.verdict {
+    let plain = match row.verdict {
         Verdict::Create => ("created", "create"),
         Verdict::Reprovision => ("reprovisioned", "reprovision"),
         Verdict::Replace => ("replaced", "replace"),
         Verdict::Teardown => ("torn down", "teardown"),
         Verdict::Keep | Verdict::Hold => ("done", "step"),
     };
+    let order = row.order.filter(|_| row.verdict == Verdict::Reprovision);
+    let (did, does) = order.unwrap_or(plain);
     match row {
         Row { error: Some(_), .. } => format!("{does} failed"),
         Row { cancelled: true, .. } => format!("{does} cancelled"),

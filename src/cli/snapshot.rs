@@ -194,7 +194,7 @@ async fn save(ui: &Ui, global: &Global, args: &SnapshotSaveArgs) -> Result<Exit,
     let taken = take(&store, &*target.backend, &target.scope, &target.machine, &occasion).await;
     let taken = taken.map_err(|error| {
         let error = error.context(format!("keeping what {} has", target.sandbox));
-        failed(error).hint("`bottle apply` starts what does not run")
+        failed(error).hint("`bottle start NAME` starts what does not run")
     })?;
     let taken = taken.ok_or_else(|| {
         let told =
@@ -272,7 +272,7 @@ async fn back(
         error.hint("`--as NAME` restores into another sandbox, and `--to DIR` into a folder")
     })?;
     let memory = target.memory()?;
-    let lock = lock(ui, &memory, patience).await?;
+    let lock = lock(ui, &memory, "snapshot restore", patience).await?;
     // A run of `watch` that replaces it is waited for, and begins none meanwhile.
     let of = BTreeSet::from([target.sandbox.clone()]);
     let _claims = memory.claim(&of, patience).await?;
@@ -286,7 +286,8 @@ async fn back(
     let done = restore(one, meta, &*target.backend, &target.scope, &target.machine).await;
     done.map_err(|error| {
         let error = error.context(format!("restoring {} into {}", one.id, target.sandbox));
-        failed(error).hint("`bottle apply` starts what does not run; `--to DIR` needs no sandbox")
+        failed(error)
+            .hint("`bottle start NAME` starts what does not run; `--to DIR` needs no sandbox")
     })?;
     ui.say(&harmless_line(&format!("{} → {}", one.id, target.sandbox)));
     if lock.is_some() {
@@ -297,8 +298,12 @@ async fn back(
 }
 
 /// Takes the tree's lock, so that no pass begins; `None` beside a `watch`, which never lets go of it.
-async fn lock(ui: &Ui, memory: &TreeState, patience: Duration) -> Result<Option<Lock>, CliError> {
-    let command = "snapshot restore";
+pub(super) async fn lock(
+    ui: &Ui,
+    memory: &TreeState,
+    command: &str,
+    patience: Duration,
+) -> Result<Option<Lock>, CliError> {
     match memory.lock(command, Duration::ZERO).await {
         Err(error) if error.downcast_ref::<Locked>().is_some_and(Locked::by_watch) => Ok(None),
         Err(error) if error.is::<Locked>() => {

@@ -47,10 +47,13 @@ pub(super) struct StatusDocument {
 pub(super) struct SandboxStatus {
     pub(super) sandbox: SandboxId,
     pub(super) backend: Option<BackendKind>,
-    /// `running`, `completed`, `missing`, …
+    /// `running`, `completed`, `missing`, `stopped by you`, …
     pub(super) state: String,
     /// The machine's exit code, or its command's.
     pub(super) code: Option<i32>,
+    /// Since when it was stopped by the operator, in seconds since the epoch, where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stopped: Option<u64>,
     /// What the next `apply` would do.
     pub(super) verdict: Verdict,
     /// Why, a line each.
@@ -234,12 +237,21 @@ fn sandboxes(
             let machine = machines.get(id).copied();
             let of = changes.get(id).map_or(&[][..], Vec::as_slice);
             let known = of.iter().find_map(|change| change.backend);
-            let (state, code) = state(machine, mains.get(id), known, view);
+            let stopped = view.observed.stopped.get(id).map(|stopped| stopped.since);
+            let (state, code) = match machine.map(|machine| &machine.state) {
+                Some(InstanceState::Stopped { .. } | InstanceState::Created)
+                    if stopped.is_some() =>
+                {
+                    ("stopped by you".to_owned(), None)
+                }
+                _ => state(machine, mains.get(id), known, view),
+            };
             SandboxStatus {
                 sandbox: id.clone(),
                 backend: machine.map(|machine| machine.backend).or(known),
                 state,
                 code,
+                stopped,
                 verdict: verdict_of(of),
                 drift: drifts.get(id.as_str()).cloned().unwrap_or_default(),
                 age: machine.and_then(|m| m.created).map(|created| now().saturating_sub(created)),

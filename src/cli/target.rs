@@ -131,7 +131,7 @@ impl Target {
 pub(super) fn explain(error: BackendError) -> CliError {
     let stopped = matches!(error, BackendError::NotRunning { .. });
     let error = CliError::new(Kind::Failed, error);
-    if stopped { error.hint("`bottle apply` starts it again") } else { error }
+    if stopped { error.hint("`bottle start NAME` starts it") } else { error }
 }
 
 fn part(observed: &Observed, sandbox: &SandboxId, kind: ResourceKind) -> Option<Instance> {

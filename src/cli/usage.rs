@@ -14,13 +14,10 @@ const WORDS: [(&[&str], &str); 10] = [
         &["shell", "sh", "bash", "enter", "ssh", "attach"],
         "`bottle exec -it NAME -- sh` opens a shell",
     ),
-    (
-        &["up", "start", "create", "deploy", "sync-all"],
-        "`bottle apply` makes and starts what the tree says",
-    ),
+    (&["up", "create", "deploy", "sync-all"], "`bottle apply` makes and starts what the tree says"),
     (&["ps", "ls", "list"], "`bottle status` shows every sandbox"),
     (
-        &["rm", "delete", "destroy", "remove", "stop", "kill"],
+        &["rm", "delete", "destroy", "remove", "kill"],
         "`bottle down --only NAME` removes a sandbox, `bottle down` all",
     ),
     (&["validate", "lint"], "`bottle check` tells all that is wrong with a tree"),

@@ -18,7 +18,7 @@ use super::id::BackendKind;
 pub enum Class {
     /// It is made in place: nothing restarts.
     Hot,
-    /// The sandbox stays, and its `command` starts anew.
+    /// The sandbox stays, and what runs in it ends; it may start anew.
     Restart,
     /// A new machine takes the place of the old one.
     Replace,

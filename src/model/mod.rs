@@ -30,7 +30,7 @@ pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, Resource
 pub use kept::{Bounds, Keep, Kept, Why};
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
-    Ownership, Receipt,
+    Ownership, Receipt, Stopped,
 };
 pub use policy::Policy;
 pub use skill::{SkillEntry, SkillFiles, SkillNode};

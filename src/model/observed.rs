@@ -213,6 +213,13 @@ impl Receipt {
 /// The field of a guest that stands for what leads its programs to the sidecar.
 pub(super) const VARIABLES: &str = "sidecar_variables";
 
+/// That the operator stopped a sandbox, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// In seconds since the epoch.
+    pub since: u64,
+}
+
 /// What exists, as far as it could be seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -230,6 +237,8 @@ pub struct Observed {
     pub carrying: BTreeMap<SandboxId, InstanceId>,
     /// What the tree last said is kept of each sandbox, where that is not the default.
     pub keeps: BTreeMap<SandboxId, Keep>,
+    /// The sandboxes that the operator stopped: they stay down until they are started.
+    pub stopped: BTreeMap<SandboxId, Stopped>,
     /// What of the host was accepted for the sandboxes that exist, or that are being made.
     pub accepted: BTreeMap<SandboxId, Vec<HostSource>>,
     /// The same of the other trees of this state folder.

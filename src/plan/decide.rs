@@ -4,12 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::decision::Decision;
 use super::sources::{self, Shared};
-use super::{Options, Reason, Verdict, guest, load};
+use super::{Options, Order, Reason, Verdict, guest, load, rest};
 use crate::model::change;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendChoice, BackendKind, Desired, FieldChange, Fields, ImageRef, Instance, InstanceState,
-    MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec, WorkspaceMode,
+    BackendChoice, BackendKind, Desired, FieldChange, Fields, ImageRef, Instance, InstanceId,
+    InstanceState, MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec,
+    WorkspaceMode,
 };
 
 /// All decisions, by sandbox.
@@ -60,12 +61,12 @@ pub(super) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn ours(&self) -> impl Iterator<Item = &'a Instance> {
+    pub(super) fn ours(&self) -> impl Iterator<Item = &'a Instance> {
         self.instances.iter().copied().filter(|i| i.ownership == Ownership::Ours)
     }
 
     /// The backend that the sandbox is on, as far as objects tell.
-    fn home(&self) -> Option<BackendKind> {
+    pub(super) fn home(&self) -> Option<BackendKind> {
         self.ours()
             .find(|i| i.resource == ResourceKind::Machine)
             .or_else(|| self.ours().next())
@@ -125,6 +126,9 @@ fn decide_sandbox(
     let home = seen.home();
     if options.remove_all {
         return undeclared(decision, seen, desired, options, true);
+    }
+    if options.order == Order::Stop {
+        return halted(decision, seen);
     }
     if let Some(diagnostics) = desired.held.get(id) {
         let message = diagnostics.first().map_or_else(String::new, |d| {
@@ -187,6 +191,19 @@ fn undeclared(
         decision.change(other.resource, Some(other.backend), Verdict::Hold, conflict(other));
     }
     (!decision.changes.is_empty()).then_some(decision)
+}
+
+/// The order to stop it.
+fn halted(decision: Decision, seen: &Seen<'_>) -> Option<Decision> {
+    if let Some(unseen) = seen.out_of_sight() {
+        return Some(decision.hold(Some(unseen.0), unreachable_reason(unseen)));
+    }
+    let others = seen.instances.iter().filter(|i| i.ownership != Ownership::Ours);
+    let other = others.min_by_key(|i| i.resource != ResourceKind::Machine);
+    match (seen.ours().next(), other) {
+        (None, Some(other)) => Some(decision.hold(Some(other.backend), conflict(other))),
+        _ => rest::stop(decision, seen),
+    }
 }
 
 /// That something under a name of ours is not ours.
@@ -300,6 +317,14 @@ fn declared(
         .map(|found| {
             let mut found = found.clone();
             found.drift.extend(built_in(&found, spec));
+            // One that is to run anew is decided as one that stopped.
+            if options.order == Order::Restart
+                && found.resource == ResourceKind::Machine
+                && rest::runs(&found)
+            {
+                decision.stop.push(found.clone());
+                (found.state, found.boot) = (InstanceState::Stopped { code: None }, None);
+            }
             // Only a new machine runs nothing that trusts the old one.
             if lost_ca.is_some_and(|(machine, _)| machine.id == found.id) {
                 let (from, to) = (Some("lost".to_owned()), Some("a new one".to_owned()));
@@ -335,12 +360,50 @@ fn declared(
             decision.teardown.push(instance.clone());
         }
     }
+    let kept = machine.map(|machine| machine.id.clone());
     let mut decision = guest::decide_guest(decision, spec, backend, machine, seen, options);
+    let gone: BTreeSet<_> = decision.teardown.iter().map(|i| i.id.clone()).collect();
+    let stays = standing.iter().filter(|i| !gone.contains(&i.id));
+    let stopped = seen.observed.stopped.contains_key(&spec.id);
+    if stopped && options.wakes(&spec.id) {
+        rest::wake(&mut decision, stays);
+    } else if stopped {
+        rest::rest(&mut decision, stays);
+        // What is not started waits for nothing.
+        if !decision.makes_machine() {
+            return decision;
+        }
+    }
+    if options.order == Order::Restart {
+        restarted(&mut decision, kept.as_ref(), spec, options);
+    }
     let missing = missing(spec, seen, options, std::mem::take(&mut decision.waits));
     if let Some(reason) = missing {
         decision.wait(backend, reason);
     }
     decision
+}
+
+/// Says of a machine that runs anew why it does. What it would lose and could not be given again keeps it
+/// from being stopped.
+fn restarted(
+    decision: &mut Decision,
+    kept: Option<&InstanceId>,
+    spec: &SandboxSpec,
+    options: &Options,
+) {
+    decision.stop.retain(|instance| Some(&instance.id) == kept);
+    if decision.stop.is_empty() {
+        return;
+    }
+    for change in &mut decision.changes {
+        let machine = change.resource == ResourceKind::Machine;
+        if machine && matches!(change.reason, Reason::NotRunning { .. }) {
+            change.reason = Reason::Restart;
+        }
+    }
+    let missing = spec.asked_env.iter().filter(|name| !options.values.contains_key(*name));
+    decision.waits.extend(missing.cloned());
 }
 
 /// What the whole sandbox waits for: tokens of its routes, and values without which it is not made.

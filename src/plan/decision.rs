@@ -22,6 +22,8 @@ pub(super) struct Decision {
     pub(super) followed: Option<InstanceId>,
     /// What is made, in the order of creation.
     pub(super) create: Vec<ResourceSpec>,
+    /// What runs and is stopped.
+    pub(super) stop: Vec<Instance>,
     /// What exists and is started.
     pub(super) start: Vec<Instance>,
     /// What exists and is set right in place.
@@ -34,8 +36,10 @@ pub(super) struct Decision {
     pub(super) provision: Option<Provisioning>,
     /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
     pub(super) loses_machine: bool,
-    /// Values without which its machine is not made.
+    /// Values without which its machine is not made, or not started anew.
     pub(super) waits: BTreeSet<String>,
+    /// The operator stopped it: what is made is not started.
+    pub(super) rests: bool,
 }
 
 /// What a sidecar is given.
@@ -64,6 +68,7 @@ impl Decision {
             teardown: Vec::new(),
             followed: None,
             create: Vec::new(),
+            stop: Vec::new(),
             start: Vec::new(),
             mend: Vec::new(),
             adjust: Vec::new(),
@@ -71,6 +76,7 @@ impl Decision {
             provision: None,
             loses_machine: false,
             waits: BTreeSet::new(),
+            rests: false,
         }
     }
 
@@ -100,6 +106,11 @@ impl Decision {
         if let Some(change) = self.changes.last_mut() {
             change.fields = fields;
         }
+    }
+
+    /// Whether a machine of it is made.
+    pub(super) fn makes_machine(&self) -> bool {
+        self.create.iter().any(|spec| spec.kind() == ResourceKind::Machine)
     }
 
     /// Nothing of this sandbox is touched.
@@ -140,6 +151,7 @@ impl Decision {
     pub(super) fn defer(&mut self) {
         self.teardown.clear();
         self.create.clear();
+        self.stop.clear();
         self.start.clear();
         self.mend.clear();
         self.adjust.clear();

@@ -7,7 +7,7 @@ use super::{Change, Plan, Refusal, Summary};
 use crate::model::{Desired, InstanceState, Observed};
 use crate::model::{Diagnostic, Fields, ResourceKind, SpecHash};
 
-use super::Options;
+use super::{Options, Order};
 
 /// The version of the document's meaning.
 pub const VERSION: u32 = 1;
@@ -146,6 +146,12 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     }
     for leftover in &observed.leftovers {
         all.set(format!("leftover.{}.{}", leftover.backend, leftover.id), leftover.name.clone());
+    }
+    for id in observed.stopped.keys().filter(|id| !options.wakes(id)) {
+        all.set(format!("stopped.{id}"), "");
+    }
+    if matches!(options.order, Order::Stop | Order::Restart) {
+        all.set("order", format!("{:?}", options.order));
     }
     all.set("carrying", format!("{:?}", observed.carrying));
     all.set("keeps", format!("{} {:?}", desired.tree.snapshots.is_some(), options.discard));

@@ -93,9 +93,11 @@ impl Keeping<'_> {
         named: &Keep,
         kept: bool,
     ) {
-        let next = decision.provision.as_ref().filter(|_| change.verdict == Verdict::Replace);
+        let next = self.desired.sandboxes.get(&decision.sandbox);
+        let next = next.filter(|_| change.verdict == Verdict::Replace);
         // Into a copy of another folder, or none, no workspace comes along.
-        let folder = next.and_then(|next| next.guest.workspace.as_ref());
+        let folder = next.and_then(|next| next.workspace.as_ref());
+        let folder = folder.filter(|folder| folder.mode == WorkspaceMode::Copy);
         let comes_along = |instance: &&Instance| {
             let receipt = self.observed.receipts.get(&instance.id);
             let from = receipt.and_then(|receipt| receipt.copied_from.as_ref());

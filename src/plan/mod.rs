@@ -1,7 +1,7 @@
 //! `(Desired, Observed) → Plan`: pure. No I/O, no clock, no randomness, and nothing asked of anyone.
 //!
 //! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `guest` what a
-//! machine is), `order` turns verdicts into steps,
+//! machine is, `rest` what becomes of one that the operator stopped), `order` turns verdicts into steps,
 //! `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,7 @@ mod guest;
 mod kept;
 mod load;
 mod order;
+mod rest;
 pub mod sources;
 #[cfg(test)]
 mod tests;
@@ -129,6 +130,10 @@ pub enum Reason {
     },
     /// The tree says to leave it exactly as it is.
     Suspended,
+    /// The operator stopped it, and it stays down until the operator starts it.
+    Stopped,
+    /// The operator wants it to run anew.
+    Restart,
     /// Something that is not ours stands under its name.
     Conflict {
         /// The name.
@@ -195,6 +200,8 @@ pub enum Action {
     Create(Arc<ResourceSpec>),
     /// Start a machine.
     Start(Target),
+    /// Stop a machine or a sidecar, which stays as it is.
+    Stop(Box<Instance>),
     /// Set right in place what was changed from outside.
     Mend(Box<Instance>),
     /// Give a machine other limits, in place.
@@ -243,6 +250,7 @@ impl Action {
             Self::Prepare(_) => "prepare",
             Self::Create(_) => "create",
             Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
             Self::Mend(_) => "mend",
             Self::Adjust { .. } => "adjust",
             Self::Load { .. } => "load",
@@ -434,6 +442,20 @@ impl Discard {
     }
 }
 
+/// What the operator orders for the sandboxes that are looked at, whatever was ordered before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing: what was stopped stays so.
+    #[default]
+    Nothing,
+    /// They stop, and nothing else is done to them.
+    Stop,
+    /// What was stopped is so no longer.
+    Start,
+    /// The same, and what runs stops and starts anew.
+    Restart,
+}
+
 /// What the operator said, beside the tree.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -447,6 +469,8 @@ pub struct Options {
     pub remove_all: bool,
     /// What is not kept of sandboxes that go.
     pub discard: Discard,
+    /// Whether they are to stop or to start.
+    pub order: Order,
     /// Sandboxes that back off: decided as ever, but nothing is done for them this time.
     pub deferred: BTreeSet<SandboxId>,
     /// Sandboxes that are given up, though their records cannot be read: they are made anew.
@@ -467,7 +491,19 @@ impl Options {
     /// `down` removes this sandbox, whatever the tree says.
     #[must_use]
     pub fn removes(&self, sandbox: &SandboxId) -> bool {
-        self.remove_all && self.only.as_ref().is_none_or(|only| only.contains(sandbox))
+        self.remove_all && self.is_meant(sandbox)
+    }
+
+    /// That this sandbox was stopped is over.
+    #[must_use]
+    pub fn wakes(&self, sandbox: &SandboxId) -> bool {
+        matches!(self.order, Order::Start | Order::Restart) && self.is_meant(sandbox)
+    }
+
+    /// This sandbox is one of those that are looked at.
+    #[must_use]
+    pub fn is_meant(&self, sandbox: &SandboxId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(sandbox))
     }
 }
 
@@ -475,6 +511,7 @@ impl Options {
 fn classify(change: &mut Change) {
     change.class = match (change.verdict, &change.reason) {
         (Verdict::Replace, _) => Some(Class::Replace),
+        (Verdict::Reprovision, Reason::Stopped | Reason::Restart) => Some(Class::Restart),
         // What does not run has nothing to lose by a start.
         (Verdict::Reprovision, Reason::NotRunning { .. }) => None,
         (Verdict::Reprovision, _) => Some(Class::Hot),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::decision::Decision;
 use super::kept::Keeping;
 use super::sources;
-use super::{Action, Options, Step, StepId, Target};
+use super::{Action, Options, Order, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Desired, Instance, InstanceId, LeftoverKind, Observed, ResourceKind, SandboxId,
@@ -72,7 +72,10 @@ pub(super) fn order(
         .filter(|spec| !options.removes(&spec.id))
         .filter_map(|spec| spec.image.as_ref()?.digest())
         .collect();
-    prune(&mut steps, &wanted, observed, decisions);
+    // Who stops a sandbox wants nothing else done.
+    if options.order != Order::Stop {
+        prune(&mut steps, &wanted, observed, decisions);
+    }
     steps.steps
 }
 
@@ -138,7 +141,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) 
         let created =
             steps.push(Action::Create(Arc::new(spec.clone())), backend, sandbox, kind, after);
         made.push((kind, created));
-        let last = if kind == ResourceKind::Network {
+        let last = if kind == ResourceKind::Network || decision.rests {
             created
         } else {
             let start = Action::Start(Target::CreatedBy(created));
@@ -154,11 +157,18 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) 
             _ => {}
         }
     }
+    // The machine first: what stands on another stops before it.
+    let mut stopping: Vec<&Instance> = decision.stop.iter().collect();
+    stopping.sort_by(|a, b| (b.resource, &a.id).cmp(&(a.resource, &b.id)));
+    for instance in stopping {
+        let action = Action::Stop(Box::new(instance.clone()));
+        up.insert(steps.push(action, instance.backend, sandbox, instance.resource, up.clone()));
+    }
     for instance in &decision.mend {
         let action = Action::Mend(Box::new(instance.clone()));
         // What it is to be attached to again may be made by this very plan.
         let on = instance.resource.stands_on();
-        let mut after = cleared.clone();
+        let mut after = if decision.stop.is_empty() { cleared.clone() } else { up.clone() };
         after.extend(made.iter().filter(|(kind, _)| on.contains(kind)).map(|(_, id)| *id));
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 mod classes;
 mod holds;
 mod kept;
+mod stopped;
 
 use super::*;
 

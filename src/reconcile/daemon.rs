@@ -20,6 +20,7 @@ use super::removals::{self, Removals};
 use super::runs::{Ended, Round, Runs, Tell};
 use super::settle;
 use super::still;
+use super::stops;
 use super::trigger::Trigger;
 use super::waiting::Waiting;
 use crate::apply::{Event, Outcome, Report, Stop};
@@ -109,6 +110,7 @@ pub async fn watch(
     for backend in reconciler.backends.values() {
         listeners.spawn(listen(backend.clone(), scope.clone(), send.clone()));
     }
+    listeners.spawn(stops::listen(memory.clone(), send.clone()));
     let runs = Runs::new(reconciler.clone(), stop.clone(), files.moves());
     let mut the = Loop {
         reconciler,
@@ -232,7 +234,7 @@ impl Loop {
         let read = self.files.moves().count();
         let now = self.now();
         let mut waited = std::mem::take(&mut self.waiting);
-        if waited.has_files() {
+        if waited.has_files() || waited.has_orders() {
             self.backoff.reset();
         }
         let stamp = self.stamp();
@@ -291,6 +293,7 @@ impl Loop {
         for instance in &view.observed.instances {
             if instance.resource == ResourceKind::Machine
                 && instance.state != InstanceState::Running
+                && !view.is_stopped(&instance.sandbox)
             {
                 self.backoff.down(&instance.sandbox, now);
             }

@@ -5,7 +5,7 @@
 //! (`waiting`); the cause is logged and never given to the planner. A pass plans for all; each
 //! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`). `state` is the state folder, `lock` its
 //! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
-//! asked-for values, `keeping` what outlives a machine, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
+//! asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
 //! `authorities` the certificate authority of each, `names` what the host says about names.
 
 pub mod accepted;
@@ -26,6 +26,7 @@ mod settle;
 pub mod sidecars;
 pub mod state;
 mod still;
+pub mod stops;
 pub mod trigger;
 pub mod values;
 mod waiting;

@@ -20,6 +20,7 @@ use super::lookout::Lookout;
 use super::names::{HostNames, Told};
 use super::sidecars::{self, Credentials, Documents, Roots};
 use super::state::{State, TreeState, now};
+use super::stops;
 use super::values::{self, Sources};
 use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Slots, Stop};
 use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope};
@@ -30,7 +31,7 @@ use crate::model::{
     SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
-use crate::plan::{self, Options, Plan, Step, StepId};
+use crate::plan::{self, Options, Order, Plan, Step, StepId};
 
 /// A backend that does not answer within this is unreachable.
 pub(super) const OBSERVE_DEADLINE: Duration = Duration::from_secs(20);
@@ -167,6 +168,8 @@ pub(super) struct Run<'a> {
     pub(super) roots: Roots,
     /// Whether a step may still begin.
     pub(super) may: &'a (dyn Fn(&Step) -> bool + Send + Sync),
+    /// The caller holds the locks of the sandboxes.
+    pub(super) claimed: bool,
 }
 
 /// What a backend says of what exists.
@@ -366,7 +369,8 @@ impl Reconciler {
         mut options: Options,
         lookout: Option<(&mut Lookout, impl Future<Output = ()>)>,
     ) -> anyhow::Result<View> {
-        if !options.remove_all {
+        // What goes, or stops, does so whatever the tree says.
+        if !options.remove_all && options.order != Order::Stop {
             must_be_read(&desired)?;
         }
         let memory = self.state.tree(&desired.tree.owner)?;
@@ -420,12 +424,15 @@ impl Reconciler {
             Ok(accepted) => accepted,
         };
         let (carried, unreadable) = memory.carried()?;
+        let (stopped, doubtful) = memory.stopped()?;
         if !options.remove_all {
             keeping::hold_unreadable(&mut desired, unreadable);
+            stops::hold_unreadable(&mut desired, doubtful, &options);
             hold_beside_unrecorded(&mut desired, &observed, &accepted);
         }
         let observed = Observed {
             receipts: memory.receipts()?,
+            stopped,
             carrying: carried.into_iter().map(|(id, one)| (id, one.machine)).collect(),
             // Of one record with `accepted`: where it is damaged, that was told above.
             keeps: memory.keeps().unwrap_or_default(),
@@ -502,12 +509,15 @@ impl Reconciler {
         tell: Arc<dyn Fn(Event<'_>) + Send + Sync>,
     ) -> anyhow::Result<Report> {
         self.accept(view)?;
+        stops::wake(&view.memory, &view.options).context("remembering what is started")?;
         if view.plan.is_empty() {
             self.nothing_to_do(view)?;
             return Ok(Report::default());
         }
         self.begin(view)?;
-        let run = Run { only: None, slots: &self.slots(), roots: Roots::default(), may: &|_| true };
+        let slots = self.slots();
+        let roots = Roots::default();
+        let run = Run { only: None, slots: &slots, roots, may: &|_| true, claimed: false };
         let report = self.run(view, &run, stop, tell).await;
         self.remember(view, outcomes(&view.plan, &report), &BTreeSet::new());
         if let Err(error) = self.tidy(view) {
@@ -601,8 +611,8 @@ impl Reconciler {
             stop,
             tell,
         };
-        let steps =
-            plan.steps.iter().filter(|step| run.only.is_none_or(|ids| ids.contains(&step.id)));
+        let mine = |step: &&Step| run.only.is_none_or(|ids| ids.contains(&step.id));
+        let steps = plan.steps.iter().filter(mine).filter(|_| !run.claimed);
         // A policy goes in beside whatever else is under way for its sandbox.
         let sandboxes = steps
             .filter(|step| !matches!(step.action, plan::Action::Load { .. }))
@@ -617,7 +627,17 @@ impl Reconciler {
         if let Err(error) = &claims {
             tracing::warn!(error = %format!("{error:#}"), "sandboxes cannot be locked one by one");
         }
-        let report = apply::apply(plan, run.only, &context).await;
+        // What was stopped or started while this waited is planned anew.
+        let of = plan.steps.iter().filter(mine).filter_map(|step| step.sandbox.as_ref());
+        let outdated = stops::outdated(view, of);
+        let current: BTreeSet<StepId> = plan
+            .steps
+            .iter()
+            .filter(mine)
+            .filter(|step| step.sandbox.as_ref().is_none_or(|id| !outdated.contains(id)))
+            .map(|step| step.id)
+            .collect();
+        let report = apply::apply(plan, Some(&current), &context).await;
         drop(claims);
         if let Err(error) = accepted::settle(view, &report) {
             tracing::warn!(error = %format!("{error:#}"), "what sandboxes are given cannot be remembered");
@@ -659,6 +679,7 @@ impl Reconciler {
         let mut receipts = view.memory.sweep_receipts()?;
         self.drop_stale_receipts(view, &mut receipts)?;
         keeping::tidy(view)?;
+        stops::tidy(view)?;
         // A CA goes with what had it: what is torn down has no receipt any more, and a sandbox whose
         // egress was switched off has none that names a CA.
         let with_ca = receipts.values().filter(|receipt| receipt.ca.is_some());

@@ -224,7 +224,7 @@ impl Runs {
                 !matches!(step.action, Action::Teardown { .. })
                     || read.is_none_or(|read| read == moves.count())
             };
-            let run = Run { only: Some(&ids), slots: &slots, roots, may: &may };
+            let run = Run { only: Some(&ids), slots: &slots, roots, may: &may, claimed: false };
             let report = reconciler.run(&round.view, &run, &stop, tell).await;
             Ended { key, beside, round, report }
         });

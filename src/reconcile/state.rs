@@ -16,6 +16,7 @@
 //!     audit.jsonl   every step that was begun and ended
 //!     snapshots/    what agents worked on
 //!     carried/      which of it is on its way from one machine to the next
+//!     stopped/      which sandboxes the operator stopped
 //!     adopted.json  ids of other state folders whose objects were taken over
 //! ```
 #![expect(clippy::disallowed_methods, reason = "the state folder is its effect")]
@@ -433,7 +434,9 @@ impl Receipts for TreeState {
 }
 
 /// What is in a folder; nothing where it was never made.
-fn entries(dir: &Path) -> anyhow::Result<impl Iterator<Item = std::io::Result<fs::DirEntry>>> {
+pub(super) fn entries(
+    dir: &Path,
+) -> anyhow::Result<impl Iterator<Item = std::io::Result<fs::DirEntry>>> {
     match fs::read_dir(dir) {
         Ok(entries) => Ok(Some(entries).into_iter().flatten()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None.into_iter().flatten()),
@@ -587,6 +590,24 @@ fn write(path: &Path, bytes: &[u8], durable: bool) -> anyhow::Result<()> {
         make_private(folder)?;
     }
     aside(|| durable::write(path, bytes, keep)).context("writing the state folder")
+}
+
+/// The same, so that it does not come back after a power cut.
+pub(super) fn remove_durably(path: &Path) -> anyhow::Result<()> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    remove(path)?;
+    let synced = match path.parent() {
+        Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()),
+        None => Ok(()),
+    };
+    synced.with_context(|| format!("removing {}", path.display()))
+}
+
+/// When something was written into a folder, or removed from it, for the last time.
+pub(super) fn moved(folder: &Path) -> Option<SystemTime> {
+    fs::metadata(folder).and_then(|found| found.modified()).ok()
 }
 
 fn remove(path: &Path) -> anyhow::Result<()> {

@@ -19,6 +19,8 @@ pub enum Trigger {
     Retry,
     /// What a reading wants removed is read once more before it goes.
     Removal,
+    /// The operator has stopped or started a sandbox.
+    Order,
     /// A sandbox that was worked on when something was to be done for it is free again.
     Free(SandboxId),
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Trigger {
             Self::Resync => f.write_str("resync"),
             Self::Retry => f.write_str("retry"),
             Self::Removal => f.write_str("a removal is read once more"),
+            Self::Order => f.write_str("a sandbox was stopped or started by order"),
             Self::Free(sandbox) => write!(f, "{sandbox}: what was under way has ended"),
         }
     }

@@ -48,6 +48,11 @@ impl Waiting {
         self.causes.is_empty()
     }
 
+    /// The operator's word is among the causes.
+    pub(super) fn has_orders(&self) -> bool {
+        self.causes.contains(&Trigger::Order)
+    }
+
     /// When a pass is due for what was heard. Files are waited for until none has moved for
     /// `debounce`; everything else that follows a first cause within that time is one with it.
     pub(super) fn due(&self, debounce: Duration, busy_since: Option<Duration>) -> Option<Duration> {

@@ -49,6 +49,10 @@ proptest! {
             }
             calm(&mut world);
             converges(&world).await;
+            // What the operator stopped comes up whole.
+            if !world.wake().is_empty() {
+                converges(&world).await;
+            }
         });
     }
 }
@@ -107,7 +111,12 @@ async fn converges(world: &World) {
     let desired = world.desired();
     no_orphans(world, &desired);
     for spec in desired.sandboxes.values() {
-        if !held.contains(&spec.id) && !spec.suspend {
+        if held.contains(&spec.id) || spec.suspend {
+            continue;
+        }
+        if second.is_stopped(&spec.id) {
+            at_rest(world, spec);
+        } else {
             as_declared(world, spec);
         }
     }
@@ -140,6 +149,18 @@ fn no_orphans(world: &World, desired: &Desired) {
     for receipt in memory.receipts().expect("they can be read").into_values() {
         let exists = ours.iter().any(|(_, object)| object.id == receipt.instance);
         assert!(exists || known(&receipt.sandbox), "{receipt:?} speaks of nothing");
+    }
+}
+
+/// The machine of a sandbox that was stopped is there, and nothing of it runs.
+fn at_rest(world: &World, spec: &SandboxSpec) {
+    let ours = world.ours();
+    let its = |object: &Object| object.labels.as_ref().is_some_and(|l| l.sandbox == spec.id);
+    let parts: Vec<&Object> = ours.iter().map(|(_, o)| o).filter(|o| its(o)).collect();
+    assert!(parts.iter().any(|object| object.resource == ResourceKind::Machine), "{}", spec.id);
+    for object in parts.iter().filter(|object| object.resource != ResourceKind::Network) {
+        let rests = matches!(object.state, InstanceState::Created | InstanceState::Stopped { .. });
+        assert!(rests, "{} of {}", object.name, spec.id);
     }
 }
 

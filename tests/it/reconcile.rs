@@ -15,6 +15,7 @@ mod scenarios;
 mod secrets;
 mod snapshots;
 mod sources;
+mod stopped;
 mod watch;
 mod ways;
 
@@ -91,6 +92,12 @@ on_every_backend! {
     sources::the_folder_of_an_overlay_is_named,
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
+    stopped::what_is_stopped_stays_so_until_it_is_started,
+    stopped::what_runs_anew_is_what_the_tree_says_now,
+    stopped::what_somebody_else_starts_is_stopped_again,
+    stopped::a_stopped_one_is_replaced_and_removed_as_any_other,
+    stopped::what_cannot_be_stopped_or_started_says_why,
+    stopped::watch_keeps_to_it,
     interrupted::killed_at_fifty_moments_and_converged_each_time,
     damaged::every_record_that_is_damaged_is_repaired_or_held,
     secrets::an_asked_for_value_is_found_nowhere,

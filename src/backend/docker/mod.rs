@@ -370,6 +370,14 @@ impl Backend for Docker {
         run::start(&engine, scope, instance).await
     }
 
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        match self.own(scope, instance).await {
+            Ok((engine, _)) => remove::stop(&engine, instance).await,
+            Err(BackendError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         if instance.resource == ResourceKind::Network {
             return network::remove(&*self.engine().await?, scope, instance).await;

@@ -1,4 +1,4 @@
-//! Removing machines and leftovers.
+//! Stopping and removing machines, and removing leftovers.
 
 use std::time::Duration;
 
@@ -7,16 +7,38 @@ use bollard::query_parameters::{
 };
 
 use super::engine::Engine;
-use super::{carrier, error, image, labels, observe, pin, sidecar_image, uplink};
+use super::{carrier, error, image, labels, observe, pin, run, settings, sidecar_image, uplink};
 use crate::backend::{BackendError, Scope};
-use crate::model::{Instance, Leftover, LeftoverKind};
+use crate::model::{Instance, InstanceState, Leftover, LeftoverKind};
 
-/// Seconds that a machine's main process has to end by itself.
+/// Seconds that a machine's main process has to end by itself: of one that goes, and of one that stays.
 const GRACE: i32 = 3;
+const PATIENCE: i32 = 10;
 
 /// Questions whether a removal that somebody else began has ended, and the pause between them.
 const LOOKS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Stops a machine or a sidecar for as long as nobody starts it: neither does the engine, when it begins anew.
+pub(super) async fn stop(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {
+    let id = instance.id.0.as_str();
+    let failed = |e| engine.failed(format!("stopping {}", instance.name), e);
+    // Before it stops: one that is killed in between leaves a machine that the next pass stops.
+    match engine.client.update_container(id, settings::restarts(false)).await {
+        Ok(_) => {}
+        Err(e) if error::is_status(&e, 404) => return Ok(()),
+        Err(e) => return Err(failed(e)),
+    }
+    if instance.state == InstanceState::Paused {
+        run::unpause(engine, instance).await?;
+    }
+    let options = StopContainerOptionsBuilder::new().t(PATIENCE).build();
+    match engine.client.stop_container(id, Some(options)).await {
+        Ok(()) => Ok(()),
+        Err(e) if error::is_status(&e, 404) || error::is_status(&e, 304) => Ok(()),
+        Err(e) => Err(failed(e)),
+    }
+}
 
 /// Stops and removes a machine and the volumes without a name that the engine made for it.
 pub(super) async fn machine(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {

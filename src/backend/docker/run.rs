@@ -3,7 +3,7 @@
 use bollard::query_parameters::StartContainerOptions;
 
 use super::engine::Engine;
-use super::{error, frozen, observe, sidecar};
+use super::{error, frozen, observe, settings, sidecar};
 use crate::backend::{BackendError, Scope};
 use crate::model::{Instance, InstanceState, ResourceKind};
 
@@ -26,6 +26,14 @@ pub(super) async fn start(
         }
         sidecar::wire(engine, scope, instance).await?;
     }
+    if instance.state != InstanceState::Created {
+        // Of one that `stop` stopped the engine has been told to leave it so.
+        match engine.client.update_container(id, settings::restarts(true)).await {
+            Ok(_) => {}
+            Err(e) if error::is_status(&e, 404) => return Err(gone()),
+            Err(e) => return Err(engine.failed(what(), e)),
+        }
+    }
     match engine.client.start_container(id, None::<StartContainerOptions>).await {
         Ok(()) => {}
         Err(e) if error::is_status(&e, 404) => return Err(gone()),
@@ -47,7 +55,7 @@ pub(super) async fn start(
     now.map(|(instance, _)| instance).ok_or_else(gone)
 }
 
-async fn unpause(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {
+pub(super) async fn unpause(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {
     match engine.client.unpause_container(&instance.id.0).await {
         Ok(()) => Ok(()),
         // Somebody was faster.

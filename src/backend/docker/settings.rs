@@ -182,6 +182,15 @@ pub(super) fn update(set: &Settings) -> ContainerUpdateBody {
     }
 }
 
+/// Whether the engine starts a container again that has ended, also when the engine itself begins anew.
+pub(super) fn restarts(restarts: bool) -> ContainerUpdateBody {
+    let name = if restarts { RestartPolicyNameEnum::ALWAYS } else { RestartPolicyNameEnum::NO };
+    ContainerUpdateBody {
+        restart_policy: Some(RestartPolicy { name: Some(name), maximum_retry_count: None }),
+        ..ContainerUpdateBody::default()
+    }
+}
+
 /// What [`human_bytes`] wrote.
 fn parse_bytes(text: &str) -> Option<i64> {
     let shift = match text.bytes().last()? {

@@ -194,6 +194,22 @@ impl<'a> Sidecars<'a> {
         Ok(sidecar)
     }
 
+    /// Ends it, and keeps all that is its; not running, or gone, is fine. `ended` is done once it has ended.
+    pub(in crate::backend) fn stop(
+        &self,
+        instance: &Instance,
+        ended: impl FnOnce() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let sidecar = match self.own(instance) {
+            Err(BackendError::NotRunning { .. }) => return Ok(()),
+            found => found?,
+        };
+        sidecar
+            .end()
+            .map_err(|error| BackendError::failed(format!("stopping {}", instance.name), error))?;
+        ended()
+    }
+
     /// Ends it and removes all that was its; gone already is fine. `ended` is done once it has ended, while
     /// what says so is still there.
     pub(in crate::backend) fn teardown(

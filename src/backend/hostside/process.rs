@@ -76,17 +76,31 @@ pub(in crate::backend) fn lives(pidfd: &OwnedFd) -> bool {
     matches!(rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
+/// Asks the process to end, and waits for that. Says whether it has.
+pub(in crate::backend) fn ask_to_end(pidfd: &OwnedFd, patience: Duration) -> io::Result<bool> {
+    match rustix::process::pidfd_send_signal(pidfd, Signal::TERM) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    gone(pidfd, patience)
+}
+
+/// Waits until the process is gone, for so long.
+fn gone(pidfd: &OwnedFd, deadline: Duration) -> io::Result<bool> {
+    let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
+    let gone = retry_on_intr(|| {
+        rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout))
+    })?;
+    Ok(gone > 0)
+}
+
 /// Kills the process and waits until it is gone.
 pub(in crate::backend) fn kill(pidfd: &OwnedFd, deadline: Duration) -> io::Result<()> {
     match rustix::process::pidfd_send_signal(pidfd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => {}
         Err(error) => return Err(error.into()),
     }
-    let timeout = Timespec::try_from(deadline).map_err(io::Error::other)?;
-    let gone = retry_on_intr(|| {
-        rustix::event::poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&timeout))
-    })?;
-    if gone > 0 {
+    if gone(pidfd, deadline)? {
         return Ok(());
     }
     Err(io::Error::other(format!("it did not die within {} s", deadline.as_secs())))

@@ -269,6 +269,19 @@ impl Backend for MemoryBackend {
         .await
     }
 
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.call(about("stop", instance, true), |engine, midway| {
+            if let Some(object) = engine.object(scope, instance)?
+                && matches!(object.state, InstanceState::Running | InstanceState::Paused)
+                && !midway
+            {
+                object.stop(Some(143));
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         self.call(about("mend", instance, true), |engine, midway| {
             let object = engine.object(scope, instance)?;

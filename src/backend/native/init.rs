@@ -365,6 +365,11 @@ impl Keeper {
     }
 
     fn ended(&mut self, code: i32, after: Duration) {
+        if self.ending {
+            // It did not end by itself: it runs again when the sandbox does.
+            self.main = Main::Waiting;
+            return self.show();
+        }
         let restart = match self.record.restart {
             Restart::Always => true,
             Restart::OnFailure => code != 0,

@@ -392,6 +392,29 @@ impl Backend for Native {
         .await
     }
 
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        events::moving();
+        let (scope, instance) = (scope.clone(), instance.clone());
+        if instance.resource == ResourceKind::Sidecar {
+            let end = move |shared: &Shared| {
+                let cgroups = || sidecar::remove_cgroups(&instance);
+                shared.sidecars(&scope).stop(&instance, cgroups)
+            };
+            return self.blocking("stopping a sidecar", end).await;
+        }
+        self.blocking("stopping", move |_| match find(&scope, &instance) {
+            Ok((folder, found)) => {
+                let mark = stray::marks(&scope).mark(&instance.sandbox);
+                remove::stop(&folder, &mark, &found).map_err(|error| {
+                    BackendError::failed(format!("stopping {}", instance.name), error)
+                })
+            }
+            Err(BackendError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
         self.blocking("mending", move |shared| {

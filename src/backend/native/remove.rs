@@ -1,4 +1,4 @@
-//! Taking sandboxes away, and what was left behind.
+//! Stopping sandboxes, and taking them away with what was left behind.
 
 #![expect(clippy::disallowed_methods, reason = "folders of the state folder are removed")]
 
@@ -14,14 +14,32 @@ use super::observe::Found;
 use super::state::{Folder, Store};
 use super::status::LOCK;
 use super::{base, discard, enter, ids, observe, stray};
-use crate::backend::{Depth, Scope, durable};
+use crate::backend::{Depth, Scope, durable, hostside};
 use crate::model::{Leftover, LeftoverKind};
 
 /// How long the processes of a sandbox may take to die.
 pub(super) const DYING: Duration = Duration::from_secs(20);
 
-/// Ends the sandbox and removes all that was its. Its mounts and namespaces end with its last
-/// process.
+/// How long the command of one that is stopped has to end by itself.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Ends the sandbox and keeps its files. Its command is asked to end first.
+pub(super) fn stop(folder: &Folder, mark: &str, found: &Found) -> anyhow::Result<()> {
+    // A start under way ends first, one way or the other.
+    let lock = match durable::lock_file(&folder.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        lock => lock?,
+    };
+    lock.lock()?;
+    if let Some(run) = folder.run().unwrap_or_else(|_| found.run.clone())
+        && let Some(init) = enter::init_of(&run)?
+    {
+        hostside::ask_to_end(&init, PATIENCE).context("asking its init to end")?;
+    }
+    end(folder, mark, found)
+}
+
+/// Ends the sandbox and removes all that was its.
 pub(super) fn teardown(
     store: &Store,
     folder: &Folder,
@@ -34,6 +52,20 @@ pub(super) fn teardown(
         lock => lock?,
     };
     lock.lock()?;
+    end(folder, mark, found)?;
+    // The name is free at once; what is left if this is interrupted is a leftover.
+    discard(store, folder.path()).context("removing its files")?;
+    if let Some(record) = &found.record {
+        // Its files are gone: nothing has an owner among these ids any more.
+        ids::release(store, record.mode, &record.id).context("giving back its ids")?;
+    }
+    // A base that cannot be removed is seen as a leftover.
+    let _ = base::sweep(store);
+    Ok(())
+}
+
+/// Ends all its processes, and removes its cgroups. Its mounts and namespaces end with its last process.
+fn end(folder: &Folder, mark: &str, found: &Found) -> anyhow::Result<()> {
     let mut ids: Vec<String> = found.record.iter().map(|record| record.id.clone()).collect();
     if found.record.is_none() {
         ids.extend(folder.salvaged_id());
@@ -52,14 +84,6 @@ pub(super) fn teardown(
         cgroups.end(DYING).context("ending what is left in its cgroups")?;
         cgroups.remove().context("removing its cgroups")?;
     }
-    // The name is free at once; what is left if this is interrupted is a leftover.
-    discard(store, folder.path()).context("removing its files")?;
-    if let Some(record) = &found.record {
-        // Its files are gone: nothing has an owner among these ids any more.
-        ids::release(store, record.mode, &record.id).context("giving back its ids")?;
-    }
-    // A base that cannot be removed is seen as a leftover.
-    let _ = base::sweep(store);
     Ok(())
 }
 

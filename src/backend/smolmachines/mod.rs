@@ -143,6 +143,13 @@ impl Backend for Smolmachines {
         }
     }
 
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        match instance.resource {
+            ResourceKind::Sidecar => sidecar::stop(self, scope, instance).await,
+            _ => run::stop(self, scope, instance).await,
+        }
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         match instance.resource {
             ResourceKind::Sidecar => sidecar::teardown(self, scope, instance).await,

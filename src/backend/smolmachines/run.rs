@@ -1,4 +1,4 @@
-//! Starting and removing machines: idempotent, on top of the states in the listing.
+//! Starting, stopping and removing machines: idempotent, on top of the states in the listing.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -133,6 +133,41 @@ fn hint(words: &str) -> &'static str {
     } else {
         ""
     }
+}
+
+/// Stops a machine: it keeps its disks.
+pub(super) async fn stop(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<(), BackendError> {
+    let lock = backend.lock(&instance.id.0);
+    let _one = lock.lock().await;
+    let what = format!("stopping {}", instance.name);
+    for left in (0..TEARDOWNS).rev() {
+        let now = match observe::own(backend, scope, instance).await {
+            Ok((now, _)) => now,
+            Err(BackendError::NotRunning { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if !matches!(now.state, InstanceState::Running | InstanceState::Paused) {
+            return Ok(());
+        }
+        let args = ["machine", "stop", "--name", &now.name];
+        let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
+        call.note = Some(Note::new(scope, &what));
+        let ended = command::run(&backend.settings, call).await?;
+        let words = parse::words(&ended.stderr);
+        if ended.code != 0 && (left == 0 || !words.contains(STILL_ALIVE)) {
+            let why = anyhow::anyhow!("smolvm ended with {}: {words}", ended.code);
+            return Err(BackendError::failed(what, why));
+        }
+        if ended.code == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Stops and removes a machine, with what was branched from it: that stands on its disks.

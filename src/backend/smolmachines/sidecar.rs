@@ -228,6 +228,17 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Ends it. Its door stays its own.
+pub(super) async fn stop(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<(), BackendError> {
+    let own = instance.clone();
+    blocking(backend, scope, "stopping a sidecar", move |sidecars| sidecars.stop(&own, || Ok(())))
+        .await
+}
+
 /// Ends and removes it, and forgets the door unless a machine is there that knows it.
 pub(super) async fn teardown(
     backend: &Smolmachines,

@@ -122,6 +122,15 @@ pub(crate) async fn stopped_outside_is_stopped_and_keeps_its_files(f: &dyn Fixtu
     assert_eq!((&stopped.id, stopped.hash), (&machine.id, machine.hash));
     let again = start(f, &stopped).await;
     assert_eq!(exec(f, &again, &["cat", "/home/node/note"], "").await.stdout, b"kept");
+    // So it is when we stop it, and once is enough.
+    for _ in 0..2 {
+        f.backend().stop(f.scope(), &again).await.expect("stopping");
+        let stopped = only(f).await;
+        assert!(matches!(stopped.state, InstanceState::Stopped { .. }), "{stopped:?}");
+        assert_eq!((&stopped.id, stopped.boot), (&machine.id, None));
+    }
+    let again = start(f, &only(f).await).await;
+    assert_eq!(exec(f, &again, &["cat", "/home/node/note"], "").await.stdout, b"kept");
 }
 
 pub(crate) async fn removed_outside_is_gone(f: &dyn Fixture) {

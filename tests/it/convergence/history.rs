@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bottle::apply::{Receipts, Report, Stop};
 use bottle::backend::BackendError;
 use bottle::backend::memory::{Drift, Fault, When};
-use bottle::model::{FieldChange, Observed, SandboxId};
+use bottle::model::{FieldChange, Observed, SandboxId, Stopped};
 use bottle::plan::{Action, Plan, plan};
 use bottle::reconcile::View;
 use proptest::prelude::*;
@@ -45,6 +45,8 @@ pub(super) enum Happening {
     Reboot(u8),
     /// Receipts are lost.
     LoseReceipts,
+    /// The operator stops a sandbox, or ends that.
+    Order(u8, bool),
     /// A pass.
     Pass(Pass),
 }
@@ -135,8 +137,8 @@ fn meddling() -> impl Strategy<Value = Meddling> {
 
 fn pass() -> impl Strategy<Value = Pass> {
     let call = prop::sample::select(vec![
-        "observe", "prepare", "create", "start", "mend", "teardown", "prune", "identity", "exec",
-        "copy_in", "load",
+        "observe", "prepare", "create", "start", "stop", "mend", "teardown", "prune", "identity",
+        "exec", "copy_in", "load",
     ]);
     let when = prop::sample::select(vec![When::Before, When::Midway, When::After]);
     let middle = prop_oneof![
@@ -167,7 +169,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..2u8).prop_map(Happening::Scratch),
         1 => (0..2u8).prop_map(Happening::Reboot),
         1 => Just(Happening::LoseReceipts),
-        8 => pass().prop_map(Happening::Pass),
+        2 => (0..4u8, prop::bool::weighted(0.7)).prop_map(|(who, stop)| Happening::Order(who, stop)),
+        10 => pass().prop_map(Happening::Pass),
     ]
 }
 
@@ -249,6 +252,11 @@ impl World {
                     self.forgotten.insert(receipt.sandbox);
                     self.lost.insert(id);
                 }
+            }
+            Happening::Order(who, stop) => {
+                let memory = self.reconciler.state.tree(&Self::owner()).expect("it opens");
+                let stopped = stop.then_some(Stopped { since: 1 });
+                memory.set_stopped(&agent(*who), stopped.as_ref()).expect("it can be written");
             }
             Happening::Pass(pass) => self.pass(pass).await,
         }

@@ -285,6 +285,17 @@ impl World {
         Options { allow_teardown: AllowTeardown::All, ..Options::default() }
     }
 
+    /// Ends all that the operator stopped; returns what that was.
+    pub(super) fn wake(&self) -> BTreeSet<SandboxId> {
+        let memory = self.reconciler.state.tree(&Self::owner()).expect("it opens");
+        let stopped: BTreeSet<SandboxId> =
+            memory.stopped().expect("they can be read").0.into_keys().collect();
+        for id in &stopped {
+            memory.set_stopped(id, None).expect("it can be removed");
+        }
+        stopped
+    }
+
     /// Every object of both engines that is ours, each with its engine's number.
     pub(super) fn ours(&self) -> Vec<(usize, Object)> {
         let of = |(index, engine): (usize, &Arc<MemoryBackend>)| {

@@ -309,7 +309,7 @@ pub(super) fn what_cannot_be_copied_says_why(rig: &Rig) {
     // An engine reads a stopped machine too.
     if rig.backend == "native" {
         assert_eq!(ended.code, Some(1));
-        assert!(ended.stderr.contains("bottle apply"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("bottle start"), "{}", ended.stderr);
     }
 }
 
