@@ -177,10 +177,7 @@ async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
     let (result, stop) = match receive(&mut stream).await {
         Ok((Message::Load { .. }, payload, _)) => {
             // Compiling patterns takes a while, and others are served meanwhile.
-            let sidecar = sidecar.clone();
-            let loaded = tokio::task::spawn_blocking(move || sidecar.load(&payload)).await;
-            let failed = |_| Err("loading the document ended in a mistake of the sidecar's".into());
-            (loaded.unwrap_or_else(failed), false)
+            (load_aside(sidecar.clone(), payload).await, false)
         }
         Ok((Message::State {}, ..)) => (Ok(sidecar.state()), false),
         Ok((Message::Listen {}, _, sockets)) => (sidecar.listen(sockets), false),
@@ -205,6 +202,21 @@ async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
     }
     written?;
     stream.shutdown().await
+}
+
+/// Loads a document by a thread of its own: those that search uploads may all be at work, and a document that
+/// forbids something must not wait for them.
+async fn load_aside(sidecar: Sidecar, payload: Zeroizing<Vec<u8>>) -> Result<State, String> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let thread = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
+        let _within = runtime.enter();
+        // Whoever asked may be gone.
+        let _ = tell.send(sidecar.load(&payload));
+    });
+    thread.map_err(|error| format!("starting a thread that loads the document: {error}"))?;
+    let failed = |_| Err("loading the document ended in a mistake of the sidecar's".into());
+    told.await.unwrap_or_else(failed)
 }
 
 /// Reads one message: its line, its sockets, and what comes after the line.

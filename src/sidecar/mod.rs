@@ -54,6 +54,8 @@
 pub mod address;
 pub mod allowlist;
 pub mod authority;
+#[cfg(test)]
+mod breaking;
 pub mod ca;
 pub mod clock;
 pub mod code;

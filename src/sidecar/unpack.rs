@@ -55,12 +55,19 @@ enum Layer {
 pub(super) struct Unpacker {
     /// The one that was applied last comes first.
     stages: Vec<Stage>,
-    /// How much each may give of a body that is so long.
-    most: fn(u64) -> u64,
+    most: Most,
     /// How long the body is, if it says so.
     length: Option<u64>,
     taken: u64,
     given: u64,
+}
+
+/// How much each coding of a body may give.
+#[derive(Clone, Copy)]
+enum Most {
+    /// Of one that is so long.
+    Of(fn(u64) -> u64),
+    Bytes(u64),
 }
 
 /// One coding, and how far it is.
@@ -84,6 +91,21 @@ impl Unpacker {
     pub(super) fn new(
         codings: &[Coding],
         most: fn(u64) -> u64,
+        length: Option<u64>,
+        begin: &[u8],
+        memory: usize,
+    ) -> Option<(Self, usize)> {
+        Self::within(codings, Most::Of(most), length, begin, memory)
+    }
+
+    /// For a body that is there as a whole, each of whose codings may give so much.
+    pub(super) fn whole(codings: &[Coding], most: u64) -> Option<Self> {
+        Some(Self::within(codings, Most::Bytes(most), None, &[], usize::MAX)?.0)
+    }
+
+    fn within(
+        codings: &[Coding],
+        most: Most,
         length: Option<u64>,
         begin: &[u8],
         memory: usize,
@@ -144,7 +166,7 @@ impl Unpacker {
     /// For a body that is a zip; and how much memory that takes.
     pub(super) fn zip(most: fn(u64) -> u64, length: Option<u64>) -> (Self, usize) {
         let stages = vec![Stage::new(Layer::Zip(Box::default()), Coding::RawDeflate)];
-        (Self { stages, most, length, taken: 0, given: 0 }, LITTLE)
+        (Self { stages, most: Most::Of(most), length, taken: 0, given: 0 }, LITTLE)
     }
 
     /// Why a member of a zip was not looked into.
@@ -209,11 +231,21 @@ impl Unpacker {
         self.taken += bytes.len() as u64;
         let most = self.most();
         let given = &mut self.given;
-        through(&mut self.stages, most, bytes, &mut |piece| {
+        let taken = through(&mut self.stages, most, bytes, &mut |piece| {
             *given += piece.len() as u64;
             sink(piece);
             Ok(())
-        })
+        });
+        if taken.is_err() {
+            self.spill(sink);
+        }
+        taken
+    }
+
+    /// What decoders keep is given, too, where they go on no further: who reads what is broken may have it.
+    fn spill(&mut self, sink: &mut dyn FnMut(&[u8])) {
+        // That it is too much by now, or broken, is known.
+        let _ = self.each(sink, |layer, _, sink| layer.spill(sink));
     }
 
     /// The body is at its end.
@@ -221,7 +253,21 @@ impl Unpacker {
     /// # Errors
     /// It ends before its codings do.
     pub(super) fn end(&mut self, sink: &mut dyn FnMut(&[u8])) -> Result<(), Unscannable> {
+        let ended = self.each(sink, |layer, coding, sink| layer.end(coding, sink));
+        if ended.is_err() {
+            self.spill(sink);
+        }
+        ended
+    }
+
+    /// Asks each layer for more, the outer ones first.
+    fn each(
+        &mut self,
+        sink: &mut dyn FnMut(&[u8]),
+        mut more: impl FnMut(&mut Layer, Coding, Sink<'_>) -> Result<(), Unscannable>,
+    ) -> Result<(), Unscannable> {
         let most = self.most();
+        let mut all = Ok(());
         for index in 0..self.stages.len() {
             let (own, inner) = self.stages[index..].split_at_mut(1);
             let [own] = own else { continue };
@@ -232,17 +278,21 @@ impl Unpacker {
                 Ok(())
             };
             let own_given = &mut own.given;
-            own.layer.end(own.coding, &mut |piece| {
+            let gave = more(&mut own.layer, own.coding, &mut |piece| {
                 count(own_given, piece, most)?;
                 all_through(inner, most, piece, &mut last)
-            })?;
+            });
+            all = all.and(gave);
         }
-        Ok(())
+        all
     }
 
     /// How much each layer may have given by now.
     fn most(&self) -> u64 {
-        (self.most)(self.length.unwrap_or(0).max(self.taken))
+        match self.most {
+            Most::Of(most) => most(self.length.unwrap_or(0).max(self.taken)),
+            Most::Bytes(most) => most,
+        }
     }
 }
 
@@ -366,6 +416,13 @@ impl Layer {
             Self::Zstd(zstd) => zstd.push(bytes, sink),
             Self::Zip(zip) => zip.push(bytes, sink),
             Self::Letters(letters) => letters.push(bytes, sink),
+        }
+    }
+
+    fn spill(&mut self, sink: Sink<'_>) -> Result<(), Unscannable> {
+        match self {
+            Self::Zstd(zstd) => zstd.spill(sink),
+            _ => Ok(()),
         }
     }
 

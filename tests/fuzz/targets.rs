@@ -279,7 +279,6 @@ pub(crate) fn body(data: &[u8]) {
     let mut decoded = 0;
     let _ = bottle::sidecar::dlp::coding::decode(&codings, input, bounds, &mut |piece| {
         decoded += piece.len();
-        true
     });
     assert!(decoded <= 128 * 1024, "{decoded}");
 }

@@ -4,12 +4,15 @@
 //! A tar needs nothing of its own: its members stand in it as they are.
 
 pub(super) mod find;
+mod kind;
+mod open;
 pub(super) mod part;
 mod zip;
 
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use time::Date;
 
@@ -17,7 +20,8 @@ use super::coding::{self, Coding, Limits, Unscannable};
 use super::decode;
 use super::scanner::{Finding, Scanner};
 use find::Tries;
-use zip::Member;
+pub(in crate::sidecar) use kind::{Kind, Layers};
+use open::begin;
 
 /// Archives within archives.
 pub(super) const DEPTH: usize = 2;
@@ -81,12 +85,30 @@ pub struct Report {
     pub unscanned: Option<Unscanned>,
 }
 
+/// What became of something packed.
+struct Decoded {
+    /// How much it was decoded to.
+    given: u64,
+    /// How much belongs to it, if it has an end.
+    taken: Option<usize>,
+    /// Whether that is also the end of what it is in.
+    ended: Result<(), Unscannable>,
+}
+
+/// How far the scan of a body goes.
+pub(in crate::sidecar) struct Bounds<'b> {
+    pub(in crate::sidecar) limits: Limits,
+    /// Nobody waits for it any more, so that it need not go on.
+    pub(in crate::sidecar) over: &'b AtomicBool,
+}
+
 /// One scan of one body: what it found, and how much it may still decode.
 struct Scan<'s> {
     scanner: &'s Arc<Scanner>,
     host: &'s str,
     today: Date,
     limits: Limits,
+    over: &'s AtomicBool,
     left: u64,
     /// How much may still be read that is written in another way.
     rewritten: usize,
@@ -94,8 +116,23 @@ struct Scan<'s> {
     places: usize,
     /// How often zlib may be tried in what is written in another way, all of it together.
     tries: Rc<Tries>,
+    /// The same of what is unpacked.
+    unpacked: Rc<Tries>,
+    /// What is looked into is what was sent, or what base64 or hex in it stands for. Of what escapes stand
+    /// for some may be none.
+    exact: bool,
+    /// It is within something packed that is whole.
+    quiet: bool,
+    /// How what was opened in what is exact begins.
+    begins: Vec<[u8; BEGIN]>,
     report: Report,
 }
+
+/// By so much of its begin something packed is known again.
+const BEGIN: usize = 12;
+
+/// What gives less before it breaks only looked packed.
+pub(super) const CHANCE: u64 = 48;
 
 impl Scanner {
     /// Everything in a whole body that must not leave, its codings taken off, archives opened.
@@ -111,25 +148,54 @@ impl Scanner {
         body: &[u8],
         limits: Limits,
     ) -> Result<Report, Unscannable> {
+        let bounds = Bounds { limits, over: &AtomicBool::new(false) };
+        let (report, scanned) = self.scan_as_far(host, today, codings, body, bounds);
+        scanned.map(|()| report)
+    }
+
+    /// The same, and what was found up to where it goes no further.
+    pub(in crate::sidecar) fn scan_as_far(
+        self: &Arc<Self>,
+        host: &str,
+        today: Date,
+        codings: &[Coding],
+        body: &[u8],
+        bounds: Bounds<'_>,
+    ) -> (Report, Result<(), Unscannable>) {
+        let Bounds { limits, over } = bounds;
         let report = Report::default();
         let left = limits.output;
         let (rewritten, places) = (REWRITTEN, PLACES);
         let tries = Rc::default();
-        let mut scan =
-            Scan { scanner: self, host, today, limits, left, rewritten, places, tries, report };
+        let mut scan = Scan {
+            scanner: self,
+            host,
+            today,
+            limits,
+            over,
+            left,
+            rewritten,
+            places,
+            tries,
+            unpacked: Rc::default(),
+            exact: true,
+            quiet: false,
+            begins: Vec::new(),
+            report,
+        };
         let runs = decode::runs(body);
         // What is packed has fields that hold text: the name of a file, a comment.
         scan.text(body, &runs);
-        if codings.is_empty() {
-            scan.inside(body, &runs, Rc::default(), 0, DEPTH, WRITTEN)?;
+        let scanned = if codings.is_empty() {
+            scan.inside(body, &runs, Rc::default(), 0, DEPTH, WRITTEN)
         } else {
             drop(runs);
             // A coding is none of the archives in each other.
-            scan.encoded(codings, body, DEPTH + 1, WRITTEN)?;
-        }
+            scan.encoded(codings, body, DEPTH + 1, WRITTEN)
+        };
         scan.report.findings.sort();
         scan.report.findings.dedup();
-        Ok(scan.report)
+        (scan.report, scanned)
     }
 }
 
@@ -152,38 +218,65 @@ impl Scan<'_> {
         depth: usize,
         written: usize,
     ) -> Result<(), Unscannable> {
+        self.decoded(codings, body, depth, written).ended
+    }
+
+    /// The same, and how far that went.
+    fn decoded(
+        &mut self,
+        codings: &[Coding],
+        body: &[u8],
+        depth: usize,
+        written: usize,
+    ) -> Decoded {
         let mut stream = self.scanner.stream(self.host, self.today);
         let mut kept = Vec::new();
         let mut length = 0;
         let limits = Limits { output: self.left, ..self.limits };
-        let decoded = coding::decode(codings, body, limits, &mut |chunk| {
-            stream.take(chunk);
+        let taken = coding::decode_begin(codings, body, limits, &mut |chunk| {
+            if !self.over.load(Ordering::Relaxed) {
+                stream.take(chunk);
+            }
             length += chunk.len();
             if length <= INNER {
                 kept.extend_from_slice(chunk);
             }
-            true
         });
         // What is left of it is searched, and told by the next line.
         let _ = stream.flush();
+        let packed = stream.holds_packed();
         if length > INNER {
             kept = Vec::new();
-            if stream.holds_packed() {
+            if packed {
                 self.unscanned(Unscanned::Large);
             }
         }
         self.report.findings.extend_from_slice(stream.findings());
-        self.left = self.left.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
-        if decoded != Err(Unscannable::TooLarge) {
-            self.unpacked(&kept, depth.saturating_sub(1), written)?;
-        }
-        decoded
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.left = self.left.saturating_sub(length);
+        let decoded = match (&taken, codings.last()) {
+            (Ok(taken), Some(last)) if *taken < body.len() && !last.is_writing() => {
+                Err(Unscannable::Corrupt(*last))
+            }
+            (taken, _) => taken.clone().map(drop),
+        };
+        let within = match (&decoded, depth) {
+            (Err(Unscannable::TooLarge), _) => Ok(()),
+            (_, 0) => {
+                if packed {
+                    self.unscanned(Unscanned::Nested);
+                }
+                Ok(())
+            }
+            _ => self.unpacked(&kept, depth - 1, written),
+        };
+        Decoded { given: length, taken: taken.ok(), ended: within.and(decoded) }
     }
 
     /// The same for what was packed.
     fn unpacked(&mut self, bytes: &[u8], depth: usize, written: usize) -> Result<(), Unscannable> {
         let runs = if written > 0 { decode::runs(bytes) } else { Vec::new() };
-        self.inside(bytes, &runs, Rc::default(), 0, depth, written)
+        self.inside(bytes, &runs, Rc::clone(&self.unpacked), 0, depth, written)
     }
 
     /// Opens what is packed in a text that was scanned as it stands, however it is written there. `runs` are
@@ -198,8 +291,11 @@ impl Scan<'_> {
         depth: usize,
         written: usize,
     ) -> Result<(), Unscannable> {
+        if self.over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let named = self.parts(bytes, depth, written)?;
-        let mut done = 0;
+        let (mut done, mut within) = (0, 0);
         for place in find::places(bytes, from, tries) {
             let Some((at, kind)) = place.filter(|_| self.places > 0) else {
                 self.unscanned(Unscanned::Many);
@@ -211,12 +307,31 @@ impl Scan<'_> {
             if at < done || named.binary_search(&at).is_ok() {
                 continue;
             }
+            if let Kind::Layers(layers) = kind
+                && layers.is_cut()
+            {
+                // It may be noise: what comes of it is searched, and nothing is told.
+                let decoded = self.decoded(layers.codings(), &bytes[at..], depth, written);
+                if decoded.ended == Err(Unscannable::TooLarge) {
+                    self.unscanned(Unscanned::Large);
+                }
+                continue;
+            }
             if depth == 0 {
                 self.unscanned(Unscanned::Nested);
                 break;
             }
             self.places -= 1;
-            done = at + self.open(&bytes[at..], kind, at == 0, depth, written)?;
+            if self.exact {
+                self.begins.push(begin(&bytes[at..]));
+            }
+            // What is packed well stands in it as it is, up to where a block of it ends.
+            let quiet = self.quiet;
+            self.quiet |= at < within;
+            let opened = self.open(&bytes[at..], kind, at == 0, depth, written);
+            self.quiet = quiet;
+            let (own, well) = opened?;
+            (done, within) = (at + own, within.max(at + well));
         }
         if written > 0 {
             let tries = Rc::clone(&self.tries);
@@ -227,7 +342,12 @@ impl Scan<'_> {
                 };
                 self.rewritten = left;
                 let tries = Rc::clone(&tries);
-                self.inside(&text.bytes, &text.runs, tries, text.from, depth, written - 1)?;
+                let exact = self.exact;
+                self.exact &= text.exact;
+                let inside =
+                    self.inside(&text.bytes, &text.runs, tries, text.from, depth, written - 1);
+                self.exact = exact;
+                inside?;
             }
         }
         Ok(())
@@ -300,120 +420,10 @@ impl Scan<'_> {
         // What is written so has no end of its own that could be missing.
         let _ = coding::decode(layers.codings(), body, self.limits, &mut |piece| {
             text.extend_from_slice(piece);
-            true
         });
         let runs = decode::runs(&text);
         self.text(&text, &runs);
         self.inside(&text, &runs, Rc::clone(&self.tries), 0, depth, written - 1)
-    }
-
-    /// Opens what begins here, and says how long it is, as far as that is known. That bytes follow its
-    /// end is no fault unless it is the first of them.
-    fn open(
-        &mut self,
-        bytes: &[u8],
-        kind: Kind,
-        first: bool,
-        depth: usize,
-        written: usize,
-    ) -> Result<usize, Unscannable> {
-        match kind {
-            Kind::Opaque | Kind::Layers(_) => self.unscanned(Unscanned::Format),
-            Kind::Coded(coding) => match self.encoded(&[coding], bytes, depth, written) {
-                Err(Unscannable::TooLarge) if first => return Err(Unscannable::TooLarge),
-                // What is no more than a part of a body is no reason to refuse it.
-                Err(Unscannable::TooLarge) => self.unscanned(Unscanned::Large),
-                Err(_) if first => self.unscanned(Unscanned::Broken),
-                Err(_) | Ok(()) => {}
-            },
-            Kind::Zip => match self.zip(bytes, depth, written) {
-                Err(Unscannable::TooLarge) if !first => self.unscanned(Unscanned::Large),
-                opened => return opened,
-            },
-        }
-        Ok(1)
-    }
-
-    /// Opens every member of a zip.
-    fn zip(&mut self, bytes: &[u8], depth: usize, written: usize) -> Result<usize, Unscannable> {
-        let zip::Listing { members, names, end } = match zip::listing(bytes) {
-            Ok(listing) => listing,
-            Err(reason) => {
-                self.unscanned(reason);
-                return Ok(1);
-            }
-        };
-        self.text(&names, &decode::runs(&names));
-        for member in members {
-            match member {
-                Ok(Member { stored: true, data }) => self.unpacked(data, depth - 1, written)?,
-                Ok(Member { stored: false, data }) => {
-                    match self.encoded(&[Coding::RawDeflate], data, depth, written) {
-                        Err(Unscannable::TooLarge) => return Err(Unscannable::TooLarge),
-                        Err(_) => self.unscanned(Unscanned::Broken),
-                        Ok(()) => {}
-                    }
-                }
-                Err(reason) => self.unscanned(reason),
-            }
-        }
-        Ok(end)
-    }
-}
-
-/// Something packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::sidecar) enum Kind {
-    /// In a format that content codings have too.
-    Coded(Coding),
-    /// Members of their own.
-    Zip,
-    /// An archive whose format is not read.
-    Opaque,
-    /// More than one of these, or one that has no first bytes.
-    Layers(Layers),
-}
-
-/// How something is packed and written: what was applied first stands first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::sidecar) struct Layers {
-    codings: [Coding; LAYERS],
-    length: usize,
-    /// It is a zip that is written so.
-    pub(in crate::sidecar) zip: bool,
-    /// A head says so.
-    said: bool,
-}
-
-/// Three codings, and how what they give is written.
-const LAYERS: usize = 4;
-
-impl Default for Layers {
-    fn default() -> Self {
-        Self { codings: [Coding::Gzip; LAYERS], length: 0, zip: false, said: false }
-    }
-}
-
-impl Layers {
-    /// Adds one that was applied later. Nothing: there are too many.
-    fn push(&mut self, coding: Coding) -> Option<()> {
-        *self.codings.get_mut(self.length)? = coding;
-        self.length += 1;
-        Some(())
-    }
-
-    pub(in crate::sidecar) fn codings(&self) -> &[Coding] {
-        &self.codings[..self.length]
-    }
-
-    /// Whether what looks so may be something else.
-    pub(in crate::sidecar::dlp) const fn begins_by_chance(&self) -> bool {
-        !self.zip && !self.said
-    }
-
-    /// Whether it is packed, and not only written in another way.
-    pub(in crate::sidecar) fn is_packed(&self) -> bool {
-        self.zip || self.codings().iter().any(|coding| !coding.is_writing())
     }
 }
 

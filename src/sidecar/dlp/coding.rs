@@ -3,20 +3,15 @@
 //! What cannot be decoded to its end is an error, and so is what follows that end: a receiver might
 //! read what was not looked at here.
 
-mod zstd;
-
-use std::io::{self, BufReader, Read};
-
-use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use thiserror::Error;
 
-use crate::sidecar::unpack::{Letters, Way};
+use crate::sidecar::unpack::{Unpacker, Way};
 
 /// More codings on top of each other are no body that somebody meant to send.
 const LAYERS: usize = 3;
 
 /// What is decoded at once.
-const CHUNK: usize = 32 << 10;
+const CHUNK: usize = 4 << 10;
 
 /// The format of an encoded body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +64,9 @@ pub enum Unscannable {
     /// Not what the coding says, cut off, or followed by something else.
     #[error("the body is not {0:?} from its first to its last byte")]
     Corrupt(Coding),
+    /// It is told of a dictionary that is not here.
+    #[error("the body is packed with a dictionary")]
+    Dictionary,
     /// It would be larger than is allowed.
     #[error("the decoded body is larger than is allowed")]
     TooLarge,
@@ -111,7 +109,7 @@ impl Coding {
     }
 }
 
-/// Decodes a body piece by piece. The sink stops it by returning false.
+/// Decodes a body piece by piece.
 ///
 /// # Errors
 ///
@@ -120,142 +118,42 @@ pub fn decode(
     codings: &[Coding],
     body: &[u8],
     limits: Limits,
-    sink: &mut dyn FnMut(&[u8]) -> bool,
+    sink: &mut dyn FnMut(&[u8]),
 ) -> Result<(), Unscannable> {
+    let taken = decode_begin(codings, body, limits, sink)?;
+    match codings.last() {
+        // What follows letters is no part of them.
+        Some(coding) if taken < body.len() && !coding.is_writing() => {
+            Err(Unscannable::Corrupt(*coding))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The same of what something else may follow; says how much belongs to it.
+///
+/// # Errors
+///
+/// Why it cannot be decoded to its end. What came before has gone to the sink.
+pub(super) fn decode_begin(
+    codings: &[Coding],
+    body: &[u8],
+    limits: Limits,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<usize, Unscannable> {
     let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
     let most = limits.output.min(length.saturating_mul(limits.ratio).max(SMALL));
-    let mut reader: Box<dyn Read + '_> = Box::new(body);
-    for coding in codings.iter().rev() {
-        reader = Box::new(Bounded { inner: layer(*coding, reader), coding: *coding, left: most });
-    }
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        match reader.read(&mut chunk) {
-            Ok(0) => return Ok(()),
-            Ok(length) if sink(&chunk[..length]) => {}
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                let last = codings.first().copied().unwrap_or(Coding::Gzip);
-                return Err(unscannable(&error).unwrap_or(Unscannable::Corrupt(last)));
-            }
+    let mut unpacker = Unpacker::whole(codings, most).ok_or(Unscannable::TooLarge)?;
+    let mut all = 0;
+    for piece in body.chunks(CHUNK) {
+        let taken = unpacker.some(piece, sink)?;
+        all += taken;
+        if taken < piece.len() {
+            break;
         }
     }
-}
-
-/// The reason that one of our own errors carries.
-fn unscannable(error: &io::Error) -> Option<Unscannable> {
-    error.get_ref()?.downcast_ref::<Unscannable>().cloned()
-}
-
-/// One coding taken off.
-fn layer<'r>(coding: Coding, reader: Box<dyn Read + 'r>) -> Box<dyn Read + 'r> {
-    let mut reader = BufReader::with_capacity(CHUNK, reader);
-    if let Some(way) = coding.way() {
-        return Box::new(Written { reader, letters: Letters::new(way), out: Vec::new(), at: 0 });
-    }
-    match coding {
-        Coding::Gzip => Box::new(MultiGzDecoder::new(reader)),
-        Coding::Zstd => Box::new(zstd::Frames::new(reader)),
-        Coding::Brotli => {
-            let decoder = brotli_decompressor::Decompressor::new(reader, 4096);
-            Box::new(Whole { decoder, rest: |decoder| decoder.get_mut() })
-        }
-        Coding::Deflate if is_zlib(&mut reader) => {
-            Box::new(Whole { decoder: ZlibDecoder::new(reader), rest: |decoder| decoder.get_mut() })
-        }
-        _ => Box::new(Whole {
-            decoder: DeflateDecoder::new(reader),
-            rest: |decoder| decoder.get_mut(),
-        }),
-    }
-}
-
-/// Whether a zlib header stands here, by its own check.
-fn is_zlib(reader: &mut BufReader<Box<dyn Read + '_>>) -> bool {
-    use std::io::BufRead as _;
-    match reader.fill_buf() {
-        Ok([first, second, ..]) => {
-            first & 0x0f == 8 && u16::from_be_bytes([*first, *second]) % 31 == 0
-        }
-        // Too short for either, or broken: then the decoder says so.
-        _ => true,
-    }
-}
-
-/// A decoder after whose end nothing may come.
-struct Whole<D> {
-    decoder: D,
-    rest: fn(&mut D) -> &mut dyn Read,
-}
-
-impl<D: Read> Read for Whole<D> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.decoder.read(buffer)?;
-        if length > 0 || buffer.is_empty() {
-            return Ok(length);
-        }
-        // That of brotli tells of what is left only when it is asked once more.
-        let more = self.decoder.read(buffer)? + (self.rest)(&mut self.decoder).read(&mut [0])?;
-        if more > 0 { Err(io::ErrorKind::InvalidData.into()) } else { Ok(0) }
-    }
-}
-
-/// What is written in letters, up to its end. What follows that is no part of it.
-struct Written<'r> {
-    reader: BufReader<Box<dyn Read + 'r>>,
-    letters: Letters,
-    out: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Written<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::io::BufRead as _;
-        while self.at == self.out.len() {
-            self.out.clear();
-            self.at = 0;
-            let out = &mut self.out;
-            let mut sink = |piece: &[u8]| {
-                out.extend_from_slice(piece);
-                Ok(())
-            };
-            let bytes = self.reader.fill_buf()?;
-            let (length, ended) = (bytes.len(), bytes.is_empty());
-            let taken = self.letters.push(bytes, &mut sink).map_err(io::Error::other)?;
-            self.reader.consume(taken);
-            if ended || taken < length {
-                self.letters.end(&mut sink).map_err(io::Error::other)?;
-                if self.out.is_empty() {
-                    return Ok(0);
-                }
-            }
-        }
-        let length = buffer.len().min(self.out.len() - self.at);
-        buffer[..length].copy_from_slice(&self.out[self.at..self.at + length]);
-        self.at += length;
-        Ok(length)
-    }
-}
-
-/// A decoder that gives so much and no more, and whose errors are told apart.
-struct Bounded<'r> {
-    inner: Box<dyn Read + 'r>,
-    coding: Coding,
-    left: u64,
-}
-
-impl Read for Bounded<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer).map_err(|error| {
-            let reason = unscannable(&error).unwrap_or(Unscannable::Corrupt(self.coding));
-            io::Error::other(reason)
-        })?;
-        let given = u64::try_from(length).unwrap_or(u64::MAX);
-        self.left =
-            self.left.checked_sub(given).ok_or_else(|| io::Error::other(Unscannable::TooLarge))?;
-        Ok(length)
-    }
+    unpacker.end(sink)?;
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod stream;
 mod suppress;
 mod within;
 
+pub(in crate::sidecar) use archive::Bounds;
 pub(in crate::sidecar) use archive::find::begins_packed;
 pub(in crate::sidecar) use archive::{Kind, Layers, packing};
 pub use archive::{Report, Unscanned, is_packed};

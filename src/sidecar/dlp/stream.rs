@@ -13,8 +13,8 @@ use zeroize::Zeroize as _;
 
 use self::opened::{Fed, Opened};
 pub(in crate::sidecar) use self::opened::{Opener, Room};
-use super::archive::Unscanned;
 use super::archive::find::{begins_in, begins_in_escapes, streamed};
+use super::archive::{Kind, Layers, Unscanned};
 use super::decode;
 use super::scanner::{Finding, Scanner};
 
@@ -164,6 +164,11 @@ impl BodyScanner {
         self.opened.is_some() || self.held.len() + more > WINDOW
     }
 
+    /// Whether something packed in it is open, so that nobody knows how large the next piece becomes.
+    pub(in crate::sidecar) const fn opens(&self) -> bool {
+        self.opened.is_some()
+    }
+
     /// The body is at its end: searches all of it, also of what is packed in it.
     pub(in crate::sidecar) fn close(&mut self) {
         self.search(false);
@@ -256,6 +261,12 @@ impl BodyScanner {
             if start < self.looked {
                 continue;
             }
+            if let Kind::Layers(layers) = kind
+                && layers.is_cut()
+            {
+                self.cut(&opener, layers, &held[at..]);
+                continue;
+            }
             let scanner = |opener| {
                 Self::new(Arc::clone(&self.scanner), &self.host, self.today).opening(opener)
             };
@@ -278,7 +289,22 @@ impl BodyScanner {
         self.held = held;
     }
 
+    /// Searches what comes of something that breaks soon, and may be noise.
+    fn cut(&mut self, opener: &Opener, layers: Layers, bytes: &[u8]) {
+        let mut scanner = Self::new(Arc::clone(&self.scanner), &self.host, self.today);
+        // No deeper than that: what unpacks to itself would go on for ever.
+        scanner.opener = opener.goes_deeper().then(|| opener.deeper());
+        let reason = opener.cut(layers, bytes, &mut scanner);
+        self.unscanned = self.unscanned.or(reason).or_else(|| scanner.unscanned());
+        let new = scanner.findings().iter().filter(|finding| !self.found.contains(finding));
+        let new: Vec<Finding> = new.cloned().collect();
+        self.found.extend(new);
+    }
+
     fn search(&mut self, open_end: bool) {
+        if self.opener.as_ref().is_some_and(Opener::is_over) {
+            return;
+        }
         let runs = decode::runs(&self.held);
         self.open(&runs);
         for finding in self.scanner.window(&self.held, &runs, self.open_start, open_end) {

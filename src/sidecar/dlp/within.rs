@@ -79,7 +79,9 @@ fn within(
             break;
         }
         let Some((at, kind)) = place else { continue };
-        left.places -= 1;
+        // What breaks soon is noise more often than not.
+        let cut = matches!(kind, Kind::Layers(layers) if layers.is_cut());
+        left.places -= usize::from(!cut);
         if unpacked(&text[at..], kind, left.bytes).is_some_and(|inner| deeper(&inner, left)) {
             return true;
         }
@@ -87,7 +89,7 @@ fn within(
     let tries = Rc::clone(&left.tries);
     let mut written = find::written(text, runs, &tries).into_iter();
     let deeper_yet = |text: find::Rewritten, left: &mut Left| {
-        let find::Rewritten { bytes, runs, from } = text;
+        let find::Rewritten { bytes, runs, from, .. } = text;
         left.take(&bytes)
             && (has(&bytes) || within(&bytes, &runs, from, false, depth - 1, left, has))
     };
@@ -120,7 +122,6 @@ fn unpacked(bytes: &[u8], kind: Kind, most: usize) -> Option<Vec<u8>> {
         Limits { output, ratio: u64::MAX },
         &mut |piece| {
             out.extend_from_slice(piece);
-            true
         },
     );
     Some(out)

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::Response;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::framed::Wire;
 use super::page::{self, About, page};
@@ -38,6 +39,8 @@ pub(super) struct Case {
     untold: AtomicBool,
     /// A new policy has ended it.
     revoked: AtomicBool,
+    /// The room that it takes among all requests: what is searched for it may go on when it is gone.
+    room: OnceLock<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Drop for Case {
@@ -66,7 +69,13 @@ impl Case {
             gone: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
+            room: OnceLock::new(),
         })
+    }
+
+    /// It takes room among all requests.
+    pub(super) fn takes(&self, room: &Arc<OwnedSemaphorePermit>) {
+        let _ = self.room.set(Arc::clone(room));
     }
 
     /// A request has come: whatever becomes of it, the log has a line.

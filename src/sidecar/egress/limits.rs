@@ -243,7 +243,7 @@ pub const LARGE_PIECE: i32 = 192 * 1024;
 
 /// Threads that move bytes.
 pub const THREADS: usize = 2;
-/// Threads that search what takes long, and load a policy.
+/// Threads that search what takes long.
 pub const BLOCKING_THREADS: usize = 2;
 
 /// A document, as it is loaded.

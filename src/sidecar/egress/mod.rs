@@ -8,6 +8,7 @@ mod activity;
 mod ahead;
 mod around;
 mod arriving;
+mod aside;
 mod case;
 mod connect;
 mod connection;

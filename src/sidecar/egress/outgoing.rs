@@ -28,7 +28,7 @@ pub(super) struct Outgoing {
     /// Until it is sent, or dropped, its connection is at work.
     _working: Working,
     /// The room that its request took.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 enum Kind {
@@ -64,7 +64,7 @@ impl Outgoing {
     pub(super) fn relayed(
         relayed: Relayed,
         working: Working,
-        room: Option<OwnedSemaphorePermit>,
+        room: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Self {
         Self { kind: Kind::Relayed(Box::new(relayed)), _working: working, _room: room }
     }

@@ -59,7 +59,10 @@ pub(super) async fn answer(
     // What is left unread of a request stands where the next one would begin.
     let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2
         || request.method() == Method::CONNECT;
-    let room = Arc::clone(&door.shared.requests).try_acquire_owned().ok();
+    let room = Arc::clone(&door.shared.requests).try_acquire_owned().ok().map(Arc::new);
+    if let Some(room) = &room {
+        case.takes(room);
+    }
     let worked = match &room {
         Some(_) => AssertUnwindSafe(work(&door, &case, request)).catch_unwind().await,
         None => Ok(Err(Code::TooManyConnections.into())),

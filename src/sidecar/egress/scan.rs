@@ -1,6 +1,7 @@
 //! What of a request is searched for secrets, and what is done about them.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, COOKIE};
@@ -10,7 +11,9 @@ use super::limits;
 use crate::sidecar::Code;
 use crate::sidecar::credential::{Redactions, Redactor};
 use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
-use crate::sidecar::dlp::{BodyScanner, Finding, Known, Report, Rules, Scanner, Suppression};
+use crate::sidecar::dlp::{
+    BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression,
+};
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
 use crate::sidecar::{holds_data, not_words};
@@ -103,16 +106,18 @@ impl Scan {
             || !self.is_clean(name, &text.to_ascii_uppercase())
     }
 
-    /// Searches a whole body, and what is packed in it.
+    /// Searches a whole body, and what is packed in it. An error: why not to its end. It need not
+    /// go on when it is `over`.
     pub(super) fn whole_body(
         &self,
         host: &str,
         codings: &[Coding],
         body: &[u8],
-    ) -> Result<Report, Unscannable> {
+        over: &AtomicBool,
+    ) -> (Report, Result<(), Unscannable>) {
         let output = unpacked(u64::try_from(body.len()).unwrap_or(u64::MAX));
         let limits = coding::Limits { output, ..coding::Limits::default() };
-        self.scanner.scan_body(host, today(), codings, body, limits)
+        self.scanner.scan_as_far(host, today(), codings, body, Bounds { limits, over })
     }
 
     /// A search of a body that comes in pieces.

@@ -5,61 +5,29 @@
 //! uploads moves, pieces of them are searched as soon as anything else on the machine: a client that
 //! waits for nothing else keeps a processor busy, and would be all that ran.
 
-use std::cell::Cell;
-use std::sync::{Arc, OnceLock};
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use bytes::BytesMut;
-use hyper::HeaderMap;
-use tokio::runtime::{Builder, Runtime};
-use tokio::task::JoinHandle;
-
+use super::aside::{Gone, Work, aside, at_once};
 use super::case::Case;
 use super::limits;
 use super::packed::{MEMORY, Packed};
 use super::scan::unpacked_archive;
-use super::share::Budget;
+use super::share::{Budget, Share};
 use super::state::Loaded;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
 use crate::sidecar::dlp::{BodyScanner, Finding, Opener, Room, Unscanned};
 use crate::sidecar::framing::may_be_late;
-
-/// By how much a thread that searches gives way, in the steps of `nice`.
-#[cfg(target_os = "linux")]
-const GIVES_WAY: i32 = 10;
-
-thread_local! {
-    static GAVE_WAY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Begins work that takes long. On Linux it gives way; a thread has a priority of its own there.
-fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    tokio::task::spawn_blocking(move || {
-        #[cfg(target_os = "linux")]
-        if !GAVE_WAY.replace(true) {
-            // Without it the work is as urgent as any other: that is no reason not to do it.
-            let _ = rustix::process::nice(GIVES_WAY);
-        }
-        work()
-    })
-}
-
-/// Begins work that takes a moment, beside which nothing else moves. A thread that once gave way does so for
-/// good, so these are others.
-fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    static THREADS: OnceLock<Option<Runtime>> = OnceLock::new();
-    let threads = THREADS.get_or_init(|| {
-        let mut builder = Builder::new_current_thread();
-        builder.max_blocking_threads(limits::THREADS).build().ok()
-    });
-    match threads {
-        Some(threads) => threads.spawn_blocking(work),
-        None => aside(work),
-    }
-}
+use bytes::BytesMut;
+use hyper::HeaderMap;
 
 /// A search that is done aside, with what it searches.
-pub(super) type Away = JoinHandle<(Search, BytesMut, Result<(), Code>)>;
+pub(super) type Away = Work<(Search, BytesMut, Result<(), Code>)>;
+
+/// What a search takes of what all share. Whoever it was for may be gone long before it has ended.
+pub(super) type Kept = Arc<dyn Any + Send + Sync>;
 
 /// A search of all that has come.
 pub(super) enum Flushed {
@@ -80,6 +48,9 @@ pub(super) struct Search {
     /// How many of its findings were told, and of those of what is packed as it stands.
     told: [usize; 2],
     seen: u64,
+    /// Nobody waits for it any more.
+    gone: Gone,
+    kept: Option<Kept>,
 }
 
 impl Search {
@@ -90,10 +61,19 @@ impl Search {
         budget: &Arc<Budget>,
         length: Option<u64>,
     ) -> Self {
-        let opener = opener(budget, length);
+        let gone = Gone::default();
+        let opener = opener(budget, length).until(gone.flag());
         let scanner = Some(loaded.scan.body(case.host()).opening(opener.clone()));
         let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
-        Self { case, loaded, opener, scanner, packed: None, raw: None, told: [0; 2], seen: 0 }
+        let (packed, raw, kept) = (None, None, None);
+        let told = [0; 2];
+        Self { case, loaded, opener, scanner, packed, raw, told, seen: 0, gone, kept }
+    }
+
+    /// Keeps this, too, for as long as it goes on.
+    pub(super) fn keeping(mut self, kept: Kept) -> Self {
+        self.kept = Some(kept);
+        self
     }
 
     /// The same of a body that is compressed.
@@ -139,12 +119,15 @@ impl Search {
         match unpacked {
             Ok(()) => self.judge_new(),
             Err(error) if !unnamed || error == Unscannable::TooLarge => {
+                // What was unpacked before that may have been read so, too.
+                scanner.close();
                 self.judge_new()?;
                 self.give_up(reason(&error))
             }
             Err(_) => {
                 // The rest is searched as it stands, as what came before was.
                 self.case.unscanned(Unscanned::Broken);
+                scanner.close();
                 self.judge_new()?;
                 (self.scanner, self.packed) = (self.raw.take().map(|raw| *raw), None);
                 self.told[0] = self.told[1];
@@ -168,7 +151,9 @@ impl Search {
 
     /// What was found since this was asked last.
     fn judge_new(&mut self) -> Result<(), Code> {
-        let Some(scanner) = &self.scanner else { return Ok(()) };
+        let Some(scanner) = self.scanner.as_ref().filter(|_| !self.opener.is_over()) else {
+            return Ok(());
+        };
         if let Some(reason) = scanner.unscanned() {
             self.case.unscanned(reason);
         }
@@ -185,7 +170,7 @@ impl Search {
     /// The same, aside if there is so much that it takes long.
     pub(super) fn flushed(mut self) -> Flushed {
         if self.hold_back() > limits::SEARCHED_AT_ONCE {
-            return Flushed::Later(aside(move || {
+            return Flushed::Later(aside(self.gone.clone(), move || {
                 let clear = self.flush();
                 (self, BytesMut::new(), clear)
             }));
@@ -199,11 +184,12 @@ impl Search {
         let alone = !self.case.shared.activity.is_recent();
         // What is packed may become large.
         let short = self.packed.is_none() && piece.len() <= 2 * limits::SEARCHED_IN_TURN;
+        let gone = self.gone.clone();
         let work = move || {
             let clear = self.data(&piece);
             (self, piece, clear)
         };
-        if alone && short { at_once(work) } else { aside(work) }
+        if alone && short { at_once(gone, work) } else { aside(gone, work) }
     }
 
     /// Searches a piece, aside if that takes long.
@@ -222,7 +208,8 @@ impl Search {
     pub(super) fn takes_long(&self, size: usize) -> bool {
         let Some(scanner) = &self.scanner else { return false };
         // Nobody knows how large it becomes.
-        let at_once = if self.packed.is_some() { 0 } else { limits::SEARCHED_AT_ONCE };
+        let at_once =
+            if self.packed.is_some() || scanner.opens() { 0 } else { limits::SEARCHED_AT_ONCE };
         size > at_once && (self.packed.is_some() || scanner.searches(size))
     }
 
@@ -239,6 +226,9 @@ impl Search {
         if let (Some(packed), Some(scanner)) = (&mut self.packed, &mut self.scanner) {
             let whole = packed.end(scanner);
             let unnamed = packed.is_unnamed();
+            if whole.is_err() {
+                scanner.close();
+            }
             self.judge_new()?;
             match whole {
                 Ok(()) => {}
@@ -302,24 +292,33 @@ pub(super) async fn search_whole(
     loaded: &Arc<Loaded>,
     codings: Vec<Coding>,
     held: BytesMut,
-) -> Result<BytesMut, Code> {
+    kept: Share,
+) -> Result<(BytesMut, Share), Code> {
+    let gone = Gone::default();
+    let flag = gone.flag();
     let small = held.len() <= limits::SEARCHED_AT_ONCE;
     let search = {
         let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
-        move || match loaded.scan.whole_body(case.host(), &codings, &held) {
-            Ok(report) => {
-                if let Some(reason) = report.unscanned {
-                    case.unscanned(reason);
-                }
-                let mut findings = report.findings.into_iter();
-                findings.try_for_each(|finding| case.judge(&loaded, finding)).map(|()| held)
+        move || {
+            let (report, scanned) = loaded.scan.whole_body(case.host(), &codings, &held, &flag);
+            if flag.load(Ordering::Relaxed) {
+                // There is nobody to be refused anything.
+                return Err(Code::DlpUnscannable);
             }
-            Err(error) => unscannable(&case, &loaded, reason(&error)).map(|()| held),
+            if let Err(error) = scanned {
+                unscannable(&case, &loaded, reason(&error))?;
+            }
+            // A known value goes in no mode, whatever it stands in.
+            report.findings.into_iter().try_for_each(|finding| case.judge(&loaded, finding))?;
+            if let Some(reason) = report.unscanned {
+                case.unscanned(reason);
+            }
+            Ok((held, kept))
         }
     };
     if small {
         return search();
     }
     // A panic on the way is no reason to let it pass.
-    aside(search).await.unwrap_or(Err(Code::DlpUnscannable))
+    aside(gone, search).await.unwrap_or(Err(Code::DlpUnscannable))
 }

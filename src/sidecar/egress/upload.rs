@@ -42,18 +42,18 @@ pub(super) struct Upload {
     rest: Option<Box<Rest>>,
     course: Course,
     /// The share of the first piece that streams, until that is sent.
-    first: Option<OwnedSemaphorePermit>,
+    first: Option<Arc<OwnedSemaphorePermit>>,
     /// The memory of what takes its codings off.
     #[expect(dead_code, reason = "held until it is dropped")]
-    decoders: Option<OwnedSemaphorePermit>,
+    decoders: Option<Arc<OwnedSemaphorePermit>>,
     #[expect(dead_code, reason = "held until it is dropped")]
-    share: Option<Share>,
+    share: Option<Arc<Share>>,
 }
 
 /// Bytes that keep their share of the budget until they are sent.
 struct Sending {
     bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Sending {
@@ -216,10 +216,10 @@ impl Upload {
         };
         let course = Course::new();
         if ended {
-            let held = search_whole(case, loaded, codings, held).await?;
+            let (held, share) = search_whole(case, loaded, codings, held, share).await?;
             let length = trailers.is_none().then_some(held.len() as u64);
             let (rest, first, decoders) = (None, None, None);
-            let share = Some(share);
+            let share = Some(Arc::new(share));
             let sent = 0;
             return Ok(Self { held, trailers, length, sent, rest, course, first, decoders, share });
         }
@@ -227,7 +227,7 @@ impl Upload {
         if !codings.is_empty() {
             match Packed::new(&codings, length, &held) {
                 Some((packed, needed)) => {
-                    decoders = Some(budget.decoders(needed).await?);
+                    decoders = Some(Arc::new(budget.decoders(needed).await?));
                     search = search.unpacking(packed);
                 }
                 None => search.give_up(Unscanned::Large)?,
@@ -235,18 +235,23 @@ impl Upload {
         } else if let Some(kind) = packing(&held) {
             match Packed::archive(kind, length, &held) {
                 Ok((packed, needed)) => {
-                    decoders = Some(budget.decoders(needed).await?);
+                    decoders = Some(Arc::new(budget.decoders(needed).await?));
                     search = search.unpacking(packed);
                 }
                 Err(reason) => case.unscanned(reason),
             }
         }
+        // What streams holds little; the rest of its share is for others as soon as it is sent.
+        let first = share.beyond(limits::STREAMED_BODY).map(Arc::new);
+        let share = Arc::new(share);
+        // Whoever is gone meanwhile leaves the search behind, with all that it takes.
+        let keeps = (Arc::clone(&share), decoders.clone());
+        let search = search.keeping(Arc::new((keeps.clone(), first.clone())));
         let (search, held, clear) = search.piece(held).await.map_err(|_| Code::DlpUnscannable)?;
         clear?;
+        let search = search.keeping(Arc::new(keeps));
         let mut rest = Box::new(Rest::new(incoming, revoked(), search, course.clone()));
         rest.begin_flush();
-        // What streams holds little; the rest of its share is for others as soon as it is sent.
-        let first = share.beyond(limits::STREAMED_BODY);
         let (sent, rest, share) = (0, Some(rest), Some(share));
         Ok(Self { held, trailers, length, sent, rest, course, first, decoders, share })
     }
@@ -405,6 +410,13 @@ impl Rest {
                 }
                 return Poll::Ready(clear.map(|()| false));
             }
+            if self.is_enough() {
+                // What was read ahead goes first, so that no more than that waits.
+                if self.search_arrived(held)? {
+                    return Poll::Ready(Ok(false));
+                }
+                continue;
+            }
             let frame = match self.poll_next(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending if !self.arrived.is_empty() => {
@@ -428,8 +440,13 @@ impl Rest {
             let last = match frame {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        self.arrives(&data);
-                        if self.is_enough() && self.search_arrived(held)? {
+                        self.arrives(data);
+                        continue;
+                    }
+                    // They are behind what has arrived, which may be long to search.
+                    Err(frame) if !self.arrived.is_empty() => {
+                        self.next = Some(Some(Ok(frame)));
+                        if self.search_arrived(held)? {
                             return Poll::Ready(Ok(false));
                         }
                         continue;
@@ -445,7 +462,7 @@ impl Rest {
                 }
                 None => None,
             };
-            return Poll::Ready(self.end(last, held, trailers));
+            return Poll::Ready(self.end(last, trailers));
         }
     }
 
@@ -468,7 +485,7 @@ impl Rest {
             match came {
                 Some(Ok(frame)) if frame.is_data() => {
                     if let Ok(data) = frame.into_data() {
-                        self.arrives(&data);
+                        self.arrives(data);
                     }
                 }
                 // Its turn is behind what has arrived.
@@ -477,12 +494,17 @@ impl Rest {
         }
     }
 
-    fn arrives(&mut self, data: &[u8]) {
+    /// Takes some more, as much as may be searched together: what is over comes next.
+    fn arrives(&mut self, mut data: Bytes) {
+        let room = (2 * limits::SEARCHED_IN_TURN).saturating_sub(self.arrived.len());
+        if data.len() > room {
+            self.next = Some(Some(Ok(Frame::data(data.split_off(room)))));
+        }
         if self.arrived.is_empty() && data.len() >= BULK {
             // It grows to that, and would be copied each time.
             self.arrived.reserve(limits::SEARCHED_IN_TURN + data.len());
         }
-        self.arrived.extend_from_slice(data);
+        self.arrived.extend_from_slice(&data);
     }
 
     /// Whether as much has arrived as is searched together.
@@ -543,17 +565,13 @@ impl Rest {
         Ok(true)
     }
 
-    /// No more data comes: trailers do, or nothing.
+    /// No more data comes, and all that did was searched: trailers come, or nothing.
     fn end(
         &mut self,
         last: Option<HeaderMap>,
-        held: &mut BytesMut,
         trailers: &mut Option<HeaderMap>,
     ) -> Result<bool, Code> {
-        let piece = self.arrived.split();
         let search = self.search.as_mut().ok_or(Code::DlpUnscannable)?;
-        search.data(&piece)?;
-        held.unsplit(piece);
         let Some(fields) = last else { return search.end().map(|()| true) };
         search.trailers(&fields)?;
         *trailers = Some(fields);

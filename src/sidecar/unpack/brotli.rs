@@ -1,6 +1,8 @@
 //! Brotli: RFC 7932.
 
-use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use brotli_decompressor::{
+    BrotliDecompressStream, BrotliResult, BrotliState, SliceWrapper as _, StandardAlloc,
+};
 
 use super::{PIECE, Sink};
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
@@ -37,6 +39,17 @@ impl Brotli {
         self.ended
     }
 
+    /// What it has decoded and not given: behind an error it gives no more.
+    fn unwritten(&self) -> &[u8] {
+        let count = |number: i32| usize::try_from(number).unwrap_or(0);
+        let (size, position) = (count(self.state.ringbuffer_size), count(self.state.pos));
+        let all = self.state.rb_roundtrips * size + position.min(size);
+        let given = self.state.partial_pos_out;
+        let from = given & count(self.state.ringbuffer_mask);
+        let end = from + all.saturating_sub(given);
+        self.state.ringbuffer.slice().get(from..end).unwrap_or_default()
+    }
+
     pub(super) fn push(&mut self, bytes: &[u8], sink: Sink<'_>) -> Result<usize, Unscannable> {
         let corrupt = Unscannable::Corrupt(Coding::Brotli);
         let mut piece = [0; PIECE];
@@ -66,7 +79,10 @@ impl Brotli {
                 // that is given nobody has searched it.
                 BrotliResult::NeedsMoreInput if left == 0 && room > 0 => return Ok(bytes.len()),
                 BrotliResult::NeedsMoreInput => {}
-                BrotliResult::ResultFailure => return Err(corrupt),
+                BrotliResult::ResultFailure => {
+                    sink(self.unwritten())?;
+                    return Err(corrupt);
+                }
             }
         }
     }

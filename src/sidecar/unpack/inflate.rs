@@ -2,8 +2,11 @@
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::{PIECE, Sink};
+use super::Sink;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
+
+/// The decoder keeps so much, in a ring.
+const WINDOW: usize = 32 << 10;
 
 /// One stream of it.
 pub(super) struct Inflate {
@@ -27,22 +30,24 @@ impl Inflate {
         sink: Sink<'_>,
         corrupt: &Unscannable,
     ) -> Result<usize, Unscannable> {
-        let mut piece = [0; PIECE];
+        let mut piece = [0; WINDOW];
         let mut at = 0;
         while !self.ended {
             let before = (self.state.total_in(), self.state.total_out());
-            let status = self.state.decompress(&bytes[at..], &mut piece, FlushDecompress::None);
-            let status = status.map_err(|_| corrupt.clone())?;
             let moved = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(0);
+            // It decodes up to the end of its ring at once. With room for just that, all that it has decoded
+            // comes out, also where it breaks: behind an error it gives no more.
+            let room = WINDOW - moved(before.1 % WINDOW as u64, 0);
+            let status =
+                self.state.decompress(&bytes[at..], &mut piece[..room], FlushDecompress::None);
             let taken = moved(self.state.total_in(), before.0);
             let given = moved(self.state.total_out(), before.1);
             at += taken;
             if given > 0 {
                 sink(&piece[..given])?;
             }
-            self.ended = status == Status::StreamEnd;
-            // More may be ready than there was room for, also where not all of the room was used: what
-            // it has decoded ends where its own window does.
+            // What came before an error is decoded by others, too.
+            self.ended = status.map_err(|_| corrupt.clone())? == Status::StreamEnd;
             if taken == 0 && given == 0 {
                 break;
             }

@@ -3,6 +3,7 @@ use std::io::Write as _;
 use flate2::Compression;
 
 use super::*;
+use crate::sidecar::breaking::{broken_deflate, broken_gzip, unended_zstd};
 use crate::sidecar::dlp::coding::{self, Limits};
 use crate::sidecar::packing::{brotli, deflate, gzip, zlib};
 
@@ -78,6 +79,39 @@ fn a_decoder_gives_all_that_it_has_decoded() {
     }
 }
 
+/// Also what it has when it finds that something is broken.
+#[test]
+fn all_that_was_decoded_before_an_error_is_given() {
+    let all = |coding: Coding, encoded: &[u8], size: usize| {
+        let unpacker = Unpacker::new(&[coding], |_| u64::MAX, None, encoded, usize::MAX);
+        let (mut unpacker, mut out) = (unpacker.unwrap().0, Vec::new());
+        let pushed = encoded
+            .chunks(size)
+            .try_for_each(|piece| unpacker.push(piece, &mut |piece| out.extend_from_slice(piece)));
+        assert!(
+            pushed.is_err() || unpacker.end(&mut |piece| out.extend_from_slice(piece)).is_err()
+        );
+        out
+    };
+    for length in [5, 20_000, 32_768, 40_000, 65_535, 70_001, 98_304, 120_000] {
+        let body = text(length);
+        for size in [100, 4096, usize::MAX] {
+            let raw = broken_deflate(&body);
+            assert!(all(Coding::RawDeflate, &raw, size) == body, "{length} {size}");
+            assert!(all(Coding::Gzip, &broken_gzip(&body), size) == body, "{length} {size}");
+            let mut zlib = zlib(&body);
+            *zlib.last_mut().unwrap() ^= 1;
+            assert!(all(Coding::Deflate, &zlib, size) == body, "{length} {size}");
+            let zstd = unended_zstd(&body);
+            assert!(all(Coding::Zstd, &zstd, size) == body[..length.min(128 << 10)], "{length}");
+            // It has a last block with a byte of padding that is none.
+            let mut brotli = brotli(&body);
+            *brotli.last_mut().unwrap() = 0x83;
+            assert!(all(Coding::Brotli, &brotli, size) == body, "{length} {size}");
+        }
+    }
+}
+
 #[test]
 fn what_is_covered_was_given_but_for_a_window() {
     let body = text(200_000);
@@ -104,7 +138,6 @@ fn it_agrees_with_decoding_at_once() {
         let mut out = Vec::new();
         coding::decode(&[coding], body, Limits::default(), &mut |piece| {
             out.extend_from_slice(piece);
-            true
         })
         .map(|()| out)
     };

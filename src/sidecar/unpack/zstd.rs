@@ -17,6 +17,9 @@ const BLOCK: u32 = 128 << 10;
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// An empty block, the last of its frame.
+const LAST: [u8; 3] = [1, 0, 0];
+
 /// The window of a body that begins so; `None`: it is larger than there may be.
 pub(super) fn window(begin: Option<&[u8]>) -> Option<usize> {
     let Some(begin) = begin else { return Some(WINDOW) };
@@ -99,6 +102,11 @@ impl Zstd {
                     Ok(None) => self.begin.len() + 1,
                     Ok(Some((_, window))) if window > self.window => {
                         return Err(Unscannable::TooLarge);
+                    }
+                    Ok(Some((length, _)))
+                        if self.begin.len() >= length && self.begin[4] & 3 != 0 =>
+                    {
+                        return Err(Unscannable::Dictionary);
                     }
                     Ok(Some((length, _))) => length,
                 },
@@ -183,6 +191,16 @@ impl Zstd {
                 }
             }
         }
+    }
+
+    /// Gives all that it has decoded of a frame that goes on no further. Of one that has not ended the decoder
+    /// keeps its window.
+    pub(super) fn spill(&mut self, sink: Sink<'_>) -> Result<(), Unscannable> {
+        if self.place == Place::Block {
+            // Whatever it says to that, what it has is read next.
+            let _ = self.decoder.decode_from_to(&LAST, &mut []);
+        }
+        self.rest(sink)
     }
 
     /// It ends behind a frame.

@@ -1,9 +1,9 @@
 //! Where something packed begins in a text: as it stands, or written in base64, hex or escapes.
 
 mod escapes;
+mod zlib;
 
 use std::borrow::Borrow;
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -14,6 +14,11 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
 pub(in crate::sidecar::dlp) use self::escapes::begins_in_escapes;
 use self::escapes::{begins_escaped, unescape};
+#[cfg(test)]
+pub(super) use self::zlib::TRIED;
+pub(super) use self::zlib::TRIED_BYTES;
+pub(in crate::sidecar::dlp) use self::zlib::Tries;
+use self::zlib::{Inflates, begins_zlib, inflates, soon};
 pub(in crate::sidecar::dlp) use super::Kind;
 use super::{Layers, part};
 use crate::sidecar::dlp::coding::Coding;
@@ -48,29 +53,6 @@ static AUTOMATON: LazyLock<AhoCorasick> = LazyLock::new(|| {
         .expect("a few short literals")
 });
 
-/// How often zlib may still be tried. Its first bytes stand everywhere by chance, some sixty times in a
-/// megabyte of noise, and each try takes a decoder.
-#[derive(Debug)]
-pub(in crate::sidecar::dlp) struct Tries(Cell<usize>);
-
-/// So often it is tried in one text, and in all texts together that are made of one.
-const TRIES: usize = 1000;
-
-impl Default for Tries {
-    fn default() -> Self {
-        Self(Cell::new(TRIES))
-    }
-}
-
-impl Tries {
-    /// Takes one, if there is one.
-    fn take(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
-        left > 0
-    }
-}
-
 /// All places from there on where something packed begins, in order. One is none if zlib may begin there and
 /// behind it, and cannot be tried any more.
 pub(in crate::sidecar::dlp) fn places(
@@ -90,6 +72,11 @@ pub(in crate::sidecar::dlp) fn places(
             if !tries.borrow().take() {
                 return (!std::mem::replace(&mut told, true)).then_some(None);
             }
+            return match inflates(&bytes[at..]) {
+                Inflates::No => None,
+                Inflates::Soon => Some(Some((at, soon(None)?))),
+                Inflates::Well => Some(Some((at, kind))),
+            };
         }
         is(kind, &bytes[at..]).then_some(Some((at, kind)))
     })
@@ -111,7 +98,7 @@ pub(super) fn kind(bytes: &[u8]) -> Option<Kind> {
 /// Whether what begins with the first bytes of a kind is of that kind, where they are not enough.
 fn is(kind: Kind, bytes: &[u8]) -> bool {
     match bytes {
-        _ if kind == Kind::Coded(Coding::Deflate) => inflates(bytes),
+        _ if kind == Kind::Coded(Coding::Deflate) => inflates(bytes) == Inflates::Well,
         [b'B', b'Z', b'h', _, rest @ ..] => rest.starts_with(b"\x31\x41\x59\x26\x53\x59"),
         // That of lzma, with a dictionary of a usual size, and no length or a small one.
         [0x5d, 0, 0, one, two, length @ ..] => {
@@ -119,42 +106,6 @@ fn is(kind: Kind, bytes: &[u8]) -> bool {
             (*two, one.is_power_of_two()) == (0, true) && length.get(..8).is_some_and(small)
         }
         _ => true,
-    }
-}
-
-/// Whether zlib may stand here, by how its first block begins: for most it shows that it is none.
-fn begins_zlib(bytes: &[u8]) -> bool {
-    match bytes.get(2).map(|first| (first >> 1 & 3, first >> 3)) {
-        Some((0, _)) => {
-            bytes.get(3..7).is_some_and(|sizes| sizes[0] == !sizes[2] && sizes[1] == !sizes[3])
-        }
-        Some((1, _)) => true,
-        Some((2, literals)) => literals < 30,
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-thread_local! {
-    /// How often zlib was tried by this thread.
-    pub(super) static TRIED: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Whether zlib stands here: its first bytes by themselves would be found by chance.
-fn inflates(bytes: &[u8]) -> bool {
-    if !begins_zlib(bytes) {
-        return false;
-    }
-    #[cfg(test)]
-    TRIED.set(TRIED.get() + 1);
-    let mut out = [0; 64];
-    let mut decoder = flate2::Decompress::new(true);
-    let text = &bytes[..bytes.len().min(4096)];
-    let ended = decoder.decompress(text, &mut out, flate2::FlushDecompress::None);
-    match ended {
-        Ok(flate2::Status::StreamEnd) => decoder.total_out() > 8,
-        Ok(_) => decoder.total_out() >= 48,
-        Err(_) => false,
     }
 }
 
@@ -177,18 +128,26 @@ pub(in crate::sidecar::dlp) fn streamed(
         }
         others.push((part.start, part.layers.map_or(Kind::Opaque, Kind::Layers)));
     }
-    others.extend(written_places(bytes, runs));
+    for place in written_places(bytes, runs) {
+        match place {
+            Some(place) => others.push(place),
+            None => many = true,
+        }
+    }
     // What a head says goes before what it looks like.
     others.sort_by_key(|(at, _)| *at);
     others.dedup_by_key(|(at, _)| *at);
     let mut others = others.into_iter().peekable();
     let mut magics = places(bytes, 0, Tries::default()).peekable();
     std::iter::from_fn(move || {
+        if std::mem::take(&mut many) {
+            return Some(None);
+        }
         let first = others.peek().map(|(at, _)| *at);
         match (first, magics.peek()) {
             (Some(at), Some(Some((magic, _)))) if *magic < at => magics.next(),
             (Some(_), _) => others.next().map(Some),
-            (None, _) => magics.next().or_else(|| std::mem::take(&mut many).then_some(None)),
+            (None, _) => magics.next(),
         }
     })
 }
@@ -210,10 +169,14 @@ static WRITTEN_BEGINS: LazyLock<AhoCorasick> = LazyLock::new(|| {
 
 /// So much is decoded to see what begins there. Of zlib more is tried.
 const PROBE: usize = 96;
-const PROBE_ZLIB: usize = 1024;
+const PROBE_ZLIB: usize = 3 * TRIED_BYTES;
 
-/// Where something packed begins that is written in base64 or hex.
-fn written_places(bytes: &[u8], runs: &[Range<usize>]) -> impl Iterator<Item = (usize, Kind)> {
+/// Where something packed begins that is written in base64 or hex. One is none if zlib may begin there, and
+/// cannot be tried any more.
+fn written_places(
+    bytes: &[u8],
+    runs: &[Range<usize>],
+) -> impl Iterator<Item = Option<(usize, Kind)>> {
     let of_runs = joined(bytes, runs).map(move |run| {
         let way = if is_hex(&bytes[run.clone()]) { Way::Hex } else { Way::Base64 };
         (run.start, way, PROBE)
@@ -226,33 +189,46 @@ fn written_places(bytes: &[u8], runs: &[Range<usize>]) -> impl Iterator<Item = (
         let sure = found.pattern().as_usize() < 3;
         (!before || escape).then_some((at, Way::Base64, if sure { 16 } else { PROBE_ZLIB }))
     });
-    let mut tries = TRIES;
+    let tries = Tries::default();
+    let mut told = false;
     of_runs.chain(begins).filter_map(move |(at, way, probe)| {
         let begin = |length: usize| Letters::begin(way, &bytes[at..bytes.len().min(at + length)]);
-        let mut begun = begin(PROBE.min(probe));
-        if begun.first() == Some(&0x78) && tries > 0 {
-            tries -= 1;
-            begun = begin(PROBE_ZLIB);
-        }
-        // Only what begins there, so that zlib is tried once.
-        let kind = kind(&begun)?;
-        let way = if way == Way::Hex { Coding::Hex } else { Coding::Base64 };
+        let begun = begin(PROBE.min(probe));
+        let coding = if way == Way::Hex { Coding::Hex } else { Coding::Base64 };
         let mut layers = Layers::default();
-        match kind {
-            Kind::Coded(coding) => layers.push(coding)?,
-            Kind::Zip => layers.zip = true,
-            Kind::Opaque | Kind::Layers(_) => return Some((at, kind)),
+        if let [0x78, 0x01 | 0x5e | 0x9c | 0xda, ..] = begun[..] {
+            if !begins_zlib(&begun) {
+                return None;
+            }
+            if !tries.take() {
+                return (!std::mem::replace(&mut told, true)).then_some(None);
+            }
+            match inflates(&begin(PROBE_ZLIB)) {
+                Inflates::No => return None,
+                Inflates::Soon => return Some(Some((at, soon(Some(coding))?))),
+                Inflates::Well => layers.push(Coding::Deflate)?,
+            }
+        } else {
+            // Only what begins there.
+            let kind = kind(&begun)?;
+            match kind {
+                Kind::Coded(coding) => layers.push(coding)?,
+                Kind::Zip => layers.zip = true,
+                Kind::Opaque | Kind::Layers(_) => return Some(Some((at, kind))),
+            }
         }
-        layers.push(way)?;
-        Some((at, Kind::Layers(layers)))
+        layers.push(coding)?;
+        Some(Some((at, Kind::Layers(layers))))
     })
 }
 
 /// Whether something packed begins in a text that is not held as a whole, as it stands or written in
 /// another way. By its first bytes alone.
 pub(in crate::sidecar::dlp) fn begins_in(bytes: &[u8], runs: &[Range<usize>]) -> bool {
-    places(bytes, 0, Tries::default()).next().is_some()
-        || written_places(bytes, runs).next().is_some()
+    // What may be noise is none, and what cannot be tried may be any.
+    let surely = |place: Option<(usize, Kind)>| !matches!(place, Some((_, Kind::Layers(layers))) if layers.is_cut());
+    places(bytes, 0, Tries::default()).any(surely)
+        || written_places(bytes, runs).any(surely)
         || begins_in_escapes(bytes)
 }
 
@@ -291,7 +267,9 @@ fn joined(bytes: &[u8], runs: &[Range<usize>]) -> impl Iterator<Item = Range<usi
 /// Whether a run is of hex, by its first line.
 fn is_hex(text: &[u8]) -> bool {
     let line = text.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(text.len());
-    line >= 2 && text[..line.min(64)].iter().all(u8::is_ascii_hexdigit)
+    // What base64 has beside letters and digits ends no line.
+    let ends = text.get(line).is_none_or(|byte| !decode::is_member(*byte));
+    ends && line >= 2 && text[..line.min(64)].iter().all(u8::is_ascii_hexdigit)
 }
 
 /// What a run of base64 or hex stands for.
@@ -328,6 +306,8 @@ pub(in crate::sidecar::dlp) struct Rewritten {
     pub(in crate::sidecar::dlp) runs: Vec<Range<usize>>,
     /// Before this place nothing packed begins as it stands.
     pub(in crate::sidecar::dlp) from: usize,
+    /// It is what base64 or hex stands for. Of what escapes stand for some may be none.
+    pub(in crate::sidecar::dlp) exact: bool,
 }
 
 /// Every text that is written in another way within a text, if something packed may be in it. `runs` are the
@@ -349,21 +329,27 @@ pub(in crate::sidecar::dlp) fn written(
     let marks: Vec<u8> = marks.map(|(mark, _)| mark).collect();
     // A run that ends at an escape goes on behind it: it is read where that is undone.
     let cut = |run: &Range<usize>| {
-        bytes.get(run.end).is_some_and(|byte| *byte != b'=' && marks.contains(byte))
+        let rest = &bytes[run.end..];
+        let escape = match rest {
+            [b'%', high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+            [b'\\', next, ..] => b"ux/bfnrt\"\\".contains(next),
+            _ => false,
+        };
+        escape && marks.contains(&rest[0])
     };
     let joined = joined(bytes, runs).filter(|run| !cut(run)).map(|run| decoded(bytes, run));
-    let mut all: Vec<Rewritten> = joined.filter_map(|text| may_hold(text, tries)).collect();
+    let mut all: Vec<Rewritten> = joined.filter_map(|text| may_hold(text, true, tries)).collect();
     for mark in marks {
         let mut text = Vec::new();
         if unescape(bytes, mark, &mut text) {
-            all.extend(may_hold(text, tries));
+            all.extend(may_hold(text, false, tries));
         }
     }
     all
 }
 
 /// The text, if something packed may be in it. What was tried for that is not tried again.
-fn may_hold(bytes: Vec<u8>, tries: &Tries) -> Option<Rewritten> {
+fn may_hold(bytes: Vec<u8>, exact: bool, tries: &Tries) -> Option<Rewritten> {
     let runs = decode::runs(&bytes);
     let mut from = 0;
     if joined(&bytes, &runs).next().is_none() && !begins_escaped(&bytes) {
@@ -371,5 +357,5 @@ fn may_hold(bytes: Vec<u8>, tries: &Tries) -> Option<Rewritten> {
         let first = places(&bytes, 0, tries).next()?;
         from = first.map_or(from, |(at, _)| at);
     }
-    Some(Rewritten { bytes, runs, from })
+    Some(Rewritten { bytes, runs, from, exact })
 }

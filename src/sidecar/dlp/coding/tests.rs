@@ -14,7 +14,6 @@ fn all(codings: &[Coding], body: &[u8], limits: Limits) -> Result<Vec<u8>, Unsca
     let mut out = Vec::new();
     let done = decode(codings, body, limits, &mut |chunk| {
         out.extend_from_slice(chunk);
-        true
     });
     done.map(|()| out)
 }

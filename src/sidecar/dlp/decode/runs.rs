@@ -105,6 +105,9 @@ fn find_hex(bytes: &[u8], run: Range<usize>, pieces: &mut Pieces, covered: &mut 
                 let end = start + (digits.end - start) / 2 * 2;
                 // The mark of a number is no letter before what it stands for.
                 let marked = bytes[..start].ends_with(b"0x") || bytes[..start].ends_with(b"0X");
+                // Its digit may be the last one of what stands before.
+                let marked =
+                    marked && pieces.list.last().is_none_or(|last| last.encoded.end <= start - 2);
                 let start = if marked { start - 2 } else { start };
                 pieces.add(start..end, mark);
                 found = true;

@@ -3,25 +3,25 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::{BodyScanner, WINDOW};
-use crate::sidecar::dlp::archive::DEPTH;
-use crate::sidecar::dlp::coding::Unscannable;
-use crate::sidecar::dlp::{Kind, Unscanned};
+use crate::sidecar::dlp::archive::{CHANCE, DEPTH};
+use crate::sidecar::dlp::coding::{Coding, Unscannable};
+use crate::sidecar::dlp::{Kind, Layers, Unscanned};
 use crate::sidecar::unpack::Unpacker;
 
 /// So much is unpacked together, at least: in steps as small as this what is packed goes on.
 const STEP: usize = 4 << 10;
+
+/// What breaks soon does so within this, however it is written.
+const SOON: usize = 16 << 10;
 
 /// How much that is packed waits at most, beyond what its decoder keeps.
 const WAITS: usize = 256 << 10;
 
 /// Packed parts of one body that are opened. A push of git has one for each object.
 const PLACES: usize = 10_000;
-
-/// What gives less before it breaks only looked packed.
-const CHANCE: u64 = 48;
 
 /// Memory that is given back when this is dropped.
 type Memory = Box<dyn Any + Send + Sync>;
@@ -43,6 +43,8 @@ pub(in crate::sidecar) struct Opener {
     /// How many there may still be in the body, at all depths together.
     places: Arc<AtomicUsize>,
     work: Arc<Work>,
+    /// Nobody waits for it any more.
+    over: Arc<AtomicBool>,
 }
 
 /// What all that is packed in one body has given, and how long the body is.
@@ -63,7 +65,19 @@ impl Opener {
     ) -> Self {
         let work = Work { length: length.unwrap_or(0), ..Work::default() };
         let (places, work) = (Arc::new(PLACES.into()), Arc::new(work));
-        Self { room, memory, most, length, depth: DEPTH, places, work }
+        let over = Arc::default();
+        Self { room, memory, most, length, depth: DEPTH, places, work, over }
+    }
+
+    /// The same, which need not go on when this is set.
+    #[must_use]
+    pub(in crate::sidecar) fn until(self, over: Arc<AtomicBool>) -> Self {
+        Self { over, ..self }
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(in crate::sidecar) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// So much more of the body has come.
@@ -76,12 +90,34 @@ impl Opener {
         let Work { given, length, come } = &*self.work;
         let given = given.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let length = (*length).max(come.load(Ordering::Relaxed));
-        given <= (self.most)(length)
+        given <= (self.most)(length) && !self.is_over()
     }
 
     /// The same for what is within something packed.
     pub(in crate::sidecar) fn deeper(&self) -> Self {
         Self { depth: self.depth.saturating_sub(1), length: None, ..self.clone() }
+    }
+
+    /// Whether there may be something packed in it.
+    pub(super) const fn goes_deeper(&self) -> bool {
+        self.depth > 0
+    }
+
+    /// Unpacks what breaks soon, as far as that goes. Why not, if it is too much. Its decoder is gone by the
+    /// next such, so that it takes none of the room that all bodies share.
+    pub(super) fn cut(
+        &self,
+        layers: Layers,
+        bytes: &[u8],
+        scanner: &mut BodyScanner,
+    ) -> Option<Unscanned> {
+        let bytes = &bytes[..bytes.len().min(SOON)];
+        let (mut unpacker, _) =
+            Unpacker::layers(layers, self.most, self.length, bytes, self.memory)?;
+        let ended = unpacker.some(bytes, &mut |piece| scanner.take(piece));
+        scanner.close();
+        let large = !self.gives(unpacker.given()) || ended == Err(Unscannable::TooLarge);
+        large.then_some(Unscanned::Large)
     }
 
     /// Opens what begins so, for a scanner of what is in it. An error: why it is not looked into.
@@ -177,7 +213,7 @@ impl Opened {
                     }
                 }
                 Err(Unscannable::TooLarge) => return Fed::Broken(Some(Unscanned::Large)),
-                Err(_) => return Fed::Broken(self.broken()),
+                Err(error) => return Fed::Broken(self.broken(&error)),
             }
             let searched = given - self.scanner.hold_back() as u64;
             self.covered = self.covered.max(self.unpacker.covered(searched));
@@ -204,7 +240,7 @@ impl Opened {
         match self.unpacker.end(&mut |piece| scanner.take(piece)) {
             Ok(()) => None,
             Err(Unscannable::TooLarge) => Some(Unscanned::Large),
-            Err(_) => self.broken(),
+            Err(error) => self.broken(&error),
         }
     }
 
@@ -220,9 +256,13 @@ impl Opened {
 
     /// The first bytes of a kind stand by chance in what is not of it. Those of a zip are sure enough, and what
     /// has none is what its head says.
-    fn broken(&self) -> Option<Unscanned> {
-        let layers = matches!(self.kind, Kind::Layers(layers) if !layers.begins_by_chance());
-        let sure = self.kind == Kind::Zip || layers || self.unpacker.given() >= CHANCE;
+    fn broken(&self, error: &Unscannable) -> Option<Unscanned> {
+        let given = self.unpacker.given();
+        let sure = match self.kind {
+            Kind::Layers(layers) if !layers.begins_by_chance() => true,
+            Kind::Coded(Coding::Zstd) if given > 0 => true,
+            kind => kind == Kind::Zip || given >= CHANCE || *error == Unscannable::Dictionary,
+        };
         sure.then_some(Unscanned::Broken)
     }
 }

@@ -1,6 +1,7 @@
 use time::Month;
 
 use super::*;
+use crate::sidecar::breaking::{broken_gzip, unended_zstd};
 use crate::sidecar::dlp::{Known, Rules};
 use crate::sidecar::packing::{deflate, gzip, zlib};
 
@@ -121,7 +122,8 @@ fn what_is_not_opened_has_a_reason() {
     encrypted[6] |= 1;
     assert_eq!(reason(&amid(&encrypted)), Some(Unscanned::Encrypted));
     // First bytes that stand there by chance.
-    for chance in [&b"\x1f\x8b\x08"[..], b"\x1f\x8b\x08\0\0\0\0\0\0\0noise", b"\x28\xb5\x2f\xfd!!!"]
+    for chance in
+        [&b"\x1f\x8b\x08"[..], b"\x1f\x8b\x08\0\0\0\0\0\0\0noise", b"\x28\xb5\x2f\xfd\x04!!!"]
     {
         assert_eq!(reason(&amid(chance)), None);
     }
@@ -134,6 +136,62 @@ fn what_is_not_opened_has_a_reason() {
         (0..20).flat_map(|_| [&gzip(&noise(20_000))[..], b"\r\n"].concat()).collect();
     let again = search(opener(true, |_| 150_000), &again, 4096);
     assert_eq!(again, (0, Some(Unscanned::Large)));
+}
+
+#[test]
+fn what_breaks_is_searched_up_to_there_and_told() {
+    let within = [&text(300)[..], &token(), b"\n", &text(300)].concat();
+    let broken = (1, Some(Unscanned::Broken));
+    let (gzip, zstd) = (broken_gzip(&within), unended_zstd(&within));
+    for packed in [&gzip, &zstd] {
+        for size in [1000, usize::MAX] {
+            let found = |body: &[u8]| search(opener(true, enough), body, size);
+            assert_eq!(found(packed), broken);
+            assert_eq!(found(&[b"x", &packed[..]].concat()), broken);
+            assert_eq!(found(&[b"x", &packed[..], &text(200_000)].concat()), broken);
+            let base64 = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, packed);
+            assert_eq!(found(format!("a={base64}&b=").as_bytes()), broken);
+        }
+    }
+    // The first bytes of zlib stand in noise.
+    let mut missummed = zlib(&within);
+    *missummed.last_mut().unwrap() ^= 1;
+    let cut = &missummed[..missummed.len() - 4];
+    for (packed, why) in [(&missummed[..], None), (cut, Some(Unscanned::Broken))] {
+        for before in [0, WINDOW - 3, WINDOW - 500, 3 * WINDOW - OVERLAP] {
+            let body = [&text(before)[..], b"-", packed, &text(before)].concat();
+            assert_eq!(search(opener(true, enough), &body, 5000).0, 1, "{before}");
+            let base64 = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, packed);
+            let body = [&text(before)[..], b"a=", base64.as_bytes()].concat();
+            assert_eq!(search(opener(true, enough), &body, 5000), (1, why), "{before}");
+        }
+    }
+    let dictionary = b"-\x28\xb5\x2f\xfd\x21\x07\x10 some bytes or other";
+    let told = search(opener(true, enough), dictionary, 1000);
+    assert_eq!(told, (0, Some(Unscanned::Broken)));
+    // Empty blocks are no noise.
+    let empty = b"\0\0\0\xff\xff".repeat(820);
+    let body = [b"-x\x9c", &empty[..], &zlib(&within)[2..]].concat();
+    assert_eq!(search(opener(true, enough), &body, 1000), (1, None));
+    assert_eq!(
+        search(opener(true, enough), &[&body, &text(200_000)[..]].concat(), 1000),
+        (1, None)
+    );
+}
+
+#[test]
+fn zlib_in_base64_is_tried_so_often_and_then_told() {
+    let fake = base64::Engine::encode(
+        &base64::prelude::BASE64_STANDARD,
+        [&b"x\x9c\x05\0\0\0\0\0"[..], &[0; 24]].concat(),
+    );
+    let within = [&text(300)[..], &token(), b"\n"].concat();
+    let real = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, zlib(&within));
+    let few = format!("{}{real} ", format!("{fake} ").repeat(300));
+    assert_eq!(search(opener(true, enough), few.as_bytes(), usize::MAX), (1, None));
+    let many = format!("{}{real} ", format!("{fake} ").repeat(1200));
+    let told = search(opener(true, enough), many.as_bytes(), usize::MAX);
+    assert_eq!(told, (0, Some(Unscanned::Many)));
 }
 
 /// How much of something packed stands for all up to the end of the token.

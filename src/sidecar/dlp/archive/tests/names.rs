@@ -5,7 +5,7 @@ use flate2::GzBuilder;
 use super::*;
 
 /// A rule that wants its token by itself.
-fn scanner() -> Arc<Scanner> {
+pub(super) fn scanner() -> Arc<Scanner> {
     let rules = Rules::from_toml(
         "[[rules]]\nid = 'github-token'\nregex = '\\bghp_[0-9A-Za-z]{36}\\b'\nkeywords = ['ghp_']",
     );
