@@ -335,7 +335,13 @@ async fn out(
     let reading = tokio::task::spawn_blocking(move || {
         // The first part of each name is dropped on the other side.
         let paths = vec![("/".to_owned(), "/all".to_owned())];
-        let landing = Landing { paths, without: Vec::new(), owners: None, set_id: false };
+        let landing = Landing {
+            paths,
+            without: Vec::new(),
+            not_into: Vec::new(),
+            owners: None,
+            set_id: false,
+        };
         replay(&path, &landing, Sending(send))
     });
     let (read, unpacked) = tokio::join!(reading, unpacking);

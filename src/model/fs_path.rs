@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::source::Nesting;
 
@@ -31,7 +31,8 @@ impl FsPath {
 #[derive(Debug, Clone)]
 pub struct MountTable {
     read: fn() -> String,
-    mounts: OnceLock<BTreeMap<PathBuf, FsPath>>,
+    /// Shared, so that all copies are of one moment.
+    mounts: Arc<OnceLock<BTreeMap<PathBuf, FsPath>>>,
 }
 
 impl Default for MountTable {
@@ -45,13 +46,13 @@ impl MountTable {
     /// From what `read` gives, the text of `/proc/self/mountinfo`.
     #[must_use]
     pub fn of(read: fn() -> String) -> Self {
-        Self { read, mounts: OnceLock::new() }
+        Self { read, mounts: Arc::default() }
     }
 
     /// From the text of `/proc/self/mountinfo`. Of two mounts in one place, the later one counts.
     #[must_use]
     pub fn parse(mountinfo: &str) -> Self {
-        Self { read: String::new, mounts: OnceLock::from(mounts_of(mountinfo)) }
+        Self { read: String::new, mounts: Arc::new(OnceLock::from(mounts_of(mountinfo))) }
     }
 
     fn mounts(&self) -> &BTreeMap<PathBuf, FsPath> {

@@ -135,6 +135,13 @@ impl Keeping<'_> {
                 )),
                 _ => work.push((path, true)),
             }
+            for mount in
+                mounts.iter().filter(|mount| kept && lies_in(mount, path) && *mount != path)
+            {
+                change.notes.push(format!(
+                    "in the new machine {mount} is a folder of the host: what {path} has there stays as a snapshot"
+                ));
+            }
         }
         if kept && named.is_nothing() {
             change.notes.push("`keep: []` of its bottle: nothing is kept".to_owned());

@@ -67,6 +67,7 @@ on_every_backend! {
     kept::what_is_not_to_be_kept_is_said,
     kept::what_does_not_run_is_kept_too,
     keep::named_paths_outlive_their_machine,
+    keep::what_lies_behind_a_closed_folder_is_kept,
     keep::what_the_tree_said_last_holds_for_one_that_is_gone,
     keep::with_nothing_named_nothing_is_kept,
     keep::one_that_does_not_run_gives_its_paths,

@@ -12,13 +12,18 @@ const ANSWER: std::time::Duration = std::time::Duration::from_secs(10);
 /// Where nothing is an agent's: what is there is made anew with each machine.
 const NOT_KEPT: [&str; 5] = ["/proc", "/sys", "/dev", "/run/bottle", "/etc/bottle"];
 
-/// What a path is, and the folder that it lies in once all links on the way are followed.
+/// What a path is, and the folder that it lies in once all links on the way are followed. `closed`: a folder on
+/// the way lets nobody in who asks, and root has no right over others' folders in most machines.
 const LOOK_SH: &str = r#"p=$1
 if [ -L "$p" ]; then echo link
 elif [ -d "$p" ]; then echo folder
 elif [ -f "$p" ]; then echo file
 elif [ -e "$p" ]; then echo other
-else echo nothing
+else
+    up=${p%/*}
+    until [ -d "$up/" ]; do up=${up%/*}; done
+    if cd "$up/" 2>/dev/null; then echo nothing; else echo closed; fi
+    exit 0
 fi
 cd -P "${p%/*}/" 2>/dev/null && pwd -P
 exit 0"#;
@@ -145,23 +150,29 @@ async fn look(
         let there = gives(backend, scope, machine, path).await?;
         Ok(if there { Found::Something } else { Found::Nothing })
     };
-    let Some((code, said)) = ask(backend, scope, machine, LOOK_SH, path).await? else {
-        return unasked().await;
-    };
-    let said = String::from_utf8_lossy(&said).into_owned();
-    let mut lines = said.lines();
-    let what = lines.next().filter(|_| code == 0);
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let real = lines.next().map(|folder| plain(&format!("{folder}/{name}")));
-    Ok(match what {
-        Some("folder") => Found::Folder(real),
-        Some("file") => Found::File(real),
-        Some("link") => Found::Link,
-        Some("other") => Found::Other,
-        Some("nothing") => Found::Nothing,
-        _ if machine.backend != BackendKind::Smolmachines => return unasked().await,
-        _ => anyhow::bail!("the shell of {} ended with {code}", machine.sandbox),
-    })
+    // Who works there may go where root may not.
+    for user in [ExecUser::Root, ExecUser::Sandbox] {
+        let Some((code, said)) = ask(backend, scope, machine, user, LOOK_SH, path).await? else {
+            return unasked().await;
+        };
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let mut lines = said.lines();
+        let what = lines.next().filter(|_| code == 0);
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let real = lines.next().map(|folder| plain(&format!("{folder}/{name}")));
+        return Ok(match what {
+            Some("folder") => Found::Folder(real),
+            Some("file") => Found::File(real),
+            Some("link") => Found::Link,
+            Some("other") => Found::Other,
+            Some("nothing") => Found::Nothing,
+            Some("closed") => continue,
+            // Not every image has a shell. Where the guest's own programs are the way, nothing is known then.
+            _ if machine.backend != BackendKind::Smolmachines => return unasked().await,
+            _ => anyhow::bail!("the shell of {} ended with {code}", machine.sandbox),
+        });
+    }
+    unasked().await
 }
 
 /// Whether there is such a folder. The guest may say what it likes: what it denies is not kept.
@@ -171,15 +182,19 @@ async fn is_folder(
     machine: &Instance,
     path: &str,
 ) -> anyhow::Result<bool> {
-    match ask(backend, scope, machine, r#"[ -d "$1" ]"#, path).await? {
-        Some((0, _)) => Ok(true),
-        Some((1, _)) => Ok(false),
-        // Not every image has a shell. Where the guest's own programs are the way, nothing is known then.
-        Some((code, _)) if machine.backend == BackendKind::Smolmachines => {
-            anyhow::bail!("the shell of {} ended with {code}", machine.sandbox)
+    Ok(match look(backend, scope, machine, path).await? {
+        Found::Folder(_) | Found::Something => true,
+        // A home may be a link to a folder.
+        Found::Link => ask(backend, scope, machine, ExecUser::Root, r#"[ -d "$1" ]"#, path)
+            .await?
+            .is_none_or(|(code, _)| code == 0),
+        Found::File(_) | Found::Other => false,
+        Found::Nothing => {
+            let sandbox = &machine.sandbox;
+            tracing::warn!(sandbox = %sandbox, path, "nothing is kept of a folder: it is not there");
+            false
         }
-        _ => gives(backend, scope, machine, path).await,
-    }
+    })
 }
 
 /// Has the guest's shell look at a path. `None`: it cannot be asked, and files may come out all the same.
@@ -187,6 +202,7 @@ async fn ask(
     backend: &dyn Backend,
     scope: &Scope,
     machine: &Instance,
+    user: ExecUser,
     script: &str,
     path: &str,
 ) -> anyhow::Result<Option<(i32, Vec<u8>)>> {
@@ -197,7 +213,7 @@ async fn ask(
     // Where the agent works may be closed to root, which inside has no right over others' folders.
     let workdir = Some("/".to_owned());
     let argv = ["sh", "-c", script, "sh", path];
-    let spec = ExecSpec { user: ExecUser::Root, workdir, ..ExecSpec::new(argv) };
+    let spec = ExecSpec { user, workdir, ..ExecSpec::new(argv) };
     let asked = backend.exec(scope, machine, &spec, Bytes::new());
     let asked = tokio::time::timeout(ANSWER, asked).await;
     let asked = asked.map_err(|_| {

@@ -30,6 +30,8 @@ pub struct Landing {
     pub paths: Vec<(String, String)>,
     /// Paths of the snapshot that are left out, with all that is in them.
     pub without: Vec<String>,
+    /// Absolute paths into which nothing comes to lie.
+    pub not_into: Vec<String>,
     /// The user and group that worked there, and who they are here. All others stay who they are.
     pub owners: Option<((u32, u32), (u32, u32))>,
     /// Whether set-id bits are kept.
@@ -175,10 +177,13 @@ impl Landing {
         if self.without.iter().any(|path| name.starts_with(path.trim_matches('/'))) {
             return None;
         }
-        self.paths.iter().find_map(|(from, to)| {
-            let rest = name.strip_prefix(from.trim_matches('/')).ok()?;
-            let to = Path::new(to.trim_matches('/'));
-            Some(if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) })
-        })
+        self.paths
+            .iter()
+            .find_map(|(from, to)| {
+                let rest = name.strip_prefix(from.trim_matches('/')).ok()?;
+                let to = Path::new(to.trim_matches('/'));
+                Some(if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) })
+            })
+            .filter(|to| !self.not_into.iter().any(|path| to.starts_with(path.trim_matches('/'))))
     }
 }

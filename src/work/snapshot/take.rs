@@ -79,10 +79,13 @@ pub async fn take(
 ) -> anyhow::Result<Option<Taken>> {
     let identity = backend.identity(scope, machine).await?;
     let wanted = places::wanted(&occasion.what, machine, &identity);
-    // Somebody who asks for a snapshot gets one.
+    // Somebody who asks for a snapshot gets one. A path of the bottle's own may be another by a link, among what
+    // is taken for the engine's.
     let changed = match occasion.why {
-        Why::Manual => None,
-        Why::Teardown | Why::Replace => backend.changed(scope, machine).await?,
+        Why::Teardown | Why::Replace if occasion.what.paths.is_empty() => {
+            backend.changed(scope, machine).await?
+        }
+        _ => None,
     };
     let receipt = occasion.receipt.as_ref();
     if changed.is_some_and(|changed| is_untouched(&changed, &wanted, &identity, receipt)) {
@@ -159,10 +162,6 @@ fn is_untouched(
         .collect();
     // What is elsewhere may be the same folder by another name, behind a link.
     let ours = |path: &str| {
-        let named = |place: &Place| !place.folder && lies_in(path, &place.path);
-        if places.iter().any(named) {
-            return false;
-        }
         SYSTEM.iter().any(|own| lies_in(path, own) || lies_in(own, path))
             || places.iter().any(|place| lies_in(&place.path, path))
             || delivered.iter().any(|file| lies_in(file, path))
@@ -278,12 +277,12 @@ fn landing(
     let absolute = |path: &String| {
         if path.starts_with('/') { plain(path) } else { plain(&format!("{home}/{path}")) }
     };
-    let stays = meta.workspace.as_deref().filter(|_| workspace.is_none());
-    // What is mounted now is a folder of the host.
-    let stays = stays.into_iter().chain(machine.mounts()).map(plain);
+    let stays = meta.workspace.as_deref().filter(|_| workspace.is_none()).map(plain);
     let without = meta.delivered.iter().map(absolute).chain(stays).collect();
+    // What is mounted now is a folder of the host, whatever stood there under which name.
+    let not_into = machine.mounts().into_iter().map(plain).collect();
     let owners = Some((meta.user, (identity.uid, identity.gid)));
-    Landing { paths, without, owners, set_id: false }
+    Landing { paths, without, not_into, owners, set_id: false }
 }
 
 /// Sends what is written, piece by piece.
@@ -319,12 +318,7 @@ mod tests {
     fn what_bottle_put_there_is_nobodys_work() {
         let identity = Identity { uid: 1, gid: 1, home: "/home/node".to_owned() };
         let place = |path: &str, folder| Place { path: path.to_owned(), folder };
-        let places = [
-            place("/home/node", true),
-            place("/workspace", true),
-            place("/etc/app", false),
-            place("/srv/x/db", false),
-        ];
+        let places = [place("/home/node", true), place("/workspace", true)];
         let hash = crate::model::SpecHash::of_bytes(b"");
         let receipt = Receipt {
             files: [("prompt.md", hash), ("skills/plan/SKILL.md", hash)]
@@ -346,11 +340,6 @@ mod tests {
         assert!(!is(&["/home/node/.bashrc"]));
         assert!(!is(&["/workspace/a"]));
         assert!(!is(&["/var/roothome/a"]));
-        // What was named is the agent's, wherever it is, and may be a file.
-        assert!(!is(&["/etc", "/etc/app"]));
-        assert!(!is(&["/etc/app/conf"]));
-        assert!(is(&["/srv", "/srv/x"]));
-        assert!(!is(&["/srv/x/db"]));
     }
 
     #[test]

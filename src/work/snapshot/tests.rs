@@ -197,7 +197,8 @@ fn it_comes_out_into_a_folder_and_does_no_harm_there() {
     let out = folder.path().join("out");
     std::fs::create_dir(&out).unwrap();
     let paths = vec![("/".to_owned(), "/all".to_owned())];
-    let landing = Landing { paths, without: Vec::new(), owners: None, set_id: false };
+    let landing =
+        Landing { paths, without: Vec::new(), not_into: Vec::new(), owners: None, set_id: false };
     let mut tar = Vec::new();
     replay(&store.find("ada").unwrap().path, &landing, &mut tar).unwrap();
     let place = Place { folder: out.clone(), name: None, owners: false };
@@ -222,6 +223,7 @@ fn it_goes_to_the_places_and_the_user_of_another_sandbox() {
             ("/workspace".to_owned(), "/src/app".to_owned()),
         ],
         without: vec!["/home/node/x".to_owned()],
+        not_into: vec!["/src/app/sub".to_owned()],
         owners: Some(((1000, 1001), (0, 7))),
         set_id: false,
     };

@@ -117,6 +117,31 @@ pub(super) fn named_paths_outlive_their_machine(rig: &Rig) {
     assert_eq!(rig.inside("ada", LOOK), plain);
 }
 
+/// Root inside has no right over others' folders in most machines: what it cannot see may be there.
+pub(super) fn what_lies_behind_a_closed_folder_is_kept(rig: &Rig) {
+    bottle(rig, "", "[home]");
+    rig.agent("ada", "You are ada.");
+    rig.apply(0);
+    let home = rig.inside("ada", "echo ~");
+    let home = home.trim();
+    bottle(rig, &format!("  target: {home}/work\n"), &format!("[workspace, {home}/.config/app]"));
+    rig.apply(0);
+    let work = "cd && echo changed > work/a && mkdir -p .config/app && echo mine > .config/app/x && \
+                chmod 700 ~ .config .config/app";
+    rig.inside("ada", work);
+    bottle(rig, "  target: /work\n", &format!("[workspace, {home}/.config/app]"));
+    rig.apply(0);
+    assert_eq!(rig.inside("ada", "cat /work/a ~/.config/app/x"), "changed\nmine");
+    rig.inside("ada", "chmod 700 ~ && echo more > ~/.config/app/x");
+    rig.tree.remove("agents/ada.md");
+    rig.apply_with(&ALL).exits(0);
+    let to = rig.cli.home().join("out");
+    snapshot(rig, &["restore", "ada", "--to", to.to_str().unwrap()]).exits(0);
+    assert_eq!(std::fs::read_to_string(to.join("work/a")).unwrap(), "changed\n");
+    let config = to.join(home.trim_start_matches('/')).join(".config/app/x");
+    assert_eq!(std::fs::read_to_string(config).unwrap(), "more\n");
+}
+
 /// An edit changes nothing of what runs; from then on it counts, also for one whose file is gone.
 pub(super) fn what_the_tree_said_last_holds_for_one_that_is_gone(rig: &Rig) {
     bottle(rig, "", "[workspace, home]");
