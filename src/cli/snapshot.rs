@@ -21,7 +21,7 @@ use super::target::Target;
 use super::ui::Ui;
 use crate::apply::{Receipts as _, Stop};
 use crate::model::text::harmless_line;
-use crate::model::{Keep, SandboxId, Writable};
+use crate::model::{InstanceState, Keep, SandboxId, Writable};
 use crate::reconcile::{Lock, Locked, TreeState, accepted, git, state};
 use crate::work::snapshot::{
     Census, Landing, Meta, Occasion, Snapshot, SnapshotId, Store, Why, census, replay, restore,
@@ -79,6 +79,14 @@ async fn store(global: &Global) -> Result<(Store, PathBuf), CliError> {
     let tree = reconciler.identify().await?;
     let store = Store::of(reconciler.state.tree(&tree.owner)?.dir());
     Ok((store, reconciler.state.root().to_owned()))
+}
+
+/// What is remembered of the tree.
+async fn memory(global: &Global) -> Result<TreeState, CliError> {
+    let load = setup::load_options(global, None, &ReadArgs::default())?;
+    let reconciler = setup::reconciler(load, &super::args::LookArgs::default(), None)?;
+    let tree = reconciler.identify().await?;
+    Ok(reconciler.state.tree(&tree.owner)?)
 }
 
 fn failed(error: anyhow::Error) -> CliError {
@@ -279,7 +287,9 @@ async fn back(
     // Whoever was waited for may have replaced it.
     let target = Target::find(global, name).await?;
     // What `bottle` put there itself is put right by the next pass, also when this ends half way.
-    if let Some(mut receipt) = memory.receipts()?.remove(&target.machine.id) {
+    if target.machine.state == InstanceState::Running
+        && let Some(mut receipt) = memory.receipts()?.remove(&target.machine.id)
+    {
         receipt.guest = None;
         memory.put(&receipt, true)?;
     }
@@ -377,7 +387,8 @@ impl std::io::Write for Sending {
 }
 
 async fn remove(ui: &Ui, global: &Global, ids: &[String]) -> Result<Exit, CliError> {
-    let (store, _) = store(global).await?;
+    let memory = memory(global).await?;
+    let store = Store::of(memory.dir());
     // All are looked at before one goes: a word that is mistyped removes nothing.
     let ids = ids.iter().map(|id| {
         SnapshotId::parse(id).ok_or_else(|| {
@@ -386,8 +397,21 @@ async fn remove(ui: &Ui, global: &Global, ids: &[String]) -> Result<Exit, CliErr
         })
     });
     let ids = ids.collect::<Result<Vec<_>, _>>()?;
+    let (on_their_way, unreadable) = memory.carried()?;
     for id in &ids {
         store.find(&id.to_string()).map_err(failed)?;
+        let carried = on_their_way.iter().find(|(_, one)| one.snapshot == id.to_string());
+        // What cannot be read may name it.
+        let carried = carried.map(|(sandbox, _)| sandbox);
+        if let Some(sandbox) =
+            carried.or_else(|| unreadable.keys().find(|name| **name == id.sandbox))
+        {
+            let told = format!("{id} is the work of {sandbox} on its way into its new machine");
+            return Err(CliError::failed(told).hint(format!(
+                "`bottle start {sandbox}` or `bottle apply` brings it there; `bottle apply --only {sandbox} \
+                 --discard {sandbox}` gives it up"
+            )));
+        }
     }
     for id in &ids {
         store.remove(id).map_err(failed)?;

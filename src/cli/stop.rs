@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::ui::Ui;
 use super::{apply, down, look, report, setup, signals, snapshot};
 use crate::apply::{Report, Stop};
-use crate::model::{Desired, InstanceState, Ownership, ResourceKind, SandboxId};
+use crate::model::{Desired, Instance, InstanceState, Ownership, ResourceKind, SandboxId};
 use crate::plan::{Action, Options, Order, Plan, Verdict};
 use crate::reconcile::{Lock, Reconciler, TreeState, View, stops};
 
@@ -186,6 +186,17 @@ fn goes(plan: &Plan) -> bool {
     })
 }
 
+/// None of them is to be kept down by something else: then nothing is done, and one that was stopped stays so.
+fn check_startable(view: &View, only: &BTreeSet<SandboxId>) -> Result<(), CliError> {
+    let suspended =
+        |id: &&SandboxId| view.desired.sandboxes.get(*id).is_some_and(|spec| spec.suspend);
+    match only.iter().find(suspended) {
+        None => Ok(()),
+        Some(id) => Err(CliError::failed(format!("{id} is suspended, so it is not started"))
+            .hint(format!("take `suspend` out of its file, then `bottle start {id}`"))),
+    }
+}
+
 /// All that are named have to be there, and the tree has to say what they are.
 fn check(view: &View, only: &BTreeSet<SandboxId>) -> Result<(), CliError> {
     setup::check_only(&view.options, &view.desired, &view.observed)?;
@@ -195,7 +206,7 @@ fn check(view: &View, only: &BTreeSet<SandboxId>) -> Result<(), CliError> {
             || view.desired.unread.contains_key(id)
     };
     match only.iter().find(|id| !declared(id)) {
-        None => Ok(()),
+        None => check_startable(view, only),
         Some(id) => {
             let told = format!("the tree does not declare {id}, so it is not started");
             Err(CliError::failed(told)
@@ -244,6 +255,9 @@ impl Beside<'_> {
                 return Ok(report::exit(&halting.plan, &report));
             }
         }
+        if restart {
+            stops::tell(self.memory, only)?;
+        }
         stops::wake(self.memory, &options)?;
         drop(claims);
         let awaited: BTreeSet<&SandboxId> = only.iter().filter(|id| !kept.contains(id)).collect();
@@ -253,7 +267,11 @@ impl Beside<'_> {
             return Ok(Exit::Interrupted);
         }
         for id in awaited.iter().filter(|id| !late.contains(**id)) {
-            self.ui.say(&format!("{id} runs: `watch` has started it"));
+            let ran = !restart && view.observed.instances.iter().any(|i| runs(i, id));
+            self.ui.say(&match ran {
+                true => format!("{id} runs already"),
+                false => format!("{id} runs: `watch` has started it"),
+            });
         }
         for id in &late {
             self.ui.warn(&format!(
@@ -281,14 +299,7 @@ impl Beside<'_> {
         let waiting = async {
             while !late.is_empty() {
                 let observed = self.reconciler.observe(&view.scope).await;
-                late.retain(|id| {
-                    !observed.instances.iter().any(|instance| {
-                        instance.sandbox == **id
-                            && instance.resource == ResourceKind::Machine
-                            && instance.ownership == Ownership::Ours
-                            && instance.state == InstanceState::Running
-                    })
-                });
+                late.retain(|id| !observed.instances.iter().any(|instance| runs(instance, id)));
                 if !late.is_empty() {
                     tokio::time::sleep(LOOK).await;
                 }
@@ -300,6 +311,14 @@ impl Beside<'_> {
         }
         late
     }
+}
+
+/// Whether this is the machine of the sandbox, and runs.
+fn runs(instance: &Instance, id: &SandboxId) -> bool {
+    instance.sandbox == *id
+        && instance.resource == ResourceKind::Machine
+        && instance.ownership == Ownership::Ours
+        && instance.state == InstanceState::Running
 }
 
 /// Whether the sandbox has a machine.

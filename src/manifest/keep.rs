@@ -7,6 +7,7 @@ use super::host;
 use super::keys::{Shape, nearest};
 use super::source::Findings;
 use super::workspace::{RESERVED, SYSTEM};
+use super::yaml::Value;
 use crate::model::kept::{HOME, WORKSPACE, lies_in};
 use crate::model::{Keep, Workspace, WorkspaceMode};
 
@@ -43,7 +44,11 @@ pub(super) fn read(
     findings: &mut Findings<'_>,
 ) -> Keep {
     let mut keep = Keep { workspace: false, home: false, paths: Default::default() };
-    let Some(items) = field.list(findings) else { return Keep::default() };
+    let Value::List(items) = &field.node.value else {
+        let hint = "write `[workspace, home]` and the paths of your own; `[]` keeps nothing";
+        findings.add(field.mismatch("a list").hint(hint));
+        return Keep::default();
+    };
     if items.len() > MOST {
         let problem = field.error(format!("`keep` has {} items, and takes {MOST}", items.len()));
         findings.add(problem.hint("name a folder instead of what is in it"));
@@ -130,6 +135,10 @@ fn is_path(
         findings.add(item.refused(path, reason).hint(EXPECTED));
         return false;
     }
+    if path.contains(['*', '?', '[']) {
+        let message = format!("`{path}` is taken as it stands: no pattern is looked for");
+        findings.add(item.warning(message).hint("name the folder around it"));
+    }
     let own = RESERVED.into_iter().chain(WRITTEN);
     if let Some(own) = own.into_iter().find(|own| lies_in(path, own) || lies_in(own, path)) {
         let reason = "is made anew with each machine, by its kernel, its engine or `bottle`";
@@ -152,7 +161,8 @@ fn is_path(
                 "`{path}` lies in {what} `{mount}`, which stays on this machine: nothing of it is lost, and \
                  nothing is kept"
             );
-            findings.add(item.warning(message).hint("leave it out"));
+            let hint = "leave it out, once no machine is left that has a folder of its own there";
+            findings.add(item.warning(message).hint(hint));
         } else if lies_in(mount, path) {
             let message = format!(
                 "{what} `{mount}` lies in `{path}`: it stays on this machine, and is not kept with the rest"

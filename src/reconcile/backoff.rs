@@ -99,12 +99,10 @@ impl Backoff {
         Some((entry.until.saturating_sub(now), entry.attempts))
     }
 
-    /// An edit of the tree may have repaired anything: everyone is due at once.
+    /// An edit of the tree, or an order to start, may have repaired anything: everyone is due at once, and a
+    /// start from now on is the first.
     pub fn reset(&mut self) {
-        for entry in self.entries.values_mut() {
-            entry.attempts = 0;
-            entry.until = Duration::ZERO;
-        }
+        self.entries.clear();
     }
 }
 
@@ -191,5 +189,10 @@ mod tests {
         backoff.record(&ada(), Happened::Failed, at(0), 0.5);
         backoff.reset();
         assert!(backoff.deferred(at(0)).is_empty());
+        // What was started before it says nothing of a restart that somebody orders.
+        backoff.record(&ada(), Happened::Restarted, at(1), 0.5);
+        backoff.reset();
+        backoff.record(&ada(), Happened::Restarted, at(2), 0.5);
+        assert!(backoff.deferred(at(2)).is_empty());
     }
 }

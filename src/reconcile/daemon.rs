@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -126,6 +126,7 @@ pub async fn watch(
         backoff: Backoff::default(),
         removals: Removals::default(),
         waiting: Waiting::default(),
+        ordered: memory.ordered(),
         last_pass: Duration::ZERO,
         newest: None,
         still: None,
@@ -161,6 +162,8 @@ struct Loop {
     backoff: Backoff,
     removals: Removals,
     waiting: Waiting,
+    /// When the operator last stopped or started a sandbox, as far as that was taken into account.
+    ordered: Option<SystemTime>,
     last_pass: Duration,
     newest: Option<Arc<Round>>,
     /// What everything looked like when the last pass found nothing to do, and how many looks since
@@ -349,7 +352,16 @@ impl Loop {
         if let Some(cause) = free {
             self.waiting.hear(cause, now);
         }
+        // What went down by an order has not crashed.
+        let ordered = std::mem::replace(&mut self.ordered, ended.round.view.memory.ordered());
+        let is_new = ordered != self.ordered;
+        if is_new {
+            self.backoff.reset();
+        }
         for (sandbox, happened) in happenings(&ended.round.view, &ended.report) {
+            if is_new && happened == Happened::Restarted {
+                continue;
+            }
             self.backoff.record(&sandbox, happened, now, jitter());
         }
         self.unwritten.extend(outcomes(&ended.round.view.plan, &ended.report));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
@@ -33,6 +33,11 @@ struct Record {
 impl TreeState {
     fn stops(&self) -> PathBuf {
         self.dir().join("stopped")
+    }
+
+    /// When a sandbox was last stopped or started by an order.
+    pub(super) fn ordered(&self) -> Option<SystemTime> {
+        moved(&self.stops())
     }
 
     /// The sandboxes that the operator stopped, and the records of which cannot be read, with why.
@@ -142,6 +147,16 @@ impl Reconciler {
     }
 }
 
+/// Tells a `watch` that these went down by an order, which it would take for a crash. Who calls this ends the
+/// records at once.
+///
+/// # Errors
+/// When the state folder cannot be written.
+pub fn tell(memory: &TreeState, sandboxes: &BTreeSet<SandboxId>) -> anyhow::Result<()> {
+    let stopped = Stopped { since: now() };
+    sandboxes.iter().try_for_each(|id| memory.set_stopped(id, Some(&stopped)))
+}
+
 /// Ends the records of the sandboxes that are to start, also of those that cannot be read.
 ///
 /// # Errors
@@ -222,10 +237,10 @@ pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
 
 /// Says when somebody beside this loop has stopped a sandbox, or started one.
 pub(super) async fn listen(memory: TreeState, send: UnboundedSender<Trigger>) {
-    let mut before = moved(&memory.stops());
+    let mut before = memory.ordered();
     loop {
         tokio::time::sleep(LOOK).await;
-        let now = moved(&memory.stops());
+        let now = memory.ordered();
         if now != before && send.send(Trigger::Order).is_err() {
             return;
         }

@@ -106,7 +106,15 @@ impl Zstd {
                     Ok(Some((length, _)))
                         if self.begin.len() >= length && self.begin[4] & 3 != 0 =>
                     {
-                        return Err(Unscannable::Dictionary);
+                        // By chance the first bytes stand in many a program; a block behind them does not.
+                        match self.begin.get(length..length + 3) {
+                            None => length + 3,
+                            Some(block) => {
+                                let block = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+                                let fits = block >> 1 & 3 != 3 && block >> 3 <= BLOCK;
+                                return Err(if fits { Unscannable::Dictionary } else { corrupt });
+                            }
+                        }
                     }
                     Ok(Some((length, _))) => length,
                 },

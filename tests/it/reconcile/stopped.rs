@@ -188,6 +188,11 @@ pub(super) fn a_stopped_one_is_replaced_and_removed_as_any_other(rig: &Rig) {
     let done = rig.apply(0);
     assert_eq!(verdicts(&done), ["a0 replace"]);
     assert!(done.to_string().contains(r#""keeps":["workspace","home"]"#), "{done}");
+    // What it worked on waits for its start, and nobody removes it meanwhile.
+    let listed = rig.cli.run(["--tree", &rig.tree_path(), "snapshot", "list", "-o", "json"]);
+    let id = listed.exits(0).json()["snapshots"][0]["id"].as_str().unwrap().to_owned();
+    let kept = rig.cli.run(["--tree", &rig.tree_path(), "snapshot", "remove", &id]).exits(1);
+    assert!(kept.stderr.contains("on its way into its new machine"), "{}", kept.stderr);
     rig.converged();
     assert_eq!(rig.status("a0")["state"], "stopped by you");
     assert_eq!(rig.exec("a0", "true").code, Some(125));
@@ -248,6 +253,18 @@ pub(super) fn what_cannot_be_stopped_or_started_says_why(rig: &Rig) {
     rig.order(&["start", "a0", "a1"]).exits(0);
     rig.converged();
 
+    // One that the tree keeps down is not started, and stays stopped.
+    rig.order(&["stop", "a0"]).exits(0);
+    rig.tree.agent("a0", "dev", "suspend: true\n", "You are a0.");
+    for word in ["start", "restart"] {
+        let kept = rig.order(&[word, "a0"]).exits(1);
+        assert!(kept.stderr.contains("a0 is suspended"), "{}", kept.stderr);
+    }
+    assert!(rig.record("a0").exists());
+    rig.agents(2);
+    rig.order(&["start", "a0"]).exits(0);
+    rig.converged();
+
     // A damaged record holds its sandbox, running or not, names the file, and is set right by either word.
     for damage in ["", "[17]"] {
         std::fs::create_dir_all(rig.memory().join("stopped")).unwrap();
@@ -281,8 +298,13 @@ pub(super) fn watch_keeps_to_it(rig: &Rig) {
     let started = rig.order(&["start", "ada"]).exits(0);
     assert!(started.stderr.contains("`watch` has started it"), "{}", started.stderr);
     runs(rig, 2);
-    rig.order(&["restart", "ada"]).exits(0);
-    runs(rig, 3);
+    // That it goes down is ordered each time: no crash, and no next try that is put off.
+    for run in 3..7 {
+        rig.order(&["restart", "ada"]).exits(0);
+        runs(rig, run);
+    }
+    let passes = std::fs::read_to_string(rig.cli.cwd().join("passes.jsonl")).unwrap();
+    assert!(!passes.contains(r#""attempts""#), "{passes}");
     let json = rig.order(&["-o", "json", "stop", "ada"]).exits(0).json();
     assert_eq!(json["outcomes"][0]["outcome"], "done", "{json}");
     assert_eq!(watch.stop(), Some(0));

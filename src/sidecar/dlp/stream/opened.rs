@@ -111,6 +111,10 @@ impl Opener {
         bytes: &[u8],
         scanner: &mut BodyScanner,
     ) -> Option<Unscanned> {
+        // Each may hold a thousand more: together they have what the body may unpack to.
+        if !self.gives(0) {
+            return Some(Unscanned::Large);
+        }
         let bytes = &bytes[..bytes.len().min(SOON)];
         let (mut unpacker, _) =
             Unpacker::layers(layers, self.most, self.length, bytes, self.memory)?;
@@ -130,6 +134,9 @@ impl Opener {
     ) -> Result<Opened, Unscanned> {
         if self.depth == 0 {
             return Err(Unscanned::Nested);
+        }
+        if !self.gives(0) {
+            return Err(Unscanned::Large);
         }
         let (unpacker, needed) = match kind {
             Kind::Opaque => return Err(Unscanned::Format),
@@ -264,5 +271,38 @@ impl Opened {
             kind => kind == Kind::Zip || given >= CHANCE || *error == Unscannable::Dictionary,
         };
         sure.then_some(Unscanned::Broken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sidecar::dlp::stream::tests::{enough, opener, scanner};
+    use crate::sidecar::packing::deflate;
+
+    /// Many heads of zlib, each of which stands in all that come before it, and one body of all of them.
+    fn heads(count: u16, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for left in (0..count).rev() {
+            let length = left * 7;
+            out.extend([0x78, 0x9c, 0]);
+            out.extend(length.to_le_bytes());
+            out.extend((!length).to_le_bytes());
+        }
+        // No sum: each breaks.
+        [out, deflate(body), vec![7; 4]].concat()
+    }
+
+    #[test]
+    fn what_breaks_soon_gives_no_more_than_a_body_may() {
+        let nested = heads(40, &heads(40, &heads(40, &[b'a'; 30_000])));
+        let opener = opener(true, enough);
+        let mut scanner = scanner(opener.clone());
+        let _ = scanner.push(&nested);
+        scanner.close();
+        let given = opener.work.given.load(Ordering::Relaxed);
+        assert!(given > enough(0), "{given}: the first of them go on");
+        assert!(given < enough(0) + (1 << 20), "{given}");
+        assert_eq!(scanner.unscanned(), Some(Unscanned::Large));
     }
 }

@@ -10,17 +10,17 @@ fn token() -> Vec<u8> {
     format!("ghp{}", "_wZ3kQ9vB1nM7xC5rT2yL8pD4sF6gH0jAe1U3").into_bytes()
 }
 
-fn opener(room: bool, most: fn(u64) -> u64) -> Opener {
+pub(super) fn opener(room: bool, most: fn(u64) -> u64) -> Opener {
     let room: Room = Arc::new(move |_| room.then(|| Box::new(()) as Box<_>));
     Opener::new(room, 17 << 20, most, None)
 }
 
 /// Enough for what is not meant to be too much.
-fn enough(_: u64) -> u64 {
+pub(super) fn enough(_: u64) -> u64 {
     2 << 20
 }
 
-fn scanner(opener: Opener) -> BodyScanner {
+pub(super) fn scanner(opener: Opener) -> BodyScanner {
     let rules = Rules::from_toml(
         "[[rules]]\nid = 'github-token'\nregex = 'ghp_[0-9A-Za-z]{36}'\nkeywords = ['ghp_']",
     );
@@ -166,7 +166,7 @@ fn what_breaks_is_searched_up_to_there_and_told() {
             assert_eq!(search(opener(true, enough), &body, 5000), (1, why), "{before}");
         }
     }
-    let dictionary = b"-\x28\xb5\x2f\xfd\x21\x07\x10 some bytes or other";
+    let dictionary = b"-\x28\xb5\x2f\xfd\x21\x07\x10\x79\0\0 some bytes or other";
     let told = search(opener(true, enough), dictionary, 1000);
     assert_eq!(told, (0, Some(Unscanned::Broken)));
     // Empty blocks are no noise.
