@@ -78,7 +78,9 @@ impl Keeping<'_> {
             };
             // Else nothing is done to it this time.
             if !gone.is_empty() {
-                let kept = kept && gone.iter().any(|i| has_work(i));
+                // What a machine that was never started is to get lies in a snapshot, and stays there.
+                let waits = self.observed.carrying.contains_key(&decision.sandbox);
+                let kept = kept && (waits || gone.iter().any(|i| has_work(i)));
                 self.tell_one(decision, change, &gone, &named, kept);
             }
         }

@@ -49,6 +49,20 @@ fn what_goes_is_kept_and_what_follows_gets_it() {
 }
 
 #[test]
+fn what_waits_for_a_machine_that_never_ran_is_not_said_to_be_lost() {
+    let mut observed = converged(&[spec("ada")]);
+    observed.instances[0].state = InstanceState::Created;
+    let all = Options { allow_teardown: AllowTeardown::All, ..Options::default() };
+    let keeps = |observed: &Observed| {
+        let gone = plan(&desired([spec("bob")]), observed, &all);
+        gone.changes.iter().find_map(|change| change.keeps.clone()).unwrap_or_default()
+    };
+    assert_eq!(keeps(&observed), [""; 0]);
+    observed.carrying.insert(id("ada"), InstanceId("old".to_owned()));
+    assert_eq!(keeps(&observed), ["home"]);
+}
+
+#[test]
 fn what_never_ran_or_is_half_made_has_no_work() {
     let mut observed = converged(&[spec("ada")]);
     let empty = desired([spec("bob")]);
