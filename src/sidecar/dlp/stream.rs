@@ -41,6 +41,8 @@ pub struct BodyScanner {
     packed: bool,
     /// How much has come.
     position: u64,
+    /// How much of that came before what is held.
+    base: u64,
     /// What opens what is packed in it, if it is opened.
     opener: Option<Opener>,
     opened: Option<Opened>,
@@ -65,6 +67,7 @@ impl BodyScanner {
             found: Vec::new(),
             packed: false,
             position: 0,
+            base: 0,
             opener: None,
             opened: None,
             told: 0,
@@ -190,6 +193,7 @@ impl BodyScanner {
             let (now, later) = bytes.split_at(bytes.len().min(WINDOW - self.held.len()));
             self.held.extend_from_slice(now);
             self.position += now.len() as u64;
+            self.base = self.position - self.held.len() as u64;
             self.feed(now);
             bytes = later;
         }
@@ -207,9 +211,10 @@ impl BodyScanner {
                 self.done(opened, reason);
             }
             Fed::Broken(reason) => {
-                // Another one may begin in it.
+                // Another one may begin in it, as far as that is still there.
                 self.looked = opened.start + 1;
-                self.done(opened, reason);
+                let gone = (self.looked < self.base).then_some(Unscanned::Broken);
+                self.done(opened, reason.or(gone));
             }
         }
     }
@@ -244,6 +249,7 @@ impl BodyScanner {
             return;
         }
         let base = self.position - self.held.len() as u64;
+        self.base = base;
         let held = std::mem::take(&mut self.held);
         // What is opened is not looked into for escapes.
         let place_in =

@@ -2,7 +2,7 @@
 
 use super::coding::{Coding, Unscannable};
 use super::zip::Member;
-use super::{BEGIN, CHANCE, Decoded, Kind, Scan, Unscanned, decode, find, zip};
+use super::{BEGIN, CHANCE, Decoded, Kind, Scan, Unscanned, decode, zip};
 
 impl Scan<'_> {
     /// What begins so is broken: told, but where it is so only because escapes were undone that were none.
@@ -27,7 +27,7 @@ impl Scan<'_> {
             Kind::Coded(coding) => {
                 let Decoded { given, taken, ended } =
                     self.decoded(&[coding], bytes, depth, written);
-                let sure = first || taken.is_none() && is_sure(coding, given, bytes);
+                let sure = first || taken.is_none() && is_sure(coding, given);
                 match ended {
                     Err(Unscannable::TooLarge) if first => return Err(Unscannable::TooLarge),
                     // What is no more than a part of a body is no reason to refuse it.
@@ -90,10 +90,10 @@ pub(super) fn begin(bytes: &[u8]) -> [u8; BEGIN] {
 }
 
 /// Whether what broke was of this coding, by what it gave before that. The first bytes of zlib are so short
-/// that noise gives as much; not behind so many bytes.
-fn is_sure(coding: Coding, given: u64, bytes: &[u8]) -> bool {
+/// that noise has them, and gives as much: all of it is searched, and what seemed to be in it is looked into.
+fn is_sure(coding: Coding, given: u64) -> bool {
     match coding {
-        Coding::Deflate => given >= CHANCE && bytes.len() >= find::TRIED_BYTES,
+        Coding::Deflate => false,
         Coding::Zstd => given > 0,
         _ => given >= CHANCE,
     }

@@ -220,6 +220,9 @@ impl Opened {
                     }
                 }
                 Err(Unscannable::TooLarge) => return Fed::Broken(Some(Unscanned::Large)),
+                // The first bytes of zlib are so short that noise has them, and unpacks for a while. All of
+                // that is searched, and what it seemed to hold is looked into again.
+                Err(Unscannable::Corrupt(_)) if self.is_zlib() => return Fed::Broken(None),
                 Err(error) => return Fed::Broken(self.broken(&error)),
             }
             let searched = given - self.scanner.hold_back() as u64;
@@ -259,6 +262,16 @@ impl Opened {
     /// How many of the last bytes, up to this place of the body, may not go on yet.
     pub(super) fn hold_back(&self, position: u64) -> usize {
         usize::try_from(position - self.start - self.covered).unwrap_or(usize::MAX)
+    }
+
+    fn is_zlib(&self) -> bool {
+        match self.kind {
+            Kind::Coded(coding) => coding == Coding::Deflate,
+            Kind::Layers(layers) => {
+                layers.begins_by_chance() && layers.codings().first() == Some(&Coding::Deflate)
+            }
+            Kind::Zip | Kind::Opaque => false,
+        }
     }
 
     /// The first bytes of a kind stand by chance in what is not of it. Those of a zip are sure enough, and what

@@ -169,6 +169,18 @@ fn what_breaks_is_searched_up_to_there_and_told() {
     let dictionary = b"-\x28\xb5\x2f\xfd\x21\x07\x10\x79\0\0 some bytes or other";
     let told = search(opener(true, enough), dictionary, 1000);
     assert_eq!(told, (0, Some(Unscanned::Broken)));
+    // What it seemed to hold is looked into as far as it is still there, and else that is told.
+    let stored = |body: &[u8]| {
+        let length = u16::try_from(body.len()).unwrap();
+        let head = [&[0][..], &length.to_le_bytes(), &(!length).to_le_bytes()].concat();
+        [&head[..], body].concat()
+    };
+    let noise = noise(40_000);
+    let far = [b"-x\x9c".to_vec(), stored(&noise), stored(&noise), stored(&noise), stored(&noise)];
+    for (begin, told) in [(&far[..2], None), (&far[..], Some(Unscanned::Broken))] {
+        let body = [&begin.concat()[..], &[7; 8], &text(1000), &token(), b"\n"].concat();
+        assert_eq!(search(opener(true, enough), &body, 5000), (1, told));
+    }
     // Empty blocks are no noise.
     let empty = b"\0\0\0\xff\xff".repeat(820);
     let body = [b"-x\x9c", &empty[..], &zlib(&within)[2..]].concat();
