@@ -1,15 +1,17 @@
 //! What of a request is searched for secrets, and what is done about them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use hyper::HeaderMap;
 use hyper::header::{CONTENT_ENCODING, COOKIE};
 use time::{Date, OffsetDateTime};
+use zeroize::Zeroizing;
 
 use super::limits;
 use crate::sidecar::Code;
-use crate::sidecar::credential::{Redactions, Redactor};
+use crate::sidecar::credential::{Redactions, Redactor, basic_forms};
 use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
 use crate::sidecar::dlp::{
     BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression,
@@ -25,6 +27,29 @@ pub(super) struct Scan {
     action: Action,
     /// The operator's own rules, as they were written.
     own: Option<String>,
+}
+
+/// Whom routes write into Basic credentials, each with the name of the credential.
+pub(super) fn basic_users(document: &Document) -> BTreeSet<(String, String)> {
+    let routes = document.policy.routes.iter();
+    routes.filter_map(|r| Some((r.auth_user.clone()?, r.credential.clone()))).collect()
+}
+
+/// What is looked for, by the name of its credential: the credentials, and what routes write of them that
+/// is another text.
+fn known_values(document: &Document) -> Vec<(&str, Zeroizing<String>)> {
+    let credentials = &document.credentials;
+    let mut values: Vec<(&str, Zeroizing<String>)> = credentials
+        .iter()
+        .map(|(name, value)| (&**name, Zeroizing::new(value.reveal().to_owned())))
+        .collect();
+    for (user, name) in basic_users(document) {
+        if let Some((name, value)) = credentials.get_key_value(&name) {
+            let forms = basic_forms(&user, value.reveal());
+            values.extend(forms.into_iter().map(|form| (&**name, form)));
+        }
+    }
+    values
 }
 
 impl Scan {
@@ -49,15 +74,12 @@ impl Scan {
                 Rules::builtin().merge(&own)
             }
         };
-        let values =
-            document.credentials.iter().map(|(name, value)| (name.as_str(), value.reveal()));
-        let known = Arc::new(Known::new(values).map_err(|error| error.to_string())?);
+        let values = known_values(document);
+        let looked_for = values.iter().map(|(name, value)| (*name, value.as_str()));
+        let known = Arc::new(Known::new(looked_for).map_err(|error| error.to_string())?);
         let scanner = Arc::new(Scanner::new(Arc::new(rules), known, suppressions));
-        let values = document
-            .credentials
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.reveal().as_bytes()));
-        let redactions = Redactions::new(values)
+        let taken_out = values.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let redactions = Redactions::new(taken_out)
             .map_err(|_| "the credentials are too many to be looked for".to_owned())?;
         let redactions = Arc::new(redactions);
         Ok(Self { scanner, redactions, action: dlp.action, own: dlp.rules.clone() })

@@ -1,6 +1,6 @@
 //! What a sidecar works by: one loaded document, whole, or none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rustls::crypto::CryptoProvider;
 use sha2::{Digest as _, Sha256};
 
 use super::resolve::{Resolver, System};
-use super::scan::Scan;
+use super::scan::{Scan, basic_users};
 use super::upstream::{Upstreams, client_config};
 use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
@@ -31,6 +31,8 @@ pub(super) struct Loaded {
     ca_part: Option<CaPart>,
     pub(super) scan: Scan,
     pub(super) credentials: BTreeMap<String, Secret>,
+    /// Whom routes write into Basic credentials, each with the credential's name.
+    users: BTreeSet<(String, String)>,
     pub(super) upstreams: Upstreams,
     #[cfg(any(test, feature = "testing"))]
     pub(super) testing: crate::sidecar::document::Testing,
@@ -70,7 +72,9 @@ impl Loaded {
             (None, Some(part)) => Some(Arc::new(Ca::load(part, &document.sandbox, provider)?)),
             (None, None) => None,
         };
-        let same_values = before.filter(|before| before.credentials == document.credentials);
+        let users = basic_users(&document);
+        let same_values = before
+            .filter(|before| before.credentials == document.credentials && before.users == users);
         let same_values = same_values.map(|before| &before.scan);
         let resolver = Resolver::new(&document.resolver, document.hosts.as_deref(), system)?;
         let tls = client_config(&roots, provider)?;
@@ -85,6 +89,7 @@ impl Loaded {
             forbidden: document.forbidden.into_iter().chain(system.around.clone()).collect(),
             ca_part: document.ca,
             credentials: document.credentials,
+            users,
             #[cfg(any(test, feature = "testing"))]
             testing: document.testing,
         })

@@ -6,7 +6,7 @@ use super::client::Answer;
 use super::upstream::{Certificate, Upstream};
 use super::world::{World, base64};
 
-const GH: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+pub(super) const GH: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
 const DEEP: &str = "Zt5_oP9xQ2wE7rT1yU4iA6sD8fG3hJ0kL-zXcVbN";
 const AI: &str = "m3N7bV1cX9zL5kJ2hG8fD4sA6pO0iU~yT.rEwQ!1";
 
@@ -50,7 +50,7 @@ fn values() -> Value {
     json!({ "GH_TOKEN": GH, "DEEP_TOKEN": DEEP, "AI_KEY": AI })
 }
 
-async fn world() -> World {
+pub(super) async fn world() -> World {
     let mut world = World::unloaded(policy(), Upstream::start(Certificate::Good).await, &[]).await;
     world.document["credentials"] = values();
     world.names.set("ai.example.com", &[&[super::world::PUBLIC]]);
@@ -58,7 +58,7 @@ async fn world() -> World {
     world
 }
 
-async fn door(world: &World, request: &str) -> Answer {
+pub(super) async fn door(world: &World, request: &str) -> Answer {
     let request = request.replacen("\r\n", "\r\nHost: sidecar\r\n", 1);
     world.proxy().await.ask(request).await
 }
