@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::model::roles::PLACEHOLDER;
 
+mod toml;
+
 pub(super) const BEGIN: &str = "# bottle: begin, written by bottle";
 pub(super) const END: &str = "# bottle: end";
 
@@ -21,6 +23,9 @@ pub(super) fn merged(path: &str, theirs: &str, old: Option<&str>, new: Option<&s
     let lines: Vec<&str> = theirs.split_inclusive('\n').collect();
     let end_of_line =
         if lines.first().is_some_and(|line| line.ends_with("\r\n")) { "\r\n" } else { "\n" };
+    if path.ends_with(".toml") {
+        return toml::merged(&lines, old, new, end_of_line);
+    }
     let begin = lines.iter().position(|line| line.trim() == BEGIN);
     let end = lines.iter().position(|line| line.trim() == END);
     let marked = match (begin, end) {

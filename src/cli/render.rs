@@ -280,8 +280,8 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     }
     if let Some(name) = tokens.first() {
         let line = format!(
-            "the token of a route comes from the environment variable that `token_ref` names: \
-             `export {name}=…`"
+            "the token of a route comes from a line {name}=value in `--env-file FILE`, else from the \
+             environment: `export {name}=…`; or write `token_from` for a command or a file"
         );
         note(text, "hint:", style::HINT, &line, around.width);
     }

@@ -164,7 +164,7 @@ pub(super) fn read(
         git: section.get("git").map(|f| git::read(&f, guard, findings)).unwrap_or_default(),
         routes: section
             .get("cred_proxy")
-            .map(|f| cred_proxy::read(&f, findings))
+            .map(|f| cred_proxy::read(&f, guard, findings))
             .unwrap_or_default(),
         egress: section
             .get("egress")

@@ -3,11 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::field::{Field, Section, shorten};
+use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
 use super::yaml::Value;
-use crate::model::policy::{ANTHROPIC, AuthScheme, CredentialRoute, RouteRole, auth};
+use crate::model::policy::{CredentialRoute, RouteRole};
+
+mod scheme;
+mod token;
 
 /// The keys of `cred_proxy`.
 pub(super) static TABLE: Table = Table {
@@ -31,10 +35,10 @@ static ROUTE: Table = Table {
             "starts and ends with `/`, once in the bottle",
         ),
         Key::required("upstream", Shape::Text(Some("^https://")), "`https://host[:port][/path]`"),
-        Key::required(
+        Key::new(
             "auth_scheme",
             Shape::Word(&["Bearer", "token", "basic", "x-api-key", "header"]),
-            "how the upstream wants the token: `Authorization: Bearer …`, `token …`, `Basic …`, or a header of its own",
+            "how the upstream wants the token: `Authorization: Bearer …`, `token …`, `Basic …`, or a header of its own; a role may know it",
         ),
         Key::new(
             "auth_user",
@@ -46,10 +50,15 @@ static ROUTE: Table = Table {
             Shape::Text(Some("^[A-Za-z0-9._-]{1,64}$")),
             "with `header`, its name: `x-goog-api-key`, `api-key`, `PRIVATE-TOKEN`",
         ),
-        Key::required(
+        Key::new(
             "token_ref",
             Shape::Text(Some(host::ENV_NAME)),
-            "the name of the host's environment variable that holds the token",
+            "the name of the token: in the `--env-file`, else of the host's environment variable that holds it",
+        ),
+        Key::new(
+            "token_from",
+            Shape::Section(&token::TABLE),
+            "instead of `token_ref`: a command that writes the token, or a file that holds it",
         ),
         Key::new(
             "role",
@@ -64,32 +73,24 @@ static ROUTE: Table = Table {
     instead: &[],
 };
 
-const ROLE: Shape =
-    Shape::Word(&["anthropic-base-url", "npm-registry", "git-insteadof", "tea-login"]);
+const ROLE: Shape = Shape::Word(&[
+    "anthropic-base-url",
+    "npm-registry",
+    "git-insteadof",
+    "tea-login",
+    "openai-base-url",
+    "gemini-base-url",
+    "opencode",
+]);
 
-const ROLES: [(&str, RouteRole); 4] = [
+const ROLES: [(&str, RouteRole); 7] = [
     ("anthropic-base-url", RouteRole::AnthropicBaseUrl),
     ("npm-registry", RouteRole::NpmRegistry),
     ("git-insteadof", RouteRole::GitInsteadof),
     ("tea-login", RouteRole::TeaLogin),
-];
-
-/// How tokens begin: what begins so is no name of a variable.
-const TOKEN_PREFIXES: [&str; 14] = [
-    "ghp_",
-    "gho_",
-    "ghu_",
-    "ghs_",
-    "ghr_",
-    "github_pat_",
-    "glpat",
-    "npm_",
-    "sk_",
-    "xox",
-    "hf_",
-    "pypi",
-    "AKIA",
-    "eyJ",
+    ("openai-base-url", RouteRole::OpenaiBaseUrl),
+    ("gemini-base-url", RouteRole::GeminiBaseUrl),
+    ("opencode", RouteRole::Opencode),
 ];
 
 /// What was seen in the routes before this one.
@@ -98,16 +99,22 @@ struct Seen {
     paths: BTreeSet<String>,
     /// Roles that one route may have, by the path that has them.
     roles: BTreeMap<RouteRole, String>,
+    /// The same for what OpenCode calls a provider.
+    providers: BTreeMap<&'static str, String>,
 }
 
 /// Reads the routes.
-pub(super) fn read(field: &Field<'_>, findings: &mut Findings<'_>) -> Vec<CredentialRoute> {
+pub(super) fn read(
+    field: &Field<'_>,
+    guard: &Guard<'_>,
+    findings: &mut Findings<'_>,
+) -> Vec<CredentialRoute> {
     let Some(section) = field.section(&TABLE, findings) else { return Vec::new() };
     let Some(list) = section.get("routes") else { return Vec::new() };
     let mut seen = Seen::default();
     let mut routes = Vec::new();
     for (index, node) in list.list(findings).unwrap_or_default().iter().enumerate() {
-        routes.extend(route(&list.item(index, node), &mut seen, findings));
+        routes.extend(route(&list.item(index, node), &mut seen, guard, findings));
     }
     routes
 }
@@ -115,112 +122,62 @@ pub(super) fn read(field: &Field<'_>, findings: &mut Findings<'_>) -> Vec<Creden
 fn route(
     field: &Field<'_>,
     seen: &mut Seen,
+    guard: &Guard<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<CredentialRoute> {
     let section = field.section(&ROUTE, findings)?;
     let path = section.get("path").and_then(|field| path(&field, seen, findings));
     let upstream = section.get("upstream").and_then(|field| upstream(&field, findings));
-    let auth_scheme = auth_scheme(&section, findings);
-    let token_ref = section.get("token_ref").and_then(|field| token_ref(&field, findings));
+    let token = token::read(field, &section, path.as_deref(), guard, findings);
     let shown = path.as_deref().unwrap_or_default();
     let roles =
         section.get("role").map(|field| roles(&field, shown, seen, findings)).unwrap_or_default();
+    // Which scheme an upstream takes depends on who it is.
+    let host = upstream.as_ref().map(|(host, _, _)| host.as_str());
+    let auth_scheme = scheme::read(field, &section, host, &roles, findings);
     let (host, port, upstream_path) = upstream?;
-    let (auth_scheme, token_ref) = (auth_scheme?, token_ref?);
-    check_roles(&section, &auth_scheme, &host, &roles, findings);
-    Some(CredentialRoute { path: path?, host, port, upstream_path, auth_scheme, token_ref, roles })
-}
-
-/// The scheme with what goes with it: a user only with `basic`, a header only with `header`.
-fn auth_scheme(section: &Section<'_>, findings: &mut Findings<'_>) -> Option<AuthScheme> {
-    let words = ["Bearer", "token", "basic", "x-api-key", "header"];
-    let field = section.get("auth_scheme");
-    let (user, header) = (section.get("auth_user"), section.get("auth_header"));
-    let field = field?;
-    let word = field.choice(&words.map(|word| (word, word)), findings)?;
-    for (other, key, of) in [(&user, "auth_user", "basic"), (&header, "auth_header", "header")] {
-        if let Some(other) = other
-            && word != of
-        {
-            let message = format!("`{key}` goes with `auth_scheme: {of}`, and this is `{word}`");
-            findings.add(other.error(message).hint(format!("remove it, or write `{of}`")));
-            return None;
-        }
-    }
-    let missing = |key: &str, example: &str| {
-        field.error(format!("`auth_scheme: {word}` needs `{key}`")).hint(example.to_owned())
+    let ((token_ref, token_from), auth_scheme) = (token?, auth_scheme?);
+    scheme::check_roles(&section, &auth_scheme, &host, &roles, findings);
+    let route = CredentialRoute {
+        path: path?,
+        host,
+        port,
+        upstream_path,
+        auth_scheme,
+        token_ref,
+        token_from,
+        roles,
     };
-    match word {
-        "Bearer" => Some(AuthScheme::Bearer),
-        "token" => Some(AuthScheme::Token),
-        "x-api-key" => Some(AuthScheme::ApiKey),
-        "basic" => {
-            let Some(user) = user else {
-                let example = "`auth_user: x-access-token` at GitHub, `oauth2` at GitLab";
-                findings.add(missing("auth_user", example));
-                return None;
-            };
-            let text = user.word(findings)?;
-            if !auth::is_user(text) {
-                let problem = user.refused(text, "cannot be the user of a Basic credential");
-                findings.add(problem.hint("expected printable ASCII without spaces and colons"));
-                return None;
-            }
-            Some(AuthScheme::Basic { user: text.to_owned() })
-        }
-        _ => {
-            let Some(header) = header else {
-                let example = "`auth_header: x-goog-api-key`, `api-key`, `PRIVATE-TOKEN`";
-                findings.add(missing("auth_header", example));
-                return None;
-            };
-            let text = header.word(findings)?;
-            let name = text.to_ascii_lowercase();
-            if !auth::is_header(&name) {
-                let problem = header.refused(text, "cannot be a header for a credential");
-                findings.add(problem.hint(
-                    "expected letters, digits and `-`, and none that frames or routes a request",
-                ));
-                return None;
-            }
-            // One thing has one name, whichever way it is written.
-            Some(if name == "x-api-key" { AuthScheme::ApiKey } else { AuthScheme::Header { name } })
-        }
-    }
+    check_opencode(&section, &route, seen, findings);
+    Some(route)
 }
 
-/// Says where a role and a scheme cannot work together, before anything is made.
-fn check_roles(
+/// OpenCode has to know which API an upstream speaks, and has one place for each.
+fn check_opencode(
     section: &Section<'_>,
-    scheme: &AuthScheme,
-    host: &str,
-    roles: &[RouteRole],
+    route: &CredentialRoute,
+    seen: &mut Seen,
     findings: &mut Findings<'_>,
 ) {
-    let Some(field) = section.get("auth_scheme") else { return };
-    let word = scheme.as_str();
-    if roles.contains(&RouteRole::GitInsteadof) {
-        let user = match host {
-            "github.com" => Some("x-access-token"),
-            "gitlab.com" => Some("oauth2"),
-            _ => None,
-        };
-        if let Some(user) = user
-            && !matches!(scheme, AuthScheme::Basic { .. })
-        {
-            let message = format!("git at {host} takes no `{word}`: it wants Basic");
-            let hint = format!("write `auth_scheme: basic` and `auth_user: {user}`");
+    let Some(field) = section.get("role") else { return };
+    if !route.roles.contains(&RouteRole::Opencode) {
+        return;
+    }
+    match route.opencode_provider() {
+        None => {
+            let message = format!("which API {} speaks is not known to OpenCode", route.host);
+            let hint = "say it with a second role: `[opencode, anthropic-base-url]`, or \
+                        `openai-base-url`, or `gemini-base-url`";
             findings.add(field.error(message).hint(hint));
         }
-    }
-    if roles.contains(&RouteRole::AnthropicBaseUrl)
-        && host == ANTHROPIC
-        && !matches!(scheme, AuthScheme::ApiKey | AuthScheme::Bearer)
-    {
-        let message = format!("{ANTHROPIC} takes no `{word}`");
-        let hint = "write `x-api-key` for an API key (sk-ant-api…), `Bearer` for a subscription's \
-                    token (sk-ant-oat…)";
-        findings.add(field.error(message).hint(hint));
+        Some(provider) => {
+            if let Some(other) = seen.providers.insert(provider, route.path.clone()) {
+                let message =
+                    format!("OpenCode has one route for {provider}, and here is another one");
+                let label = format!("`{}` has it already", shorten(&other));
+                findings.add(field.error(message).label(label).hint("take the role from one"));
+            }
+        }
     }
 }
 
@@ -276,27 +233,6 @@ fn parse_upstream(text: &str) -> Result<(String, u16, String), String> {
     Ok((name, port, url.path.trim_end_matches('/').to_owned()))
 }
 
-fn token_ref(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
-    let text = match field.node.value {
-        Value::Text(_) => field.word(findings)?,
-        _ => {
-            findings.add(field.mismatch("the name of an environment variable").secret());
-            return None;
-        }
-    };
-    let token = TOKEN_PREFIXES.iter().any(|prefix| text.starts_with(prefix));
-    if token || !host::is_env_name(text) {
-        // It may be the token itself: it must not end up in a log.
-        let problem = field
-            .error("this cannot name an environment variable")
-            .hint("`token_ref` is the name of the host's variable, never the token itself")
-            .secret();
-        findings.add(problem);
-        return None;
-    }
-    Some(text.to_owned())
-}
-
 fn roles(
     field: &Field<'_>,
     path: &str,
@@ -316,7 +252,7 @@ fn roles(
             findings
                 .add(item.error(message).label(label).hint("give the route a path without `=`"));
         }
-        if matches!(role, RouteRole::AnthropicBaseUrl | RouteRole::NpmRegistry)
+        if role.is_alone()
             && let Some(other) = seen.roles.insert(role, path.to_owned())
         {
             let message = "this role may stand on one route only";

@@ -72,6 +72,11 @@ pub(super) struct Guard<'a> {
 }
 
 impl Guard<'_> {
+    /// The folder of the tree.
+    pub(super) fn tree(&self) -> &Path {
+        self.trees.first().map_or(self.base, |(tree, _)| tree)
+    }
+
     /// The absolute path that a field names.
     pub(super) fn path(&self, field: &Field<'_>, findings: &mut Findings<'_>) -> Option<PathBuf> {
         let text = field.word(findings)?;

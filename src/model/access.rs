@@ -65,6 +65,36 @@ pub fn route_url(backend: BackendKind, route: &CredentialRoute) -> String {
     format!("{}{}", sidecar_url(backend), route.path.trim_end_matches('/'))
 }
 
+/// The base URL of a route for a client of OpenAI's API, whose paths begin behind the version: an upstream
+/// without a path of its own has it at `/v1`.
+#[must_use]
+pub fn openai_url(backend: BackendKind, route: &CredentialRoute) -> String {
+    let version = if route.upstream_path.is_empty() { "/v1" } else { "" };
+    format!("{}{version}", route_url(backend, route))
+}
+
+/// OpenCode's configuration of the routes that it has: it wants each API's version in the base URL. Nothing in
+/// a route needs an escape in JSON.
+fn opencode(routes: &[CredentialRoute], backend: BackendKind) -> Option<String> {
+    let mut providers = Vec::new();
+    for route in routes.iter().filter(|route| route.roles.contains(&RouteRole::Opencode)) {
+        let Some(name) = route.opencode_provider() else { continue };
+        let with = |version: &str| {
+            let version = if route.upstream_path.ends_with(version) { "" } else { version };
+            format!("{}{version}", route_url(backend, route))
+        };
+        let url = match name {
+            "openai" => openai_url(backend, route),
+            "google" => with("/v1beta"),
+            _ => with("/v1"),
+        };
+        let options = format!("{{\"baseURL\":\"{url}\",\"apiKey\":\"{PLACEHOLDER}\"}}");
+        providers.push(format!("\"{name}\":{{\"options\":{options}}}"));
+    }
+    let all = providers.join(",");
+    (!providers.is_empty()).then(|| format!("{{\"provider\":{{{all}}}}}"))
+}
+
 /// What leads a machine's programs to its sidecar and makes them trust it. Nothing here is secret.
 #[must_use]
 pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, String> {
@@ -93,11 +123,25 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
         set(name, CA_PATH);
     }
     for route in &policy.routes {
-        if route.roles.contains(&RouteRole::AnthropicBaseUrl) {
+        let has = |role| route.roles.contains(&role);
+        // Programs want a credential to start; the sidecar throws it away.
+        if has(RouteRole::AnthropicBaseUrl) {
             set("ANTHROPIC_BASE_URL", &route_url(backend, route));
-            // The program wants one to start; the sidecar throws it away.
             set(route.anthropic_variable(), PLACEHOLDER);
         }
+        if has(RouteRole::OpenaiBaseUrl) {
+            set("OPENAI_BASE_URL", &openai_url(backend, route));
+            set("OPENAI_API_KEY", PLACEHOLDER);
+        }
+        if has(RouteRole::GeminiBaseUrl) {
+            set("GOOGLE_GEMINI_BASE_URL", &route_url(backend, route));
+            set("GEMINI_API_KEY", PLACEHOLDER);
+            // Else Gemini CLI offers to log in first.
+            set("GEMINI_DEFAULT_AUTH_TYPE", "gemini-api-key");
+        }
+    }
+    if let Some(configuration) = opencode(&policy.routes, backend) {
+        set("OPENCODE_CONFIG_CONTENT", &configuration);
     }
     env
 }
@@ -137,6 +181,7 @@ mod tests {
                 upstream_path: String::new(),
                 auth_scheme,
                 token_ref: "KEY".into(),
+                token_from: None,
                 roles: vec![RouteRole::AnthropicBaseUrl],
             };
             let policy = Policy { routes: vec![route], ..Policy::default() };
@@ -149,6 +194,65 @@ mod tests {
         assert_eq!(name("api.anthropic.com", AuthScheme::Bearer), ["CLAUDE_CODE_OAUTH_TOKEN"]);
         assert_eq!(name("gateway.example.com", AuthScheme::Bearer), ["ANTHROPIC_AUTH_TOKEN"]);
         assert_eq!(name("gateway.example.com", AuthScheme::ApiKey), ["ANTHROPIC_API_KEY"]);
+    }
+
+    #[test]
+    fn each_tool_finds_its_route_and_no_credential() {
+        let route =
+            |path: &str, host: &str, upstream_path: &str, roles: &[RouteRole]| CredentialRoute {
+                path: path.into(),
+                upstream_path: upstream_path.into(),
+                roles: roles.to_vec(),
+                ..CredentialRoute::to(host)
+            };
+        let env = |routes: &[CredentialRoute]| {
+            let policy = Policy { routes: routes.to_vec(), ..Policy::default() };
+            environment(&policy, BackendKind::Native)
+        };
+        let all = env(&[
+            route("/o/", "api.openai.com", "", &[RouteRole::OpenaiBaseUrl, RouteRole::Opencode]),
+            route("/a/", "api.anthropic.com", "", &[RouteRole::Opencode]),
+            route(
+                "/g/",
+                "generativelanguage.googleapis.com",
+                "",
+                &[RouteRole::GeminiBaseUrl, RouteRole::Opencode],
+            ),
+        ]);
+        let expected = [
+            ("OPENAI_BASE_URL", "http://127.0.0.1:3128/o/v1"),
+            ("OPENAI_API_KEY", PLACEHOLDER),
+            ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:3128/g"),
+            ("GEMINI_API_KEY", PLACEHOLDER),
+            ("GEMINI_DEFAULT_AUTH_TYPE", "gemini-api-key"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(all[name], value, "{name}");
+        }
+        assert!(!all.contains_key("ANTHROPIC_BASE_URL"));
+        let said: serde_json::Value =
+            serde_json::from_str(&all["OPENCODE_CONFIG_CONTENT"]).unwrap();
+        for (name, path) in [("openai", "o/v1"), ("anthropic", "a/v1"), ("google", "g/v1beta")] {
+            let options = &said["provider"][name]["options"];
+            assert_eq!(options["baseURL"], format!("http://127.0.0.1:3128/{path}"), "{name}");
+            assert_eq!(options["apiKey"], PLACEHOLDER);
+        }
+        // Where a path is written, the version stands in it or there is none.
+        let gateway = env(&[
+            route("/o/", "gw.example", "/openai", &[RouteRole::OpenaiBaseUrl, RouteRole::Opencode]),
+            route(
+                "/a/",
+                "gw.example",
+                "/x/v1",
+                &[RouteRole::AnthropicBaseUrl, RouteRole::Opencode],
+            ),
+        ]);
+        assert_eq!(gateway["OPENAI_BASE_URL"], "http://127.0.0.1:3128/o");
+        let said = &gateway["OPENCODE_CONFIG_CONTENT"];
+        assert!(said.contains(":3128/o\"") && said.contains(":3128/a\""), "{said}");
+        assert!(
+            !env(&[route("/x/", "x.example", "", &[])]).contains_key("OPENCODE_CONFIG_CONTENT")
+        );
     }
 
     #[test]

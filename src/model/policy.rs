@@ -8,6 +8,12 @@ use std::sync::Arc;
 use super::diagnostic::Diagnostic;
 use super::hash::{Fields, SpecHash};
 
+mod route;
+
+pub use route::{
+    ANTHROPIC, AuthScheme, CredentialRoute, Misfit, RouteRole, TokenFrom, TokenSource, auth,
+};
+
 /// Everything that a bottle grants beyond its own walls. The default grants nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -86,9 +92,15 @@ impl Policy {
                 AuthScheme::Header { name } => {
                     fields.set(format!("{path}.auth_header"), name.clone());
                 }
-                AuthScheme::Bearer | AuthScheme::Token | AuthScheme::ApiKey => {}
+                AuthScheme::Bearer
+                | AuthScheme::Token
+                | AuthScheme::ApiKey
+                | AuthScheme::OfToken => {}
             }
             fields.set(format!("{path}.token_ref"), route.token_ref.clone());
+            if let Some(from) = &route.token_from {
+                fields.set(format!("{path}.token_from"), from.source.to_string());
+            }
         }
         fields
     }
@@ -113,144 +125,6 @@ pub struct GitUpstream {
     pub known_host_key: Option<String>,
     /// Names that resolve to fixed addresses.
     pub extra_hosts: BTreeMap<String, IpAddr>,
-}
-
-/// How a route's credential is written into a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AuthScheme {
-    /// `Authorization: Bearer …`
-    Bearer,
-    /// `Authorization: token …`
-    Token,
-    /// `Authorization: Basic …`, for this user: what git servers want over HTTPS.
-    Basic {
-        /// `x-access-token` at GitHub, `oauth2` at GitLab; no colon.
-        user: String,
-    },
-    /// `x-api-key: …`: what Anthropic wants of an API key.
-    ApiKey,
-    /// The credential alone, in a header of this name.
-    Header {
-        /// In lower case: `x-goog-api-key`, `api-key`, `private-token`.
-        name: String,
-    },
-}
-
-impl AuthScheme {
-    /// As the manifest spells it.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Bearer => "Bearer",
-            Self::Token => "token",
-            Self::Basic { .. } => "basic",
-            Self::ApiKey => "x-api-key",
-            Self::Header { .. } => "header",
-        }
-    }
-}
-
-/// What may stand in an [`AuthScheme`]: judged when a manifest is read, and again by the sidecar.
-pub mod auth {
-    /// Headers that frame or route a request, or say how its connection is used: a credential in
-    /// one of them would change what is sent where.
-    const RESERVED: [&str; 20] = [
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "if-range",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "range",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-        "x-forwarded-for",
-    ];
-
-    /// Whether a header of this name, in lower case, can carry a credential.
-    #[must_use]
-    pub fn is_header(name: &str) -> bool {
-        let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-        let plain = (1..=64).contains(&name.len()) && name.bytes().all(token);
-        plain && !RESERVED.contains(&name)
-    }
-
-    /// Whether this can be the user of a Basic credential: a colon would end it.
-    #[must_use]
-    pub fn is_user(user: &str) -> bool {
-        (1..=128).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic() && b != b':')
-    }
-}
-
-/// What a route also sets up on the agent's side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RouteRole {
-    /// `ANTHROPIC_BASE_URL`.
-    AnthropicBaseUrl,
-    /// npm's `registry`.
-    NpmRegistry,
-    /// git's `url.<base>.insteadOf`.
-    GitInsteadof,
-    /// tea's login.
-    TeaLogin,
-}
-
-impl RouteRole {
-    /// As the manifest spells it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AnthropicBaseUrl => "anthropic-base-url",
-            Self::NpmRegistry => "npm-registry",
-            Self::GitInsteadof => "git-insteadof",
-            Self::TeaLogin => "tea-login",
-        }
-    }
-}
-
-/// Anthropic's own API: it tells keys from subscriptions' tokens by the header that they come in.
-pub const ANTHROPIC: &str = "api.anthropic.com";
-
-/// One `cred_proxy` route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CredentialRoute {
-    /// Starts and ends with `/`, unique in the bottle.
-    pub path: String,
-    /// Host of the `https://` upstream, lower case.
-    pub host: String,
-    /// Port of the upstream, 443 unless it says otherwise.
-    pub port: u16,
-    /// Path prefix of the upstream, without a trailing `/`.
-    pub upstream_path: String,
-    /// How the token is written.
-    pub auth_scheme: AuthScheme,
-    /// The name of the host's environment variable that holds the token.
-    pub token_ref: String,
-    /// What else it sets up.
-    pub roles: Vec<RouteRole>,
-}
-
-impl CredentialRoute {
-    /// The variable in which Claude Code looks for a credential of this kind.
-    #[must_use]
-    pub fn anthropic_variable(&self) -> &'static str {
-        match &self.auth_scheme {
-            AuthScheme::ApiKey => "ANTHROPIC_API_KEY",
-            // With any other variable it leaves out the beta header that such a token needs.
-            AuthScheme::Bearer if self.host == ANTHROPIC => "CLAUDE_CODE_OAUTH_TOKEN",
-            _ => "ANTHROPIC_AUTH_TOKEN",
-        }
-    }
 }
 
 /// What to do with a request in which a secret was found.

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::access::route_url;
+use super::access::{openai_url, route_url};
 use super::id::BackendKind;
 use super::policy::{CredentialRoute, RouteRole};
 
@@ -14,11 +14,19 @@ use super::policy::{CredentialRoute, RouteRole};
 pub const PLACEHOLDER: &str = "added-by-the-sidecar";
 
 /// Every path that [`files`] may give.
-pub const PATHS: [&str; 3] = [".npmrc", ".config/git/config", ".config/tea/config.yml"];
+pub const PATHS: [&str; 4] =
+    [".npmrc", ".config/git/config", ".config/tea/config.yml", ".codex/config.toml"];
 
 /// How the fields of a guest begin that say what a role sets up: its name and a dot.
-pub const NAMES: [&str; 4] =
-    ["anthropic-base-url.", "npm-registry.", "git-insteadof.", "tea-login."];
+pub const NAMES: [&str; 7] = [
+    "anthropic-base-url.",
+    "npm-registry.",
+    "git-insteadof.",
+    "tea-login.",
+    "openai-base-url.",
+    "gemini-base-url.",
+    "opencode.",
+];
 
 /// A file below the home folder of the sandbox's user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +49,8 @@ pub fn files(routes: &[CredentialRoute], backend: BackendKind) -> Vec<RoleFile> 
         tea.push_str(if index == 0 { "logins:\n" } else { "" });
         tea.push_str(&login(&base(route), route, index == 0));
     }
-    let files = PATHS.into_iter().zip([npm, git, tea]);
+    let codex: String = of(RouteRole::OpenaiBaseUrl).map(|route| codex(route, backend)).collect();
+    let files = PATHS.into_iter().zip([npm, git, tea, codex]);
     let files = files.filter(|(_, content)| !content.is_empty());
     files.map(|(path, content)| RoleFile { path, content }).collect()
 }
@@ -63,6 +72,17 @@ fn npm(base: &str) -> String {
 /// In quotes, because `;` would begin a comment; nothing in a canonical path ends them.
 fn git(base: &str, route: &CredentialRoute) -> String {
     format!("[url \"{base}/\"]\n\tinsteadOf = \"{}\"\n", upstream(route))
+}
+
+/// A provider of ours beside those that Codex has: what it has for OpenAI wants a login of its own, and reads
+/// no variable with a key.
+fn codex(route: &CredentialRoute, backend: BackendKind) -> String {
+    let base = openai_url(backend, route);
+    format!(
+        "model_provider = \"bottle\"\n[model_providers.bottle]\nname = \"{}\"\n\
+         base_url = \"{base}\"\nenv_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
+        route.host
+    )
 }
 
 fn login(base: &str, route: &CredentialRoute, default: bool) -> String {
@@ -97,6 +117,7 @@ mod tests {
             upstream_path: upstream_path.into(),
             auth_scheme: AuthScheme::Bearer,
             token_ref: "SECRET_NAME".into(),
+            token_from: None,
             roles: roles.to_vec(),
         }
     }

@@ -401,6 +401,7 @@ fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
         upstream_path: String::new(),
         auth_scheme: AuthScheme::Bearer,
         token_ref: "GH_TOKEN".to_owned(),
+        token_from: None,
         roles: Vec::new(),
     };
     let policy = Policy {
@@ -807,6 +808,7 @@ fn a_route_whose_token_is_not_set_holds_the_sandbox() {
         upstream_path: String::new(),
         auth_scheme: AuthScheme::Bearer,
         token_ref: "GH_TOKEN".to_owned(),
+        token_from: None,
         roles: Vec::new(),
     });
     let tree = desired([routed]);

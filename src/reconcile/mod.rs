@@ -27,6 +27,7 @@ pub mod sidecars;
 pub mod state;
 mod still;
 pub mod stops;
+pub mod tokens;
 pub mod trigger;
 pub mod values;
 mod waiting;

@@ -18,9 +18,10 @@ use super::keeping::{self, Keeping};
 use super::lock::Claims;
 use super::lookout::Lookout;
 use super::names::{HostNames, Told};
-use super::sidecars::{self, Credentials, Documents, Roots};
+use super::sidecars::{self, Documents, Roots};
 use super::state::{State, TreeState, now};
 use super::stops;
+use super::tokens::Credentials;
 use super::values::{self, Sources};
 use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Slots, Stop};
 use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope};
@@ -391,12 +392,7 @@ impl Reconciler {
             }
         }
         let authorities = Authorities::of(&memory).judge(&mut desired);
-        let credentials = Credentials::gather(&mut desired, &self.state);
-        desired
-            .diagnostics
-            .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         let scope = self.scope(&desired.tree.owner, &memory)?;
-        options.tokens = credentials.digests();
         let mut names = HostNames::read()?.told();
         (options.cas, options.lost_cas) = (authorities.in_force, authorities.lost);
         let wanted = wanted(&desired);
@@ -441,7 +437,16 @@ impl Reconciler {
             ..observed
         };
         let trusted = values::trusted(&self.sources, &desired, &observed)?;
-        let secrets = values::gather(&desired, &self.sources, trusted, &self.state).await?;
+        let given = values::read(&desired, trusted).await?;
+        // What goes, or stops, needs no token.
+        let ask = !options.remove_all && options.order != Order::Stop;
+        let credentials =
+            Credentials::gather(&mut desired, &observed, &given, ask, &self.state).await;
+        options.tokens = credentials.digests();
+        desired
+            .diagnostics
+            .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        let secrets = values::gather(&desired, &self.sources, given, &self.state)?;
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
         if !late.is_empty() {

@@ -1,5 +1,4 @@
-//! What sidecars are given: the sandboxes' own authorities, and the credentials, read from the
-//! environment when they are needed and kept in memory only.
+//! What sidecars are given: the sandboxes' own authorities, and the credentials (`tokens`).
 #![expect(clippy::disallowed_methods, reason = "reads the environment and the clock")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,80 +13,15 @@ use zeroize::Zeroizing;
 
 use super::authorities::Authorities;
 use super::names::{HostNames, Told};
-use super::state::{State, TreeState};
-use crate::apply::{Certificate, Secret, SidecarDocument, Sidecars};
+use super::state::TreeState;
+use super::tokens::Credentials;
+use crate::apply::{Certificate, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
 use crate::model::policy::{DlpAllow, RulesFile};
 use crate::model::{BackendKind, Desired, Diagnostic, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
-use crate::sidecar::dlp::{Rules, SHORTEST};
+use crate::sidecar::dlp::Rules;
 use crate::sidecar::document::{self, Document};
-
-/// The values of the variables that credential routes refer to, by name, where they are set.
-#[derive(Default)]
-pub struct Credentials(BTreeMap<String, Secret>);
-
-impl Credentials {
-    /// Reads those that the tree refers to. One that no header can carry holds its sandboxes.
-    pub fn gather(desired: &mut Desired, state: &State) -> Self {
-        let names: BTreeSet<String> = desired
-            .sandboxes
-            .values()
-            .flat_map(|spec| &spec.policy.routes)
-            .map(|route| route.token_ref.clone())
-            .collect();
-        let mut found = BTreeMap::new();
-        for name in names {
-            let Some(value) = std::env::var_os(&name).filter(|value| !value.is_empty()) else {
-                continue;
-            };
-            let value = value.into_string().map(Zeroizing::new);
-            match value {
-                Ok(value) if !value.bytes().all(|byte| byte.is_ascii_graphic()) => {
-                    hold(desired, &name, "cannot stand in a header", GRAPHIC);
-                }
-                Ok(value) if value.len() < SHORTEST => {
-                    let what = format!(
-                        "has {} bytes: in less than {SHORTEST} nobody can tell a leak from chance",
-                        value.len()
-                    );
-                    hold(desired, &name, &what, "use a longer token");
-                }
-                Ok(value) => {
-                    let digest = state.digest(&name, &value);
-                    found.insert(name, Secret { value, digest });
-                }
-                Err(_) => hold(desired, &name, "is not UTF-8", GRAPHIC),
-            }
-        }
-        Self(found)
-    }
-
-    /// Their keyed digests, by name.
-    #[must_use]
-    pub fn digests(&self) -> BTreeMap<String, String> {
-        self.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect()
-    }
-}
-
-const GRAPHIC: &str = "set it to the token alone: printable ASCII, no blanks, no line end";
-
-/// Nothing is done for the sandboxes that use a credential that cannot be used.
-fn hold(desired: &mut Desired, name: &str, what: &str, hint: &str) {
-    let users = desired.sandboxes.values();
-    let users = users.filter(|spec| spec.policy.routes.iter().any(|r| r.token_ref == name));
-    for id in users.map(|spec| spec.id.clone()).collect::<Vec<_>>() {
-        let Some(spec) = desired.sandboxes.remove(&id) else { continue };
-        let message = format!(
-            "the value of {name}, which a route of bottle {} refers to, {what}",
-            spec.bottle
-        );
-        let hint = Some(hint.to_owned());
-        let diagnostic = Diagnostic { hint, ..Diagnostic::error(spec.source, message) };
-        desired.diagnostics.push(diagnostic.clone());
-        desired.held.insert(id, vec![diagnostic]);
-    }
-}
 
 /// Holds the sandboxes whose bottle names a file of leak rules that does not hold, or makes an exception
 /// from a rule that is in none. Each file is tried once, and each exception is told once.
@@ -240,8 +174,9 @@ impl Sidecars for Documents<'_> {
         let mut digests = BTreeMap::new();
         for route in &spec.policy.routes {
             let name = &route.token_ref;
-            let secret = self.credentials.0.get(name);
-            let secret = secret.with_context(|| format!("the value of {name} is no longer set"))?;
+            let secret = self.credentials.get(name);
+            let secret =
+                secret.with_context(|| format!("the token {name} is no longer at hand"))?;
             credentials.insert(name.clone(), document::Secret::new(secret.value.to_string()));
             digests.insert(name.clone(), secret.digest.clone());
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::files::Content;
 use super::names::HostNames;
 use super::pass::{Reconciler, View};
+use super::tokens;
 use crate::backend::stamp::Stamp;
 use crate::backend::{Backend, Depth, reserve};
 use crate::model::{BackendKind, ImageRef};
@@ -36,6 +37,8 @@ pub(super) async fn look(
     let state = reconciler.state.root().to_owned();
     let owner = view.memory.dir().to_owned();
     let env_file = reconciler.sources.env_file.as_ref().map(|file| file.path().to_owned());
+    // What a command would say is not known before it has been asked.
+    let tokens = tokens::files(&view.desired)?;
     let sources: Vec<PathBuf> = view
         .desired
         .sandboxes
@@ -62,6 +65,9 @@ pub(super) async fn look(
         }
         for path in sources {
             stamp.place(&path);
+        }
+        for path in tokens {
+            stamp.file(&path);
         }
         if let Some(path) = env_file {
             stamp.file(&path);

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::state::State;
 use crate::apply::{Secret, Secrets};
 use crate::manifest;
-use crate::model::{Desired, HostSource, Observed};
+use crate::model::{Desired, HostSource, Observed, SandboxSpec};
 use crate::plan;
 
 /// Where to look for values, in this order.
@@ -26,7 +26,8 @@ pub struct Sources {
     pub typed: BTreeMap<String, Zeroizing<String>>,
 }
 
-type Values = BTreeMap<String, Zeroizing<String>>;
+/// Values by name.
+pub(super) type Values = BTreeMap<String, Zeroizing<String>>;
 
 /// An `--env-file`. A regular file is read on every look, so that a changed value is delivered; a
 /// pipe (`--env-file <(pass show …)`) yields its content once, which is then kept.
@@ -94,26 +95,33 @@ pub(super) fn trusted<'a>(
     Ok(Some((file, source.path)))
 }
 
-/// The values that are at hand of those that the tree asks for.
+/// What the `--env-file` says, where the tree asks for a value or a token.
 ///
 /// # Errors
-/// When the `--env-file` cannot be read or holds a line that is not `NAME=value`; or when a value
-/// holds a NUL byte, which no environment can.
-pub async fn gather(
+/// When it cannot be read, or holds a line that is not `NAME=value`.
+pub(super) async fn read(
+    desired: &Desired,
+    trusted: Option<(&EnvFile, PathBuf)>,
+) -> anyhow::Result<Values> {
+    let asks = |spec: &SandboxSpec| !spec.asked_env.is_empty() || !spec.policy.routes.is_empty();
+    match trusted.filter(|_| desired.sandboxes.values().any(asks)) {
+        Some((file, judged)) => file.read(judged).await,
+        None => Ok(Values::new()),
+    }
+}
+
+/// The values that are at hand of those that the tree asks for; `from_file` is what the `--env-file` says.
+///
+/// # Errors
+/// When a value holds a NUL byte, which no environment can, or is not UTF-8.
+pub(super) fn gather(
     desired: &Desired,
     sources: &Sources,
-    trusted: Option<(&EnvFile, PathBuf)>,
+    mut from_file: Values,
     state: &State,
 ) -> anyhow::Result<Secrets> {
     let names: BTreeSet<&String> =
         desired.sandboxes.values().flat_map(|spec| &spec.asked_env).collect();
-    if names.is_empty() {
-        return Ok(Secrets::default());
-    }
-    let mut from_file = match trusted {
-        Some((file, judged)) => file.read(judged).await?,
-        None => BTreeMap::new(),
-    };
     let mut secrets = Secrets::default();
     for name in names {
         let value = match from_file.remove(name) {

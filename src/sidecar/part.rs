@@ -181,7 +181,8 @@ impl From<&CredentialRoute> for RoutePart {
             AuthScheme::Bearer => (Scheme::Bearer, None, None),
             AuthScheme::Token => (Scheme::Token, None, None),
             AuthScheme::Basic { user } => (Scheme::Basic, Some(user.clone()), None),
-            AuthScheme::ApiKey => (Scheme::ApiKey, None, None),
+            // Nothing is loaded before the token is there, which settles it.
+            AuthScheme::ApiKey | AuthScheme::OfToken => (Scheme::ApiKey, None, None),
             AuthScheme::Header { name } => (Scheme::Header, None, Some(name.clone())),
         };
         Self {
@@ -238,6 +239,7 @@ mod tests {
             upstream_path: "/v3".into(),
             auth_scheme: AuthScheme::Token,
             token_ref: "GH_TOKEN".into(),
+            token_from: None,
             roles: Vec::new(),
         }];
         let part = PolicyPart::from(&policy);

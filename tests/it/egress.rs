@@ -1,6 +1,7 @@
 //! What programs inside a sandbox get from its sidecar when nobody sets anything up: real tools, in
 //! real sandboxes, against an internet of the test's own.
 
+mod agents;
 mod canary;
 mod days;
 mod environment;
@@ -12,6 +13,7 @@ mod place;
 mod roles;
 mod rotation;
 mod search;
+mod tokens;
 mod tools;
 mod trust;
 pub(crate) mod world;

@@ -88,6 +88,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/sidecars.rs",
     "reconcile/state.rs",
     "reconcile/still.rs",
+    "reconcile/tokens.rs",
     "reconcile/values.rs",
     "sidecar/confine.rs",
     "sidecar/ca.rs",

@@ -149,6 +149,109 @@ fn a_scheme_is_what_the_upstream_takes() {
     }
 }
 
+/// A route whose scheme its roles know needs none; where nobody knows it, it has to be said.
+#[test]
+fn a_scheme_may_be_left_out_where_it_is_known() {
+    let scratch = Scratch::with_good_agent();
+    let route = |host: &str, more: &str| {
+        format!(
+            "cred_proxy:\n  routes:\n    - {{path: /r/, upstream: https://{host}, \
+             token_ref: GH_TOKEN, {more}}}\n"
+        )
+    };
+    let any = "api.example.com";
+    for (host, more) in [
+        (any, ""),
+        ("api.anthropic.com", ""),
+        (any, "auth_user: oauth2, role: npm-registry"),
+        (any, "auth_header: x-key, role: npm-registry"),
+        (any, "role: anthropic-base-url"),
+        (any, "role: git-insteadof"),
+        (any, "role: [npm-registry, tea-login]"),
+        (any, "role: opencode"),
+        (any, "auth_scheme: Bearer, role: opencode"),
+    ] {
+        refused(&scratch, &route(host, more));
+    }
+    for (host, more) in [
+        ("api.anthropic.com", "role: anthropic-base-url"),
+        ("api.anthropic.com", "role: [anthropic-base-url, opencode]"),
+        ("api.openai.com", "role: [opencode]"),
+        ("github.com", "role: git-insteadof"),
+        ("gitlab.example.com", "role: git-insteadof"),
+        ("gitlab.example.com", "auth_scheme: Bearer, role: git-insteadof"),
+        (any, "role: openai-base-url"),
+        (any, "role: [openai-base-url, opencode]"),
+        (any, "role: gemini-base-url"),
+        (any, "auth_scheme: header, auth_header: api-key, role: openai-base-url"),
+    ] {
+        scratch
+            .write("tree/bottles/w.md", format!("---\nimage: alpine\n{}---\n", route(host, more)));
+        assert_eq!(said(&scratch.load()), Vec::<String>::new(), "{more}");
+    }
+    let two = |role: &str, host: &str| {
+        let route = |path: &str| {
+            format!(
+                "    - {{path: /{path}/, upstream: https://{host}, token_ref: T, auth_scheme: Bearer, \
+                 role: {role}}}\n"
+            )
+        };
+        format!("cred_proxy:\n  routes:\n{}{}", route("a"), route("b"))
+    };
+    refused(&scratch, &two("openai-base-url", any));
+    refused(&scratch, &two("gemini-base-url", any));
+    refused(&scratch, &two("opencode", "api.openai.com"));
+}
+
+/// A token has one source.
+#[test]
+fn a_token_comes_from_one_place() {
+    let scratch = Scratch::with_good_agent();
+    let route = |more: &str| {
+        format!(
+            "cred_proxy:\n  routes:\n    - {{path: /r/, upstream: 'https://api.example.com', \
+             auth_scheme: Bearer{more}}}\n"
+        )
+    };
+    for more in [
+        "",
+        ", token_ref: A, token_from: {file: x}",
+        ", token_from: {}",
+        ", token_from: x",
+        ", token_from: {file: x, command: [y]}",
+        ", token_from: {file: [x]}",
+        ", token_from: {command: []}",
+        ", token_from: {command: gh auth token}",
+        ", token_from: {command: ['']}",
+        ", token_from: {env: A}",
+        ", token_from: {command: [echo, ghp_0123456789]}",
+        ", token_from: {command: [echo, sk-ant-api03-0123456789]}",
+        ", token_from: {file: \"a\\u0007b\"}",
+    ] {
+        refused(&scratch, &route(more));
+    }
+    for more in [
+        ", token_from: {file: there/is/none/yet}",
+        ", token_from: {file: /run/secrets/none-yet}",
+        ", token_from: {file: ~/none-yet}",
+        ", token_from: {command: [gh, auth, token]}",
+        ", token_from: {command: [./none-yet, a]}",
+    ] {
+        scratch.write("tree/bottles/w.md", format!("---\nimage: alpine\n{}---\n", route(more)));
+        assert_eq!(said(&scratch.load()), Vec::<String>::new(), "{more}");
+    }
+    // What might be the token itself is not shown.
+    scratch.write(
+        "tree/bottles/w.md",
+        format!(
+            "---\nimage: alpine\n{}---\n",
+            route(", token_from: {command: [echo, ghp_S3cret]}")
+        ),
+    );
+    let desired = scratch.load();
+    assert!(!format!("{:?}", desired.diagnostics).contains("ghp_S3cret"));
+}
+
 /// H12, H20, N01, T11: what cannot be listed.
 #[test]
 fn an_allowlist_names_hosts() {

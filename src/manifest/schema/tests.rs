@@ -177,6 +177,10 @@ fn full_bottle() -> Value {
              "auth_user": "x-access-token", "token_ref": "GH_TOKEN"},
             {"path": "/c/", "upstream": "https://gitlab.com", "auth_scheme": "header",
              "auth_header": "PRIVATE-TOKEN", "token_ref": "GL_TOKEN"},
+            {"path": "/o/", "upstream": "https://api.openai.com", "token_from": {"file": "/run/secrets/none"},
+             "role": ["openai-base-url", "opencode"]},
+            {"path": "/g/", "upstream": "https://gw.example.com", "role": "gemini-base-url",
+             "token_from": {"command": ["pass", "show", "gemini"]}},
         ]},
         "egress": {
             "allowlist": ["pkg.example.org", "*.example.net:8443", {"host": "a.b", "port": 80, "methods": ["GET"],

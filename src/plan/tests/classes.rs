@@ -16,6 +16,7 @@ fn working(backend: BackendKind) -> SandboxSpec {
         upstream_path: String::new(),
         auth_scheme: AuthScheme::Bearer,
         token_ref: "GH_TOKEN".into(),
+        token_from: None,
         roles: Vec::new(),
     };
     let mut ada = SandboxSpec {

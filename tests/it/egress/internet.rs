@@ -63,7 +63,12 @@ pub(super) struct Arrived {
 impl Arrived {
     /// Every value of `Authorization`.
     pub(super) fn authorization(&self) -> Vec<String> {
-        let all = self.headers.get_all("authorization").iter();
+        self.header("authorization")
+    }
+
+    /// Each of the fields of a name.
+    pub(super) fn header(&self, name: &str) -> Vec<String> {
+        let all = self.headers.get_all(name).iter();
         all.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     }
 }

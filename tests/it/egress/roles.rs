@@ -204,6 +204,7 @@ fn tools_read_what_was_written_for_them() {
             upstream_path: String::new(),
             auth_scheme: AuthScheme::Bearer,
             token_ref: "A_TOKEN".to_owned(),
+            token_from: None,
             roles: vec![RouteRole::NpmRegistry, RouteRole::GitInsteadof, RouteRole::TeaLogin],
         };
         let url = format!("http://127.0.0.1:3128{path}");

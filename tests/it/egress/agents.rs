@@ -1,0 +1,168 @@
+//! Agents that log in: each finds its vendor by a role, in the way that this vendor documents, and the
+//! upstream sees what it documents. With the real programs, where `BOTTLE_TEST_AGENTS` names a folder in which
+//! `npm install --prefix` has put them.
+
+use std::path::PathBuf;
+
+use super::internet::Arrived;
+use super::place::Place;
+use crate::support;
+
+const ANTHROPIC: &str = "api.anthropic.com";
+const OPENAI: &str = "api.openai.com";
+const KEY: &str = "sk-ant-api03-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
+const SUBSCRIPTION: &str = "sk-ant-oat01-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
+
+const ROUTE: &str = "\
+cred_proxy:
+  routes:
+    - path: /anthropic/
+      upstream: https://api.anthropic.com
+      token_ref: AGENTS_TOKEN
+      role: anthropic-base-url
+";
+
+/// What Claude Code, or a script in its place, asks its upstream: with the credential that the variables say.
+const ASK: &str = "curl -sS -d '{}' \
+    ${ANTHROPIC_API_KEY:+-H \"x-api-key: $ANTHROPIC_API_KEY\"} \
+    ${CLAUDE_CODE_OAUTH_TOKEN:+-H \"authorization: Bearer $CLAUDE_CODE_OAUTH_TOKEN\"} \
+    $ANTHROPIC_BASE_URL/v1/messages; env | grep -c -e ^ANTHROPIC_API_KEY= -e ^CLAUDE_CODE_OAUTH_TOKEN=";
+
+/// The kind of a token says how it is sent and where the agent looks for it; another kind is a change in place.
+#[test]
+fn the_kind_of_a_token_is_followed() {
+    for mut place in Place::each("kinds") {
+        place.cli.env("AGENTS_TOKEN", KEY);
+        place.one(&[], ROUTE);
+        place.say("ada", "echo mine > /tmp/mine");
+        place.internet.put(ANTHROPIC, "/v1/messages", "{}\n");
+        let machine =
+            |place: &Place| place.record("ada").iter().filter(|l| l["event"] == "start").count();
+        let starts = machine(&place);
+        for (token, header, value, variable) in [
+            (KEY, "x-api-key", KEY.to_owned(), "ANTHROPIC_API_KEY"),
+            (
+                SUBSCRIPTION,
+                "authorization",
+                format!("Bearer {SUBSCRIPTION}"),
+                "CLAUDE_CODE_OAUTH_TOKEN",
+            ),
+            (KEY, "x-api-key", KEY.to_owned(), "ANTHROPIC_API_KEY"),
+        ] {
+            place.cli.env("AGENTS_TOKEN", token);
+            let plan = place.run(&["-o", "json", "plan"]).json();
+            for change in plan["changes"].as_array().unwrap() {
+                let verdict = change["verdict"].as_str().unwrap();
+                assert!(["keep", "reprovision"].contains(&verdict), "{plan:#}");
+            }
+            assert!(!plan.to_string().contains(token), "{plan:#}");
+            place.apply();
+            assert_eq!(place.say("ada", ASK), "{}\n1");
+            let arrived = place.internet.arrived();
+            assert_eq!(arrived[0].header(header), [value], "{arrived:?}");
+            let other = if header == "x-api-key" { "authorization" } else { "x-api-key" };
+            assert!(arrived[0].header(other).is_empty(), "{arrived:?}");
+            assert_eq!(place.say("ada", &format!("echo ${variable}")), "added-by-the-sidecar");
+            assert_eq!(place.say("ada", "cat /tmp/mine"), "mine");
+            assert!(place.apply().stdout.contains("no changes"));
+        }
+        assert_eq!(machine(&place), starts, "nothing was started anew");
+        place.nothing_was_refused("ada");
+    }
+}
+
+/// What cannot work is said before anything is made.
+#[test]
+fn a_scheme_that_the_token_cannot_have_holds_its_sandbox() {
+    let mut place = Place::native("misfit");
+    for (scheme, token, mend) in [
+        ("Bearer", KEY, "auth_scheme: x-api-key"),
+        ("x-api-key", SUBSCRIPTION, "auth_scheme: Bearer"),
+    ] {
+        place.cli.env("AGENTS_TOKEN", token);
+        let route = ROUTE
+            .replace("      token_ref", &format!("      auth_scheme: {scheme}\n      token_ref"));
+        place.bottle("dev", &route);
+        place.tree.agent("ada", "dev", "", "");
+        let ended = place.run(&["apply", "--yes"]);
+        let said = format!("{} {}", ended.stdout, ended.stderr);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(ended.code, Some(3), "{said}");
+        assert!(said.contains("AGENTS_TOKEN") && said.contains(mend), "{said}");
+        assert!(!said.contains(token), "{said}");
+        assert_ne!(place.sh("ada", "true").code, Some(0), "it was made");
+    }
+}
+
+/// The folder of `node_modules`, and where a sandbox finds this program.
+fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> {
+    let folder = std::env::var_os("BOTTLE_TEST_AGENTS").map(PathBuf::from);
+    let folder = folder.map(|folder| folder.join("node_modules"));
+    let found = folder.filter(|folder| folder.join(".bin").join(program).exists());
+    let Some(folder) = found else {
+        let why = format!("BOTTLE_TEST_AGENTS names no folder where npm has installed {program}");
+        support::left_out(what, &why);
+        return None;
+    };
+    let path = format!("{}/.bin:/usr/local/bin:/usr/bin:/bin", folder.display());
+    Some((folder, path))
+}
+
+/// A native sandbox that has the program, and a route.
+fn with(what: &str, program: &str, route: &str, token: &str) -> Option<Place> {
+    let (folder, path) = installed(what, program)?;
+    let mut place = Place::native(what);
+    place.cli.env("AGENTS_TOKEN", token);
+    place.one(
+        &[],
+        &format!("host_paths: ['{}']\nenv: {{PATH: '{path}'}}\n{route}", folder.display()),
+    );
+    Some(place)
+}
+
+fn to<'a>(arrived: &'a [Arrived], host: &str, path: &str) -> Vec<&'a Arrived> {
+    let there = |one: &&Arrived| one.host == host && one.target.starts_with(path);
+    arrived.iter().filter(there).collect()
+}
+
+#[test]
+fn claude_code_sends_what_anthropic_documents() {
+    for (token, key) in [(KEY, true), (SUBSCRIPTION, false)] {
+        let Some(place) = with("claude", "claude", ROUTE, token) else { return };
+        // What becomes of it is not the point: the answer is none of Anthropic's.
+        place.sh("ada", "cd && timeout 60 claude -p hi </dev/null");
+        let arrived = place.internet.arrived();
+        let messages = to(&arrived, ANTHROPIC, "/v1/messages");
+        assert!(!messages.is_empty(), "{arrived:#?}");
+        for one in messages {
+            let beta = one.header("anthropic-beta").join(",");
+            if key {
+                assert_eq!(one.header("x-api-key"), [KEY]);
+                assert!(one.authorization().is_empty(), "{one:?}");
+                assert!(!beta.contains("oauth-"), "{beta}");
+            } else {
+                assert_eq!(one.authorization(), [format!("Bearer {SUBSCRIPTION}")]);
+                assert!(one.header("x-api-key").is_empty(), "{one:?}");
+                assert!(beta.contains("oauth-"), "{beta}");
+            }
+        }
+    }
+}
+
+#[test]
+fn codex_finds_its_provider() {
+    let route = ROUTE
+        .replace("/anthropic/", "/openai/")
+        .replace(ANTHROPIC, OPENAI)
+        .replace("anthropic-base-url", "openai-base-url");
+    let token = "sk-proj-a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV";
+    let Some(place) = with("codex", "codex", &route, token) else { return };
+    let said =
+        place.sh("ada", "cd && timeout 60 codex exec --skip-git-repo-check hi </dev/null 2>&1");
+    let arrived = place.internet.arrived();
+    let asked = to(&arrived, OPENAI, "/v1/responses");
+    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
+    for one in asked {
+        assert_eq!(one.authorization(), [format!("Bearer {token}")]);
+    }
+}
