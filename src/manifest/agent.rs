@@ -14,8 +14,8 @@ use crate::model::{BackendKind, Bounds, OwnerId, Restart};
 const CLAUDE_CODE: &str = "read by Claude Code; `bottle` accepts and ignores it";
 
 /// Keys of Claude Code that promise a limit. `bottle` does not keep it, and says so.
-pub(super) const NOT_ENFORCED: [&str; 5] =
-    ["tools", "disallowedTools", "permissionMode", "maxTurns", "isolation"];
+pub(super) const NOT_ENFORCED: [&str; 6] =
+    ["tools", "disallowedTools", "permissionMode", "maxTurns", "hooks", "isolation"];
 
 const SKILL: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
 
@@ -67,6 +67,15 @@ pub(super) static TABLE: Table = Table {
         Key::foreign("isolation", CLAUDE_CODE),
         Key::foreign("color", CLAUDE_CODE),
         Key::foreign_text("initialPrompt", CLAUDE_CODE),
+        Key::idle("category"),
+        Key::idle("allowedTools"),
+        Key::idle("type"),
+        Key::idle("version"),
+        Key::idle("author"),
+        Key::idle("tags"),
+        Key::idle("emoji"),
+        Key::idle("vibe"),
+        Key::idle("expertise_level"),
     ],
     removed: &[],
     instead: &[
@@ -121,8 +130,8 @@ pub(super) struct Agent {
     pub(super) restart: Restart,
     pub(super) run: Vec<String>,
     pub(super) suspend: bool,
-    /// Which of [`NOT_ENFORCED`] the file has.
-    pub(super) not_enforced: Vec<&'static str>,
+    /// Which of [`NOT_ENFORCED`] the file has, and which keys that nobody reads.
+    pub(super) told: Vec<&'static str>,
 }
 
 /// Reads an agent's front matter.
@@ -130,7 +139,8 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
     for foreign in TABLE.foreign() {
         section.ignore(foreign);
     }
-    let not_enforced = NOT_ENFORCED.into_iter().filter(|key| section.has(key)).collect();
+    let told = NOT_ENFORCED.into_iter().chain(TABLE.idle());
+    let told = told.filter(|key| section.has(key)).collect();
     let bottle = section.get("bottle").and_then(|field| {
         let name = field.word(findings)?.to_owned();
         Some(Named { name, span: field.span() })
@@ -157,7 +167,7 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
             .unwrap_or(Restart::OnFailure),
         run: run.unwrap_or_else(|| vec!["claude".to_owned()]),
         suspend: section.get("suspend").and_then(|f| f.flag(findings)).unwrap_or(false),
-        not_enforced,
+        told,
     }
 }
 

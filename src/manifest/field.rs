@@ -121,14 +121,15 @@ fn unknown(entry: &Entry, table: &'static Table, at: &At<'_>) -> Problem {
     // The two kinds of files are easily taken for each other.
     for (other, place) in [(&agent::TABLE, "agents/"), (&bottle::TABLE, "bottles/")] {
         let files = std::ptr::eq(table, &agent::TABLE) || std::ptr::eq(table, &bottle::TABLE);
-        let own = |key: &Key| !matches!(key.shape, Shape::Any | Shape::AnyText);
+        let own = |key: &Key| !matches!(key.shape, Shape::Any | Shape::AnyText | Shape::Idle);
         if files && !std::ptr::eq(table, other) && other.find(&entry.key).is_some_and(own) {
             let hint = format!("write it in a file of {place}");
             return problem.label(format!("is a key of {}", other.what)).hint(hint);
         }
     }
     let problem = problem.hint(allowed(table));
-    let names = table.keys.iter().flat_map(|key| [Some(key.name), key.alias]).flatten();
+    let meant = table.keys.iter().filter(|key| !matches!(key.shape, Shape::Idle));
+    let names = meant.flat_map(|key| [Some(key.name), key.alias]).flatten();
     match nearest(&entry.key, names) {
         Some(name) => problem.label(format!("did you mean `{name}`?")),
         None => problem,

@@ -44,6 +44,11 @@ impl Key {
         Self::new(name, Shape::AnyText, doc)
     }
 
+    /// A key that public files have and no program reads: it is accepted, with a warning.
+    pub(super) const fn idle(name: &'static str) -> Self {
+        Self::new(name, Shape::Idle, "means nothing, neither to Claude Code nor to `bottle`")
+    }
+
     pub(super) const fn or(self, alias: &'static str) -> Self {
         Self { alias: Some(alias), ..self }
     }
@@ -74,6 +79,8 @@ pub(super) enum Shape {
     Any,
     /// Anything at all, even what is not YAML.
     AnyText,
+    /// Anything at all, which nobody reads.
+    Idle,
 }
 
 impl Table {
@@ -82,9 +89,9 @@ impl Table {
         self.keys.iter().find(|key| key.name == name || key.alias == Some(name))
     }
 
-    /// The keys that another program reads.
+    /// The keys that another program reads, or none.
     pub(super) fn foreign(&self) -> impl Iterator<Item = &'static str> {
-        let foreign = |key: &&Key| matches!(key.shape, Shape::Any | Shape::AnyText);
+        let foreign = |key: &&Key| matches!(key.shape, Shape::Any | Shape::AnyText | Shape::Idle);
         self.keys.iter().filter(foreign).map(|key| key.name)
     }
 
@@ -100,9 +107,14 @@ impl Table {
         self.keys.iter().find(holds).map(|key| key.name)
     }
 
-    /// All allowed names, first spellings only.
+    /// The keys that no program reads.
+    pub(super) fn idle(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().filter(|key| matches!(key.shape, Shape::Idle)).map(|key| key.name)
+    }
+
+    /// All names that say something, first spellings only.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.keys.iter().map(|key| key.name)
+        self.keys.iter().filter(|key| !matches!(key.shape, Shape::Idle)).map(|key| key.name)
     }
 }
 

@@ -82,7 +82,8 @@ pub(super) struct Loader<'o> {
     held: BTreeMap<SandboxId, Vec<Diagnostic>>,
     unread: BTreeMap<SandboxId, Diagnostic>,
     /// Limits that agents' files state and `bottle` does not keep, with who states them.
-    not_enforced: BTreeMap<&'static str, BTreeSet<SandboxId>>,
+    /// Keys of which is said once for the tree that they do nothing here, and who has them.
+    told: BTreeMap<&'static str, BTreeSet<SandboxId>>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -133,7 +134,7 @@ impl<'o> Loader<'o> {
             sandboxes: BTreeMap::new(),
             held: BTreeMap::new(),
             unread: BTreeMap::new(),
-            not_enforced: BTreeMap::new(),
+            told: BTreeMap::new(),
             diagnostics: Vec::new(),
         })
     }
@@ -144,7 +145,7 @@ impl<'o> Loader<'o> {
         let agents = self.read_agents();
         let overlays = self.read_overlay();
         self.inputs.save();
-        self.diagnostics.extend(not_enforced(&self.not_enforced));
+        self.diagnostics.extend(told(&self.told));
         self.diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         if !settings_hold {
@@ -319,7 +320,7 @@ impl<'o> Loader<'o> {
         let Ok(id) = SandboxId::new(name) else { return };
         let file = format!("{}{name}.md", origin.prefix);
         // The project wins, also where its file does not hold: nobody knows what it wants.
-        self.not_enforced.values_mut().for_each(|agents| {
+        self.told.values_mut().for_each(|agents| {
             agents.remove(&id);
         });
         self.sandboxes.remove(&id);
@@ -343,8 +344,8 @@ impl<'o> Loader<'o> {
                 if let Some((agent, body)) = read {
                     said.bottle = agent.bottle.as_ref().map(|bottle| bottle.name.clone());
                     said.suspend = agent.suspend;
-                    for key in &agent.not_enforced {
-                        self.not_enforced.entry(key).or_default().insert(id.clone());
+                    for key in &agent.told {
+                        self.told.entry(key).or_default().insert(id.clone());
                     }
                     let prompt = source.text()[body].trim();
                     spec = self.resolve(&id, agent, prompt, origin, &mut findings);
@@ -630,24 +631,32 @@ fn manifest_source(file: &str, lies: Walked, trust: &Trust) -> HostSource {
     source
 }
 
-/// Says once for the whole tree which limits of Claude Code's stand in its files and are not kept.
-fn not_enforced(found: &BTreeMap<&'static str, BTreeSet<SandboxId>>) -> Option<Diagnostic> {
-    /// So many agents are named.
-    const NAMED: usize = 2;
-    let keys: Vec<String> =
-        found.iter().filter(|(_, who)| !who.is_empty()).map(|(k, _)| format!("`{k}`")).collect();
-    let agents: BTreeSet<&SandboxId> = found.values().flatten().collect();
-    if keys.is_empty() {
-        return None;
-    }
-    let mut who: Vec<String> = agents.iter().take(NAMED).map(ToString::to_string).collect();
-    if agents.len() > NAMED {
-        who.push(format!("{} more", agents.len() - NAMED));
-    }
-    let message =
-        format!("`bottle` does not enforce Claude Code's {}: {}", keys.join(", "), who.join(", "));
-    let hint = "Claude Code itself applies them; the sandbox is limited by its bottle";
-    Some(Diagnostic::warning(AGENTS, message).with_hint(hint))
+/// Says once for the whole tree which limits of Claude Code's stand in its files and are not kept, and which
+/// keys nobody reads.
+fn told(found: &BTreeMap<&'static str, BTreeSet<SandboxId>>) -> Vec<Diagnostic> {
+    let (limits, idle): (Vec<_>, Vec<_>) = found
+        .iter()
+        .filter(|(_, who)| !who.is_empty())
+        .partition(|(key, _)| agent::NOT_ENFORCED.contains(key));
+    let say = |found: Vec<(&&'static str, &BTreeSet<SandboxId>)>, what: &dyn Fn(&str) -> String| {
+        /// So many agents are named.
+        const NAMED: usize = 2;
+        let keys: Vec<String> = found.iter().map(|(key, _)| format!("`{key}`")).collect();
+        let agents: BTreeSet<&SandboxId> = found.iter().flat_map(|(_, who)| who.iter()).collect();
+        let mut who: Vec<String> = agents.iter().take(NAMED).map(ToString::to_string).collect();
+        if agents.len() > NAMED {
+            who.push(format!("{} more", agents.len() - NAMED));
+        }
+        let message = format!("{}: {}", what(&keys.join(", ")), who.join(", "));
+        (!keys.is_empty()).then(|| Diagnostic::warning(AGENTS, message))
+    };
+    let limits = say(limits, &|keys| format!("`bottle` does not enforce Claude Code's {keys}"));
+    let idle = say(idle, &|keys| format!("neither Claude Code nor `bottle` reads {keys}"));
+    let why = "Claude Code itself applies them; the sandbox is limited by its bottle";
+    let limits = limits.map(|found| found.with_hint(why));
+    let idle =
+        idle.map(|found| found.with_hint("they mean nothing here; remove them, or leave them"));
+    limits.into_iter().chain(idle).collect()
 }
 
 fn tree(path: PathBuf, settings: Settings) -> Tree {

@@ -75,6 +75,9 @@ fn property(key: &Key) -> Value {
         schema = or_null(schema);
     }
     schema["description"] = json!(key.doc);
+    if matches!(key.shape, Shape::Idle) {
+        schema["deprecated"] = json!(true);
+    }
     schema
 }
 
@@ -108,7 +111,7 @@ fn shape(shape: &Shape) -> Value {
         Shape::Either(shapes) => {
             json!({"anyOf": shapes.iter().map(self::shape).collect::<Vec<_>>()})
         }
-        Shape::Any | Shape::AnyText => json!({}),
+        Shape::Any | Shape::AnyText | Shape::Idle => json!({}),
     }
 }
 

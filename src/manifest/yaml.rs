@@ -86,6 +86,10 @@ pub(super) fn parse_with(
     }
 }
 
+/// How lines of an example dialogue begin, which descriptions hold and which look like keys where they are
+/// not indented.
+const DIALOGUE: [&str; 3] = ["user", "assistant", "Context"];
+
 /// The text with the values of these top-level keys replaced by spaces, byte for byte.
 fn blanked(text: &str, keys: &[&str]) -> String {
     let mut blanked = String::with_capacity(text.len());
@@ -93,6 +97,7 @@ fn blanked(text: &str, keys: &[&str]) -> String {
     for line in text.split_inclusive('\n') {
         let key = top_level_key(line);
         let kept = match key {
+            Some(key) if inside && DIALOGUE.contains(&key) => 0,
             Some(key) => {
                 inside = keys.contains(&key);
                 if inside { key.len() + 1 } else { line.len() }

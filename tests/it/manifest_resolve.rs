@@ -603,20 +603,86 @@ You review.
     scratch.write("tree/agents/ada.md", all);
     scratch.write("tree/agents/ken.md", "---\nbottle: b\ntools: Read, Grep\n---\n");
     scratch.write("tree/agents/lin.md", "---\nbottle: b\nname: lin\n---\n");
-    scratch.write("tree/agents/bad.md", "---\ndescription: a: b\nbottle: b\ncategory: x\n---\n");
+    scratch.write("tree/agents/bad.md", "---\ndescription: a: b\nbottle: b\nmood: x\n---\n");
     let desired = scratch.load();
     let ada = &desired.sandboxes[&id("ada")];
     assert_eq!(ada.skills.keys().collect::<Vec<_>>(), ["lint", "review"]);
     assert_eq!(&*ada.prompt, "You review.");
     assert!(desired.sandboxes.contains_key(&id("ken")));
     // A key that is nobody's is still a mistake, told where it stands.
-    assert!(why(&desired, "bad").starts_with("agents/bad.md:4:1: unknown key `category`"));
+    assert!(why(&desired, "bad").starts_with("agents/bad.md:4:1: unknown key `mood`"));
     let warnings: Vec<&str> = desired
         .diagnostics
         .iter()
         .filter(|found| found.file == "agents")
         .map(|found| found.message.as_str())
         .collect();
-    let keys = "`disallowedTools`, `isolation`, `maxTurns`, `permissionMode`, `tools`";
+    let keys = "`disallowedTools`, `hooks`, `isolation`, `maxTurns`, `permissionMode`, `tools`";
     assert_eq!(warnings, [format!("`bottle` does not enforce Claude Code's {keys}: ada, ken")]);
+}
+
+/// What public files of sub-agents have beside Claude Code's own keys and plain YAML: it loads, and is told once.
+#[test]
+fn what_public_sub_agents_have_loads() {
+    let scratch = Scratch::new();
+    scratch.write("tree/bottles/b.md", "---\nbackend: native\n---\n");
+    let kinds = [
+        (
+            "idle",
+            "name: a\ndescription: b\ncategory: c\ntags: [d]\nauthor: e\nversion: 1.0\ntype: f\n",
+        ),
+        ("faces", "name: a\ndescription: b\nemoji: \u{1f3a8}\nvibe: calm\nexpertise_level: high\n"),
+        ("rights", "name: a\ndescription: b\nallowedTools: [read]\n"),
+        (
+            "dialogue",
+            "name: a\ndescription: For reviews. Examples:\\n\\n<example>\\nContext: a change\n\
+             user: \"Look at it\"\nassistant: \"I'll look\"\\nand more\n<note>\nNot indented.\n\
+             </note>\nContext: another: one\nuser: \"Again\"\\nassistant: \"Yes\"\ncolor: red\n",
+        ),
+        ("colons", "name: a\ndescription: Use it: often, e.g. key: value\ntools: *\n"),
+        ("block", "name: a\ndescription: |\n  Use it: often\n  user: \"x\"\n"),
+        ("quoted", "name: a\ndescription: \"It \\\"reviews\\\": all\"\n"),
+    ];
+    for (name, keys) in kinds {
+        scratch.write(
+            &format!("tree/agents/{name}.md"),
+            format!("---\nbottle: b\n{keys}---\n\nYou are {name}.\n"),
+        );
+    }
+    // Mistakes stay mistakes: of words that bottle has, and of keys in the lines of a dialogue's neighbour.
+    for (name, keys) in [
+        ("typo", "description: a: b\nskils: [x]\n"),
+        ("near", "name: a\ncategry: x\n"),
+        ("user", "name: a\ndescription: b\nuser: root\n"),
+        ("other", "description: a: b\nuser: \"x\"\nmood: bad\n"),
+    ] {
+        scratch.write(&format!("tree/agents/{name}.md"), format!("---\nbottle: b\n{keys}---\n"));
+    }
+    let desired = scratch.load();
+    for (name, _) in kinds {
+        let spec = desired.sandboxes.get(&id(name));
+        let spec = spec.unwrap_or_else(|| panic!("{name}: {:?}", said(&desired)));
+        assert_eq!(&*spec.prompt, format!("You are {name}."));
+    }
+    assert!(why(&desired, "typo").contains("unknown key `skils`"));
+    assert!(why(&desired, "near").contains("unknown key `categry`"));
+    assert!(why(&desired, "user").contains("unknown key `user`"));
+    assert!(why(&desired, "other").contains("unknown key `mood`"));
+    let told: Vec<&str> = desired
+        .diagnostics
+        .iter()
+        .filter(|found| found.file == "agents")
+        .map(|found| found.message.as_str())
+        .collect();
+    let keys = "`allowedTools`, `author`, `category`, `emoji`, `expertise_level`, `tags`, `type`, \
+                `version`, `vibe`";
+    let expected = [
+        "`bottle` does not enforce Claude Code's `tools`: colons".to_owned(),
+        format!("neither Claude Code nor `bottle` reads {keys}: faces, idle, 1 more"),
+    ];
+    assert_eq!(told, expected);
+    // What is offered as a key, and as what was meant, is only what says something.
+    let hint = desired.diagnostics.iter().find(|found| found.message.contains("`skils`"));
+    let hint = format!("{hint:?}");
+    assert!(hint.contains("did you mean `skills`?") && !hint.contains("category"), "{hint}");
 }

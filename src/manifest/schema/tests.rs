@@ -124,7 +124,8 @@ fn each_section(shape: &Shape, wrap: &dyn Fn(Value) -> Value, check: &mut dyn Fn
         | Shape::Number
         | Shape::Word(_)
         | Shape::Any
-        | Shape::AnyText => {}
+        | Shape::AnyText
+        | Shape::Idle => {}
     }
 }
 
