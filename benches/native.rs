@@ -161,6 +161,7 @@ impl Bench {
             adopted: BTreeSet::new(),
             data: folder.join("data"),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         fs::create_dir_all(&scope.data)?;
         let backend = Native::with_helper(&program);

@@ -60,6 +60,7 @@ fn desired(count: usize) -> Desired {
         diagnostics: Vec::new(),
         agents: AgentsFolder::Present,
         overlays: BTreeSet::new(),
+        was: BTreeMap::new(),
     }
 }
 
@@ -100,6 +101,7 @@ fn everything(desired: &Desired) -> Observed {
             backend: BackendKind::Docker,
             resource: ResourceKind::Machine,
             sandbox: spec.id.clone(),
+            place: None,
             name: format!("bottle-bench-{}", spec.id),
             ownership: Ownership::Ours,
             hash: Some(machine.hash()),

@@ -101,6 +101,13 @@ pub trait Receipts: Send + Sync {
     /// When the state folder cannot be written.
     fn forget(&self, instance: &InstanceId) -> anyhow::Result<()>;
 
+    /// Gives all that is remembered of the sandbox `from` to the name `to`; done already ⇒ `Ok`. It may be cut
+    /// short anywhere, and goes on where it is called again.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read or written.
+    fn rename(&self, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()>;
+
     /// Keeps a text for later diffs.
     ///
     /// # Errors

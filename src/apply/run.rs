@@ -300,6 +300,10 @@ async fn act(
             gone.map_err(|_| late(step, limit))??;
             context.receipts.forget(&instance.id)?;
         }
+        Action::Rename { from } => {
+            let to = step.sandbox.as_ref().context("a rename is of a sandbox")?;
+            context.receipts.rename(from, to)?;
+        }
         Action::Prune(leftover) => backend.prune(scope, leftover).await?,
     }
     Ok(())

@@ -168,6 +168,7 @@ pub(super) mod tests {
             adopted: BTreeSet::from(["s0".to_owned()]),
             data: "/nonexistent".into(),
             hidden: Vec::new(),
+            places: Default::default(),
         }
     }
 

@@ -15,7 +15,8 @@ use tokio::io::AsyncWrite;
 
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, Resources, SandboxId,
+    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, Places, Resources,
+    SandboxId,
 };
 
 pub mod durable;
@@ -26,6 +27,7 @@ pub mod stamp;
 
 pub use error::BackendError;
 pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState};
+pub use placed::Placed;
 
 /// Names of the labels that every object carries.
 pub mod label {
@@ -86,6 +88,8 @@ pub struct Scope {
     /// Folders of the host that no sandbox may see, wherever they lie: the tree, the overlay, the
     /// state folder.
     pub hidden: Vec<PathBuf>,
+    /// Where sandboxes are that were renamed.
+    pub places: Places,
 }
 
 impl Scope {
@@ -443,6 +447,7 @@ pub mod memory;
 pub mod native;
 mod oci;
 pub mod pax;
+mod placed;
 mod setid;
 pub mod smolmachines;
 pub mod zstd;

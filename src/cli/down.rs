@@ -88,6 +88,7 @@ pub(super) fn remembered(
         diagnostics: Vec::new(),
         agents: AgentsFolder::Missing,
         overlays: BTreeSet::new(),
+        was: BTreeMap::new(),
     })
 }
 

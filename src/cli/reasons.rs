@@ -88,6 +88,11 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
         Reason::NeedsInput { names, .. } => {
             vec![format!("waits for a value of {}", names.join(", "))]
         }
+        Reason::Renamed { was } => {
+            let mut parts = vec![format!("was {was}; keeps everything")];
+            parts.extend(fields(change, around).into_iter().skip(1));
+            parts
+        }
         Reason::Suspended => one("suspended"),
         Reason::Stopped if change.verdict != Verdict::Reprovision => Vec::new(),
         Reason::Stopped if resource == ResourceKind::Machine => {

@@ -15,7 +15,7 @@ use crate::backend::docker::Docker;
 #[cfg(target_os = "linux")]
 use crate::backend::native::Native;
 use crate::backend::smolmachines::Smolmachines;
-use crate::backend::{Backend, Backends, Depth};
+use crate::backend::{Backend, Backends, Depth, Placed};
 use crate::manifest::{self, LoadOptions, Location, Surroundings};
 use crate::model::{Desired, InstanceState, Observed, SandboxId};
 use crate::plan::{Discard, Options};
@@ -31,7 +31,7 @@ pub(super) fn backends() -> Backends {
         Arc::new(Native::new()),
         Arc::new(Smolmachines::from_env()),
     ];
-    all.into_iter().map(|backend| (backend.kind(), backend)).collect()
+    all.into_iter().map(|backend| (backend.kind(), Placed::new(backend))).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

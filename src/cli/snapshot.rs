@@ -275,7 +275,7 @@ async fn back(
     name: Option<&str>,
     patience: Duration,
 ) -> Result<Exit, CliError> {
-    let name = name.unwrap_or(meta.sandbox.as_str());
+    let name = name.unwrap_or(one.id.sandbox.as_str());
     let target = Target::find(global, name).await.map_err(|error| {
         error.hint("`--as NAME` restores into another sandbox, and `--to DIR` into a folder")
     })?;

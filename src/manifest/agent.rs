@@ -7,7 +7,7 @@ use super::keys::{Key, Shape, Table};
 use super::snapshots;
 use super::source::{Findings, Span};
 use super::yaml::Value;
-use crate::model::{BackendKind, Bounds, OwnerId, Restart};
+use crate::model::{BackendKind, Bounds, OwnerId, Restart, SandboxId};
 
 /// What editors show beside a key that Claude Code documents for its sub-agents
 /// (code.claude.com/docs/en/sub-agents, "Supported frontmatter fields") and `bottle` does not read.
@@ -52,6 +52,11 @@ pub(super) static TABLE: Table = Table {
             "what `bottle run` starts (default `[claude]`)",
         ),
         Key::new("suspend", Shape::Flag, "leave this sandbox exactly as it is"),
+        Key::new(
+            "was",
+            Shape::Text(Some("^[a-z][a-z0-9-]*$")),
+            "the name that this agent had: its sandbox is renamed and keeps everything",
+        ),
         Key::foreign("name", CLAUDE_CODE),
         Key::foreign_text("description", CLAUDE_CODE),
         Key::foreign_text("tools", CLAUDE_CODE),
@@ -130,6 +135,8 @@ pub(super) struct Agent {
     pub(super) restart: Restart,
     pub(super) run: Vec<String>,
     pub(super) suspend: bool,
+    /// The name that it had, and where that stands.
+    pub(super) was: Option<(SandboxId, Span)>,
     /// Which of [`NOT_ENFORCED`] the file has, and which keys that nobody reads.
     pub(super) told: Vec<&'static str>,
 }
@@ -157,6 +164,17 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
         }
         run
     });
+    let was = section.get("was").and_then(|field| {
+        let text = field.word(findings)?;
+        let name = SandboxId::new(text).map_err(|_| {
+            let problem = field.refused(text, "is not the name of a sandbox");
+            findings.add(problem.hint(
+                "write the name that the file of this agent had, without `.md`: [a-z][a-z0-9-]*, at most 63 \
+                 characters",
+            ));
+        });
+        Some((name.ok()?, field.span()))
+    });
     Agent {
         bottle,
         skills: section.get("skills").map(|f| skills(&f, findings)).unwrap_or_default(),
@@ -167,6 +185,7 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
             .unwrap_or(Restart::OnFailure),
         run: run.unwrap_or_else(|| vec!["claude".to_owned()]),
         suspend: section.get("suspend").and_then(|f| f.flag(findings)).unwrap_or(false),
+        was,
         told,
     }
 }

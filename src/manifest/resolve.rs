@@ -2,6 +2,7 @@
 
 mod files;
 mod overlay;
+mod renamed;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +82,8 @@ pub(super) struct Loader<'o> {
     sandboxes: BTreeMap<SandboxId, SandboxSpec>,
     held: BTreeMap<SandboxId, Vec<Diagnostic>>,
     unread: BTreeMap<SandboxId, Diagnostic>,
+    /// The names that agents had, by those that they have.
+    renamed: BTreeMap<SandboxId, renamed::Said>,
     /// Limits that agents' files state and `bottle` does not keep, with who states them.
     /// Keys of which is said once for the tree that they do nothing here, and who has them.
     told: BTreeMap<&'static str, BTreeSet<SandboxId>>,
@@ -134,6 +137,7 @@ impl<'o> Loader<'o> {
             sandboxes: BTreeMap::new(),
             held: BTreeMap::new(),
             unread: BTreeMap::new(),
+            renamed: BTreeMap::new(),
             told: BTreeMap::new(),
             diagnostics: Vec::new(),
         })
@@ -145,6 +149,7 @@ impl<'o> Loader<'o> {
         let agents = self.read_agents();
         let overlays = self.read_overlay();
         self.inputs.save();
+        let was = self.check_renamed();
         self.diagnostics.extend(told(&self.told));
         self.diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
@@ -159,6 +164,7 @@ impl<'o> Loader<'o> {
             diagnostics: self.diagnostics,
             agents,
             overlays,
+            was,
         })
     }
 
@@ -325,6 +331,7 @@ impl<'o> Loader<'o> {
         });
         self.sandboxes.remove(&id);
         self.held.remove(&id);
+        self.renamed.remove(&id);
         let mut spec = None;
         let mut said = Underlying { bottle: None, suspend: false };
         let found = match dir.read(file_name, MAX_MANIFEST) {
@@ -341,9 +348,12 @@ impl<'o> Loader<'o> {
                 let read = parse(bad, &agent::TABLE, &mut findings, |section, findings| {
                     agent::read(section, findings)
                 });
+                let mut was = None;
                 if let Some((agent, body)) = read {
                     said.bottle = agent.bottle.as_ref().map(|bottle| bottle.name.clone());
                     said.suspend = agent.suspend;
+                    renamed::check(&id, agent.was.as_ref(), &mut findings);
+                    was = Some(agent.was.clone());
                     for key in &agent.told {
                         self.told.entry(key).or_default().insert(id.clone());
                     }
@@ -351,6 +361,11 @@ impl<'o> Loader<'o> {
                     spec = self.resolve(&id, agent, prompt, origin, &mut findings);
                 }
                 spec = spec.filter(|_| !findings.has_errors());
+                let was = was.unwrap_or_else(|| renamed::scan(&source));
+                if let Some((name, span)) = was.filter(|(name, _)| *name != id) {
+                    let said = renamed::Said::new(&source, name, span, origin.overlay);
+                    self.renamed.insert(id.clone(), said);
+                }
                 let mut found = findings.finish();
                 match (lies, &mut spec) {
                     (Err(exposed), spec) => {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::diagnostic::Diagnostic;
 use super::id::{OwnerId, SandboxId};
 use super::kept::Bounds;
+use super::source::Place;
 use super::spec::SandboxSpec;
 
 /// The tree itself.
@@ -19,6 +20,17 @@ pub struct Tree {
     pub network_pool: Option<String>,
     /// `snapshots:` of `bottle.yaml`; `None`: what goes is not kept.
     pub snapshots: Option<Bounds>,
+}
+
+/// `was` of an agent: the name that its sandbox had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Was {
+    /// That name.
+    pub name: SandboxId,
+    /// The overlay that brings the agent.
+    pub overlay: Option<String>,
+    /// Where its file says so.
+    pub place: Place,
 }
 
 /// What was found where the agents should be. An empty or missing folder never reads as
@@ -52,6 +64,8 @@ pub struct Desired {
     pub agents: AgentsFolder,
     /// The overlays that this run has loaded.
     pub overlays: BTreeSet<String>,
+    /// The names that agents had, also of those that are held.
+    pub was: BTreeMap<SandboxId, Was>,
 }
 
 impl Desired {

@@ -1,7 +1,7 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `desired` and
+//! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
 //! is wrong. `text` makes what others wrote harmless for a terminal.
 
@@ -14,6 +14,7 @@ pub mod hash;
 pub mod id;
 pub mod kept;
 pub mod observed;
+pub mod places;
 pub mod policy;
 pub mod roles;
 pub mod skill;
@@ -22,7 +23,7 @@ pub mod spec;
 pub mod text;
 
 pub use change::Class;
-pub use desired::{AgentsFolder, Desired, Tree};
+pub use desired::{AgentsFolder, Desired, Tree, Was};
 pub use diagnostic::{Diagnostic, Severity};
 pub use fs_path::{FsPath, MountTable, Writable};
 pub use hash::{Fields, SpecHash};
@@ -32,6 +33,7 @@ pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt, Stopped,
 };
+pub use places::Places;
 pub use policy::Policy;
 pub use skill::{SkillEntry, SkillFiles, SkillNode};
 pub use source::{Elsewhere, HostSource, Located, Nesting, Place, Use};

@@ -65,6 +65,9 @@ pub struct Instance {
     pub resource: ResourceKind,
     /// The sandbox that it belongs to, or whose name it takes.
     pub sandbox: SandboxId,
+    /// The name of a sandbox under which its backend has it, where that is not this one: the sandbox was
+    /// renamed since.
+    pub place: Option<SandboxId>,
     /// Its name on the engine.
     pub name: String,
     /// Whose it is.
@@ -239,6 +242,9 @@ pub struct Observed {
     pub keeps: BTreeMap<SandboxId, Keep>,
     /// The sandboxes that the operator stopped: they stay down until they are started.
     pub stopped: BTreeMap<SandboxId, Stopped>,
+    /// The sandboxes that are renamed, by their new names, with the old ones: `was` of their agents says so,
+    /// or a run that was cut short has begun it.
+    pub renames: BTreeMap<SandboxId, SandboxId>,
     /// What of the host was accepted for the sandboxes that exist, or that are being made.
     pub accepted: BTreeMap<SandboxId, Vec<HostSource>>,
     /// The same of the other trees of this state folder.

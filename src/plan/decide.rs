@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::decision::Decision;
 use super::sources::{self, Shared};
-use super::{Options, Order, Reason, Verdict, guest, load, rest};
+use super::{Options, Order, Reason, Verdict, guest, load, renames, rest};
 use crate::model::change;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
@@ -148,6 +148,7 @@ fn decide_sandbox(
     };
     let mut decision = declared(decision, spec, seen, desired, options);
     note(&mut decision, spec, seen);
+    renames::tell(&mut decision, seen.observed);
     Some(decision)
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Decision {
     pub(super) provision: Option<Provisioning>,
     /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
     pub(super) loses_machine: bool,
+    /// The name that it had, where it is given another one.
+    pub(super) rename: Option<SandboxId>,
     /// Values without which its machine is not made, or not started anew.
     pub(super) waits: BTreeSet<String>,
     /// The operator stopped it: what is made is not started.
@@ -75,6 +77,7 @@ impl Decision {
             load: None,
             provision: None,
             loses_machine: false,
+            rename: None,
             waits: BTreeSet::new(),
             rests: false,
         }
@@ -157,6 +160,7 @@ impl Decision {
         self.adjust.clear();
         self.load = None;
         self.provision = None;
+        self.rename = None;
         self.loses_machine = false;
     }
 }

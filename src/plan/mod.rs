@@ -2,7 +2,7 @@
 //!
 //! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `guest` what a
 //! machine is, `rest` what becomes of one that the operator stopped), `order` turns verdicts into steps,
-//! `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
+//! `renames` says whose is what that had another name, `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ mod guest;
 mod kept;
 mod load;
 mod order;
+pub mod renames;
 mod rest;
 pub mod sources;
 #[cfg(test)]
@@ -141,6 +142,12 @@ pub enum Reason {
         /// Whose it is.
         holder: String,
     },
+    /// It has another name now, and keeps everything.
+    Renamed {
+        /// The name that it had.
+        #[schemars(with = "String")]
+        was: SandboxId,
+    },
     /// It is as it should be.
     UpToDate,
 }
@@ -238,6 +245,12 @@ pub enum Action {
         /// What is kept of it before; `None`: nothing is.
         keeps: Option<Kept>,
     },
+    /// Give all that is remembered of a sandbox to the name that it has now. What backends made stays in its
+    /// place.
+    Rename {
+        /// The name that it had.
+        from: SandboxId,
+    },
     /// Remove what belongs to no sandbox.
     Prune(Box<Leftover>),
 }
@@ -256,6 +269,7 @@ impl Action {
             Self::Load { .. } => "load",
             Self::Provision { .. } => "provision",
             Self::Teardown { .. } => "teardown",
+            Self::Rename { .. } => "rename",
             Self::Prune(_) => "prune",
         }
     }
@@ -518,8 +532,8 @@ fn classify(change: &mut Change) {
         _ => None,
     };
     if change.verdict == Verdict::Replace && change.resource == ResourceKind::Machine {
-        let why: BTreeSet<&str> =
-            change.fields.iter().map(|field| change::why_replace(&field.path)).collect();
+        let fields = change.fields.iter().filter(|field| field.path != renames::NAME);
+        let why: BTreeSet<&str> = fields.map(|field| change::why_replace(&field.path)).collect();
         change.why = why.into_iter().map(str::to_owned).collect();
     }
 }
@@ -535,6 +549,7 @@ pub fn plan(desired: &Desired, observed: &Observed, options: &Options) -> Plan {
         }
     }
     sources::withhold_exposed(desired, observed, &mut decisions);
+    renames::hint(desired, observed, &mut decisions);
     let steps = order::order(desired, observed, options, &decisions);
     let keeping = kept::Keeping { desired, observed, options };
     for decision in &mut decisions {

@@ -87,6 +87,20 @@ fn follows(desired: &Desired, observed: &Observed, gone: &Decision, made: &Decis
 }
 
 fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
+    let Some((from, backend)) = decision.rename.as_ref().zip(decision.backend) else {
+        return order_work(steps, decision, keeping);
+    };
+    let action = Action::Rename { from: from.clone() };
+    let (sandbox, machine) = (Some(&decision.sandbox), ResourceKind::Machine);
+    let renamed = steps.push(action, backend, sandbox, machine, BTreeSet::new());
+    order_work(steps, decision, keeping);
+    // Whatever is remembered of it from now on is under the new name.
+    for step in &mut steps.steps[renamed + 1..] {
+        step.after.insert(renamed);
+    }
+}
+
+fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     let sandbox = Some(&decision.sandbox);
     let backend_of_new = decision.create.iter().find_map(|spec| match spec {
         ResourceSpec::Machine(machine) => Some(machine.backend),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 mod classes;
 mod holds;
 mod kept;
+mod renames;
 mod stopped;
 
 use super::*;
@@ -64,6 +65,7 @@ fn desired(specs: impl IntoIterator<Item = crate::model::SandboxSpec>) -> Desire
         diagnostics: Vec::new(),
         agents: AgentsFolder::Present,
         overlays: BTreeSet::new(),
+        was: BTreeMap::new(),
     }
 }
 
@@ -85,6 +87,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
         backend,
         resource: resource.kind(),
         sandbox: resource.sandbox().clone(),
+        place: None,
         name: format!("bottle-team-{}", resource.sandbox()),
         ownership: Ownership::Ours,
         hash: Some(resource.hash()),

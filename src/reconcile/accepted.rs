@@ -314,6 +314,23 @@ pub(super) fn settle(view: &View, report: &Report) -> anyhow::Result<()> {
     if next == known { Ok(()) } else { write(&view.memory, &next) }
 }
 
+/// Gives what was accepted for a sandbox to the name that it has now.
+///
+/// # Errors
+/// When the record cannot be read or written.
+pub(super) fn rename(memory: &TreeState, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()> {
+    let _writing = writing();
+    let known = read_own(memory.dir())?;
+    let mut next = known.clone();
+    if let Some(sources) = next.sandboxes.remove(from) {
+        next.sandboxes.entry(to.clone()).or_insert(sources);
+    }
+    if let Some(keep) = next.keeps.remove(from) {
+        next.keeps.entry(to.clone()).or_insert(keep);
+    }
+    if next == known { Ok(()) } else { write(memory, &next) }
+}
+
 fn write(memory: &TreeState, record: &Accepted) -> anyhow::Result<()> {
     write_json(&memory.dir().join(FILE), record, true)
 }
@@ -355,6 +372,8 @@ fn before(view: &View, known: &Accepted) -> Accepted {
                 || (!view.options.remove_all && view.desired.sandboxes.contains_key(id))
                 || view.desired.held.contains_key(id)
                 || view.observed.receipts.values().any(|receipt| receipt.sandbox == *id)
+                // Its own step gives it to the new name.
+                || view.observed.renames.values().any(|old| old == id)
         };
         next.sandboxes.retain(|id, _| stays(id));
         next.keeps.retain(|id, _| stays(id));

@@ -30,6 +30,9 @@ pub(super) struct Kept {
     pub(super) fingerprint: String,
     /// Seconds since the epoch.
     not_after: u64,
+    /// The sandbox that it was made for, where that has another name now: programs know it by this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_for: Option<SandboxId>,
 }
 
 /// What is in the place of a record.
@@ -70,6 +73,13 @@ impl Authorities {
         self.memory.dir().join("ca").join(format!("{sandbox}.json"))
     }
 
+    /// That of a sandbox, or that of the name which it had, as long as it was not moved.
+    fn find_of(&self, sandbox: &SandboxId, earlier: &BTreeMap<SandboxId, SandboxId>) -> Found {
+        let there = |id: &&SandboxId| fs::symlink_metadata(self.path(id)).is_ok();
+        let old = earlier.get(sandbox).filter(there).filter(|_| !there(&sandbox));
+        self.find(old.unwrap_or(sandbox))
+    }
+
     fn find(&self, sandbox: &SandboxId) -> Found {
         let path = self.path(sandbox);
         let bytes = match durable::read(&path) {
@@ -94,14 +104,14 @@ impl Authorities {
     }
 
     /// Looks at those of the sandboxes that have a sidecar. Holds the sandboxes whose authority is there and
-    /// cannot be read now: what trusts it would have nothing of a new one.
+    /// cannot be read now: what trusts it would have nothing of a new one. `earlier` are names that sandboxes had.
     #[must_use]
-    pub fn judge(&self, desired: &mut Desired) -> Judged {
+    pub fn judge(&self, desired: &mut Desired, earlier: &BTreeMap<SandboxId, SandboxId>) -> Judged {
         let with_sidecar = desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
         let ids: Vec<SandboxId> = with_sidecar.map(|spec| spec.id.clone()).collect();
         let mut judged = Judged::default();
         for id in ids {
-            match self.find(&id) {
+            match self.find_of(&id, earlier) {
                 Found::Whole(kept) if lasts(&kept) => {
                     judged.in_force.insert(id, kept.fingerprint);
                 }
@@ -133,20 +143,27 @@ impl Authorities {
     pub(super) fn obtain(&self, sandbox: &SandboxId) -> anyhow::Result<Kept> {
         let old = match self.find(sandbox) {
             Found::Whole(kept) if lasts(&kept) => return Ok(kept),
-            Found::Whole(Kept { ca, .. }) | Found::KeyAlone(ca) => Some(ca),
+            Found::Whole(Kept { ca, made_for, .. }) => Some((ca, made_for)),
+            Found::KeyAlone(ca) => Some((ca, None)),
             Found::Lost(_) => None,
             Found::Unreadable(error) => return Err(error.into()),
         };
         let now: SystemTime = crate::sidecar::clock::now();
         let now = now.duration_since(UNIX_EPOCH).context("the clock is wrong")?;
-        let extended = old.and_then(|old| ca::extend(&old, sandbox.as_str()).ok());
-        let made = extended
-            .map_or_else(|| ca::generate(sandbox.as_str()), Ok)
+        let extended = old.and_then(|(old, made_for)| {
+            let name = made_for.as_ref().unwrap_or(sandbox);
+            Some((ca::extend(&old, name.as_str()).ok()?, made_for))
+        });
+        let made = || Ok((ca::generate(sandbox.as_str())?, None));
+        let (made, made_for) = extended
+            .map_or_else(made, Ok)
+            .map_err(|error: ca::CaError| anyhow::Error::from(error))
             .with_context(|| format!("making the certificate authority of {sandbox}"))?;
         let kept = Kept {
             fingerprint: ca::fingerprint(&made.certificate)?,
             ca: made,
             not_after: (now + ca::LIFETIME).as_secs(),
+            made_for,
         };
         make_private(&self.memory.dir().join("ca"))?;
         write_json(&self.path(sandbox), &kept, true)?;
@@ -178,6 +195,29 @@ impl Authorities {
         }
         Ok(())
     }
+}
+
+impl Kept {
+    /// The sandbox by whose name programs know it.
+    pub(super) fn name<'a>(&'a self, sandbox: &'a SandboxId) -> &'a SandboxId {
+        self.made_for.as_ref().unwrap_or(sandbox)
+    }
+}
+
+/// Gives the authority of a sandbox to the name that it has now. Its own name stays: what trusts it would have
+/// nothing of another.
+///
+/// # Errors
+/// When the state folder cannot be read or written.
+pub(super) fn rename(memory: &TreeState, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()> {
+    let all = Authorities::of(memory);
+    if let Found::Whole(mut kept) = all.find(from)
+        && kept.made_for.is_none()
+    {
+        kept.made_for = Some(from.clone());
+        write_json(&all.path(from), &kept, true)?;
+    }
+    memory.move_record("ca", from, to)
 }
 
 /// Whether it need not be extended yet.

@@ -38,6 +38,20 @@ pub struct Carried {
     pub workspace: bool,
 }
 
+impl Carried {
+    /// The sandbox has another name now.
+    pub(super) fn rename(&mut self, from: &SandboxId, to: &SandboxId) {
+        let time =
+            self.snapshot.strip_prefix(from.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(time) = time {
+            self.snapshot = format!("{to}/{time}");
+        }
+        if let Some(receipt) = &mut self.receipt {
+            receipt.sandbox = to.clone();
+        }
+    }
+}
+
 /// Keeps the work of a tree's agents.
 pub(super) struct Keeping<'a> {
     memory: &'a TreeState,

@@ -259,6 +259,7 @@ mod tests {
                 adopted: BTreeSet::new(),
                 data: "/none".into(),
                 hidden: Vec::new(),
+                places: Default::default(),
             };
             let wanted = wanted.iter().copied().collect();
             let depth = Depth::Listing;

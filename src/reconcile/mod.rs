@@ -21,6 +21,7 @@ mod names;
 pub mod owners;
 pub mod pass;
 mod removals;
+mod renames;
 mod runs;
 mod settle;
 pub mod sidecars;

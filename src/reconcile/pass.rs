@@ -18,6 +18,7 @@ use super::keeping::{self, Keeping};
 use super::lock::Claims;
 use super::lookout::Lookout;
 use super::names::{HostNames, Told};
+use super::renames;
 use super::sidecars::{self, Documents, Roots};
 use super::state::{State, TreeState, now};
 use super::stops;
@@ -28,7 +29,7 @@ use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope}
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
-    InstanceId, InstanceState, Observed, OwnerId, Ownership, Receipt, SandboxId, Severity,
+    InstanceId, InstanceState, Observed, OwnerId, Ownership, Places, Receipt, SandboxId, Severity,
     SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
@@ -75,6 +76,8 @@ pub struct View {
     pub revision: Revision,
     /// What is remembered of the tree.
     pub memory: TreeState,
+    /// Where renamed sandboxes were when it was looked; `scope` says where they are from now on.
+    pub places: Places,
     /// What the sidecars of each backend are told of what the host says about names.
     names: BTreeMap<BackendKind, Told>,
 }
@@ -304,6 +307,7 @@ impl Reconciler {
                 adopted: BTreeSet::new(),
                 data: lost.dir.clone(),
                 hidden: Vec::new(),
+                places: Default::default(),
             };
             let seen = self.observe(&scope).await;
             let given = seen.instances.iter().filter_map(|i| accepted::given(tree, i, &table));
@@ -342,6 +346,8 @@ impl Reconciler {
             adopted: memory.adopted()?.0,
             data: memory.dir().to_owned(),
             hidden: hidden.chain([canonical(self.state.root())]).collect(),
+            // Where that cannot be read, all is held.
+            places: memory.places().unwrap_or_default(),
         })
     }
 
@@ -391,8 +397,9 @@ impl Reconciler {
                 desired.diagnostics.push(warning);
             }
         }
-        let authorities = Authorities::of(&memory).judge(&mut desired);
-        let scope = self.scope(&desired.tree.owner, &memory)?;
+        let earlier = renames::earlier(&memory, &desired);
+        let authorities = Authorities::of(&memory).judge(&mut desired, &earlier);
+        let mut scope = self.scope(&desired.tree.owner, &memory)?;
         let mut names = HostNames::read()?.told();
         (options.cas, options.lost_cas) = (authorities.in_force, authorities.lost);
         let wanted = wanted(&desired);
@@ -421,12 +428,7 @@ impl Reconciler {
         };
         let (carried, unreadable) = memory.carried()?;
         let (stopped, doubtful) = memory.stopped()?;
-        if !options.remove_all {
-            keeping::hold_unreadable(&mut desired, unreadable);
-            stops::hold_unreadable(&mut desired, doubtful, &options);
-            hold_beside_unrecorded(&mut desired, &observed, &accepted);
-        }
-        let observed = Observed {
+        let mut observed = Observed {
             receipts: memory.receipts()?,
             stopped,
             carrying: carried.into_iter().map(|(id, one)| (id, one.machine)).collect(),
@@ -436,6 +438,17 @@ impl Reconciler {
             elsewhere: self.elsewhere(&desired.tree.owner).await?.0,
             ..observed
         };
+        let whatever = options.remove_all;
+        let was = !whatever && options.order != Order::Stop;
+        let known = renames::known(&memory, &mut desired, &mut observed, whatever, was);
+        scope.places = plan::renames::resolve(&mut desired, &mut observed, &known);
+        if !options.remove_all {
+            keeping::hold_unreadable(&mut desired, renames::forward(unreadable, &observed));
+            let doubtful = renames::forward(doubtful, &observed);
+            stops::hold_unreadable(&mut desired, doubtful, &options);
+            let accepted = observed.accepted.clone();
+            hold_beside_unrecorded(&mut desired, &observed, &accepted);
+        }
         let trusted = values::trusted(&self.sources, &desired, &observed)?;
         let given = values::read(&desired, trusted).await?;
         // What goes, or stops, needs no token.
@@ -464,6 +477,7 @@ impl Reconciler {
             scope,
             revision,
             memory,
+            places: known.places,
             names,
         })
     }
@@ -473,7 +487,9 @@ impl Reconciler {
         let asked = self.backends.iter().map(async |(kind, backend)| {
             (*kind, ask(*kind, backend.as_ref(), scope, self.depth).await)
         });
-        gathered(join_all(asked).await)
+        let mut observed = gathered(join_all(asked).await);
+        scope.places.assign(&mut observed.instances);
+        observed
     }
 
     /// Takes over what other state folders made for this owner; the next look sees it as ours.
@@ -528,11 +544,15 @@ impl Reconciler {
         if let Err(error) = self.tidy(view) {
             tracing::warn!(error = %format!("{error:#}"), "the state folder cannot be tidied");
         }
+        if let Err(error) = renames::tidy(view, &report) {
+            tracing::warn!(error = %format!("{error:#}"), "where sandboxes were is not forgotten");
+        }
         Ok(report)
     }
 
     /// Remembers what of the host the plan gives to whom, before anything of it is done.
     pub(super) fn accept(&self, view: &View) -> anyhow::Result<()> {
+        renames::accept(view).context("remembering where sandboxes are")?;
         accepted::accept(&self.state, view).context("remembering what sandboxes are given")
     }
 
@@ -621,7 +641,13 @@ impl Reconciler {
         // A policy goes in beside whatever else is under way for its sandbox.
         let sandboxes = steps
             .filter(|step| !matches!(step.action, plan::Action::Load { .. }))
-            .filter_map(|step| step.sandbox.clone())
+            .flat_map(|step| {
+                let from = match &step.action {
+                    plan::Action::Rename { from } => Some(from.clone()),
+                    _ => None,
+                };
+                step.sandbox.clone().into_iter().chain(from)
+            })
             .collect();
         // What a snapshot is being restored into is not replaced meanwhile.
         let claims = tokio::select! {
@@ -692,6 +718,8 @@ impl Reconciler {
         let stays = |id: &&SandboxId| !view.options.removes(id);
         let declared = view.desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
         wanted.extend(declared.map(|spec| &spec.id).filter(stays));
+        // Its own step gives it to the new name.
+        wanted.extend(view.observed.renames.values().filter(stays));
         wanted.extend(view.desired.held.keys().filter(stays));
         // What cannot be read or seen may have one.
         let unknown = |state: &InstanceState| matches!(state, InstanceState::Unknown(_));
@@ -750,6 +778,8 @@ impl Reconciler {
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
         let tree = self.identify().await?;
         let memory = self.state.tree(&tree.owner)?;
+        // Else another sandbox might be meant.
+        memory.places()?;
         let scope = self.scope(&tree.owner, &memory)?;
         let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         let machine = observed.instances.iter().find(|instance| {

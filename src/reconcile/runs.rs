@@ -127,6 +127,14 @@ impl Runs {
         for step in &view.plan.steps {
             let Some(sandbox) = &step.sandbox else { continue };
             let key = Some(sandbox.clone());
+            // What is under way for the name that it had ends first.
+            if let Action::Rename { from } = &step.action
+                && let Some(active) = self.active.get_mut(&Some(from.clone()))
+            {
+                active.again = true;
+                deferred.insert(sandbox.clone());
+                continue;
+            }
             if let Some(active) = self.active.get_mut(&key) {
                 active.again = true;
                 if !deferred.contains(sandbox) && !active.loading && is_load_of_its_own(step) {

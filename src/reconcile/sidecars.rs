@@ -182,7 +182,7 @@ impl Sidecars for Documents<'_> {
         }
         let mut document = Document {
             version: document::VERSION,
-            sandbox: spec.sandbox.to_string(),
+            sandbox: authority.name(&spec.sandbox).to_string(),
             policy: PolicyPart::from(&*spec.policy),
             names: ["127.0.0.1", "localhost", SIDECAR_NAME, MICROVM_GATEWAY]
                 .map(str::to_owned)

@@ -17,6 +17,7 @@
 //!     snapshots/    what agents worked on
 //!     carried/      which of it is on its way from one machine to the next
 //!     stopped/      which sandboxes the operator stopped
+//!     places.json   under which names renamed sandboxes were made
 //!     adopted.json  ids of other state folders whose objects were taken over
 //! ```
 #![expect(clippy::disallowed_methods, reason = "the state folder is its effect")]
@@ -427,6 +428,10 @@ impl Receipts for TreeState {
         remove(&self.receipt_path(instance))
     }
 
+    fn rename(&self, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()> {
+        aside(|| self.rename_sandbox(from, to))
+    }
+
     fn keep_text(&self, hash: SpecHash, text: &str) -> anyhow::Result<()> {
         let path = self.text_path(&hash);
         if path.exists() { Ok(()) } else { write(&path, text.as_bytes(), false) }
@@ -598,11 +603,13 @@ pub(super) fn remove_durably(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     remove(path)?;
-    let synced = match path.parent() {
-        Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()),
-        None => Ok(()),
-    };
+    let synced = path.parent().map_or(Ok(()), sync_folder);
     synced.with_context(|| format!("removing {}", path.display()))
+}
+
+/// What was moved or removed in a folder stays so after a power cut.
+pub(super) fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all())
 }
 
 /// When something was written into a folder, or removed from it, for the last time.

@@ -202,7 +202,12 @@ pub(super) fn outdated<'a>(
     }
     // What cannot be read now was read for the view.
     let Ok((stopped, _)) = view.memory.stopped() else { return BTreeSet::new() };
-    sandboxes.filter(|id| stopped.contains_key(*id) != view.is_stopped(id)).cloned().collect()
+    // Of one that is being renamed the record may have either name.
+    let is = |id: &SandboxId| {
+        let old = view.observed.renames.get(id);
+        stopped.contains_key(id) || old.is_some_and(|old| stopped.contains_key(old))
+    };
+    sandboxes.filter(|id| is(id) != view.is_stopped(id)).cloned().collect()
 }
 
 /// Forgets the records of sandboxes that are gone. The caller holds the tree's lock.
@@ -217,6 +222,8 @@ pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
         desired.sandboxes.contains_key(id)
             || desired.held.contains_key(id)
             || desired.unread.contains_key(id)
+            // Its own step gives it to the new name.
+            || view.observed.renames.values().any(|old| old == id)
     };
     let goes = |id: &SandboxId| {
         let of = |found: &&Instance| found.sandbox == *id && found.ownership == Ownership::Ours;

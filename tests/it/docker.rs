@@ -50,6 +50,7 @@ impl Corner {
                 adopted: BTreeSet::new(),
                 data: folder.path().join("data"),
                 hidden: Vec::new(),
+                places: Default::default(),
             };
             Self { backend: Docker::new(settings()), scope, folder }
         })

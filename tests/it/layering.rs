@@ -84,6 +84,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/names.rs",
     "reconcile/owners.rs",
     "reconcile/pass.rs",
+    "reconcile/renames.rs",
     "reconcile/settle.rs",
     "reconcile/sidecars.rs",
     "reconcile/state.rs",

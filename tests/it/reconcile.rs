@@ -10,6 +10,7 @@ mod kept;
 mod looped;
 mod mounted;
 mod outage;
+mod renamed;
 mod rig;
 mod scenarios;
 mod secrets;
@@ -93,6 +94,11 @@ on_every_backend! {
     sources::the_folder_of_an_overlay_is_named,
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
+    renamed::a_renamed_agent_keeps_its_sandbox,
+    renamed::a_rename_that_was_cut_short_goes_on,
+    renamed::a_rename_that_cannot_be_is_held,
+    renamed::what_says_where_renamed_ones_are_may_be_lost,
+    renamed::a_file_that_was_only_renamed_is_hinted_at,
     stopped::what_is_stopped_stays_so_until_it_is_started,
     stopped::what_runs_anew_is_what_the_tree_says_now,
     stopped::what_somebody_else_starts_is_stopped_again,

@@ -130,6 +130,7 @@ mod tests {
             backend: BackendKind::Docker,
             resource: ResourceKind::Machine,
             sandbox: spec.sandbox.clone(),
+            place: None,
             name: "bottle-team-ada".into(),
             ownership: Ownership::Ours,
             hash: Some(spec.hash()),

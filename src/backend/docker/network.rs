@@ -96,6 +96,7 @@ pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> 
         backend: BackendKind::Docker,
         resource: ResourceKind::Network,
         sandbox: sandbox?,
+        place: None,
         name,
         hash: labels.hash().filter(|_| ours),
         fields: if ours { fields } else { Fields::default() },

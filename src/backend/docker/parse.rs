@@ -81,6 +81,7 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
         backend: BackendKind::Docker,
         resource,
         sandbox,
+        place: None,
         name,
         hash: labels.hash().filter(|_| ours),
         fields: if ours { fields } else { Fields::default() },

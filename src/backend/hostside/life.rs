@@ -356,6 +356,7 @@ impl Sidecar<'_> {
             backend: self.all.backend,
             resource: ResourceKind::Sidecar,
             sandbox: self.sandbox.clone(),
+            place: None,
             name: self.all.name(&self.sandbox),
             ownership: self.ownership(),
             hash: record.map(|record| record.hash),

@@ -93,6 +93,7 @@ mod tests {
             adopted: BTreeSet::new(),
             data: folder.path().to_owned(),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         let marks = Marks::of(&scope("one"), BackendKind::Native, "init");
         let ada: SandboxId = "ada".parse().unwrap();

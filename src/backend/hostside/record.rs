@@ -206,6 +206,7 @@ mod tests {
             adopted: BTreeSet::new(),
             data: temporary.path().to_owned(),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         let folder = Folder::of(&scope, BackendKind::Native, &"ada".parse().unwrap());
         assert!(folder.lock().unwrap().is_none());

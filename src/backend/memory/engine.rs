@@ -107,6 +107,7 @@ impl Engine {
             backend: self.kind,
             resource: object.resource,
             sandbox,
+            place: None,
             name: object.name.clone(),
             ownership,
             hash: labels.and_then(|labels| labels.hash),

@@ -15,6 +15,7 @@ fn scope(owner: &str, state: &str) -> Scope {
         adopted: BTreeSet::new(),
         data: "/nowhere".into(),
         hidden: Vec::new(),
+        places: Default::default(),
     }
 }
 

@@ -128,6 +128,7 @@ async fn try_boot(backend: &super::Native) -> anyhow::Result<std::time::Duration
         adopted: BTreeSet::new(),
         data: data.clone(),
         hidden: Vec::new(),
+        places: Default::default(),
     };
     let booted = boot_in(backend, &scope).await;
     super::remove_folder(&data)?;

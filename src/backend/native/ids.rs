@@ -158,6 +158,7 @@ mod tests {
             adopted: BTreeSet::new(),
             data,
             hidden: Vec::new(),
+            places: Default::default(),
         })
     }
 

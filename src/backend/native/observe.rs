@@ -204,6 +204,7 @@ pub(super) fn instance(scope: &Scope, sandbox: SandboxId, found: &Found) -> Inst
         resource: ResourceKind::Machine,
         name: record.map_or_else(|| scope.object_name(&sandbox), |r| r.name.clone()),
         sandbox,
+        place: None,
         ownership,
         hash: record.map(|record| record.hash),
         fields: record.map_or_else(Fields::default, |record| record.fields.clone()),

@@ -173,6 +173,7 @@ pub(super) fn instance(scope: &Scope, row: &Row) -> Option<Instance> {
         backend: BackendKind::Smolmachines,
         resource: ResourceKind::Machine,
         sandbox,
+        place: None,
         name: row.name.clone(),
         hash: labels.hash().filter(|_| ours),
         fields,

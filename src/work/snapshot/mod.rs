@@ -255,6 +255,38 @@ impl Store {
         })
     }
 
+    /// Gives all that there are of `from` to `to`, beside what that has. What is moved already is fine.
+    ///
+    /// # Errors
+    /// When a folder cannot be read or written.
+    pub fn rename(&self, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()> {
+        let [old, new] = [from, to].map(|id| self.folder.join(id.as_str()));
+        let files = names(&old)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&new).with_context(|| format!("making {}", new.display()))?;
+        for file in files {
+            let Some(time) = file.strip_suffix(SUFFIX) else { continue };
+            let numbered = (2..1000).map(|number| format!("{time}-{number}{SUFFIX}"));
+            let mut free = std::iter::once(file.clone()).chain(numbered);
+            let free = free.find(|name| fs::symlink_metadata(new.join(name)).is_err());
+            let free = free.with_context(|| format!("{} has no name for {file}", new.display()))?;
+            fs::rename(old.join(&file), new.join(free))
+                .with_context(|| format!("moving {}", old.join(&file).display()))?;
+        }
+        for folder in [&new, &self.folder] {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.with_context(|| format!("writing {}", folder.display()))?;
+        }
+        pack::sweep(&old);
+        // What else somebody put there stays.
+        let _ = fs::remove_dir(&old);
+        Ok(())
+    }
+
     /// Removes one.
     ///
     /// # Errors

@@ -254,6 +254,7 @@ mod tests {
             backend: BackendKind::Docker,
             resource: crate::model::ResourceKind::Machine,
             sandbox: crate::model::SandboxId::new("ada").unwrap(),
+            place: None,
             name: "x".to_owned(),
             ownership: crate::model::Ownership::Ours,
             hash: None,

@@ -119,6 +119,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         adopted: BTreeSet::new(),
         data: data.path().join(owner),
         hidden: Vec::new(),
+        places: Default::default(),
     };
     let scopes = [scope(&ours, "here"), scope(&theirs, "here"), scope(&ours, "there")];
     Some(Box::new(Engine {

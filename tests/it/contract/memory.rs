@@ -27,6 +27,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
         adopted: BTreeSet::new(),
         data: "/nowhere".into(),
         hidden: Vec::new(),
+        places: Default::default(),
     };
     let scopes = [scope("team", "here"), scope("others", "here"), scope("team", "there")];
     Some(Box::new(Memory { backend, scopes }))

@@ -236,6 +236,7 @@ impl World {
             adopted: BTreeSet::new(),
             data: PathBuf::from("/nowhere"),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         let wish = Wish { image: 2, ..PLAIN };
         for engine in &self.engines {
@@ -277,6 +278,7 @@ impl World {
             diagnostics: self.broken.iter().map(wrong).collect(),
             agents: AgentsFolder::Present,
             overlays: BTreeSet::new(),
+            was: BTreeMap::new(),
         }
     }
 

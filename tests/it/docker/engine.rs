@@ -26,6 +26,7 @@ fn nowhere(folder: &tempfile::TempDir) -> Scope {
         adopted: BTreeSet::new(),
         data: folder.path().join("data"),
         hidden: Vec::new(),
+        places: Default::default(),
     }
 }
 
@@ -298,6 +299,7 @@ fn unseen() -> Instance {
         backend: BackendKind::Docker,
         resource: ResourceKind::Machine,
         sandbox: SandboxId::new("ada").expect("the name is valid"),
+        place: None,
         name: "bottle-team-ada".to_owned(),
         ownership: Ownership::Ours,
         hash: None,

@@ -122,6 +122,7 @@ pub(crate) async fn fixture() -> Option<Box<dyn Fixture>> {
             adopted: BTreeSet::new(),
             data,
             hidden: Vec::new(),
+            places: Default::default(),
         }
     };
     let scopes = [scope("team", "here"), scope("others", "here"), scope("team", "there")];

@@ -47,6 +47,7 @@ impl Corner {
             adopted: BTreeSet::new(),
             data,
             hidden: Vec::new(),
+            places: Default::default(),
         };
         Self { backend: Native::with_helper(&program()), scope, folder: None }
     }

@@ -238,6 +238,7 @@ fn in_folder(folder: &std::path::Path) -> (Smolmachines, Scope) {
         adopted: BTreeSet::new(),
         data: folder.join("state"),
         hidden: Vec::new(),
+        places: Default::default(),
     };
     (Smolmachines::new(settings, Docker::from_env()), scope)
 }

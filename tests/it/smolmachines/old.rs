@@ -33,6 +33,7 @@ impl Old {
             adopted: std::collections::BTreeSet::new(),
             data: folder.path().join("state"),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         Self { backend: Smolmachines::new(settings, Docker::from_env()), scope, folder }
     }

@@ -42,6 +42,7 @@ impl Corner {
             adopted: BTreeSet::new(),
             data: folder.path().join("state"),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         Some(Self {
             program,

@@ -47,6 +47,7 @@ impl Corner {
             adopted: BTreeSet::new(),
             data: folder.path().join("state"),
             hidden: Vec::new(),
+            places: Default::default(),
         };
         Self { program, backend: Smolmachines::new(settings, Docker::from_env()), scope, folder }
     }

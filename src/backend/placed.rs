@@ -1,0 +1,262 @@
+//! A backend to which sandboxes that were renamed are still under the names that it made them with: see
+//! [`Places`](crate::model::Places). What it shows of itself is by place, and `Places::assign` says whose it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::io::AsyncWrite;
+
+use super::{
+    Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
+    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
+};
+use crate::model::spec::ResourceSpec;
+use crate::model::{BackendKind, Instance, Leftover, MachineSpec, Resources, SandboxId};
+
+/// A backend that is told places where sandboxes are meant.
+pub struct Placed(Arc<dyn Backend>);
+
+impl Placed {
+    /// This backend, told so.
+    pub fn new(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+        Arc::new(Self(backend))
+    }
+}
+
+/// An instance as its backend knows it.
+fn inward(instance: &Instance) -> Instance {
+    let mut own = instance.clone();
+    if let Some(place) = own.place.take() {
+        own.sandbox = place;
+    }
+    own
+}
+
+/// One that a backend gave back, as the rest of us knows it.
+fn outward(sandbox: &SandboxId, mut given: Instance) -> Instance {
+    if given.sandbox != *sandbox {
+        given.place = Some(std::mem::replace(&mut given.sandbox, sandbox.clone()));
+    }
+    given
+}
+
+fn machine(scope: &Scope, spec: &MachineSpec) -> MachineSpec {
+    MachineSpec { sandbox: scope.places.of(&spec.sandbox).clone(), ..spec.clone() }
+}
+
+#[async_trait]
+impl Backend for Placed {
+    fn kind(&self) -> BackendKind {
+        self.0.kind()
+    }
+
+    fn lingers(&self) -> Duration {
+        self.0.lingers()
+    }
+
+    async fn settle(&self, scope: &Scope) {
+        self.0.settle(scope).await;
+    }
+
+    async fn observe(&self, scope: &Scope, depth: Depth) -> Result<Observation, BackendError> {
+        self.0.observe(scope, depth).await
+    }
+
+    async fn stamp(&self, scope: &Scope, seen: &[Instance]) -> Option<u64> {
+        self.0.stamp(scope, &seen.iter().map(inward).collect::<Vec<_>>()).await
+    }
+
+    async fn prepare(
+        &self,
+        scope: &Scope,
+        spec: &MachineSpec,
+        progress: &Progress,
+    ) -> Result<(), BackendError> {
+        self.0.prepare(scope, &machine(scope, spec), progress).await
+    }
+
+    async fn create(&self, scope: &Scope, spec: &ResourceSpec) -> Result<Instance, BackendError> {
+        let mut own = spec.clone();
+        match &mut own {
+            ResourceSpec::Network(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
+            ResourceSpec::Sidecar(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
+            ResourceSpec::Machine(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
+        }
+        Ok(outward(spec.sandbox(), self.0.create(scope, &own).await?))
+    }
+
+    async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        let started = self.0.start(scope, &inward(instance)).await?;
+        Ok(outward(&instance.sandbox, started))
+    }
+
+    async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.0.stop(scope, &inward(instance)).await
+    }
+
+    async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.0.mend(scope, &inward(instance)).await
+    }
+
+    async fn adjust(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        resources: &Resources,
+    ) -> Result<(), BackendError> {
+        self.0.adjust(scope, &inward(machine), resources).await
+    }
+
+    async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.0.teardown(scope, &inward(instance)).await
+    }
+
+    async fn prune(&self, scope: &Scope, leftover: &Leftover) -> Result<(), BackendError> {
+        self.0.prune(scope, leftover).await
+    }
+
+    async fn load(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+        document: Bytes,
+    ) -> Result<(), BackendError> {
+        self.0.load(scope, &inward(sidecar), document).await
+    }
+
+    async fn sidecar_state(
+        &self,
+        scope: &Scope,
+        sidecar: &Instance,
+    ) -> Result<Bytes, BackendError> {
+        self.0.sidecar_state(scope, &inward(sidecar)).await
+    }
+
+    async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
+        self.0.identity(scope, &inward(instance)).await
+    }
+
+    async fn exec(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        stdin: Bytes,
+    ) -> Result<ExecOutput, BackendError> {
+        self.0.exec(scope, &inward(instance), spec, stdin).await
+    }
+
+    async fn attach(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        spec: &ExecSpec,
+        attach: Attach,
+    ) -> Result<i32, BackendError> {
+        self.0.attach(scope, &inward(instance), spec, attach).await
+    }
+
+    async fn copy_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        upload: Upload,
+    ) -> Result<(), BackendError> {
+        self.0.copy_in(scope, &inward(instance), upload).await
+    }
+
+    async fn stream_in(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        tar: TarStream,
+    ) -> Result<(), BackendError> {
+        self.0.stream_in(scope, &inward(instance), tar).await
+    }
+
+    async fn changed(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Vec<String>>, BackendError> {
+        self.0.changed(scope, &inward(instance)).await
+    }
+
+    async fn copy_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        limit: u64,
+    ) -> Result<Bytes, BackendError> {
+        self.0.copy_out(scope, &inward(instance), path, limit).await
+    }
+
+    async fn stream_out(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        path: &str,
+        tar: TarSink,
+    ) -> Result<(), BackendError> {
+        self.0.stream_out(scope, &inward(instance), path, tar).await
+    }
+
+    async fn logs(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        options: LogOptions,
+        out: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<(), BackendError> {
+        self.0.logs(scope, &inward(instance), options, out).await
+    }
+
+    async fn main_state(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<MainState>, BackendError> {
+        self.0.main_state(scope, &inward(instance)).await
+    }
+
+    async fn events(
+        &self,
+        scope: &Scope,
+    ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError> {
+        self.0.events(scope).await
+    }
+
+    async fn doctor(&self, boot: bool) -> Vec<Finding> {
+        self.0.doctor(boot).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// The functions of a trait or of an implementation, by the text of its file.
+    fn functions(text: &'static str, after: &str) -> BTreeSet<&'static str> {
+        let at = text.find(after).expect("it is in its file");
+        let body = &text[at..];
+        let body = &body[..body.find("\n}\n").expect("it ends")];
+        let names = body.lines().filter_map(|line| {
+            let line = line.strip_prefix("    ")?;
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            line.strip_prefix("fn ")?.split(['(', '<']).next()
+        });
+        names.collect()
+    }
+
+    /// One that it left to the trait's own answer would never reach the backend.
+    #[test]
+    fn it_hands_on_all_that_a_backend_can_do() {
+        let all = functions(include_str!("mod.rs"), "pub trait Backend");
+        assert!(all.len() > 20, "{all:?}");
+        assert_eq!(functions(include_str!("placed.rs"), "impl Backend for Placed"), all);
+    }
+}

@@ -1,0 +1,145 @@
+//! Sandboxes that were renamed.
+
+use super::*;
+use crate::model::{Places, Stopped, Was};
+use crate::plan::renames::{Known, resolve};
+
+fn was(name: &str, old: &str) -> (SandboxId, Was) {
+    let place = crate::model::Place { file: format!("agents/{name}.md"), line: 3, column: 6 };
+    (id(name), Was { name: id(old), overlay: None, place })
+}
+
+fn known() -> Known {
+    Known { was: true, ..Known::default() }
+}
+
+/// The plan for what is seen, and where each sandbox is.
+fn planned(
+    mut desired: Desired,
+    mut observed: Observed,
+    known: &Known,
+    options: &Options,
+) -> (Plan, Observed, Places) {
+    let places = resolve(&mut desired, &mut observed, known);
+    (plan(&desired, &observed, options), observed, places)
+}
+
+fn machine<'a>(plan: &'a Plan, name: &str) -> &'a Change {
+    let of = |c: &&Change| c.sandbox == id(name) && c.resource == ResourceKind::Machine;
+    plan.changes.iter().find(of).expect("it has a machine")
+}
+
+fn actions(plan: &Plan) -> Vec<&'static str> {
+    plan.steps.iter().map(|step| step.action.name()).collect()
+}
+
+#[test]
+fn a_renamed_one_is_nothing_but_a_rename() {
+    let mut tree = desired([spec("grace")]);
+    tree.was.extend([was("grace", "linus")]);
+    let mut seen = converged(&[spec("linus")]);
+    seen.stopped.insert(id("linus"), Stopped { since: 1 });
+    let (_, observed, places) = planned(tree.clone(), seen.clone(), &known(), &Options::default());
+    assert!(observed.stopped.contains_key(&id("grace")));
+    assert_eq!(places.of(&id("grace")), &id("linus"));
+    seen.stopped.clear();
+    let (plan, observed, _) = planned(tree.clone(), seen.clone(), &known(), &Options::default());
+    assert_eq!(actions(&plan), ["rename"]);
+    let change = machine(&plan, "grace");
+    assert_eq!((change.verdict, change.class), (Verdict::Reprovision, Some(Class::Hot)));
+    assert_eq!(change.reason, Reason::Renamed { was: id("linus") });
+    assert_eq!(plan.summary().reprovision, 1);
+    assert!(observed.instances.iter().all(|i| i.place == Some(id("linus"))));
+    // With anything else, that comes after it.
+    let other = ImageRef::Registry("busybox:2".to_owned());
+    tree.sandboxes.get_mut(&id("grace")).unwrap().image = Some(other);
+    let (plan, ..) = planned(tree.clone(), seen.clone(), &known(), &Options::default());
+    assert_eq!(actions(&plan)[0], "rename");
+    assert!(plan.steps[1..].iter().all(|step| step.after.contains(&0)), "{:?}", plan.steps);
+    let change = machine(&plan, "grace");
+    assert_eq!(change.why, ["the image is what a machine is made from"]);
+    assert_eq!(change.fields[0].path, "name");
+    // Nothing of it where it waits, is suspended, or all goes.
+    tree.sandboxes.get_mut(&id("grace")).unwrap().suspend = true;
+    let (plan, ..) = planned(tree.clone(), seen.clone(), &known(), &Options::default());
+    assert_eq!((actions(&plan).len(), machine(&plan, "grace").verdict), (0, Verdict::Keep));
+    let down = Options { remove_all: true, ..Options::default() };
+    let (plan, ..) = planned(tree, seen, &Known::default(), &down);
+    assert_eq!(machine(&plan, "linus").verdict, Verdict::Teardown);
+}
+
+#[test]
+fn it_says_nothing_once_none_of_that_name_exists() {
+    let mut tree = desired([spec("grace")]);
+    tree.was.extend([was("grace", "linus")]);
+    let seen = converged(&[spec("grace")]);
+    let known = Known {
+        places: {
+            let mut at = Places::default();
+            at.rename(&id("linus"), &id("grace"));
+            at
+        },
+        ..known()
+    };
+    let (plan, observed, places) = planned(tree, seen, &known, &Options::default());
+    assert!(plan.is_empty() && observed.renames.is_empty());
+    assert_eq!(places, known.places);
+}
+
+#[test]
+fn both_at_once_are_held() {
+    let mut tree = desired([spec("grace")]);
+    tree.was.extend([was("grace", "linus")]);
+    let seen = converged(&[spec("grace"), spec("linus")]);
+    let (plan, ..) = planned(tree, seen, &known(), &Options::default());
+    assert!(plan.is_empty(), "{:?}", plan.steps);
+    for name in ["grace", "linus"] {
+        let change = machine(&plan, name);
+        assert_eq!(change.verdict, Verdict::Hold, "{name}");
+        let Reason::ManifestInvalid { message } = &change.reason else { panic!("{change:?}") };
+        assert!(message.starts_with("agents/grace.md"), "{message}");
+    }
+}
+
+/// A project's agent takes over nothing that the tree made.
+#[test]
+fn an_overlay_takes_nothing_of_the_trees() {
+    let mut tree = desired([spec("grace")]);
+    let (name, said) = was("grace", "linus");
+    tree.was.insert(name, Was { overlay: Some("/p/.bottle".to_owned()), ..said });
+    tree.overlays.insert("/p/.bottle".to_owned());
+    let (plan, ..) = planned(tree, converged(&[spec("linus")]), &known(), &Options::default());
+    assert!(plan.is_empty(), "{:?}", plan.steps);
+    assert_eq!(machine(&plan, "linus").verdict, Verdict::Hold);
+}
+
+#[test]
+fn what_was_begun_goes_on_whatever_the_tree_says() {
+    let mut places = Places::default();
+    places.rename(&id("linus"), &id("grace"));
+    let begun = BTreeMap::from([(id("grace"), id("linus"))]);
+    let known = Known { places: places.clone(), begun, was: true };
+    let mut seen = converged(&[spec("linus")]);
+    places.assign(&mut seen.instances);
+    let (plan, observed, at) =
+        planned(desired([spec("grace")]), seen.clone(), &known, &Options::default());
+    assert_eq!((actions(&plan), at), (vec!["rename"], places));
+    assert!(observed.receipts.values().all(|receipt| receipt.sandbox == id("grace")));
+    // It is gone by now: what is left of it goes under its new name.
+    let (plan, ..) = planned(desired([spec("ada")]), seen, &known, &Options::default());
+    assert_eq!(machine(&plan, "grace").verdict, Verdict::Teardown);
+}
+
+#[test]
+fn a_file_that_was_only_renamed_is_hinted_at() {
+    let gone = || converged(&[spec("linus"), spec("ken")]);
+    let notes = |tree: Desired| {
+        let (plan, ..) = planned(tree, gone(), &known(), &Options::default());
+        machine(&plan, "linus").notes.join(" ")
+    };
+    assert!(notes(desired([spec("grace"), spec("ken")])).contains("add `was: linus`"));
+    let other = crate::model::SandboxSpec { prompt: "Another.".into(), ..spec("grace") };
+    assert_eq!(notes(desired([other, spec("ken")])), "");
+    assert_eq!(notes(desired([spec("grace"), spec("joe"), spec("ken")])), "", "which of two?");
+    assert_eq!(notes(desired([spec("grace")])), "", "two go");
+}
