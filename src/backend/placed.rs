@@ -21,7 +21,7 @@ pub struct Placed(Arc<dyn Backend>);
 
 impl Placed {
     /// This backend, told so.
-    pub fn new(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    pub fn around(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
         Arc::new(Self(backend))
     }
 }
@@ -238,6 +238,38 @@ impl Backend for Placed {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::labels::tests;
+    use crate::backend::memory::MemoryBackend;
+    use crate::model::{Places, ResourceKind, SandboxId};
+
+    #[tokio::test]
+    async fn a_backend_is_told_the_place() {
+        let id = |name: &str| SandboxId::new(name).unwrap();
+        let memory = Arc::new(MemoryBackend::new(BackendKind::Docker, 1));
+        memory.add_image("node:22", Default::default());
+        let placed = Placed::around(memory.clone());
+        let mut scope = tests::scope();
+        scope.places.rename(&id("linus"), &id("grace"));
+        let spec = ResourceSpec::Machine(tests::machine(BackendKind::Docker, "grace"));
+        let made = placed.create(&scope, &spec).await.unwrap();
+        assert_eq!((&made.sandbox, &made.place), (&id("grace"), &Some(id("linus"))));
+        let started = placed.start(&scope, &made).await.unwrap();
+        assert_eq!((&started.sandbox, &started.place), (&made.sandbox, &made.place));
+        let mut seen = memory.observe(&scope, Depth::Listing).await.unwrap().instances;
+        assert_eq!((seen[0].sandbox.as_str(), seen[0].resource), ("linus", ResourceKind::Machine));
+        scope.places.assign(&mut seen);
+        assert_eq!((&seen[0].sandbox, &seen[0].place), (&made.sandbox, &made.place));
+        // Under its own name it is another one's.
+        scope.places = Places::default();
+        let other = placed.create(&scope, &spec).await.unwrap();
+        assert_eq!((other.place.is_none(), other.id != made.id), (true, true));
+        placed.teardown(&scope, &made).await.unwrap();
+        let seen = memory.observe(&scope, Depth::Listing).await.unwrap().instances;
+        assert_eq!(seen.iter().map(|i| &i.id).collect::<Vec<_>>(), [&other.id]);
+    }
 
     /// The functions of a trait or of an implementation, by the text of its file.
     fn functions(text: &'static str, after: &str) -> BTreeSet<&'static str> {

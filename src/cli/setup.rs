@@ -31,7 +31,7 @@ pub(super) fn backends() -> Backends {
         Arc::new(Native::new()),
         Arc::new(Smolmachines::from_env()),
     ];
-    all.into_iter().map(|backend| (backend.kind(), Placed::new(backend))).collect()
+    all.into_iter().map(|backend| (backend.kind(), Placed::around(backend))).collect()
 }
 
 fn variable(name: &str) -> Option<PathBuf> {

@@ -41,7 +41,7 @@ pub fn resolve(desired: &mut Desired, observed: &mut Observed, known: &Known) ->
                 places.rename(&was.name, id);
                 renames.insert(id.clone(), was.name.clone());
             }
-            Err(finding) => held.push((id.clone(), was.name.clone(), finding)),
+            Err(finding) => held.push((id.clone(), was.name.clone(), *finding)),
         }
     }
     for (id, was, finding) in held {
@@ -72,17 +72,17 @@ fn exists(observed: &Observed, id: &SandboxId) -> bool {
 }
 
 /// Whether a sandbox is renamed, or why it cannot be.
-fn judge(new: &SandboxId, was: &Was, observed: &Observed) -> Result<bool, Diagnostic> {
+fn judge(new: &SandboxId, was: &Was, observed: &Observed) -> Result<bool, Box<Diagnostic>> {
     let old = &was.name;
     let finding = |message: String, hint: String| {
         let place = &was.place;
-        Diagnostic {
+        let finding = Diagnostic {
             line: place.line,
             column: place.column,
             field: Some("was".to_owned()),
             ..Diagnostic::error(place.file.clone(), message)
-        }
-        .with_hint(hint)
+        };
+        Box::new(finding.with_hint(hint))
     };
     let of_old = || observed.instances.iter().filter(|instance| instance.sandbox == *old);
     if !exists(observed, old) {

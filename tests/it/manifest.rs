@@ -104,9 +104,10 @@ error: unknown key `skils`
   ┌─ agents/dennis.md:3:1
 3 │ skils: [review]
   │ ^^^^^ did you mean `skills`?
-  = allowed: bottle, skills, command, restart, run, suspend, name, description,
-    tools, disallowedTools, model, permissionMode, maxTurns, mcpServers, hooks,
-    memory, background, effort, isolation, color, initialPrompt
+  = allowed: bottle, skills, command, restart, run, suspend, was, name,
+    description, tools, disallowedTools, model, permissionMode, maxTurns,
+    mcpServers, hooks, memory, background, effort, isolation, color,
+    initialPrompt
 
 error: expected a list, found text
   ┌─ agents/dennis.md:4:6

@@ -11,9 +11,10 @@ error: unknown key `skils`
   ┌─ agents/ada.md:3:1
 3 │ skils: [x]
   │ ^^^^^ did you mean `skills`?
-  = allowed: bottle, skills, command, restart, run, suspend, name, description,
-    tools, disallowedTools, model, permissionMode, maxTurns, mcpServers, hooks,
-    memory, background, effort, isolation, color, initialPrompt
+  = allowed: bottle, skills, command, restart, run, suspend, was, name,
+    description, tools, disallowedTools, model, permissionMode, maxTurns,
+    mcpServers, hooks, memory, background, effort, isolation, color,
+    initialPrompt
 ";
 
 fn good() -> TempTree {
