@@ -165,7 +165,7 @@ pub(super) struct ReadArgs {
 pub(super) struct LookArgs {
     #[command(flatten)]
     pub(super) read: ReadArgs,
-    /// Take asked-for values from lines of NAME=value
+    /// Take asked-for values and tokens of routes from lines of NAME=value
     ///
     /// Empty lines and those that begin with `#` are skipped, and so is `export ` before a name. The value is
     /// what stands behind the first `=`, as it stands: nothing is expanded, and one pair of quotes around all

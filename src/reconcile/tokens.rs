@@ -22,7 +22,7 @@ use super::state::State;
 use super::values::Values;
 use crate::apply::Secret;
 use crate::manifest;
-use crate::model::policy::{AuthScheme, TokenFrom, TokenSource};
+use crate::model::policy::{AuthScheme, CredentialRoute, TokenFrom, TokenSource};
 use crate::model::text::harmless_line;
 use crate::model::{Desired, Diagnostic, Observed, SandboxId, SandboxSpec};
 use crate::plan;
@@ -108,7 +108,7 @@ impl Credentials {
                 Err(trouble) => hold(desired, name, from.as_ref(), &trouble),
             }
         }
-        settle(desired, &found);
+        settle(desired, observed, &found);
         Self(found)
     }
 
@@ -151,14 +151,21 @@ fn usable(value: Zeroizing<String>) -> Result<Zeroizing<String>, Trouble> {
     Ok(value)
 }
 
-/// Writes into each route what its token decides, and holds where the two do not fit.
-fn settle(desired: &mut Desired, found: &BTreeMap<String, Secret>) {
+/// Writes into each route what its token decides, and holds where the two do not fit. Without the token it is
+/// taken to be of the kind that was loaded last: that it is waited for is no change.
+fn settle(desired: &mut Desired, observed: &Observed, found: &BTreeMap<String, Secret>) {
     let mut misfits = BTreeMap::new();
     for spec in desired.sandboxes.values_mut() {
         let mut settled = false;
         for route in &mut spec.policy.routes {
-            let Some(secret) = found.get(&route.token_ref) else { continue };
             let open = route.auth_scheme == AuthScheme::OfToken;
+            let Some(secret) = found.get(&route.token_ref) else {
+                if open && let Some(scheme) = loaded(&spec.id, route, observed) {
+                    route.auth_scheme = scheme;
+                    settled = true;
+                }
+                continue;
+            };
             match route.settle(&secret.value) {
                 Ok(()) => settled |= open,
                 Err(misfit) => {
@@ -173,6 +180,15 @@ fn settle(desired: &mut Desired, found: &BTreeMap<String, Secret>) {
     for (name, (from, misfit)) in misfits {
         hold(desired, &name, from.as_ref(), &Trouble::new(misfit.what, misfit.mend));
     }
+}
+
+/// How a route's last token was written that this sandbox's sidecar was loaded with.
+fn loaded(sandbox: &SandboxId, route: &CredentialRoute, observed: &Observed) -> Option<AuthScheme> {
+    let path = format!("cred_proxy.routes.{}.auth_scheme", route.path);
+    let own = observed.receipts.values().filter(|receipt| receipt.sandbox == *sandbox);
+    let schemes = [AuthScheme::Bearer, AuthScheme::ApiKey];
+    own.filter_map(|receipt| receipt.fields.0.get(&path))
+        .find_map(|word| schemes.iter().find(|scheme| scheme.as_str() == word).cloned())
 }
 
 /// Nothing is done for the sandboxes that use a token that cannot be used.

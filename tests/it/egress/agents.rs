@@ -65,6 +65,12 @@ fn the_kind_of_a_token_is_followed() {
             assert_eq!(place.say("ada", &format!("echo ${variable}")), "added-by-the-sidecar");
             assert_eq!(place.say("ada", "cat /tmp/mine"), "mine");
             assert!(place.apply().stdout.contains("no changes"));
+            // That it is not at hand for once is waited for, and is no other kind.
+            place.cli.env("AGENTS_TOKEN", "");
+            let waits = place.run(&["-o", "json", "plan"]).json();
+            let fields = |change: &serde_json::Value| change["fields"].as_array().unwrap().len();
+            let changed: usize = waits["changes"].as_array().unwrap().iter().map(fields).sum();
+            assert!(waits.to_string().contains("needs_input") && changed == 0, "{waits:#}");
         }
         assert_eq!(machine(&place), starts, "nothing was started anew");
         place.nothing_was_refused("ada");

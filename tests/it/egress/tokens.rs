@@ -91,6 +91,73 @@ fn arrive(place: &Place, tokens: &[String; 3]) {
     }
 }
 
+/// A process that ends with the test, however that ends.
+struct Watch(std::process::Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Under `watch` nobody has to ask for it: what says so lies where `watch` hears of nothing.
+#[test]
+fn a_new_token_is_loaded_by_the_next_pass_of_a_watch() {
+    let place = Place::native("watchtoken");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let path = file.display();
+    let env = file.to_str().unwrap();
+    let line = |token: &str| format!("OF_A_LINE={token}\n");
+    let plain = |token: &str| format!("{token}\n");
+    let ways: [(&str, String, &dyn Fn(&str) -> String); 3] = [
+        ("line", "token_ref: OF_A_LINE".to_owned(), &line),
+        ("file", format!("token_from: {{file: {path}}}"), &plain),
+        ("command", format!("token_from: {{command: [cat, {path}]}}"), &plain),
+    ];
+    for (way, from, text) in ways {
+        let token = |number: u8| format!("of-a-{way}-{number}-0123456789-abcdefghijklm");
+        std::fs::write(&file, text(&token(1))).unwrap();
+        let mut options = vec!["--resync", "300ms"];
+        if way == "line" {
+            options.extend(["--env-file", env]);
+        }
+        place.bottle(
+            "dev",
+            &format!(
+                "cred_proxy:\n  routes:\n    - path: /m/\n      upstream: https://{MIRROR}\n      \
+                 auth_scheme: Bearer\n      {from}\n"
+            ),
+        );
+        place.tree.agent("ada", "dev", "", "");
+        let tree = place.tree.path().to_str().unwrap();
+        let mut command = place.cli.command([&["watch", tree][..], &options].concat());
+        command.stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let watch = Watch(command.spawn().unwrap());
+        for number in [1, 2] {
+            if number == 2 {
+                // Long enough that nothing is left to do, and resyncs only look.
+                std::thread::sleep(std::time::Duration::from_secs(3));
+                std::fs::write(&file, text(&token(2))).unwrap();
+            }
+            let expected = [format!("Bearer {}", token(number))];
+            let begun = std::time::Instant::now();
+            loop {
+                place.sh("ada", &format!("curl -sS https://{MIRROR}/x"));
+                let arrived = place.internet.arrived();
+                if arrived.iter().any(|one| one.authorization() == expected) {
+                    break;
+                }
+                assert!(begun.elapsed().as_secs() < 60, "{way} {number}: {arrived:?}");
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+        }
+        drop(watch);
+    }
+}
+
 /// Whether a text stands in a file below a folder.
 fn anywhere(folder: &std::path::Path, text: &str) -> bool {
     let found = std::process::Command::new("grep")
