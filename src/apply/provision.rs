@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::upload::{Owner, Tar};
 use super::{Context, Names, settings, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
+use crate::model::policy::RouteRole;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
 use crate::model::{access, change};
 use crate::plan::diff;
@@ -64,6 +65,13 @@ pub(super) async fn provision(
         tar.file(access::NODE_PROXY_PATH, 0o644, Owner::ROOT, preload)?;
     } else if prior.is_some_and(|prior| prior.ca.is_some()) {
         upload.wipe.extend([access::CA_PATH, access::NODE_PROXY_PATH].map(str::to_owned));
+    }
+    let role = RouteRole::GeminiBaseUrl;
+    let routes = guest.access.iter().flat_map(|access| &access.routes);
+    if routes.into_iter().any(|route| route.roles.contains(&role)) {
+        tar.file(access::GEMINI_PATH, 0o644, Owner::ROOT, access::GEMINI.as_bytes())?;
+    } else if prior.is_some_and(|prior| settings::had(prior, role)) {
+        upload.wipe.push(access::GEMINI_PATH.to_owned());
     }
     let values = change::script(&guest.env, &guest.unset);
     if !values.is_empty() {

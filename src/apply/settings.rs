@@ -8,7 +8,8 @@ use super::beside::merged;
 use super::provision::Provision;
 use super::upload::{self, Owner, Tar};
 use crate::backend::{Backend, GuestDir, Identity, Scope, Upload};
-use crate::model::{Fields, GuestSpec, Instance, roles};
+use crate::model::policy::RouteRole;
+use crate::model::{Fields, GuestSpec, Instance, Receipt, roles};
 
 /// A file that is larger is nobody's settings.
 const LARGEST: u64 = 1 << 20;
@@ -132,6 +133,12 @@ async fn read(
     let own = file.owner.uid == identity.uid;
     let owner = if own { file.owner } else { Owner::of(identity) };
     Ok(Found::File { text, mode: file.mode, owner })
+}
+
+/// Whether a provisioning set something up for this role.
+pub(super) fn had(prior: &Receipt, role: RouteRole) -> bool {
+    let role = format!("{}.", role.as_str());
+    prior.fields.0.keys().any(|path| path.starts_with(&role))
 }
 
 fn of_guest(guest: &GuestSpec) -> Vec<(String, String)> {

@@ -18,6 +18,13 @@ pub const NODE_PROXY_PATH: &str = "/etc/bottle/node-proxy.cjs";
 /// Its content.
 pub const NODE_PROXY: &str = include_str!("node-proxy.cjs");
 
+/// Settings that Gemini CLI reads before all others, where a role leads it to a route.
+pub const GEMINI_PATH: &str = "/etc/bottle/gemini.json";
+
+/// Their content: how to log in. Where the base URL is another, it would take a way that needs no key, and then
+/// refuse that.
+pub const GEMINI: &str = "{\"security\": {\"auth\": {\"selectedType\": \"gemini-api-key\"}}}\n";
+
 /// By this a Node.js is told to heed the variables that name a proxy (22.21, 24.5 and later).
 const NODE_USE_ENV_PROXY: &str = "NODE_USE_ENV_PROXY";
 
@@ -136,8 +143,7 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
         if has(RouteRole::GeminiBaseUrl) {
             set("GOOGLE_GEMINI_BASE_URL", &route_url(backend, route));
             set("GEMINI_API_KEY", PLACEHOLDER);
-            // Else Gemini CLI offers to log in first.
-            set("GEMINI_DEFAULT_AUTH_TYPE", "gemini-api-key");
+            set("GEMINI_CLI_SYSTEM_DEFAULTS_PATH", GEMINI_PATH);
         }
     }
     if let Some(configuration) = opencode(&policy.routes, backend) {
@@ -224,7 +230,7 @@ mod tests {
             ("OPENAI_API_KEY", PLACEHOLDER),
             ("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:3128/g"),
             ("GEMINI_API_KEY", PLACEHOLDER),
-            ("GEMINI_DEFAULT_AUTH_TYPE", "gemini-api-key"),
+            ("GEMINI_CLI_SYSTEM_DEFAULTS_PATH", "/etc/bottle/gemini.json"),
         ];
         for (name, value) in expected {
             assert_eq!(all[name], value, "{name}");

@@ -100,6 +100,49 @@ fn a_scheme_that_the_token_cannot_have_holds_its_sandbox() {
     }
 }
 
+/// What a role has put in goes with it, in place, and what the agent wrote into the same file stays.
+#[test]
+fn settings_of_agents_come_and_go() {
+    for mut place in Place::each("settings") {
+        place.cli.env("AGENTS_TOKEN", "of-a-gateway-0123456789-abcdefghijklm");
+        let bottle = |roles: &str| {
+            let route = format!(
+                "egress:\n  allowlist: [other.example.com]\ncred_proxy:\n  routes:\n    - path: /ai/\n      \
+                 upstream: https://ai.example.com\n      auth_scheme: Bearer\n      \
+                 token_ref: AGENTS_TOKEN\n{roles}"
+            );
+            place.bottle("dev", &route);
+            place.apply();
+        };
+        place.tree.agent("ada", "dev", "", "");
+        bottle("");
+        let mine = "model = \"mine\"\n\n[tui]\ntheme = \"dark\"";
+        place.say(
+            "ada",
+            &format!("mkdir -p ~/.codex && printf '%s\\n' '{mine}' > ~/.codex/config.toml"),
+        );
+        bottle("      role: [openai-base-url, gemini-base-url, opencode]\n");
+        let config = place.say("ada", "cat ~/.codex/config.toml");
+        let table: toml::Table = config.parse().unwrap();
+        assert_eq!(table["model_provider"].as_str(), Some("bottle"), "{config}");
+        assert!(config.contains(mine), "{config}");
+        let provider = &table["model_providers"]["bottle"];
+        assert!(provider["base_url"].as_str().unwrap().ends_with(":3128/ai/v1"), "{config}");
+        assert_eq!(provider["env_key"].as_str(), Some("OPENAI_API_KEY"));
+        let gemini = place.say("ada", "cat $GEMINI_CLI_SYSTEM_DEFAULTS_PATH");
+        assert!(gemini.contains("gemini-api-key"), "{gemini}");
+        let set = "env | grep -E '^(OPENAI|GEMINI|GOOGLE|OPENCODE)_' | wc -l";
+        assert_eq!(place.say("ada", set), "6");
+        assert!(place.apply().stdout.contains("no changes"));
+
+        bottle("");
+        assert_eq!(place.say("ada", "cat ~/.codex/config.toml"), mine);
+        assert_eq!(place.say("ada", "ls /etc/bottle | grep -c gemini || true"), "0");
+        assert_eq!(place.say("ada", set), "0");
+        assert!(place.apply().stdout.contains("no changes"));
+    }
+}
+
 /// The folder of `node_modules`, and where a sandbox finds this program.
 fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> {
     let folder = std::env::var_os("BOTTLE_TEST_AGENTS").map(PathBuf::from);
@@ -170,5 +213,41 @@ fn codex_finds_its_provider() {
     assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
     for one in asked {
         assert_eq!(one.authorization(), [format!("Bearer {token}")]);
+    }
+}
+
+#[test]
+fn gemini_cli_finds_its_vendor() {
+    let google = "generativelanguage.googleapis.com";
+    let route = ROUTE
+        .replace("/anthropic/", "/gemini/")
+        .replace(ANTHROPIC, google)
+        .replace("anthropic-base-url", "gemini-base-url");
+    let token = "AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q";
+    let Some(place) = with("gemini", "gemini", &route, token) else { return };
+    let said = place.sh(
+        "ada",
+        "mkdir -p ~/x && cd ~/x && timeout 60 gemini --skip-trust -p hi </dev/null 2>&1",
+    );
+    let arrived = place.internet.arrived();
+    let asked = to(&arrived, google, "/v1beta/models/");
+    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
+    for one in asked {
+        assert_eq!(one.header("x-goog-api-key"), [token]);
+        assert!(one.authorization().is_empty() && !one.target.contains("key="), "{one:?}");
+    }
+}
+
+#[test]
+fn opencode_finds_its_provider() {
+    let route = ROUTE.replace("anthropic-base-url", "opencode");
+    let Some(place) = with("opencode", "opencode", &route, KEY) else { return };
+    let ask = "mkdir -p ~/x && cd ~/x && timeout 90 opencode run -m anthropic/claude-sonnet-4-5 hi </dev/null 2>&1";
+    let said = place.sh("ada", ask);
+    let arrived = place.internet.arrived();
+    let asked = to(&arrived, ANTHROPIC, "/v1/messages");
+    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
+    for one in asked {
+        assert_eq!(one.header("x-api-key"), [KEY]);
     }
 }

@@ -109,16 +109,14 @@ fn a_new_token_is_loaded_by_the_next_pass_of_a_watch() {
     let file = folder.path().join("token");
     let path = file.display();
     let env = file.to_str().unwrap();
-    let line = |token: &str| format!("OF_A_LINE={token}\n");
-    let plain = |token: &str| format!("{token}\n");
-    let ways: [(&str, String, &dyn Fn(&str) -> String); 3] = [
-        ("line", "token_ref: OF_A_LINE".to_owned(), &line),
-        ("file", format!("token_from: {{file: {path}}}"), &plain),
-        ("command", format!("token_from: {{command: [cat, {path}]}}"), &plain),
-    ];
-    for (way, from, text) in ways {
+    for (way, from, before) in [
+        ("line", "token_ref: OF_A_LINE".to_owned(), "OF_A_LINE="),
+        ("file", format!("token_from: {{file: {path}}}"), ""),
+        ("command", format!("token_from: {{command: [cat, {path}]}}"), ""),
+    ] {
+        let text = |token: String| format!("{before}{token}\n");
         let token = |number: u8| format!("of-a-{way}-{number}-0123456789-abcdefghijklm");
-        std::fs::write(&file, text(&token(1))).unwrap();
+        std::fs::write(&file, text(token(1))).unwrap();
         let mut options = vec!["--resync", "300ms"];
         if way == "line" {
             options.extend(["--env-file", env]);
@@ -140,7 +138,7 @@ fn a_new_token_is_loaded_by_the_next_pass_of_a_watch() {
             if number == 2 {
                 // Long enough that nothing is left to do, and resyncs only look.
                 std::thread::sleep(std::time::Duration::from_secs(3));
-                std::fs::write(&file, text(&token(2))).unwrap();
+                std::fs::write(&file, text(token(2))).unwrap();
             }
             let expected = [format!("Bearer {}", token(number))];
             let begun = std::time::Instant::now();
