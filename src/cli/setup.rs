@@ -2,7 +2,7 @@
 //! environment.
 #![expect(clippy::disallowed_methods, reason = "reads the environment")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -158,7 +158,7 @@ fn with_state(state: State, load: LoadOptions, look: &LookArgs, jobs: Option<u16
         backends: backends(),
         sources: Sources {
             env_file: look.env_file.clone().map(EnvFile::new),
-            typed: BTreeMap::new(),
+            ..Sources::default()
         },
         depth: if look.deep { Depth::Deep } else { Depth::Listing },
         jobs: jobs.map(usize::from),

@@ -452,7 +452,8 @@ impl Reconciler {
         let trusted = values::trusted(&self.sources, &desired, &observed)?;
         let given = values::read(&desired, trusted).await?;
         // What goes, or stops, needs no token.
-        let ask = !options.remove_all && options.order != Order::Stop;
+        let needed = !options.remove_all && options.order != Order::Stop;
+        let ask = needed.then_some(&self.sources.hung);
         let credentials =
             Credentials::gather(&mut desired, &observed, &given, ask, &self.state).await;
         options.tokens = credentials.digests();

@@ -11,8 +11,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::io::AsyncReadExt as _;
@@ -38,6 +38,9 @@ const PASSED_ON: [&str; 4] = ["HOME", "USER", "LOGNAME", "XDG_RUNTIME_DIR"];
 /// So long a command may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// A command that has not ended in time is not asked again so soon: every pass would wait for it.
+const PAUSE: Duration = Duration::from_secs(300);
+
 /// No token is longer.
 const LARGEST: usize = 16 << 10;
 
@@ -46,6 +49,22 @@ const GRAPHIC: &str = "set it to the token alone: printable ASCII, no blanks, no
 /// The tokens that routes refer to, by name, as far as they are at hand.
 #[derive(Default)]
 pub struct Credentials(BTreeMap<String, Secret>);
+
+/// Commands that did not end in time, and when.
+#[derive(Default)]
+pub struct Hung(Mutex<BTreeMap<TokenSource, Instant>>);
+
+impl Hung {
+    fn is(&self, source: &TokenSource) -> bool {
+        let hung = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.get(source).is_some_and(|at| at.elapsed() < PAUSE)
+    }
+
+    fn note(&self, source: &TokenSource) {
+        let mut hung = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.insert(source.clone(), Instant::now());
+    }
+}
 
 /// What is wrong with a token.
 struct Trouble {
@@ -62,23 +81,27 @@ impl Trouble {
 
 impl Credentials {
     /// Has those that the tree refers to, and settles what only they can tell. One that cannot be used holds its
-    /// sandboxes; one that is not set is left to the plan. `ask` says whether commands and files are asked.
+    /// sandboxes; one that is not set is left to the plan. Without `ask`, no command and no file is asked.
     pub(super) async fn gather(
         desired: &mut Desired,
         observed: &Observed,
         given: &Values,
-        ask: bool,
+        ask: Option<&Hung>,
         state: &State,
     ) -> Self {
         let routes = desired.sandboxes.values().flat_map(|spec| &spec.policy.routes);
         let wanted: BTreeMap<String, Option<TokenFrom>> =
             routes.map(|route| (route.token_ref.clone(), route.token_from.clone())).collect();
-        let sources: BTreeMap<&TokenSource, &TokenFrom> =
-            wanted.values().flatten().filter(|_| ask).map(|from| (&from.source, from)).collect();
+        let sources: BTreeMap<&TokenSource, &TokenFrom> = wanted
+            .values()
+            .flatten()
+            .filter(|_| ask.is_some())
+            .map(|from| (&from.source, from))
+            .collect();
         let tree = &*desired;
         let asked = sources.into_values().map(async |from| {
             let token = match judged(from, tree, observed) {
-                Ok(judged) => had(from, judged).await,
+                Ok(judged) => had(from, judged, ask.unwrap_or(&Hung::default())).await,
                 Err(trouble) => Err(trouble),
             };
             (from.source.clone(), token)
@@ -286,7 +309,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Has a token from where it was judged.
-async fn had(from: &TokenFrom, judged: Judged) -> Result<Zeroizing<String>, Trouble> {
+async fn had(from: &TokenFrom, judged: Judged, hung: &Hung) -> Result<Zeroizing<String>, Trouble> {
     let bytes = match &from.source {
         TokenSource::File(path) => {
             let read = tokio::task::spawn_blocking(move || read(&judged.path)).await;
@@ -301,8 +324,25 @@ async fn had(from: &TokenFrom, judged: Judged) -> Result<Zeroizing<String>, Trou
         }
         TokenSource::Command(argv) => {
             let shown = harmless_line(argv.first().map_or("", String::as_str));
+            if hung.is(&from.source) {
+                let what = format!("`{shown}` has not ended in {} s", DEADLINE.as_secs());
+                let hint = format!(
+                    "run it by hand, in {}; it is asked again within {} minutes, or when bottle is \
+                     started anew",
+                    from.tree.display(),
+                    PAUSE.as_secs() / 60
+                );
+                return Err(Trouble::new(what, hint));
+            }
             let ran = run(argv, &from.tree, &judged, DEADLINE).await;
-            ran.map_err(|error| {
+            ran.map_err(|failure| {
+                let error = match failure {
+                    Failure::Hangs => {
+                        hung.note(&from.source);
+                        format!("has not ended in {} s", DEADLINE.as_secs())
+                    }
+                    Failure::Other(what) => what,
+                };
                 let hint = format!(
                     "run it by hand, in {}; what it says on its standard error is not shown here, because \
                      it may be the token",
@@ -341,7 +381,7 @@ async fn run(
     folder: &Path,
     judged: &Judged,
     deadline: Duration,
-) -> Result<Zeroizing<Vec<u8>>, String> {
+) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut command = tokio::process::Command::new(&judged.path);
     command
         .arg0(&judged.called)
@@ -356,26 +396,37 @@ async fn run(
         .stderr(Stdio::null())
         .process_group(0)
         .kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let start = command.spawn();
+    let mut child = start.map_err(|error| Failure::Other(format!("cannot be started: {error}")))?;
     let group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let wait = async {
         let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = stdout.take(LARGEST as u64 + 1);
-            stdout.read_to_end(&mut bytes).await.map_err(|error| error.to_string())?;
+            let read = stdout.read_to_end(&mut bytes).await;
+            read.map_err(|error| Failure::Other(error.to_string()))?;
         }
         if bytes.len() > LARGEST {
             return Ok(bytes);
         }
         match child.wait().await {
             Ok(status) if status.success() => Ok(bytes),
-            Ok(status) => Err(format!("ended with {status}")),
-            Err(error) => Err(format!("cannot be waited for: {error}")),
+            Ok(status) => Err(Failure::Other(format!("ended with {status}"))),
+            Err(error) => Err(Failure::Other(format!("cannot be waited for: {error}"))),
         }
     };
     let waited = tokio::time::timeout(deadline, wait).await;
     drop(group);
-    waited.unwrap_or_else(|_| Err(format!("has not ended in {} s", deadline.as_secs())))
+    waited.unwrap_or(Err(Failure::Hangs))
+}
+
+/// Why a command gave nothing.
+#[derive(Debug, PartialEq, Eq)]
+enum Failure {
+    /// It has not ended in time.
+    Hangs,
+    /// As the end of a sentence.
+    Other(String),
 }
 
 /// The process group of a command: what is left of it is killed.

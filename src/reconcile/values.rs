@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use zeroize::Zeroizing;
 
 use super::state::State;
+use super::tokens::Hung;
 use crate::apply::{Secret, Secrets};
 use crate::manifest;
 use crate::model::{Desired, HostSource, Observed, SandboxSpec};
@@ -24,6 +25,8 @@ pub struct Sources {
     pub env_file: Option<EnvFile>,
     /// Values that a person typed.
     pub typed: BTreeMap<String, Zeroizing<String>>,
+    /// Commands that gave no token in time.
+    pub hung: Hung,
 }
 
 /// Values by name.

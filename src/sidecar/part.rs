@@ -80,6 +80,9 @@ pub enum Scheme {
     /// The credential alone, in `auth_header`.
     #[serde(rename = "header")]
     Header,
+    /// As its kind wants it, which a tree alone does not tell. No sidecar takes this.
+    #[serde(rename = "of-token")]
+    OfToken,
 }
 
 /// What happens about leaks.
@@ -181,8 +184,8 @@ impl From<&CredentialRoute> for RoutePart {
             AuthScheme::Bearer => (Scheme::Bearer, None, None),
             AuthScheme::Token => (Scheme::Token, None, None),
             AuthScheme::Basic { user } => (Scheme::Basic, Some(user.clone()), None),
-            // Nothing is loaded before the token is there, which settles it.
-            AuthScheme::ApiKey | AuthScheme::OfToken => (Scheme::ApiKey, None, None),
+            AuthScheme::ApiKey => (Scheme::ApiKey, None, None),
+            AuthScheme::OfToken => (Scheme::OfToken, None, None),
             AuthScheme::Header { name } => (Scheme::Header, None, Some(name.clone())),
         };
         Self {

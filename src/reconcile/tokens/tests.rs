@@ -10,7 +10,11 @@ fn at(path: &str) -> Judged {
 async fn sh(script: &str, deadline: Duration) -> Result<String, String> {
     let argv = ["sh", "-c", script].map(str::to_owned);
     let ran = run(&argv, Path::new("/usr"), &at("/bin/sh"), deadline).await;
-    ran.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    let said = ran.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    said.map_err(|failure| match failure {
+        Failure::Hangs => "hangs".to_owned(),
+        Failure::Other(what) => what,
+    })
 }
 
 const LONG: Duration = Duration::from_secs(20);
@@ -38,14 +42,15 @@ async fn a_command_that_fails_or_goes_on_gives_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mark = folder.path().join("mark");
     let script = format!("(sleep 2; echo late > {}) & echo token", mark.display());
-    assert!(sh(&script, short).await.unwrap_err().contains("has not ended"));
+    assert_eq!(sh(&script, short).await.unwrap_err(), "hangs");
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert!(!mark.exists(), "what it had started goes on");
     // Without an end to what it says, it is not read to its end.
     assert!(sh("yes", LONG).await.unwrap().len() > LARGEST);
     let missing = run(&["x".to_owned()], Path::new("/"), &at("/nowhere/x"), LONG).await;
-    assert!(missing.unwrap_err().starts_with("cannot be started"));
+    let Err(Failure::Other(what)) = missing else { panic!("it is not there") };
+    assert!(what.starts_with("cannot be started"), "{what}");
 }
 
 #[test]
@@ -81,7 +86,11 @@ async fn a_token_is_what_stands_before_the_end_of_the_line() {
             place: crate::model::Place::default(),
         };
         let judged = Judged { path: path.clone(), called: path.clone() };
-        had(&from, judged).await.map(|token| token.to_string()).map_err(|trouble| trouble.what)
+        let hung = Hung::default();
+        had(&from, judged, &hung)
+            .await
+            .map(|token| token.to_string())
+            .map_err(|trouble| trouble.what)
     };
     assert_eq!(of(b"abc\n").await.unwrap(), "abc");
     assert_eq!(of(b"abc\r\n\n").await.unwrap(), "abc");
@@ -90,4 +99,24 @@ async fn a_token_is_what_stands_before_the_end_of_the_line() {
     assert_eq!(of(b"\xff\n").await.unwrap_err(), "it is not UTF-8");
     let long = of(&vec![b'x'; LARGEST + 1]).await.unwrap_err();
     assert!(long.contains("longer than"), "{long}");
+}
+
+/// What hangs is not waited for in every pass.
+#[tokio::test]
+async fn a_command_that_hung_is_left_alone_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("mark");
+    let script = format!("echo token; : > {}", mark.display());
+    let from = TokenFrom {
+        source: TokenSource::Command(["sh", "-c", &script].map(str::to_owned).to_vec()),
+        tree: folder.path().into(),
+        place: crate::model::Place::default(),
+    };
+    let hung = Hung::default();
+    hung.note(&from.source);
+    let trouble = had(&from, at("/bin/sh"), &hung).await.map(|_| ()).unwrap_err();
+    assert!(trouble.what.contains("has not ended"), "{}", trouble.what);
+    assert!(!mark.exists(), "it was run");
+    assert_eq!(had(&from, at("/bin/sh"), &Hung::default()).await.ok().unwrap().as_str(), "token");
+    assert!(mark.exists());
 }

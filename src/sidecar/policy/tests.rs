@@ -284,6 +284,7 @@ fn routes_that_do_not_compile() {
     };
     assert_eq!(with(|_| ()), Ok(()));
     let changes: &[fn(&mut RoutePart)] = &[
+        |r| r.auth_scheme = Scheme::OfToken,
         |r| r.path = "gh/".into(),
         |r| r.path = "/gh".into(),
         |r| r.path = "".into(),

@@ -126,6 +126,23 @@ ada of bottle dev may reach
     assert_eq!(json["policy"]["dlp"]["action"], "warn");
 }
 
+/// How a token is written may be decided by the token, which is not asked for here.
+#[test]
+fn a_route_whose_scheme_follows_its_token_is_asked_about() {
+    let tree = tree();
+    let bottle = "image: host\ncred_proxy:\n  routes:\n    - path: /a/\n      \
+                  upstream: https://api.anthropic.com\n      role: anthropic-base-url\n      \
+                  token_from: {command: [touch, asked]}\n";
+    tree.bottle("dev", bottle);
+    let shown = run(&tree, &["show", "ada"]).exits(0).stdout;
+    assert!(shown.contains("as its kind wants it"), "{shown}");
+    let json = run(&tree, &["show", "ada", "-o", "json"]).exits(0).json();
+    assert_eq!(json["policy"]["routes"][0]["auth_scheme"], "of-token");
+    let checked = run(&tree, &["check", "ada", "https://api.anthropic.com/v1/messages"]).exits(0);
+    assert!(checked.stdout.contains("by         route /a/"), "{}", checked.stdout);
+    assert!(!tree.join("asked").exists(), "a command was run");
+}
+
 #[test]
 fn a_sandbox_that_has_no_policy_is_an_error() {
     let tree = tree();

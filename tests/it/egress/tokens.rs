@@ -265,6 +265,31 @@ fn what_gives_no_token_holds_its_sandbox_and_says_why() {
     assert!(!mark.exists(), "it was run");
 }
 
+/// What stops or goes needs no token, and nobody is asked for one.
+#[test]
+fn what_stops_or_goes_asks_for_no_token() {
+    let place = Place::native("goes");
+    let mark = place.tree.join("mark");
+    place.tree.write("say", "echo of-a-command-0123456789-abcdef\n");
+    place.bottle(
+        "dev",
+        &format!(
+            "cred_proxy:\n  routes:\n    - {{path: /m/, upstream: 'https://{MIRROR}', \
+             auth_scheme: Bearer, token_from: {{command: [sh, ./say]}}}}\n"
+        ),
+    );
+    place.tree.agent("ada", "dev", "", "");
+    place.apply();
+    place.tree.write("say", &format!(": > {}\nexit 1\n", mark.display()));
+    place.run(&["plan"]);
+    assert!(mark.exists(), "a control: a plan asks");
+    std::fs::remove_file(&mark).unwrap();
+    place.run(&["stop", "ada"]).exits(0);
+    assert_ne!(place.sh("ada", "true").code, Some(0), "it has stopped");
+    place.run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
+    assert!(!mark.exists(), "it was asked");
+}
+
 /// All that is missing is named at once, with every way to give it.
 #[test]
 fn a_hint_names_the_ways_that_work() {
