@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     if let Some(exit) = bottle::cli::run_alone(&cli) {
         return exit;
     }
+    bottle::cli::keep_small();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {

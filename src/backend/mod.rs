@@ -75,7 +75,7 @@ pub mod guest_path {
 }
 
 /// On whose behalf a backend is called.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
     /// The tree's owner.
     pub owner: OwnerId,

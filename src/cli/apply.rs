@@ -13,7 +13,7 @@ use super::{look, prompt, render, report, setup, signals, text};
 use crate::apply::{Report, Stop};
 use crate::model::{Desired, OwnerId};
 use crate::plan::{Options, Order};
-use crate::reconcile::{Lock, Locked, Reconciler, TreeState, View};
+use crate::reconcile::{Ahead, Lock, Locked, Reconciler, TreeState, View};
 
 pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
@@ -33,15 +33,24 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
     }
     let mut reconciler = setup::reconciler(load, &look_args, select.jobs)?;
 
-    let desired = read(&stop, &reconciler).await?;
-    let patience = Duration::from_secs(args.lock.lock_timeout);
-    let (_lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
     let adopt = args.lock.adopt;
-    reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
-    let owner = desired.tree.owner.clone();
-    signals::or_stop(&stop, async { Ok(reconciler.settle(&owner).await?) }).await?;
-
-    let mut view = look_at(&stop, &reconciler, desired, options.clone()).await?;
+    let patience = Duration::from_secs(args.lock.lock_timeout);
+    let (_lock, mut view) = match signals::or_stop(&stop, known(&reconciler)).await? {
+        Some((lock, desired, ahead)) => {
+            reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
+            let looking =
+                async { Ok(reconciler.look_with(desired, options.clone(), ahead).await?) };
+            (lock, signals::or_stop(&stop, looking).await?)
+        }
+        None => {
+            let desired = read(&stop, &reconciler).await?;
+            let (lock, desired) = lock(ui, &stop, &reconciler, desired, "apply", patience).await?;
+            reconciler.state.claim(&desired.tree.owner, &desired.tree.path, adopt)?;
+            let owner = desired.tree.owner.clone();
+            signals::or_stop(&stop, async { Ok(reconciler.settle(&owner).await?) }).await?;
+            (lock, look_at(&stop, &reconciler, desired, options.clone()).await?)
+        }
+    };
     if adopt && reconciler.adopt(&view)? {
         view = look_at(&stop, &reconciler, view.desired, options.clone()).await?;
     }
@@ -55,6 +64,21 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
         }
     }
     carry_out(ui, &stop, &reconciler, &view, args.yes, "apply").await
+}
+
+/// The lock, the tree, and what backends showed while it was read: of a tree that was applied before, whose lock
+/// is free. Of one that was not, nothing is written before it is known that it can be read.
+async fn known(reconciler: &Reconciler) -> Result<Option<(Lock, Desired, Ahead)>, CliError> {
+    let tree = reconciler.identify().await?;
+    let memory = reconciler.state.tree(&tree.owner)?;
+    if !memory.dir().is_dir() || reconciler.state.speaks_for(&tree.owner, &tree.path).is_err() {
+        return Ok(None);
+    }
+    let Some(lock) = try_lock(&memory, "apply").await? else { return Ok(None) };
+    reconciler.settle(&tree.owner).await?;
+    let (desired, ahead) = reconciler.read_beside(&tree.owner).await?;
+    same_owner(&tree.owner, &desired)?;
+    Ok(Some((lock, desired, ahead)))
 }
 
 /// Reads the tree, which may lie on a file system that hangs.

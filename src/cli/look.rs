@@ -13,12 +13,12 @@ use crate::reconcile::View;
 pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
     let classes = ui.verbose();
     let around = Around { show_diffs, classes, width: ui.width(), ..around(view) };
-    render::plan(&view.document(), &around)
+    render::plan(&view.text_document(), &around)
 }
 
 /// Why sandboxes are not as they should be, by name.
 pub(super) fn drifts(view: &View) -> BTreeMap<String, Vec<String>> {
-    reasons::drifts(&view.document(), &Around { about: BTreeMap::new(), ..around(view) })
+    reasons::drifts(&view.text_document(), &Around { about: BTreeMap::new(), ..around(view) })
 }
 
 fn around(view: &View) -> Around {

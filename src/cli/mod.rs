@@ -19,6 +19,7 @@ mod documents;
 mod down;
 mod error;
 mod exec;
+mod heap;
 mod init;
 mod logs;
 mod look;
@@ -53,6 +54,7 @@ pub use args::Cli;
 use args::Command;
 pub use completions::complete;
 use error::{CliError, Exit};
+pub use heap::keep_small;
 use ui::Ui;
 pub use usage::parse;
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::render::{Around, plan};
-use crate::model::{
-    BackendKind, Class, Diagnostic, FieldChange, ResourceKind, SandboxId, SpecHash,
-};
+use crate::model::{BackendKind, Class, Diagnostic, FieldChange, ResourceKind, SandboxId};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, StepDocument, TreeDocument, VERSION};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict};
@@ -74,7 +72,7 @@ fn document(changes: Vec<Change>, summary: Summary) -> PlanDocument {
         diagnostics: Vec::new(),
         summary,
         refused: None,
-        fingerprint: SpecHash::of_bytes(b""),
+        fingerprint: None,
     }
 }
 

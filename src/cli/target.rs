@@ -7,6 +7,7 @@ use super::args::{Global, LookArgs, ReadArgs};
 use super::error::{CliError, Exit, Kind};
 use super::setup;
 use crate::backend::{Attach, Backend, BackendError, Backends, ExecSpec, Scope};
+use crate::manifest::mount_table;
 use crate::model::{
     Desired, HostSource, Instance, InstanceState, Observed, Ownership, Receipt, ResourceKind,
     SandboxId, Use, Writable,
@@ -98,7 +99,7 @@ impl Target {
             return Ok(told);
         }
         // Of a machine that an earlier version made: what was accepted when it was made.
-        let accepted = self.memory()?.accepted()?;
+        let accepted = self.memory()?.accepted(&mount_table())?.0;
         let sources = accepted.get(&self.sandbox).into_iter().flatten();
         let copied =
             |source: &&HostSource| source.field == "workspace.path" && source.usage == Use::Read;

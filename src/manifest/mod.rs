@@ -46,7 +46,7 @@ pub(crate) use keys::nearest;
 pub use locate::{LocateError, Location, Surroundings, locate};
 pub use trust::{exposed_folder, is_descriptor, mount_table, operators_file};
 
-use crate::model::{BackendKind, Desired, Diagnostic, Tree};
+use crate::model::{BackendKind, Desired, Diagnostic, MountTable, Tree};
 
 /// What to load, and what the operator said beside it.
 #[derive(Debug, Clone)]
@@ -132,8 +132,16 @@ pub enum LoadError {
 /// [`LoadError`] when the tree as a whole cannot be read. Whatever is wrong in one file is a
 /// diagnostic in [`Desired`], and holds the sandboxes that it concerns.
 pub fn load(options: &LoadOptions) -> Result<Desired, LoadError> {
+    load_among(options, mount_table())
+}
+
+/// The same, with what is mounted where: what is compared with the tree's paths is looked up in the same table.
+///
+/// # Errors
+/// [`LoadError`] in the same cases.
+pub fn load_among(options: &LoadOptions, mounts: MountTable) -> Result<Desired, LoadError> {
     check_skills_dir(options)?;
-    resolve::Loader::open(options)?.load()
+    resolve::Loader::open(options, mounts)?.load()
 }
 
 /// Reads whose a tree is: `bottle.yaml`, and nothing that takes longer the more agents there are.
@@ -142,7 +150,7 @@ pub fn load(options: &LoadOptions) -> Result<Desired, LoadError> {
 /// [`LoadError`] in the same cases as [`load`].
 pub fn identify(options: &LoadOptions) -> Result<Tree, LoadError> {
     check_skills_dir(options)?;
-    resolve::Loader::open(options)?.identify()
+    resolve::Loader::open(options, mount_table())?.identify()
 }
 
 fn check_skills_dir(options: &LoadOptions) -> Result<(), LoadError> {

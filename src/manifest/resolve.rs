@@ -23,8 +23,9 @@ use super::tree::{self, Dir, MAX_MANIFEST, ReadError, Stat};
 use super::trust::{Exposed, Trust, Walked};
 use super::{LoadError, LoadOptions, frontmatter, skill, yaml};
 use crate::model::{
-    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, HostSource, Located, NetworkSpec,
-    OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec, SkillFiles, SpecHash, Tree, Use,
+    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, HostSource, Located, MountTable,
+    NetworkSpec, OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec, SkillFiles,
+    SpecHash, Tree, Use,
 };
 
 const SETTINGS_FILE: &str = "bottle.yaml";
@@ -91,10 +92,10 @@ pub(super) struct Loader<'o> {
 }
 
 impl<'o> Loader<'o> {
-    pub(super) fn open(options: &'o LoadOptions) -> Result<Self, LoadError> {
+    pub(super) fn open(options: &'o LoadOptions, mounts: MountTable) -> Result<Self, LoadError> {
         let (path, dir) = open_folder(&options.tree)
             .map_err(|reason| LoadError::Tree { path: options.tree.clone(), reason })?;
-        let trust = Trust::new();
+        let trust = Trust::among(mounts);
         // The links by which it was named count as well as where they lead.
         let named = std::path::absolute(&options.tree).unwrap_or_else(|_| path.clone());
         let mut ways = vec![trusted(&trust, &named, "the tree")?];

@@ -57,11 +57,15 @@ pub(super) struct Trust {
 
 impl Trust {
     pub(super) fn new() -> Self {
+        Self::among(mount_table())
+    }
+
+    pub(super) fn among(mounts: MountTable) -> Self {
         Self {
             own: rustix::process::geteuid().as_raw(),
             groups: RefCell::default(),
             folders: RefCell::default(),
-            mounts: mount_table(),
+            mounts,
         }
     }
 

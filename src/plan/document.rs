@@ -64,9 +64,10 @@ pub struct PlanDocument {
     /// Why it may not be carried out, when it may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<Refusal>,
-    /// Over all that the plan was made from.
+    /// Over all that the plan was made from. `None` only where the plan is shown as text, which has no
+    /// place for it: it takes as long as the plan itself.
     #[schemars(with = "String")]
-    pub fingerprint: SpecHash,
+    pub fingerprint: Option<SpecHash>,
 }
 
 /// Puts the document together.
@@ -75,7 +76,7 @@ pub fn document(
     tree: TreeDocument,
     plan: &Plan,
     diagnostics: &[Diagnostic],
-    fingerprint: SpecHash,
+    fingerprint: Option<SpecHash>,
 ) -> PlanDocument {
     let steps = plan
         .steps

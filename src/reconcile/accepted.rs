@@ -25,17 +25,23 @@ use crate::plan::{Verdict, sources};
 
 const FILE: &str = "sources.json";
 
+/// What of the host sandboxes were given.
+pub type Sources = BTreeMap<SandboxId, Vec<HostSource>>;
+
+/// What is kept of sandboxes.
+pub type Keeps = BTreeMap<SandboxId, Keep>;
+
 /// The record of one tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Accepted {
     /// Where the tree lies, for people.
     tree: PathBuf,
     /// By sandbox.
-    sandboxes: BTreeMap<SandboxId, Vec<HostSource>>,
+    sandboxes: Sources,
     /// What is kept of those of which that is not the default, as the tree last said: it holds for one
     /// whose file is gone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    keeps: BTreeMap<SandboxId, Keep>,
+    keeps: Keeps,
 }
 
 fn read(dir: &Path) -> anyhow::Result<Accepted> {
@@ -65,22 +71,22 @@ pub(super) fn trees(state: &Path) -> BTreeMap<OwnerId, PathBuf> {
 }
 
 impl TreeState {
-    /// What was accepted, by sandbox.
+    /// What was accepted, by sandbox, as it lies in this table; and what the tree last said is kept of each
+    /// sandbox, where that is not the default.
     ///
     /// # Errors
     /// When the record is there and cannot be read: then nobody knows what was accepted.
-    pub fn accepted(&self) -> anyhow::Result<BTreeMap<SandboxId, Vec<HostSource>>> {
-        let mut sandboxes = read_own(self.dir())?.sandboxes;
-        let table = mount_table();
-        sandboxes.values_mut().flatten().for_each(|source| source.locate(&table));
-        Ok(sandboxes)
+    pub fn accepted(&self, table: &MountTable) -> anyhow::Result<(Sources, Keeps)> {
+        let Accepted { mut sandboxes, keeps, .. } = read_own(self.dir())?;
+        sandboxes.values_mut().flatten().for_each(|source| source.locate(table));
+        Ok((sandboxes, keeps))
     }
 
     /// What the tree last said is kept of each sandbox, where that is not the default.
     ///
     /// # Errors
     /// When the record is there and cannot be read.
-    pub fn keeps(&self) -> anyhow::Result<BTreeMap<SandboxId, Keep>> {
+    pub fn keeps(&self) -> anyhow::Result<Keeps> {
         Ok(read_own(self.dir())?.keeps)
     }
 }

@@ -2,7 +2,7 @@
 //! pass means one more pass.
 #![expect(clippy::disallowed_methods, reason = "the loop keeps time")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +25,8 @@ use super::trigger::Trigger;
 use super::waiting::Waiting;
 use crate::apply::{Event, Outcome, Report, Stop};
 use crate::backend::{Backend, LogOptions, Scope};
-use crate::model::{Instance, InstanceState, OwnerId, ResourceKind, SandboxId};
+use crate::manifest::mount_table;
+use crate::model::{BackendKind, Instance, InstanceState, OwnerId, ResourceKind, SandboxId};
 use crate::plan::{Action, OnMassTeardown, Options, Target};
 
 /// How quickly a backend that went away is asked again, at first and at most.
@@ -430,7 +431,15 @@ async fn look(
          start `bottle watch` anew",
         desired.tree.owner
     );
-    reconciler.look_through(desired, options, Some((lookout, hurry))).await
+    // No backend that is slow is waited for, and none at all once `hurry` is over.
+    let looking = async |scope: &Scope, wanted: &BTreeSet<BackendKind>| {
+        let backends = &reconciler.backends;
+        let observing = lookout.observe(backends, reconciler.depth, scope, wanted, hurry);
+        let ((observed, late), revision) =
+            tokio::join!(observing, git::revision(&reconciler.load.tree));
+        (observed, late, revision)
+    };
+    reconciler.look_through(desired, options, mount_table(), looking).await
 }
 
 fn happenings(view: &View, report: &Report) -> BTreeMap<SandboxId, Happened> {

@@ -6,9 +6,10 @@
 //! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`). `state` is the state folder, `lock` its
 //! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
 //! asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
-//! `authorities` the certificate authority of each, `names` what the host says about names.
+//! `ahead` looks while the tree is read, `authorities` the certificate authority of each, `names` what the host says about names.
 
 pub mod accepted;
+mod ahead;
 pub mod authorities;
 pub mod backoff;
 pub mod daemon;
@@ -33,6 +34,7 @@ pub mod trigger;
 pub mod values;
 mod waiting;
 
+pub use ahead::Ahead;
 pub use daemon::{Failing, Published, WatchConfig, watch};
 pub use lock::{Claims, Holder, Lock, Locked};
 pub use owners::OwnerTaken;

@@ -2,7 +2,6 @@
 #![expect(clippy::disallowed_methods, reason = "observations and passes are timed")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Ready;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +11,11 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::accepted;
+use super::ahead::Ahead;
 use super::authorities::Authorities;
 use super::git::{self, Revision};
 use super::keeping::{self, Keeping};
 use super::lock::Claims;
-use super::lookout::Lookout;
 use super::names::{HostNames, Told};
 use super::renames;
 use super::sidecars::{self, Documents, Roots};
@@ -29,7 +28,7 @@ use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope}
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
-    InstanceId, InstanceState, Observed, OwnerId, Ownership, Places, Receipt, SandboxId, Severity,
+    InstanceId, InstanceState, MountTable, Observed, OwnerId, Ownership, Places, Receipt, SandboxId, Severity,
     SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
@@ -111,7 +110,13 @@ impl View {
     /// The plan as a document.
     #[must_use]
     pub fn document(&self) -> PlanDocument {
-        document(self.tree(), &self.plan, &self.desired.diagnostics, self.fingerprint())
+        document(self.tree(), &self.plan, &self.desired.diagnostics, Some(self.fingerprint()))
+    }
+
+    /// The same for people: without the fingerprint.
+    #[must_use]
+    pub fn text_document(&self) -> PlanDocument {
+        document(self.tree(), &self.plan, &self.desired.diagnostics, None)
     }
 
     /// The old contents that diffs of this plan want, as far as they are remembered.
@@ -219,6 +224,9 @@ fn wanted(desired: &Desired) -> BTreeSet<BackendKind> {
     chosen.collect()
 }
 
+/// What exists, which backends are late, and the commit of the tree.
+pub(super) type Looked = (Observed, BTreeSet<BackendKind>, Revision);
+
 /// All answers together.
 pub(super) fn gathered(answers: Vec<(BackendKind, Answer)>) -> Observed {
     let mut observed = Observed::default();
@@ -270,9 +278,14 @@ impl Reconciler {
     /// # Errors
     /// When the tree as a whole cannot be read: then there is no plan.
     pub async fn desired(&self) -> anyhow::Result<Desired> {
+        self.desired_among(manifest::mount_table()).await
+    }
+
+    /// The same, with what is mounted where.
+    pub(super) async fn desired_among(&self, mounts: MountTable) -> anyhow::Result<Desired> {
         let options = self.load.clone();
         let load = move || -> anyhow::Result<Desired> {
-            let mut desired = manifest::load(&options)?;
+            let mut desired = manifest::load_among(&options, mounts)?;
             sidecars::check_rules(&mut desired);
             Ok(desired)
         };
@@ -356,8 +369,8 @@ impl Reconciler {
     /// # Errors
     /// When the tree or the state folder cannot be read, or a given value is unusable.
     pub async fn look(&self, options: Options) -> anyhow::Result<View> {
-        let desired = self.desired().await?;
-        self.look_at(desired, options).await
+        let (desired, ahead) = self.read_beside(&self.identify().await?.owner).await?;
+        self.look_with(desired, options, ahead).await
     }
 
     /// The same, for a tree that is loaded already.
@@ -365,16 +378,44 @@ impl Reconciler {
     /// # Errors
     /// When the state folder cannot be read, or a given value is unusable.
     pub async fn look_at(&self, desired: Desired, options: Options) -> anyhow::Result<View> {
-        self.look_through(desired, options, None::<(&mut Lookout, Ready<()>)>).await
+        let looking = async |scope: &Scope, _: &BTreeSet<BackendKind>| {
+            let (observed, revision) =
+                tokio::join!(self.observe(scope), git::revision(&self.load.tree));
+            (observed, BTreeSet::new(), revision)
+        };
+        self.look_through(desired, options, manifest::mount_table(), looking).await
     }
 
-    /// The same; with a lookout no backend that is slow is waited for, and none at all once the future
-    /// beside it is over.
+    /// The same, with what was seen while it was being loaded.
+    ///
+    /// # Errors
+    /// When the state folder cannot be read, or a given value is unusable.
+    pub async fn look_with(
+        &self,
+        desired: Desired,
+        options: Options,
+        ahead: Ahead,
+    ) -> anyhow::Result<View> {
+        let mounts = ahead.mounts.clone();
+        let looking = async |scope: &Scope, _: &BTreeSet<BackendKind>| {
+            let (observed, revision) = ahead.of(scope);
+            let observed = match observed {
+                Some(observed) => observed,
+                None => self.observe(scope).await,
+            };
+            (observed, BTreeSet::new(), revision)
+        };
+        self.look_through(desired, options, mounts, looking).await
+    }
+
+    /// The same, with what `looking` shows for those backends that the tree wants: what exists, which of the
+    /// backends have not answered in time, and the commit of the tree.
     pub(super) async fn look_through(
         &self,
         mut desired: Desired,
         mut options: Options,
-        lookout: Option<(&mut Lookout, impl Future<Output = ()>)>,
+        mounts: MountTable,
+        looking: impl AsyncFnOnce(&Scope, &BTreeSet<BackendKind>) -> Looked,
     ) -> anyhow::Result<View> {
         // What goes, or stops, does so whatever the tree says.
         if !options.remove_all && options.order != Order::Stop {
@@ -403,26 +444,18 @@ impl Reconciler {
         let mut names = HostNames::read()?.told();
         (options.cas, options.lost_cas) = (authorities.in_force, authorities.lost);
         let wanted = wanted(&desired);
-        let observing = async {
-            match lookout {
-                Some((lookout, hurry)) => {
-                    lookout.observe(&self.backends, self.depth, &scope, &wanted, hurry).await
-                }
-                None => (self.observe(&scope).await, BTreeSet::new()),
-            }
-        };
-        let ((observed, late), revision) = tokio::join!(observing, git::revision(&self.load.tree));
+        let (observed, late, revision) = looking(&scope, &wanted).await;
         // Elsewhere other servers are near.
         names.retain(|kind, _| !observed.facts.get(kind).is_some_and(|facts| facts.elsewhere));
         let summaries = names.iter().map(|(kind, told)| (*kind, told.summary.clone()));
         options.names = summaries.collect();
-        let accepted = match memory.accepted() {
+        let (accepted, keeps) = match memory.accepted(&mounts) {
             Err(error) => {
                 // Whatever it says, all goes; and what is only looked at is shown.
                 if !options.remove_all {
                     hold_all(&mut desired, &memory, &error);
                 }
-                BTreeMap::new()
+                Default::default()
             }
             Ok(accepted) => accepted,
         };
@@ -432,8 +465,7 @@ impl Reconciler {
             receipts: memory.receipts()?,
             stopped,
             carrying: carried.into_iter().map(|(id, one)| (id, one.machine)).collect(),
-            // Of one record with `accepted`: where it is damaged, that was told above.
-            keeps: memory.keeps().unwrap_or_default(),
+            keeps,
             accepted,
             elsewhere: self.elsewhere(&desired.tree.owner).await?.0,
             ..observed
@@ -533,7 +565,14 @@ impl Reconciler {
         self.accept(view)?;
         stops::wake(&view.memory, &view.options).context("remembering what is started")?;
         if view.plan.is_empty() {
-            self.nothing_to_do(view)?;
+            // Under the lock nobody has written any since they were read.
+            let read = &view.observed.receipts;
+            let receipts = match view.memory.holds_receipts(read.len())? {
+                true => read.clone(),
+                false => view.memory.sweep_receipts()?,
+            };
+            self.tidy_by(view, receipts)?;
+            self.nothing_done(view);
             return Ok(Report::default());
         }
         self.begin(view)?;
@@ -560,6 +599,11 @@ impl Reconciler {
     /// Nothing to do for this commit is an outcome too.
     pub(super) fn nothing_to_do(&self, view: &View) -> anyhow::Result<()> {
         self.tidy(view)?;
+        self.nothing_done(view);
+        Ok(())
+    }
+
+    fn nothing_done(&self, view: &View) {
         let known: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
         let (commit, dirty) = (view.revision.commit.clone(), view.revision.dirty);
         if view.plan.refused.is_none() && (known.commit != commit || known.dirty != dirty) {
@@ -568,7 +612,6 @@ impl Reconciler {
                 tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
             }
         }
-        Ok(())
     }
 
     /// Before anything is done, and while nothing else is under way.
@@ -708,7 +751,15 @@ impl Reconciler {
     /// # Errors
     /// When the state folder cannot be read or written.
     pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
-        let mut receipts = view.memory.sweep_receipts()?;
+        self.tidy_by(view, view.memory.sweep_receipts()?)
+    }
+
+    /// The same, with the receipts as they are now.
+    fn tidy_by(
+        &self,
+        view: &View,
+        mut receipts: BTreeMap<InstanceId, Receipt>,
+    ) -> anyhow::Result<()> {
         self.drop_stale_receipts(view, &mut receipts)?;
         keeping::tidy(view)?;
         stops::tidy(view)?;

@@ -271,6 +271,19 @@ impl TreeState {
         })
     }
 
+    /// Whether the folder of receipts holds so many, the damaged ones among them.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(super) fn holds_receipts(&self, count: usize) -> anyhow::Result<bool> {
+        let mut found = 0;
+        for entry in entries(&self.dir.join("receipts"))? {
+            found +=
+                usize::from(Path::new(&entry?.file_name()).extension() == Some("json".as_ref()));
+        }
+        Ok(found == count)
+    }
+
     /// A text that was kept for diffs.
     #[must_use]
     pub fn text(&self, hash: &SpecHash) -> Option<String> {
