@@ -281,6 +281,9 @@ pub(super) struct WatchArgs {
     /// Take what changes within this time as one change
     #[arg(long, value_name = "TIME", default_value = "200ms", value_parser = duration)]
     pub(super) debounce: Duration,
+    /// Remove nothing by itself: what nobody declares any more is held for a person
+    #[arg(long)]
+    pub(super) hold_teardown: bool,
 }
 
 /// `200ms`, `30s`, `5m`, `1h`.

@@ -307,9 +307,16 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
 /// Why a plan may not be carried out, and what permits it.
 pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
     match refusal {
-        Refusal::MassTeardown { removed, existing } => (
+        Refusal::MassTeardown { removed, existing, lately: 0 } => (
             format!(
                 "this would remove or replace {removed} of the {existing} sandboxes that exist"
+            ),
+            format!("`--allow-teardown {removed}` permits it"),
+        ),
+        Refusal::MassTeardown { removed, existing, lately } => (
+            format!(
+                "this would make it {removed} of {existing} sandboxes that were removed or replaced within an \
+                 hour, {lately} of them before"
             ),
             format!("`--allow-teardown {removed}` permits it"),
         ),

@@ -41,8 +41,8 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &WatchArgs) -> Resu
     let publish: Publish = Arc::new(move |what| {
         teller.lock().unwrap_or_else(PoisonError::into_inner).tell(&what);
     });
-    reconcile::watch(Arc::new(reconciler), &owner, Options::default(), config, &stop, publish)
-        .await?;
+    let options = Options { hold_teardowns: args.hold_teardown, ..Options::default() };
+    reconcile::watch(Arc::new(reconciler), &owner, options, config, &stop, publish).await?;
     Ok(if stop.now.is_cancelled() { Exit::Interrupted } else { Exit::Done })
 }
 

@@ -27,18 +27,9 @@ pub(super) fn guard(
     if allowed {
         return None;
     }
-    let existing: BTreeSet<&SandboxId> = observed
-        .instances
-        .iter()
-        .filter(|i| i.ownership == Ownership::Ours && i.resource == ResourceKind::Machine)
-        .map(|i| &i.sandbox)
-        .collect();
     let refusal = match no_agents(&desired.agents) {
         Some(found) if !options.remove_all => Refusal::NoAgents { found, removed },
-        _ if removed > UNGUARDED && removed * 2 > existing.len() => {
-            Refusal::MassTeardown { removed, existing: existing.len() }
-        }
-        _ => return None,
+        _ => mass_teardown(observed, &options.gone_lately, decisions)?,
     };
     if options.on_mass_teardown == OnMassTeardown::Hold {
         for decision in decisions.iter_mut().filter(|decision| decision.loses_machine) {
@@ -46,6 +37,36 @@ pub(super) fn guard(
         }
     }
     Some(refusal)
+}
+
+/// What goes now counts with what went within the last hour, each sandbox once: a tree that is taken apart file by
+/// file loses as much as one that is emptied at once.
+fn mass_teardown(
+    observed: &Observed,
+    lately: &BTreeSet<SandboxId>,
+    decisions: &[Decision],
+) -> Option<Refusal> {
+    let ours = observed
+        .instances
+        .iter()
+        .filter(|i| i.ownership == Ownership::Ours && i.resource == ResourceKind::Machine)
+        .map(|i| &i.sandbox);
+    let existing = ours.chain(lately).collect::<BTreeSet<_>>().len();
+    let going = decisions.iter().filter(|decision| decision.loses_machine).map(|d| &d.sandbox);
+    let removed = going.chain(lately).collect::<BTreeSet<_>>().len();
+    let too_much = removed > UNGUARDED && removed * 2 > existing;
+    too_much.then_some(Refusal::MassTeardown { removed, existing, lately: lately.len() })
+}
+
+/// Holds what would go because nobody declares it any more. What is made anew keeps its work, and goes on.
+pub(super) fn hold_teardowns(decisions: &mut [Decision]) {
+    let goes = |decision: &&mut Decision| decision.loses_machine && !decision.makes_machine();
+    for decision in decisions.iter_mut().filter(goes) {
+        decision.withhold();
+        if let Some(change) = decision.changes.first_mut() {
+            change.notes.push("`--hold-teardown`: `bottle apply` removes it".to_owned());
+        }
+    }
 }
 
 fn no_agents(agents: &AgentsFolder) -> Option<String> {

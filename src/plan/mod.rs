@@ -302,6 +302,9 @@ pub enum Refusal {
         removed: usize,
         /// Of how many that exist.
         existing: usize,
+        /// How many of both `watch` has removed or replaced within the last hour.
+        #[serde(skip_serializing_if = "is_zero")]
+        lately: usize,
     },
     /// The tree names no agent at all while sandboxes exist.
     NoAgents {
@@ -310,6 +313,11 @@ pub enum Refusal {
         /// How many sandboxes would go.
         removed: usize,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// The intention: what would change, and the steps that change it.
@@ -479,6 +487,10 @@ pub struct Options {
     pub allow_teardown: AllowTeardown,
     /// What the guard does.
     pub on_mass_teardown: OnMassTeardown,
+    /// Sandboxes of which a machine went within the last hour: the guard counts them, too.
+    pub gone_lately: BTreeSet<SandboxId>,
+    /// What nobody declares any more is held, for a person to remove.
+    pub hold_teardowns: bool,
     /// `down`: everything goes, whatever the tree says.
     pub remove_all: bool,
     /// What is not kept of sandboxes that go.
@@ -543,6 +555,9 @@ fn classify(change: &mut Change) {
 pub fn plan(desired: &Desired, observed: &Observed, options: &Options) -> Plan {
     let mut decisions = decide::decide(desired, observed, options);
     let refused = guard::guard(desired, observed, options, &mut decisions);
+    if options.hold_teardowns {
+        guard::hold_teardowns(&mut decisions);
+    }
     for decision in &mut decisions {
         if options.deferred.contains(&decision.sandbox) {
             decision.defer();

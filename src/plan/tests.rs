@@ -572,7 +572,7 @@ fn rule_7_mass_teardown_needs_a_flag() {
     let five_left = desired(all[..5].to_vec());
     assert_eq!(run(&five_left, &observed).refused, None, "5 may go");
     let four_left = desired(all[..4].to_vec());
-    let refused = Some(Refusal::MassTeardown { removed: 6, existing: 10 });
+    let refused = Some(Refusal::MassTeardown { removed: 6, existing: 10, lately: 0 });
     let plan_with = |allow_teardown| {
         plan(&four_left, &observed, &Options { allow_teardown, ..Options::default() })
     };
@@ -613,6 +613,44 @@ fn rule_7_watch_holds_the_removals_and_does_the_rest() {
     assert!(plan.refused.is_some());
     assert_eq!(plan.summary(), Summary { hold: 7, create: 1, keep: 3, ..Summary::default() });
     assert!(plan.steps.iter().all(|step| step.sandbox == Some(id("new"))));
+}
+
+#[test]
+fn rule_7_what_went_within_the_hour_counts() {
+    let all = many(9);
+    let gone = |names: &[&str]| names.iter().map(|name| id(name)).collect();
+    let plan_with = |left: usize, gone_lately| {
+        let options =
+            Options { on_mass_teardown: OnMassTeardown::Hold, gone_lately, ..Options::default() };
+        plan(&desired(all[..left].to_vec()), &converged(&all), &options)
+    };
+    // Three of nine that exist, and three that went.
+    let held = plan_with(6, gone(&["x", "y", "z"]));
+    let refused = Some(Refusal::MassTeardown { removed: 6, existing: 12, lately: 3 });
+    assert_eq!(held.refused, None, "half is not more than half");
+    let more = plan_with(5, gone(&["x", "y", "z"]));
+    let refused = refused.map(|_| Refusal::MassTeardown { removed: 7, existing: 12, lately: 3 });
+    assert_eq!(more.refused, refused);
+    assert_eq!(more.summary(), Summary { hold: 4, keep: 5, ..Summary::default() });
+    // One that went and came back counts once.
+    assert_eq!(plan_with(5, gone(&["a8", "a7", "a6"])).refused, None);
+    // Nothing goes now: what went is no reason to hold anything.
+    assert_eq!(plan_with(9, gone(&["x", "y", "z", "u", "v", "w"])).refused, None);
+}
+
+#[test]
+fn rule_7_teardowns_are_held_for_a_person_where_that_is_asked_for() {
+    let all = many(3);
+    let mut tree = desired(all[..2].to_vec());
+    let changed = tree.sandboxes.get_mut(&id("a1")).unwrap();
+    changed.user = Some("another".to_owned());
+    let options = Options { hold_teardowns: true, ..Options::default() };
+    let plan = plan(&tree, &converged(&all), &options);
+    assert_eq!(plan.refused, None);
+    assert_eq!(plan.summary(), Summary { hold: 1, replace: 1, keep: 1, ..Summary::default() });
+    let held = plan.changes.iter().find(|change| change.sandbox == id("a2")).unwrap();
+    assert_eq!(held.notes, ["`--hold-teardown`: `bottle apply` removes it"]);
+    assert!(plan.steps.iter().all(|step| step.sandbox != Some(id("a2"))));
 }
 
 #[test]

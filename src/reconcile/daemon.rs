@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::backoff::{Backoff, Happened};
 use super::files::Files;
 use super::git;
+use super::gone::Gone;
 use super::lookout::Lookout;
 use super::pass::{LastOutcome, Reconciler, View, outcomes};
 use super::removals::{self, Removals};
@@ -126,6 +127,7 @@ pub async fn watch(
         lookout: Lookout::new(send),
         backoff: Backoff::default(),
         removals: Removals::default(),
+        gone: Gone::read(&memory),
         waiting: Waiting::default(),
         ordered: memory.ordered(),
         last_pass: Duration::ZERO,
@@ -162,6 +164,7 @@ struct Loop {
     lookout: Lookout,
     backoff: Backoff,
     removals: Removals,
+    gone: Gone,
     waiting: Waiting,
     /// When the operator last stopped or started a sandbox, as far as that was taken into account.
     ordered: Option<SystemTime>,
@@ -255,7 +258,8 @@ impl Loop {
         }
         self.still = None;
         let deferred = self.backoff.deferred(now);
-        let options = Options { deferred, ..self.options.clone() };
+        let gone_lately = self.gone.lately();
+        let options = Options { deferred, gone_lately, ..self.options.clone() };
         let moves = self.files.moves();
         let overdue = waited.overdue(now);
         // What was read is read again once the tree has moved: then nobody is waited for any more.
@@ -309,6 +313,7 @@ impl Loop {
         let rewriting = git::is_rewriting(&self.reconciler.load.tree);
         let removals = self.removals.read(removals::wanted(&view.plan), moves, rewriting, now);
         let loads = self.runs.leave_out(&mut view, removals.waiting);
+        self.gone.note(&view.plan, &view.memory);
         if self.runs.is_empty() {
             let begun = if view.plan.is_empty() {
                 self.reconciler.nothing_to_do(&view)

@@ -3,7 +3,7 @@
 //! `pass` is load → observe → plan → apply. `daemon` runs passes: files, backend events, a periodic
 //! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce
 //! (`waiting`); the cause is logged and never given to the planner. A pass plans for all; each
-//! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`). `state` is the state folder, `lock` its
+//! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`), and so many within an hour (`gone`). `state` is the state folder, `lock` its
 //! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
 //! asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
 //! `ahead` looks while the tree is read, `authorities` the certificate authority of each, `names` what the host says about names.
@@ -15,6 +15,7 @@ pub mod backoff;
 pub mod daemon;
 mod files;
 pub mod git;
+mod gone;
 mod keeping;
 pub mod lock;
 mod lookout;

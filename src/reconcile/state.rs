@@ -363,6 +363,15 @@ impl TreeState {
         write_json(&self.dir.join("last.json"), last, false)
     }
 
+    /// When `watch` has last removed a machine of which sandbox, in seconds since the epoch.
+    pub(super) fn gone(&self) -> anyhow::Result<BTreeMap<SandboxId, u64>> {
+        Ok(read_json(&self.dir.join("gone.json"))?.unwrap_or_default())
+    }
+
+    pub(super) fn set_gone(&self, gone: &BTreeMap<SandboxId, u64>) -> anyhow::Result<()> {
+        write_json(&self.dir.join("gone.json"), gone, false)
+    }
+
     /// The last lines of the audit record, back to the first of which `enough` says so; it may go on
     /// in the older generation.
     ///
