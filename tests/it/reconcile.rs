@@ -109,6 +109,8 @@ on_every_backend! {
     damaged::every_record_that_is_damaged_is_repaired_or_held,
     secrets::an_asked_for_value_is_found_nowhere,
     watch::a_saved_prompt_is_live,
+    watch::what_is_removed_piece_by_piece_is_held_in_the_end,
+    watch::removals_wait_for_a_person_where_that_is_asked_for,
     watch::a_machine_that_goes_down_is_repaired,
     watch::a_tree_that_breaks_in_the_middle_of_an_edit_holds_what_is_broken,
     watch::a_tree_renamed_away_and_back_loses_nothing,

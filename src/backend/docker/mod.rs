@@ -21,6 +21,8 @@ mod frozen;
 mod hosts;
 mod image;
 mod labels;
+#[cfg(unix)]
+mod layer;
 mod limits;
 mod logs;
 mod mend;
@@ -563,10 +565,17 @@ impl Backend for Docker {
         let found = engine.client.inspect_container(&instance.id.0, None).await;
         let Ok(found) = found else { return Ok(None) };
         // What is on a volume of the image is in no layer.
-        let mounts = found.mounts.unwrap_or_default();
-        let runtime = found.host_config.and_then(|config| config.runtime).unwrap_or_default();
-        if mounts.iter().any(|mount| mount.typ.as_deref() == Some("volume")) || runtime != "runc" {
+        let mut mounts = found.mounts.iter().flatten();
+        let runtime = found.host_config.as_ref().and_then(|config| config.runtime.as_deref());
+        if mounts.any(|mount| mount.typ.as_deref() == Some("volume")) || runtime != Some("runc") {
             return Ok(None);
+        }
+        #[cfg(unix)]
+        if engine.endpoint.socket().is_some() {
+            let read = tokio::task::spawn_blocking(move || layer::paths(&found)).await;
+            if let Ok(Some(paths)) = read {
+                return Ok(Some(paths));
+            }
         }
         let changes = engine.client.container_changes(&instance.id.0).await;
         // The engine knows whose layer is whose; what it cannot tell is kept.

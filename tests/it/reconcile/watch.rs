@@ -13,12 +13,18 @@ pub(super) struct Watch {
 impl Watch {
     /// Starts it and waits until its first pass is over.
     pub(super) fn start(rig: &Rig) -> Self {
+        Self::with(rig, &[])
+    }
+
+    /// The same, with more options.
+    pub(super) fn with(rig: &Rig, more: &[&str]) -> Self {
         let tree = rig.tree.path().to_str().unwrap();
         let passes = rig.cli.cwd().join("passes.jsonl");
         let out = std::fs::File::create(&passes).unwrap();
         let child = rig
             .cli
             .command(["-o", "json", "watch", tree, "--resync", "60s"])
+            .args(more)
             .stdout(out)
             .stderr(Stdio::null())
             .spawn()
@@ -113,6 +119,57 @@ pub(super) fn a_tree_that_breaks_in_the_middle_of_an_edit_holds_what_is_broken(r
         rig.exec("a2", "cat /etc/bottle/prompt.md").stdout.contains("back")
     });
     assert_eq!(watch.stop(), Some(0));
+}
+
+pub(super) fn what_is_removed_piece_by_piece_is_held_in_the_end(rig: &Rig) {
+    rig.agents(8);
+    rig.apply(0);
+    let mut watch = Watch::start(rig);
+    let remove = |names: &[&str]| {
+        names.iter().for_each(|name| rig.tree.remove(&format!("agents/{name}.md")));
+    };
+    remove(&["a0", "a1", "a2"]);
+    let goes = |name: &str| rig.exec(name, "true").code != Some(0);
+    wait_for("the first three to go", || ["a0", "a1", "a2"].into_iter().all(goes));
+    assert_eq!(watch.stop(), Some(0));
+    // By another process: the hour is the tree's. Five of eight may go, and the sixth may not, whoever counts.
+    let mut watch = Watch::start(rig);
+    remove(&["a3", "a4"]);
+    rig.agent("a5", "You are CHANGED.");
+    wait_for("an edit after that", || {
+        rig.exec("a5", "cat /etc/bottle/prompt.md").stdout.contains("CHANGED")
+    });
+    wait_for("the next two to go", || ["a3", "a4"].into_iter().all(goes));
+    remove(&["a6"]);
+    rig.agent("a5", "You are CHANGED AGAIN.");
+    wait_for("the last edit", || {
+        rig.exec("a5", "cat /etc/bottle/prompt.md").stdout.contains("AGAIN")
+    });
+    // As long as a removal takes that nobody minds, and longer.
+    std::thread::sleep(Duration::from_secs(4));
+    rig.inside("a6", "true");
+    assert_eq!(watch.stop(), Some(0));
+    // A person may.
+    rig.apply(0);
+    assert!(goes("a6"));
+}
+
+pub(super) fn removals_wait_for_a_person_where_that_is_asked_for(rig: &Rig) {
+    rig.agents(2);
+    rig.apply(0);
+    let mut watch = Watch::with(rig, &["--hold-teardown"]);
+    rig.tree.remove("agents/a0.md");
+    rig.agent("a1", "You are CHANGED.");
+    wait_for("an edit beside it", || {
+        rig.exec("a1", "cat /etc/bottle/prompt.md").stdout.contains("CHANGED")
+    });
+    let passes = std::fs::read_to_string(rig.cli.cwd().join("passes.jsonl")).unwrap();
+    assert!(passes.contains("`--hold-teardown`: `bottle apply` removes it"), "{passes}");
+    std::thread::sleep(Duration::from_secs(4));
+    rig.inside("a0", "true");
+    assert_eq!(watch.stop(), Some(0));
+    rig.apply(0);
+    assert_ne!(rig.exec("a0", "true").code, Some(0));
 }
 
 pub(super) fn a_tree_renamed_away_and_back_loses_nothing(rig: &Rig) {
