@@ -28,8 +28,8 @@ use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope}
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
     AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
-    InstanceId, InstanceState, MountTable, Observed, OwnerId, Ownership, Places, Receipt, SandboxId, Severity,
-    SpecHash, Tree,
+    InstanceId, InstanceState, MountTable, Observed, OwnerId, Ownership, Places, Receipt,
+    SandboxId, Severity, SpecHash, Tree,
 };
 use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Order, Plan, Step, StepId};

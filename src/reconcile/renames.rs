@@ -278,7 +278,7 @@ mod tests {
 
     use super::super::state::State;
     use super::*;
-    use crate::model::{BackendKind, Fields, InstanceId, OwnerId, Receipt, Stopped};
+    use crate::model::{BackendKind, Fields, InstanceId, MountTable, OwnerId, Receipt, Stopped};
     use crate::reconcile::keeping::Carried;
 
     fn id(name: &str) -> SandboxId {
@@ -344,7 +344,7 @@ mod tests {
     fn check(memory: &TreeState, name: &str, old: &str) {
         let (name, old) = (&id(name), &id(old));
         assert_eq!(memory.receipt(&InstanceId("1".to_owned())).unwrap().unwrap().sandbox, *name);
-        let accepted = memory.accepted().unwrap();
+        let (accepted, _) = memory.accepted(&MountTable::default()).unwrap();
         assert_eq!(accepted.keys().collect::<Vec<_>>(), [name]);
         assert_eq!(memory.keeps().unwrap().keys().collect::<Vec<_>>(), [name]);
         assert_eq!(

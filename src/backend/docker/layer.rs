@@ -79,8 +79,7 @@ mod tests {
         symlink(folder.path().join("secret"), upper.join("home/out")).unwrap();
         let mut found = walk(&upper).unwrap();
         found.sort();
-        let expected =
-            ["/home", "/home/node", "/home/node/src", "/home/node/src/a b", "/home/out"];
+        let expected = ["/home", "/home/node", "/home/node/src", "/home/node/src/a b", "/home/out"];
         assert_eq!(found, expected);
         // The layer itself may be no link either.
         symlink(&upper, folder.path().join("link")).unwrap();

@@ -126,7 +126,9 @@ pub(super) fn what_is_removed_piece_by_piece_is_held_in_the_end(rig: &Rig) {
     rig.apply(0);
     let mut watch = Watch::start(rig);
     let remove = |names: &[&str]| {
-        names.iter().for_each(|name| rig.tree.remove(&format!("agents/{name}.md")));
+        for name in names {
+            rig.tree.remove(&format!("agents/{name}.md"));
+        }
     };
     remove(&["a0", "a1", "a2"]);
     let goes = |name: &str| rig.exec(name, "true").code != Some(0);
