@@ -63,7 +63,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &ApplyArgs) -> Resu
             }
         }
     }
-    carry_out(ui, &stop, &reconciler, &view, args.yes, "apply").await
+    carry_out(ui, &stop, &reconciler, &mut view, args.yes, "apply").await
 }
 
 /// The lock, the tree, and what backends showed while it was read: of a tree that was applied before, whose lock
@@ -178,10 +178,17 @@ pub(super) async fn carry_out(
     ui: &Arc<Ui>,
     stop: &Stop,
     reconciler: &Reconciler,
-    view: &View,
+    view: &mut View,
     yes: bool,
     command: &str,
 ) -> Result<Exit, CliError> {
+    // Nobody is asked about work that nobody was told of.
+    signals::or_stop(stop, async {
+        reconciler.inspect(view).await;
+        Ok(())
+    })
+    .await?;
+    let view: &View = view;
     let document = |report: &Report| ReportDocument {
         outcomes: Some(report.document()),
         ..view.document().into()

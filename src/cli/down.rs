@@ -40,13 +40,13 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &DownArgs) -> Resul
     // Another tree under the same name must not be torn down by this one.
     reconciler.state.claim(&desired.tree.owner, &desired.tree.path, false)?;
     reconciler.settle(&desired.tree.owner).await?;
-    let view = apply::look_at(&stop, &reconciler, desired, options).await?;
+    let mut view = apply::look_at(&stop, &reconciler, desired, options).await?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
     // What this state folder did not make stays; if it is one that was lost, that is all there is.
     for other in reconciler.of_other_states(&view.observed, view.options.only.as_ref()) {
         ui.warn(&other);
     }
-    let exit = apply::carry_out(ui, &stop, &reconciler, &view, args.yes, "down").await?;
+    let exit = apply::carry_out(ui, &stop, &reconciler, &mut view, args.yes, "down").await?;
     if exit == Exit::Done && view.options.only.is_none() {
         let tree = &view.desired.tree;
         let forgotten =

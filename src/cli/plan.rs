@@ -13,10 +13,11 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &PlanArgs) -> Result<Exi
         Some(_) => setup::reconciler(load, &args.look, args.select.jobs)?,
         None => setup::onlooker(load, &args.look, args.select.jobs)?,
     };
-    let view = reconciler.look(options).await?;
+    let mut view = reconciler.look(options).await?;
     // What `apply` refuses is no plan.
     reconciler.state.speaks_for(&view.desired.tree.owner, &view.desired.tree.path)?;
     setup::check_only(&view.options, &view.desired, &view.observed)?;
+    reconciler.inspect(&mut view).await;
     if let Some(file) = &args.out {
         saved::write(file, global, &reconciler, &view)?;
     }

@@ -9,6 +9,7 @@ use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
 use crate::model::kept::REST;
+use crate::model::work::Looked;
 use crate::model::{Class, Diagnostic, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
@@ -175,13 +176,25 @@ fn cost(verdict: Verdict, changes: &[&Change], around: &Around) -> Vec<String> {
     if let Some(machine) = replaced {
         let why = (!machine.why.is_empty())
             .then(|| format!("takes a new machine: {}", machine.why.join("; ")));
-        return why.into_iter().chain([kept(machine)]).collect();
+        return why.into_iter().chain([kept(machine)]).chain(work(machine)).collect();
+    }
+    let goes = |c: &&&Change| c.verdict == Verdict::Teardown && c.resource == ResourceKind::Machine;
+    if let Some(lines) = (verdict == Verdict::Teardown).then(|| changes.iter().filter(goes)) {
+        return lines.filter_map(|change| work(change)).collect();
     }
     match changes.iter().filter_map(|c| c.class).max() {
         Some(Class::Hot) if around.classes && verdict == Verdict::Reprovision => {
             vec!["hot: nothing restarts".to_owned()]
         }
         _ => Vec::new(),
+    }
+}
+
+/// What a look at a machine that goes has found.
+fn work(change: &Change) -> Option<String> {
+    match change.work? {
+        Looked::Found(work) => Some(format!("has {work}")),
+        Looked::Unknown => Some("what it has is not known (below)".to_owned()),
     }
 }
 

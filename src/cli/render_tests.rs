@@ -24,6 +24,7 @@ fn change(name: &str, resource: ResourceKind, verdict: Verdict, reason: Reason) 
         fields: Vec::new(),
         keeps: None,
         loses: None,
+        work: None,
         notes: Vec::new(),
     }
 }

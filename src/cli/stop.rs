@@ -174,7 +174,7 @@ async fn begin(
         view = apply::look_at(&signal, &reconciler, view.desired, options).await?;
     }
     let yes = args.yes || !goes(&view.plan);
-    let exit = apply::carry_out(ui, &signal, &reconciler, &view, yes, command).await;
+    let exit = apply::carry_out(ui, &signal, &reconciler, &mut view, yes, command).await;
     drop::<Option<Lock>>(lock);
     exit
 }

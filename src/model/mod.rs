@@ -3,7 +3,7 @@
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
 //! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
-//! is wrong. `text` makes what others wrote harmless for a terminal.
+//! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
 pub mod access;
 pub mod change;
@@ -21,6 +21,7 @@ pub mod skill;
 pub mod source;
 pub mod spec;
 pub mod text;
+pub mod work;
 
 pub use change::Class;
 pub use desired::{AgentsFolder, Desired, Tree, Was};
@@ -41,3 +42,4 @@ pub use spec::{
     BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec,
     Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
 };
+pub use work::Work;

@@ -101,6 +101,7 @@ impl Decision {
             fields: Vec::new(),
             keeps: None,
             loses: None,
+            work: None,
             notes: Vec::new(),
         });
     }

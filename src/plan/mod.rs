@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use schemars::JsonSchema;
 
 use crate::model::spec::ResourceSpec;
+use crate::model::work::Looked;
 use crate::model::{
     BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Kept, Leftover, MachineSpec,
     Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, change,
@@ -181,6 +182,10 @@ pub struct Change {
     /// Of a machine that goes: what is lost, by the same words and `the rest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loses: Option<Vec<String>>,
+    /// Of a machine that goes: what it has that nobody else has; `null` where it could not be looked at, and
+    /// the notes say why. Absent where nobody is asked, as under `watch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub work: Option<Looked>,
     /// What else a person should know: `no network: egress is not enforced yet`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

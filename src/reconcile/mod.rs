@@ -16,6 +16,7 @@ pub mod daemon;
 mod files;
 pub mod git;
 mod gone;
+mod inspect;
 mod keeping;
 pub mod lock;
 mod lookout;

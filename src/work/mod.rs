@@ -3,6 +3,7 @@
 mod bundle;
 mod extract;
 pub mod git;
+mod inspect;
 mod names;
 mod pieces;
 mod plain;
@@ -11,4 +12,5 @@ pub mod way;
 
 pub use bundle::{Because, Brought, Fetched, Skipped, fetch, is_repository, new_commits};
 pub use extract::{Extracted, Place, Refused, extract};
+pub use inspect::inspect;
 pub use pieces::Pieces;

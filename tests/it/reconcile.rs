@@ -7,6 +7,7 @@ mod everyday;
 mod interrupted;
 mod keep;
 mod kept;
+mod looked_at;
 mod looped;
 mod mounted;
 mod outage;
@@ -94,6 +95,7 @@ on_every_backend! {
     sources::the_folder_of_an_overlay_is_named,
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
+    looked_at::what_goes_is_looked_at,
     renamed::a_renamed_agent_keeps_its_sandbox,
     renamed::a_rename_that_was_cut_short_goes_on,
     renamed::a_rename_that_cannot_be_is_held,
@@ -177,21 +179,22 @@ fn a_storm_of_checkouts_tears_nothing_down() {
 /// Containers of this machine's own programs.
 mod containers_with_git {
     macro_rules! on_docker {
-        ($($scenario:ident),* $(,)?) => {
+        ($($module:ident :: $scenario:ident),* $(,)?) => {
             $(#[test] fn $scenario() {
                 if let Some(rig) = super::rig::Rig::docker_with_git(stringify!($scenario)) {
-                    super::copies::$scenario(&rig);
+                    super::$module::$scenario(&rig);
                 }
             })*
         };
     }
 
     on_docker! {
-        commits_come_out_into_refs_of_their_own,
-        a_sync_goes_where_the_copy_came_from,
-        a_colon_in_a_path_is_a_letter,
-        nothing_of_a_planted_repository_runs_or_stays,
-        a_repository_that_hangs_is_given_up,
+        copies::commits_come_out_into_refs_of_their_own,
+        looked_at::a_repository_that_goes_is_counted,
+        copies::a_sync_goes_where_the_copy_came_from,
+        copies::a_colon_in_a_path_is_a_letter,
+        copies::nothing_of_a_planted_repository_runs_or_stays,
+        copies::a_repository_that_hangs_is_given_up,
     }
 }
 
@@ -231,6 +234,12 @@ mod processes {
     fn a_copy_that_is_killed_leaves_nothing_inside() {
         let rig = super::rig::Rig::native("copy_that_is_killed");
         super::copies::a_copy_that_is_killed_leaves_nothing_inside(&rig);
+    }
+
+    #[test]
+    fn a_repository_that_goes_is_counted() {
+        let rig = super::rig::Rig::native("counted");
+        super::looked_at::a_repository_that_goes_is_counted(&rig);
     }
 
     #[test]

@@ -139,6 +139,7 @@ fn the_verdict_of_a_sandbox_is_its_machines() {
         fields: Vec::new(),
         keeps: None,
         loses: None,
+        work: None,
         notes: Vec::new(),
     };
     let file = || Reason::NotDeclared { file: "agents/ada.md".to_owned() };

@@ -314,7 +314,7 @@ pub(super) fn what_cannot_be_copied_says_why(rig: &Rig) {
 }
 
 /// A repository of the operator's, as the workspace of one agent.
-fn repository(rig: &Rig) -> PathBuf {
+pub(super) fn repository(rig: &Rig) -> PathBuf {
     let folder = rig.cli.home().join("site");
     std::fs::create_dir(&folder).unwrap();
     git(&folder, &["init", "-q", "-b", "main"]);
@@ -327,7 +327,7 @@ fn repository(rig: &Rig) -> PathBuf {
     folder
 }
 
-fn git(folder: &std::path::Path, args: &[&str]) -> String {
+pub(super) fn git(folder: &std::path::Path, args: &[&str]) -> String {
     let ended = std::process::Command::new("git")
         .arg("-C")
         .arg(folder)
@@ -342,7 +342,7 @@ fn git(folder: &std::path::Path, args: &[&str]) -> String {
 }
 
 impl Rig {
-    fn sync(&self, more: &[&str]) -> Ended {
+    pub(super) fn sync(&self, more: &[&str]) -> Ended {
         let tree = self.tree.path().display().to_string();
         let mut args = vec!["--tree", &tree, "sync", "a0"];
         args.extend(more);
@@ -350,7 +350,7 @@ impl Rig {
     }
 }
 
-const COMMITS: &str =
+pub(super) const COMMITS: &str =
     "cd /workspace && git config user.name a && git config user.email a@example.com";
 
 pub(super) fn commits_come_out_into_refs_of_their_own(rig: &Rig) {
