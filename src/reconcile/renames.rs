@@ -389,6 +389,7 @@ mod tests {
             let mut record = memory.renamed().unwrap().unwrap();
             record.begun.insert(id("grace"), id("linus"));
             memory.write_renamed(&record).unwrap();
+            fs::create_dir_all(memory.dir().join("snapshots/linus")).unwrap();
             for part in cut..PARTS {
                 match part {
                     0 | 1 | 6 => {}

@@ -263,6 +263,8 @@ impl Store {
         let [old, new] = [from, to].map(|id| self.folder.join(id.as_str()));
         let files = names(&old)?;
         if files.is_empty() {
+            // An earlier attempt may have left the folder.
+            let _ = fs::remove_dir(&old);
             return Ok(());
         }
         let mut builder = fs::DirBuilder::new();
