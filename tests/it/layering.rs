@@ -90,6 +90,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/state.rs",
     "reconcile/still.rs",
     "reconcile/tokens.rs",
+    "reconcile/tokens/ask.rs",
     "reconcile/values.rs",
     "sidecar/confine.rs",
     "sidecar/ca.rs",

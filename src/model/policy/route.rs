@@ -48,27 +48,38 @@ impl AuthScheme {
 pub mod auth {
     /// Headers that frame or route a request, or say how its connection is used: a credential in
     /// one of them would change what is sent where.
-    const RESERVED: [&str; 20] = [
+    const RESERVED: [&str; 31] = [
+        "accept",
         "accept-encoding",
+        "alt-svc",
         "connection",
         "content-encoding",
         "content-length",
+        "content-location",
+        "content-range",
         "content-type",
         "cookie",
+        "date",
         "expect",
         "forwarded",
         "host",
+        "http2-settings",
         "if-range",
         "keep-alive",
+        "max-forwards",
+        "proxy-authenticate",
         "proxy-authorization",
         "proxy-connection",
         "range",
+        "set-cookie",
         "te",
         "trailer",
         "transfer-encoding",
         "upgrade",
         "via",
         "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
     ];
 
     /// Whether a header of this name, in lower case, can carry a credential.

@@ -100,6 +100,26 @@ fn a_scheme_that_the_token_cannot_have_holds_its_sandbox() {
     }
 }
 
+/// One token may have two uses: only where it does not fit is anything held. All that is wrong is said at once.
+#[test]
+fn what_is_wrong_holds_whom_it_concerns() {
+    let mut place = Place::native("concerns");
+    place.cli.env("AGENTS_TOKEN", KEY);
+    place.bottle("good", ROUTE);
+    let wrong = ROUTE.replace("      token_ref", "      auth_scheme: Bearer\n      token_ref");
+    let more = "    - path: /more/\n      upstream: https://more.example.com\n      auth_scheme: Bearer\n      \
+                token_from: {file: nowhere}\n";
+    place.bottle("wrong", &format!("{wrong}{more}"));
+    place.tree.agent("ada", "good", "", "").agent("bob", "wrong", "", "");
+    let ended = place.run(&["apply", "--yes"]);
+    let said = format!("{} {}", ended.stdout, ended.stderr);
+    let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(place.say("ada", "echo $ANTHROPIC_API_KEY"), "added-by-the-sidecar", "{said}");
+    assert_ne!(place.sh("bob", "true").code, Some(0), "it was made");
+    assert!(said.contains("auth_scheme: x-api-key") && said.contains("nowhere"), "{said}");
+    assert!(said.contains("bottles/wrong.md:"), "{said}");
+}
+
 /// What a role has put in goes with it, in place, and what the agent wrote into the same file stays.
 #[test]
 fn settings_of_agents_come_and_go() {
