@@ -127,6 +127,8 @@ pub(super) enum Command {
     Cp(CpArgs),
     /// Bring what an agent has committed into the repository that it got
     Sync(SyncArgs),
+    /// Show what an agent changed in the copy of its workspace
+    Diff(DiffArgs),
     /// Keep an agent's work as a file, and bring it back
     Snapshot(SnapshotArgs),
     /// Stop sandboxes, which stay as they are until they are started
@@ -386,6 +388,16 @@ pub(super) struct SyncArgs {
     /// Only this branch of the sandbox's
     #[arg(long, value_name = "BRANCH")]
     pub(super) branch: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// Only how much of which file differs
+    #[arg(long)]
+    pub(super) stat: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod check;
 mod completions;
 mod convert;
 mod cp;
+mod diff;
 mod doctor;
 mod documents;
 mod down;
@@ -115,6 +116,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Logs(args) => logs::run(global, args).await,
         Command::Cp(args) => cp::run(ui, global, args).await,
         Command::Sync(args) => sync::run(ui, global, args).await,
+        Command::Diff(args) => diff::run(ui, global, args).await,
         Command::Snapshot(args) => snapshot::run(ui, global, args).await,
         Command::Stop(args) => stop::stop(ui, global, args).await,
         Command::Start(args) => stop::start(ui, global, args).await,

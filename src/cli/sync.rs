@@ -17,7 +17,7 @@ use super::ui::Ui;
 use crate::backend::{ExecOutput, ExecSpec};
 use crate::model::Workspace;
 use crate::model::text::harmless_line;
-use crate::work::{self, Because, Fetched, Pieces, Place, Skipped};
+use crate::work::{self, Because, Extracted, Fetched, Pieces, Place, Skipped};
 
 /// How many pieces of the bundle wait for the disk.
 const WAITING: usize = 16;
@@ -95,9 +95,9 @@ impl Left {
 }
 
 /// What a sandbox works on: its folder inside, and what that is a copy of.
-struct Copied {
-    inside: String,
-    repository: PathBuf,
+pub(super) struct Copied {
+    pub(super) inside: String,
+    pub(super) repository: PathBuf,
 }
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &SyncArgs) -> Result<Exit, CliError> {
@@ -151,12 +151,12 @@ fn silence() -> Duration {
     SILENCE
 }
 
-fn failed(error: impl Into<anyhow::Error>, what: &str) -> CliError {
+pub(super) fn failed(error: impl Into<anyhow::Error>, what: &str) -> CliError {
     CliError::new(Kind::Failed, error.into().context(what.to_owned()))
 }
 
 /// What the sandbox was given when it was made, whatever its bottle names now.
-async fn copied(target: &Target) -> Result<Copied, CliError> {
+pub(super) async fn copied(target: &Target) -> Result<Copied, CliError> {
     let inside = target.machine.fields.0.get("workspace.target");
     match (inside, target.copied_from()?) {
         (Some(inside), Some(repository)) => Ok(Copied { inside: inside.clone(), repository }),
@@ -186,7 +186,12 @@ fn random() -> Result<u64, CliError> {
 }
 
 /// What the guest's shell says to something small; `None` where it does not answer or fails.
-async fn small(target: &Target, script: &str, path: &str, within: Duration) -> Option<Vec<u8>> {
+pub(super) async fn small(
+    target: &Target,
+    script: &str,
+    path: &str,
+    within: Duration,
+) -> Option<Vec<u8>> {
     let spec = ExecSpec::new(["sh", "-c", script, "sh", path]);
     let asked = target.backend.exec(&target.scope, &target.machine, &spec, Bytes::new());
     let output = tokio::time::timeout(within, asked).await.ok()?.ok()?;
@@ -246,6 +251,22 @@ async fn bundle(target: &Target, folder: &str, inside: &str) -> Result<(), CliEr
 async fn take(target: &Target, path: &str, scratch: &Scratch) -> Result<PathBuf, CliError> {
     let name = "bundle";
     let place = Place { folder: scratch.0.clone(), name: Some(name.into()), owners: false };
+    unpack(target, path, place).await?;
+    let file = scratch.0.join(name);
+    let plain = file.symlink_metadata().is_ok_and(|found| found.is_file());
+    if !plain {
+        return Err(CliError::failed(format!("{} gave no bundle out", target.sandbox)));
+    }
+    Ok(file)
+}
+
+/// Brings a path of a sandbox into a folder of ours, for as long as something of it comes.
+pub(super) async fn unpack(
+    target: &Target,
+    path: &str,
+    place: Place,
+) -> Result<Extracted, CliError> {
+    let what = format!("copying {path} out");
     let (send, mut pieces) = mpsc::channel(WAITING);
     let (pass, passed) = mpsc::channel(WAITING);
     let unpacking =
@@ -266,22 +287,16 @@ async fn take(target: &Target, path: &str, scratch: &Scratch) -> Result<PathBuf,
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     let seconds = silence().as_secs();
-                    let why = format!("nothing more of the bundle has come for {seconds} s");
+                    let why = format!("nothing more of it has come for {seconds} s");
                     return Err(CliError::failed(why));
                 }
             }
         }
     };
     let sent = tokio::try_join!(sending, passing);
-    let unpacked = unpacking.await.map_err(|error| failed(error, "copying the bundle out"))?;
+    let unpacked = unpacking.await.map_err(|error| failed(error, &what))?;
     sent?;
-    unpacked.map_err(|error| failed(error, "copying the bundle out"))?;
-    let file = scratch.0.join(name);
-    let plain = file.symlink_metadata().is_ok_and(|found| found.is_file());
-    if !plain {
-        return Err(CliError::failed(format!("{} gave no bundle out", target.sandbox)));
-    }
-    Ok(file)
+    unpacked.map_err(|error| failed(error, &what))
 }
 
 async fn tell(
@@ -345,10 +360,10 @@ async fn tell(
 }
 
 /// A folder of ours for as long as it is needed.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         let mut number = 0;
         loop {

@@ -1,6 +1,7 @@
 //! An agent's work: how it gets out of a sandbox, and into one.
 
 mod bundle;
+mod differ;
 mod extract;
 pub mod git;
 mod inspect;
@@ -11,6 +12,7 @@ pub mod snapshot;
 pub mod way;
 
 pub use bundle::{Because, Brought, Fetched, Skipped, fetch, is_repository, new_commits};
+pub use differ::{Changed, Differ, commits};
 pub use extract::{Extracted, Place, Refused, extract};
 pub use inspect::inspect;
 pub use pieces::Pieces;

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod copies;
+mod differs;
 mod everyday;
 mod interrupted;
 mod keep;
@@ -96,6 +97,7 @@ on_every_backend! {
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
     looked_at::what_goes_is_looked_at,
+    differs::a_folder_is_compared_file_by_file,
     renamed::a_renamed_agent_keeps_its_sandbox,
     renamed::a_rename_that_was_cut_short_goes_on,
     renamed::a_rename_that_cannot_be_is_held,
@@ -191,6 +193,7 @@ mod containers_with_git {
     on_docker! {
         copies::commits_come_out_into_refs_of_their_own,
         looked_at::a_repository_that_goes_is_counted,
+        differs::a_repository_is_compared_with_its_commit,
         copies::a_sync_goes_where_the_copy_came_from,
         copies::a_colon_in_a_path_is_a_letter,
         copies::nothing_of_a_planted_repository_runs_or_stays,
@@ -234,6 +237,12 @@ mod processes {
     fn a_copy_that_is_killed_leaves_nothing_inside() {
         let rig = super::rig::Rig::native("copy_that_is_killed");
         super::copies::a_copy_that_is_killed_leaves_nothing_inside(&rig);
+    }
+
+    #[test]
+    fn a_repository_is_compared_with_its_commit() {
+        let rig = super::rig::Rig::native("compared");
+        super::differs::a_repository_is_compared_with_its_commit(&rig);
     }
 
     #[test]

@@ -1,0 +1,165 @@
+//! `bottle diff`: what an agent changed in the copy of its workspace.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "writes a patch as it is, and takes a guest's `.git` away"
+)]
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::args::{DiffArgs, Global};
+use super::error::{CliError, Exit, Kind};
+use super::sync::{Scratch, copied, failed, small, unpack};
+use super::target::Target;
+use super::text::plural;
+use super::ui::{Ui, harmless};
+use crate::model::text::harmless_line;
+use crate::work::{Differ, Place, commits};
+
+/// How long the guest's git may take to say which commits it has.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Which commits there are: `WORKSPACE`.
+const COMMITS_SH: &str = r#"cd "$1" && git rev-list --max-count=5000 HEAD 2>/dev/null"#;
+
+/// What differs, for `-o json`.
+#[derive(Serialize)]
+struct Document {
+    version: u32,
+    sandbox: String,
+    source: String,
+    /// The commit that is compared with; `null` where the source is no repository.
+    base: Option<String>,
+    files: Vec<File>,
+}
+
+#[derive(Serialize)]
+struct File {
+    path: String,
+    status: &'static str,
+    added: Option<u64>,
+    removed: Option<u64>,
+}
+
+pub(super) async fn run(ui: &Ui, global: &Global, args: &DiffArgs) -> Result<Exit, CliError> {
+    let target = Target::find(global, &args.name).await?;
+    let name = &target.sandbox;
+    if let Some(path) = target.machine.fields.0.get("workspace.mount") {
+        ui.say(&format!("{name} works in {path} itself: what it changed is there"));
+        return Ok(Exit::Done);
+    }
+    let copied = copied(&target).await?;
+    let scratch = Scratch::new().map_err(|error| failed(error, "making a temporary folder"))?;
+    let work = scratch.0.join("work");
+    let comparing = async {
+        let place = Place { folder: scratch.0.clone(), name: Some("work".into()), owners: false };
+        let out = unpack(&target, &copied.inside, place).await?;
+        let has = small(&target, COMMITS_SH, &copied.inside, ANSWER).await.unwrap_or_default();
+        let plain = work.clone();
+        let stripped = tokio::task::spawn_blocking(move || strip(&plain));
+        let stripped = stripped.await.map_err(|error| failed(error, "reading the files"))?;
+        stripped.map_err(|error| failed(error, "taking the guest's `.git` away"))?;
+        let differ = Differ::new(&scratch.0, &copied.repository, &work, &commits(&has)).await;
+        let differ = differ.map_err(|error| {
+            let what = format!("comparing {name} with {}", copied.repository.display());
+            CliError::new(Kind::Failed, error.context(what)).hint(format!(
+                "`bottle cp {name}:{} DEST` brings the files as they are",
+                copied.inside
+            ))
+        })?;
+        tell(ui, &target, &copied.repository, &differ, args.stat).await?;
+        Ok::<u64, CliError>(out.refusals)
+    };
+    let refused = tokio::select! {
+        refused = comparing => refused?,
+        stopped = tokio::signal::ctrl_c() => return Err(match stopped {
+            Ok(()) => CliError::interrupted(),
+            Err(error) => failed(error, "listening for Ctrl-C"),
+        }),
+    };
+    if refused > 0 {
+        let what = plural(
+            usize::try_from(refused).unwrap_or(usize::MAX),
+            "entry of its workspace is not compared",
+            "entries of its workspace are not compared",
+        );
+        ui.warn(&format!("{what}: `bottle cp` says why"));
+    }
+    Ok(Exit::Done)
+}
+
+async fn tell(
+    ui: &Ui,
+    target: &Target,
+    source: &Path,
+    differ: &Differ,
+    stat: bool,
+) -> Result<(), CliError> {
+    let comparing = |error: anyhow::Error| {
+        CliError::new(Kind::Failed, error.context("comparing"))
+            .hint("`--stat` says how much of which file differs")
+    };
+    if ui.json() {
+        let files = differ.files().await.map_err(comparing)?.into_iter().map(|file| File {
+            path: file.path,
+            status: match file.status {
+                'A' => "added",
+                'D' => "removed",
+                'T' => "of another kind",
+                _ => "changed",
+            },
+            added: file.lines.map(|(added, _)| added),
+            removed: file.lines.map(|(_, removed)| removed),
+        });
+        let document = Document {
+            version: crate::plan::document::VERSION,
+            sandbox: target.sandbox.to_string(),
+            source: source.display().to_string(),
+            base: differ.commit().map(str::to_owned),
+            files: files.collect(),
+        };
+        return Ok(ui.document(&document)?);
+    }
+    let out = match stat {
+        true => differ.stat(ui.width()).await.map_err(comparing)?,
+        false => differ.patch().await.map_err(comparing)?,
+    };
+    let against = match differ.commit() {
+        Some(commit) => format!("{} at {}", source.display(), commit.get(..10).unwrap_or(commit)),
+        None => source.display().to_string(),
+    };
+    if out.is_empty() {
+        ui.say(&harmless_line(&format!("{} has no changes against {against}", target.sandbox)));
+        return Ok(());
+    }
+    ui.say(&harmless_line(&format!("{} against {against}", target.sandbox)));
+    if io::stdout().is_terminal() {
+        return Ok(ui.data(&harmless(&String::from_utf8_lossy(&out)))?);
+    }
+    // For another program, which may apply it: as it is.
+    match io::stdout().lock().write_all(&out) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes every `.git` away: what stands in it is the guest's, and nobody's to read here.
+fn strip(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if entry.file_name().eq_ignore_ascii_case(".git") {
+            match kind.is_dir() {
+                true => std::fs::remove_dir_all(&path)?,
+                false => std::fs::remove_file(&path)?,
+            }
+        } else if kind.is_dir() {
+            strip(&path)?;
+        }
+    }
+    Ok(())
+}

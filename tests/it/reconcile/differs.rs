@@ -1,0 +1,126 @@
+//! `bottle diff`: what an agent changed in the copy of its workspace.
+
+use serde_json::{Value, json};
+
+use super::copies::{COMMITS, git, repository};
+use super::rig::Rig;
+use crate::support::Ended;
+
+fn diff(rig: &Rig, more: &[&str]) -> Ended {
+    let tree = rig.tree_path();
+    let mut args = vec!["--tree", &tree, "diff", "a0"];
+    args.extend(more);
+    rig.cli.run(args)
+}
+
+fn files(rig: &Rig) -> Vec<String> {
+    let document = diff(rig, &["-o", "json"]).exits(0).json();
+    let files = document["files"].as_array().unwrap().iter();
+    let line = |file: &Value| {
+        let text = |key: &str| file[key].as_str().unwrap().to_owned();
+        format!("{} {} {}/{}", text("path"), text("status"), file["added"], file["removed"])
+    };
+    files.map(line).collect()
+}
+
+/// A folder that is no repository, in a machine that may have no git.
+pub(super) fn a_folder_is_compared_file_by_file(rig: &Rig) {
+    let folder = rig.cli.home().join("site");
+    std::fs::create_dir_all(folder.join("deep")).unwrap();
+    for (name, text) in
+        [("a", "one\ntwo\n"), ("gone", "x\n"), ("deep/same", "same\n"), (".gitignore", "new\n")]
+    {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    let none = diff(rig, &[]).exits(0);
+    assert_eq!(none.stdout, "");
+    assert!(none.stderr.contains("a0 has no changes against"), "{}", none.stderr);
+    rig.inside("a0", "cd /workspace && printf 'one\\n2\\n' > a && rm gone && echo new > new && chmod +x deep/same");
+    // Nothing is ignored where nobody commits.
+    let all = ["a changed 1/1", "deep/same changed 0/0", "gone removed 0/1", "new added 1/0"];
+    assert_eq!(files(rig), all);
+    let document = diff(rig, &["-o", "json"]).exits(0).json();
+    assert_eq!((&document["base"], &document["sandbox"]), (&Value::Null, &json!("a0")));
+    let stat = diff(rig, &["--stat"]).exits(0).stdout;
+    assert!(stat.contains("4 files changed, 2 insertions(+), 2 deletions(-)"), "{stat}");
+    // What comes out of a pipe can be applied.
+    let patch = diff(rig, &[]).exits(0).stdout;
+    assert!(patch.contains("-two\n+2\n") && patch.contains("new mode 100755"), "{patch}");
+    std::fs::write(rig.cli.home().join("patch"), &patch).unwrap();
+    git(&folder, &["apply", rig.cli.home().join("patch").to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\n2\n");
+    assert!(!folder.join("gone").exists());
+    assert_eq!(files(rig), [""; 0]);
+    rig.crash("a0");
+    if rig.backend == "native" {
+        let down = diff(rig, &[]).exits(1);
+        assert!(down.stderr.contains("bottle start"), "{}", down.stderr);
+    }
+}
+
+/// A repository: commits, changes and untracked files together, against what was copied.
+pub(super) fn a_repository_is_compared_with_its_commit(rig: &Rig) {
+    let folder = repository(rig);
+    let base = git(&folder, &["rev-parse", "HEAD"]);
+    // What the operator did since is no change of the agent's.
+    std::fs::write(folder.join("b"), "later\n").unwrap();
+    git(&folder, &["add", "-A"]);
+    git(&folder, &["commit", "-qm", "later"]);
+    rig.inside(
+        "a0",
+        &format!(
+            "{COMMITS} && echo committed > c && git add c && git commit -qm c && echo two >> a && echo new > n && \
+             echo out > .gitignore && echo ignored > out && printf 'x\\0y' > bin"
+        ),
+    );
+    let all = [
+        ".gitignore added 1/0",
+        "a changed 1/0",
+        "bin added null/null",
+        "c added 1/0",
+        "n added 1/0",
+    ];
+    assert_eq!(files(rig), all);
+    assert_eq!(diff(rig, &["-o", "json"]).exits(0).json()["base"], json!(base));
+    let shown = diff(rig, &[]).exits(0);
+    assert!(shown.stderr.contains(&format!("at {}", &base[..10])), "{}", shown.stderr);
+    assert!(shown.stdout.contains("+committed\n") && shown.stdout.contains("GIT binary patch"));
+    // What `sync` brings changes nothing of it.
+    rig.sync(&[]).exits(0);
+    assert_eq!(files(rig), all);
+    let before = git(&folder, &["count-objects", "-v"]);
+
+    // Nothing of the guest's repository runs here, or is believed.
+    let ran = rig.cli.home().join("ran");
+    let run = format!("touch {}", ran.display());
+    let planted = format!(
+        "cd /workspace && rm -f .git/index && echo '* filter=x diff=x' > .gitattributes && \
+         for key in core.fsmonitor filter.x.clean filter.x.smudge diff.x.command diff.x.textconv; do \
+         git config $key '{run}'; done && git config core.hooksPath /workspace && printf '#!/bin/sh\\n{run}\\n' > \
+         post-index-change && chmod +x post-index-change && mkdir -p sub/.git && echo 'ref: x' > sub/.git/HEAD && \
+         printf '[core]\\nfsmonitor = {run}\\n' > sub/.git/config && echo s > sub/s && echo 'gitdir: /etc' > .GIT"
+    );
+    rig.inside("a0", &planted);
+    let now = files(rig);
+    for file in [
+        ".gitattributes added 1/0",
+        "post-index-change added 2/0",
+        "sub/s added 1/0",
+        "a changed 1/0",
+    ] {
+        assert!(now.contains(&file.to_owned()), "{file}: {now:?}");
+    }
+    assert!(!now.iter().any(|file| file.contains(".git/") || file.starts_with(".GIT")), "{now:?}");
+    diff(rig, &[]).exits(0);
+    assert!(!ran.exists());
+    assert_eq!(git(&folder, &["count-objects", "-v"]), before, "nothing is written there");
+    assert_eq!(git(&folder, &["status", "--porcelain"]), "");
+    // A commit that only the guest has is nothing to compare with.
+    rig.inside("a0", "cd /workspace && rm -rf .git");
+    let head = git(&folder, &["rev-parse", "HEAD"]);
+    assert_eq!(diff(rig, &["-o", "json"]).exits(0).json()["base"], json!(head));
+    assert!(files(rig).contains(&"b removed 0/1".to_owned()));
+}
