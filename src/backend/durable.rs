@@ -174,7 +174,7 @@ pub fn damaged(path: &Path, what: &str) -> io::Error {
 }
 
 /// An error that names its file.
-fn about(path: &Path, error: &io::Error) -> io::Error {
+pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
     let (name, text) = (path.display().to_string(), error.to_string());
     let text = if text.contains(&name) { text } else { format!("{name}: {text}") };
     io::Error::new(error.kind(), text)

@@ -349,9 +349,17 @@ fn leaving(document: &PlanDocument) -> Vec<String> {
             && change.resource == ResourceKind::Machine
             && matches!(change.reason, Reason::NotDeclared { .. })
     };
+    // What waits for a second reading does not go by this plan: what is kept of it is not decided.
+    let going: BTreeSet<&str> = document
+        .steps
+        .iter()
+        .filter(|step| step.action == "teardown")
+        .filter_map(|step| step.sandbox.as_deref())
+        .collect();
+    let now = |change: &&Change| change.keeps.is_some() || going.contains(change.sandbox.as_str());
     let mut kept: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
     let mut lost: BTreeSet<&str> = BTreeSet::new();
-    for change in document.changes.iter().filter(goes) {
+    for change in document.changes.iter().filter(goes).filter(now) {
         match change.keeps.as_deref() {
             None | Some([]) => lost.insert(change.sandbox.as_str()),
             Some(keeps) => {

@@ -56,6 +56,10 @@ fn step(action: &'static str) -> StepDocument {
     }
 }
 
+fn teardown_of(sandbox: &str) -> StepDocument {
+    StepDocument { sandbox: Some(sandbox.to_owned()), ..step("teardown") }
+}
+
 fn document(changes: Vec<Change>, summary: Summary) -> PlanDocument {
     let any = summary.create + summary.reprovision + summary.replace + summary.teardown > 0;
     PlanDocument {
@@ -124,6 +128,7 @@ fn the_look() {
     changes.extend(keep("rob"));
     let summary = Summary { create: 1, reprovision: 1, replace: 1, teardown: 1, hold: 1, keep: 1 };
     let mut document = document(changes, summary);
+    document.steps.push(teardown_of("ken"));
     let found = Diagnostic::error("agents/dennis.md", "unknown key `skils`");
     document.diagnostics = vec![Diagnostic {
         line: 4,
@@ -272,6 +277,7 @@ fn a_refused_plan_says_what_permits_it() {
     };
     let summary = Summary { teardown: 1, ..Summary::default() };
     let mut document = document(vec![gone("ada")], summary);
+    document.steps.push(teardown_of("ada"));
     document.refused =
         Some(Refusal::NoAgents { found: "agents/ holds no agent".to_owned(), removed: 1 });
     let expected = "\
@@ -290,10 +296,22 @@ plan: 1 teardown
 }
 
 #[test]
+fn what_waits_for_a_second_reading_is_not_said_to_be_lost() {
+    let gone =
+        machine("ada", Verdict::Teardown, Reason::NotDeclared { file: "agents/ada.md".to_owned() });
+    let mut document = document(vec![gone], Summary { teardown: 1, ..Summary::default() });
+    document.steps.clear();
+    let text = plan(&document, &around());
+    assert!(text.contains("- ada  teardown"), "{text}");
+    assert!(!text.contains("lost"), "{text}");
+}
+
+#[test]
 fn down_speaks_of_itself() {
     let gone =
         machine("ada", Verdict::Teardown, Reason::NotDeclared { file: "agents/ada.md".to_owned() });
     let mut document = document(vec![gone], Summary { teardown: 1, ..Summary::default() });
+    document.steps.push(teardown_of("ada"));
     document.steps.push(step("prune"));
     let expected = "\
 tree team · main@3f2c1a9 · 1 sandbox on docker 28.5, native

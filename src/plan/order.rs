@@ -134,6 +134,16 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     let mut made: Vec<(ResourceKind, StepId)> = Vec::new();
     let mut up = cleared.clone();
     let (mut new_machine, mut sidecar_up) = (None, None);
+    // A network is set right before anything is made or attached again that is to be on it.
+    let (networks, mending): (Vec<&Instance>, Vec<&Instance>) =
+        decision.mend.iter().partition(|instance| instance.resource == ResourceKind::Network);
+    for network in networks {
+        let action = Action::Mend(Box::new(network.clone()));
+        let backend = network.backend;
+        let mended = steps.push(action, backend, sandbox, network.resource, cleared.clone());
+        made.push((network.resource, mended));
+        up.insert(mended);
+    }
     for spec in &decision.create {
         let backend = match (spec, backend_of_new) {
             (ResourceSpec::Machine(machine), _) => machine.backend,
@@ -178,7 +188,7 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         let action = Action::Stop(Box::new(instance.clone()));
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, up.clone()));
     }
-    for instance in &decision.mend {
+    for instance in mending {
         let action = Action::Mend(Box::new(instance.clone()));
         // What it is to be attached to again may be made by this very plan.
         let on = instance.resource.stands_on();

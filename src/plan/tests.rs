@@ -741,6 +741,37 @@ fn what_outlived_its_network_is_mended_when_there_is_a_new_one() {
 }
 
 #[test]
+fn a_network_is_mended_before_what_stands_on_it_is_mended_or_made() {
+    let field = |path: &str| FieldChange {
+        path: path.to_owned(),
+        from: Some("nothing".to_owned()),
+        to: Some("an empty bridge".to_owned()),
+    };
+    let network = NetworkSpec { sandbox: id("ada"), fields: Fields::default(), pool: None };
+    let with_network = crate::model::SandboxSpec { network: Some(network), ..spec("ada") };
+    let mut observed = converged(std::slice::from_ref(&with_network));
+    for instance in &mut observed.instances {
+        instance.mendable = vec![field("carrier")];
+    }
+    let plan = run(&desired([with_network.clone()]), &observed);
+    assert_eq!(
+        text(&plan),
+        "ada network reprovision spec_changed\n\
+         ada machine reprovision spec_changed\n\
+         [] -> #0 mend ada network\n\
+         [0] -> #1 mend ada machine"
+    );
+    // Nothing of the machine goes for it.
+    observed.instances.retain(|instance| instance.resource == ResourceKind::Network);
+    let plan = run(&desired([with_network]), &observed);
+    let steps: Vec<_> = plan.steps.iter().map(|step| (step.action.name(), &step.after)).collect();
+    assert!(steps.iter().all(|(name, _)| *name != "teardown"), "{steps:?}");
+    let mended = steps.iter().position(|(name, _)| *name == "mend").unwrap();
+    let made = steps.iter().find(|(name, _)| *name == "create").unwrap();
+    assert!(made.1.contains(&mended), "{steps:?}");
+}
+
+#[test]
 fn what_a_backend_notes_of_a_machine_is_said_and_changes_nothing() {
     let mut observed = converged(&[spec("ada")]);
     observed.instances[0].notes = vec!["the tag moved".to_owned()];

@@ -83,7 +83,7 @@ impl HostNames {
         fields.set("hosts", self.hosts.clone().unwrap_or_default());
         let digest = fields.hash("bottle.hosts.v1").to_string();
         let servers = match self.resolver.as_slice() {
-            [] => "no name server".to_owned(),
+            [] => "no name server, so those found at its start".to_owned(),
             servers => list(servers),
         };
         format!("{servers}; hosts {}", digest.get(..12).unwrap_or(&digest))
@@ -151,7 +151,11 @@ mod tests {
         assert_ne!(first.summary(), other.summary());
         assert_ne!(first.summary(), names(&["192.0.2.2:53"], "127.0.0.1 localhost").summary());
         assert_eq!(lines(&"a b\n".repeat(LONGEST)), None);
-        assert!(names(&[], "").summary().starts_with("no name server; hosts "));
+        assert!(
+            names(&[], "")
+                .summary()
+                .starts_with("no name server, so those found at its start; hosts ")
+        );
         let shown = names(&["192.0.2.1:5353", "[fe80::1%4]:53", "[2001:db8::1]:54"], "").summary();
         assert!(shown.starts_with("192.0.2.1:5353, fe80::1%4, [2001:db8::1]:54; "), "{shown}");
     }

@@ -852,6 +852,12 @@ impl Reconciler {
         if let Some(taken) = self.of_another_state(sandbox, &observed) {
             anyhow::bail!("{taken}");
         }
+        // It may have been made there by another computer, or before the state folder was lost.
+        if let Some((backend, why)) = self.unseen(sandbox, &observed).await {
+            anyhow::bail!(
+                "{sandbox} is to be on {backend}, which cannot be reached, and is nowhere else: {why}"
+            );
+        }
         let ours = observed.instances.iter().filter(|found| found.ownership == Ownership::Ours);
         let known: BTreeSet<&str> = ours.map(|instance| instance.sandbox.as_str()).collect();
         if known.is_empty() {
@@ -865,6 +871,23 @@ impl Reconciler {
 }
 
 impl Reconciler {
+    /// The backend on which the tree wants this sandbox, where that cannot be reached, and why.
+    async fn unseen<'a>(
+        &self,
+        sandbox: &SandboxId,
+        observed: &'a Observed,
+    ) -> Option<(BackendKind, &'a String)> {
+        if observed.unreachable.is_empty() {
+            return None;
+        }
+        let desired = self.desired().await.ok()?;
+        let kind = match desired.sandboxes.get(sandbox)?.backend {
+            BackendChoice::Fixed(kind) | BackendChoice::Auto { default: Some(kind) } => kind,
+            BackendChoice::Auto { default: None } => return None,
+        };
+        Some((kind, observed.unreachable.get(&kind)?))
+    }
+
     /// That a sandbox is there and carries the id of another state folder, and what to do about it: as a rule
     /// it is this one's, which has lost its id.
     fn of_another_state(&self, sandbox: &SandboxId, observed: &Observed) -> Option<String> {

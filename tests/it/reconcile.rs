@@ -43,6 +43,7 @@ on_every_backend! {
     scenarios::twenty_agents_and_then_nothing_to_do,
     scenarios::an_edited_prompt_goes_in_in_place,
     scenarios::a_removed_skill_file_and_a_dropped_skill_are_gone_inside,
+    scenarios::what_stands_in_the_way_of_a_skill_is_named,
     scenarios::a_changed_limit_is_one_change_in_place_that_names_the_field,
     scenarios::a_deleted_agent_is_one_teardown,
     scenarios::a_stopped_machine_runs_again_with_its_files,

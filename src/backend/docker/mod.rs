@@ -407,6 +407,9 @@ impl Backend for Docker {
     }
 
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Network {
+            return network::remake(&*self.engine().await?, scope, instance).await;
+        }
         let (engine, _) = self.own(scope, instance).await?;
         match observe::by_id(&engine, scope, &instance.id).await? {
             Some((_, made)) => mend::container(&engine, scope, instance, &made).await,

@@ -43,7 +43,7 @@ fn subnets(found: &Network) -> impl Iterator<Item = Subnet> {
     configs.filter_map(|config| config.subnet.as_ref()?.parse().ok())
 }
 
-/// The network of this sandbox that is ours, and its subnet, as containers are attached to it.
+/// The network of this sandbox that is ours and whole, and its subnet, as containers are attached to it.
 pub(super) fn find<'a>(
     scope: &Scope,
     networks: &'a [Network],
@@ -51,7 +51,9 @@ pub(super) fn find<'a>(
 ) -> Option<(&'a Network, Subnet)> {
     let ours = networks.iter().filter(|found| found.name.as_deref() == Some(name));
     let mut ours = ours.filter(|found| {
-        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours && found.id.is_some()
+        Labels::of(&labels_of(found)).ownership(scope) == Ownership::Ours
+            && found.id.is_some()
+            && drift(networks, found).is_empty()
     });
     ours.find_map(|found| Some((found, subnets(found).find(|subnet| subnet.fits())?)))
 }
@@ -102,8 +104,9 @@ pub(super) fn instance(scope: &Scope, networks: &[Network], found: &Network) -> 
         fields: if ours { fields } else { Fields::default() },
         state,
         boot: None,
-        drift: if ours { drift(networks, found) } else { Vec::new() },
-        mendable: Vec::new(),
+        drift: Vec::new(),
+        // It is made anew in its place, and what was on it is attached again.
+        mendable: if ours { drift(networks, found) } else { Vec::new() },
         notes: Vec::new(),
         image: None,
         created: None,
@@ -369,6 +372,48 @@ fn existing(
     }
 }
 
+/// Makes one anew that has lost what its walls stand on, in the block of addresses that its sandbox has by heart. What
+/// was on it is taken off, and is mended by itself.
+pub(super) async fn remake(
+    engine: &Engine,
+    scope: &Scope,
+    network: &Instance,
+) -> Result<(), BackendError> {
+    let networks = all(engine).await?;
+    let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
+    if let Some(found) = found {
+        if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
+            return Err(BackendError::Conflict { name: network.name.clone() });
+        }
+        if drift(&networks, found).is_empty() {
+            return Ok(());
+        }
+        empty(engine, &network.id.0, &network.name).await?;
+        delete(engine, &network.id.0, &network.name).await?;
+        let carrier = carrier::of(&networks, found).filter(|carrier| !carrier::is_sound(carrier));
+        if let Some(id) = carrier.and_then(|carrier| carrier.id.as_ref()) {
+            empty(engine, id, &network.name).await?;
+            carrier::prune(engine, scope, id).await?;
+        }
+    }
+    let fields = network.fields.clone();
+    let spec = NetworkSpec { sandbox: network.sandbox.clone(), fields, pool: None };
+    create(engine, scope, &spec).await.map(drop)
+}
+
+/// Takes everything off a network.
+async fn empty(engine: &Engine, id: &str, name: &str) -> Result<(), BackendError> {
+    for (container, shown) in attached(engine, id, name).await? {
+        let request = NetworkDisconnectRequest { container, force: Some(true) };
+        match engine.client.disconnect_network(id, request).await {
+            Ok(()) => {}
+            Err(e) if error::is_status(&e, 404) => {}
+            Err(e) => return Err(engine.failed(format!("taking {shown} off {name}"), e)),
+        }
+    }
+    Ok(())
+}
+
 /// Removes a network that is certain to be this scope's own; already gone ⇒ `Ok`.
 pub(super) async fn remove(
     engine: &Engine,
@@ -489,7 +534,7 @@ mod tests {
         assert_eq!((found.name.as_str(), found.sandbox.as_str()), ("bottle-team-ada", "ada"));
         assert_eq!((found.resource, found.ownership), (ResourceKind::Network, Ownership::Ours));
         assert_eq!((found.hash, found.state), (Some(spec().hash()), InstanceState::Running));
-        assert_eq!(found.drift, []);
+        assert_eq!((found.drift, found.mendable), (vec![], vec![]));
         let (_, subnet) = find(&scope(), &networks, "bottle-team-ada").unwrap();
         assert_eq!(subnet.to_string(), "198.18.7.16/29");
         assert_eq!(carrier::of(&networks, &networks[0]), Some(&networks[1]));
@@ -516,8 +561,11 @@ mod tests {
         ] {
             let mut networks = ada();
             breach(&mut networks);
-            let drift = instance(&scope(), &networks, &networks[0]).unwrap().drift;
-            assert_eq!(drift.iter().map(|d| d.path.as_str()).collect::<Vec<_>>(), [path]);
+            let found = instance(&scope(), &networks, &networks[0]).unwrap();
+            let paths: Vec<_> = found.mendable.iter().map(|d| d.path.as_str()).collect();
+            assert_eq!((paths, found.drift), (vec![path], vec![]));
+            // Nothing is attached to it as it is.
+            assert!(find(&scope(), &networks, "bottle-team-ada").is_none(), "{path}");
         }
     }
 

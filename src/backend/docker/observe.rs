@@ -70,9 +70,11 @@ pub(super) async fn listing(
                     instance.drift.extend(wiring.moved(scope, &networks));
                     let stale = wiring.stale(scope, &container, &networks).join(" ");
                     if !stale.is_empty() && instance.mendable.is_empty() {
+                        let standing = networks.iter().any(|n| n.name.as_ref() == Some(&stale));
+                        let what = if standing { "broken" } else { "removed" };
                         instance.mendable.push(FieldChange {
                             path: "networks".to_owned(),
-                            from: Some(format!("{stale}, removed since")),
+                            from: Some(format!("{stale}, {what} since")),
                             to: Some(stale),
                         });
                     }

@@ -16,6 +16,7 @@ use super::process::{self, Process, host_boot};
 use super::program::Program;
 use super::record::{Attached, Folder, Record, Run, VERSION};
 use super::user;
+use crate::backend::durable::about;
 use crate::backend::{BackendError, Scope};
 use crate::model::{
     BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership, ResourceKind,
@@ -76,10 +77,11 @@ impl<'a> Sidecars<'a> {
 
     /// All of them, as they are now.
     pub(in crate::backend) fn all(&self) -> io::Result<Vec<Sidecar<'a>>> {
-        let entries = match fs::read_dir(Folder::all(self.scope, self.backend)) {
+        let folder = Folder::all(self.scope, self.backend);
+        let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(about(&folder, &error)),
         };
         let host_boot = host_boot()?;
         let mut found = Vec::new();

@@ -49,7 +49,10 @@ pub(super) fn put(
         root.remove(path).with_context(|| format!("removing {path}"))?;
     }
     for (path, uid, gid, mode) in dirs {
-        let making = || format!("making {path}");
+        let making = || match in_the_way(root, path) {
+            Some(what) => format!("making {path}: {what}: remove it inside"),
+            None => format!("making {path}"),
+        };
         let folder = root.ensure_dir(path, *mode, Some((*uid, *gid))).with_context(making)?;
         if own == Some(path.as_str()) && !may_write(&folder, *uid, *gid)? {
             let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
@@ -62,6 +65,29 @@ pub(super) fn put(
         }
     }
     Unpacking { root, layer: None, left: None, folders: Vec::new(), room: FOLDERS }.all(tar)
+}
+
+/// What stands in the place of a folder, or of one above it, and is none: the guest's own, as a rule.
+fn in_the_way(root: &Inside, path: &str) -> Option<String> {
+    let ends = path.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+    for part in ends.chain([path.len()]).map(|end| &path[..end]) {
+        let (parent, name) = root.parent(part).ok()??;
+        let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {}
+            FileType::Symlink => {
+                if root.open(part, OFlags::DIRECTORY | OFlags::PATH).is_err() {
+                    let to = rustix::fs::readlinkat(&parent, name, Vec::new()).ok()?;
+                    return Some(format!(
+                        "{part} is a link to {}, which leads to no folder",
+                        to.to_string_lossy()
+                    ));
+                }
+            }
+            _ => return Some(format!("{part} is no folder")),
+        }
+    }
+    None
 }
 
 /// Whether the mode of a folder lets this user write to it.

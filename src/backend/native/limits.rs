@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
+use crate::backend::durable::about;
 use crate::model::Resources;
 
 /// What a limit is put on.
@@ -135,7 +136,7 @@ impl SandboxCgroups {
         for cgroup in &self.0 {
             match fs::create_dir(&cgroup.parent) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(at(&cgroup.parent, error));
+                    return Err(about(&cgroup.parent, &error));
                 }
                 _ => {}
             }
@@ -180,7 +181,7 @@ impl SandboxCgroups {
         for cgroup in &self.0 {
             match fs::create_dir(&cgroup.parent) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(at(&cgroup.parent, error));
+                    return Err(about(&cgroup.parent, &error));
                 }
                 _ => {}
             }
@@ -193,7 +194,7 @@ impl SandboxCgroups {
     pub(super) fn doors(&self) -> io::Result<Vec<File>> {
         let open = |cgroup: &Hierarchy| {
             let path = cgroup.parent.join("cgroup.procs");
-            File::options().write(true).open(&path).map_err(|error| at(&path, error))
+            File::options().write(true).open(&path).map_err(|error| about(&path, &error))
         };
         self.0.iter().map(open).collect()
     }
@@ -221,7 +222,7 @@ impl SandboxCgroups {
                         tries += 1;
                         std::thread::sleep(std::time::Duration::from_millis(10));
                     }
-                    Err(error) => return Err(at(&cgroup.parent, error)),
+                    Err(error) => return Err(about(&cgroup.parent, &error)),
                 }
             }
         }
@@ -236,7 +237,7 @@ impl SandboxCgroups {
             match fs::read_to_string(&path) {
                 Ok(text) => found.extend(text.lines().filter_map(|pid| pid.parse::<i32>().ok())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(at(&path, error)),
+                Err(error) => return Err(about(&path, &error)),
             }
         }
         found.retain(|pid| *pid > 0);
@@ -406,9 +407,9 @@ fn set(cgroup: &Hierarchy, controller: Controller, resources: &Resources) -> io:
             Err(error) if file == "memory.limit_in_bytes" => {
                 write(&cgroup.parent.join("memory.memsw.limit_in_bytes"), &value)
                     .and_then(|()| write(&path, &value))
-                    .map_err(|_| at(&path, error))?;
+                    .map_err(|_| about(&path, &error))?;
             }
-            result => result.map_err(|error| at(&path, error))?,
+            result => result.map_err(|error| about(&path, &error))?,
         }
     }
     Ok(())
@@ -426,10 +427,6 @@ fn same(found: &str, wanted: &str) -> bool {
         (Ok(found), Ok(wanted)) => found == wanted || found == wanted / 4096 * 4096,
         _ => found == wanted,
     }
-}
-
-fn at(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// What a process may do to the folders of cgroups.

@@ -397,7 +397,8 @@ impl Backend for Native {
         let (scope, instance) = (scope.clone(), instance.clone());
         if instance.resource == ResourceKind::Sidecar {
             let end = move |shared: &Shared| {
-                let cgroups = || sidecar::remove_cgroups(&instance);
+                let was_in = sidecar::cgroup_of(shared.sidecars(&scope), &instance);
+                let cgroups = || sidecar::remove_cgroups(&instance, was_in.as_deref());
                 shared.sidecars(&scope).stop(&instance, cgroups)
             };
             return self.blocking("stopping a sidecar", end).await;
@@ -482,7 +483,8 @@ impl Backend for Native {
         let (scope, instance) = (scope.clone(), instance.clone());
         if instance.resource == ResourceKind::Sidecar {
             let end = move |shared: &Shared| {
-                let cgroups = || sidecar::remove_cgroups(&instance);
+                let was_in = sidecar::cgroup_of(shared.sidecars(&scope), &instance);
+                let cgroups = || sidecar::remove_cgroups(&instance, was_in.as_deref());
                 shared.sidecars(&scope).teardown(&instance, cgroups)
             };
             return self.blocking("tearing a sidecar down", end).await;

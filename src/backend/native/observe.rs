@@ -12,6 +12,7 @@ use super::base;
 use super::limits::Cgroups;
 use super::state::{self, Folder, Record, Run, Store};
 use super::status::{self, Life};
+use crate::backend::durable::about;
 use crate::backend::stamp::Stamp;
 use crate::backend::{Depth, Observation, Scope, hostside};
 use crate::model::{
@@ -107,11 +108,12 @@ pub(super) fn version() -> String {
     format!("kernel {}", rustix::system::uname().release().to_string_lossy())
 }
 
+/// The names in a folder of the state folder's; one that is not there has none.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(about(folder, &error)),
     };
     let mut names = Vec::new();
     for entry in entries {

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::thread::ThreadNameSpaceType;
 
-use super::limits::{Cgroups, SandboxCgroups};
+use super::limits::{self, Cgroups, SandboxCgroups};
 use super::observe::Found;
 use super::state::{self, Mode, Store};
 use super::wire::{self, Answer, Request, Target};
@@ -117,11 +117,25 @@ fn set_apart(instance: &Instance, sidecar: &Sidecar<'_>) -> anyhow::Result<()> {
     start::join(&own.doors()?, pid)
 }
 
-/// Removes the cgroups of a sidecar that has ended.
-pub(super) fn remove_cgroups(instance: &Instance) -> Result<(), BackendError> {
-    cgroups(instance).remove().map_err(|error| {
-        BackendError::failed(format!("removing the cgroup of {}", instance.name), error)
-    })
+/// What the cgroups of a sidecar are called by in which its process is: its record, which tells as well, may be
+/// damaged, and the process is about to end.
+pub(super) fn cgroup_of(sidecars: Sidecars<'_>, instance: &Instance) -> Option<String> {
+    let pid = sidecars.own(instance).ok()?.pid()?;
+    limits::id_of(pid).filter(|id| id.starts_with("sidecar-"))
+}
+
+/// Removes the cgroups of a sidecar that has ended, and those that its process was in.
+pub(super) fn remove_cgroups(
+    instance: &Instance,
+    was_in: Option<&str>,
+) -> Result<(), BackendError> {
+    let others = was_in.map(|id| Cgroups::discover().of(id));
+    for cgroups in [cgroups(instance)].into_iter().chain(others) {
+        cgroups.remove().map_err(|error| {
+            BackendError::failed(format!("removing the cgroup of {}", instance.name), error)
+        })?;
+    }
+    Ok(())
 }
 
 /// The sidecars, as the planner sees them, beside the machines of the same listing.

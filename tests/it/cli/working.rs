@@ -185,6 +185,20 @@ fn exec_is_the_command() {
 }
 
 #[test]
+fn a_backend_that_cannot_be_reached_is_not_one_without_sandboxes() {
+    let rig = Rig::new();
+    rig.tree.bottle("far", "backend: docker\nimage: busybox");
+    rig.tree.agent("bob", "far", "", "You are bob.");
+    for args in [["exec", "bob", "--", "true"].as_slice(), &["logs", "bob"]] {
+        let args = ["--tree", rig.path()].iter().chain(args).copied();
+        let mut command = rig.cli.command(args);
+        let output = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("bob is to be on docker, which cannot be reached"), "{told}");
+    }
+}
+
+#[test]
 fn what_is_held_is_told_and_the_rest_is_done() {
     let rig = Rig::new();
     rig.tree.agent("ada", "dev", "", "You are ada.");

@@ -433,6 +433,48 @@ async fn what_outlived_its_networks_is_attached_to_the_new_ones() {
 }
 
 #[tokio::test]
+async fn a_network_that_lost_its_walls_is_made_anew_under_what_runs() {
+    let Some(corner) = Corner::new("carried") else { return };
+    let made = corner.sandbox("ada").await;
+    assert_eq!(corner.sh(&made.machine, "echo kept > /tmp/kept").await.code, 0);
+    let (own, sidecar) = (made.network.name.clone(), made.sidecar.id.0.clone());
+    let carrier = format!("{own}.carrier");
+    let all = [ResourceKind::Network, ResourceKind::Sidecar, ResourceKind::Machine];
+    let losses: [&[&[&str]]; 2] = [
+        &[&["disconnect", "--force", &carrier, &sidecar], &["rm", &carrier]],
+        // The engine forgets what was on it: the bridge and the network, one after the other.
+        &[
+            &["disconnect", "--force", &carrier, &sidecar],
+            &["disconnect", "--force", &own, &sidecar],
+            &["rm", &carrier],
+        ],
+    ];
+    for (turn, steps) in losses.into_iter().enumerate() {
+        for step in steps {
+            let args: Vec<&str> = ["network"].into_iter().chain(step.iter().copied()).collect();
+            docker(&args).expect("it can be changed");
+        }
+        for kind in all {
+            let seen = corner.part(Depth::Listing, kind).await;
+            assert_eq!((seen.mendable.len(), seen.drift.len()), (1, 0), "{turn}: {seen:#?}");
+        }
+        for kind in all {
+            let seen = corner.part(Depth::Listing, kind).await;
+            corner.backend.mend(&corner.scope, &seen).await.expect("mending");
+        }
+        for kind in all {
+            let mended = corner.part(Depth::Deep, kind).await;
+            assert_eq!((mended.drift, mended.mendable), (vec![], vec![]), "{turn}: {kind}");
+            assert_eq!(mended.state, InstanceState::Running, "{turn}: {kind}");
+        }
+        assert_eq!(corner.carriers().len(), 1, "{turn}");
+        let machine = corner.part(Depth::Deep, ResourceKind::Machine).await;
+        assert_eq!(machine.id, made.machine.id, "{turn}");
+        assert_eq!(corner.says(&made.machine, "cat /tmp/kept").await, "kept", "{turn}");
+    }
+}
+
+#[tokio::test]
 async fn two_appliers_at_once_make_one_network_and_many_make_many() {
     let Some(corner) = Corner::new("race") else { return };
     let other = Docker::new(settings());

@@ -116,10 +116,21 @@ async fn it_has_a_cgroup_of_its_own() {
     };
     assert!(!there || of(":memory:") || of("0::"), "{inside}");
     corner.teardown(&sidecar).await;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
-        assert!(!Path::new(point).join(&name[1..]).exists(), "{point}");
-    }
+    let gone = |name: &str| {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+            assert!(!Path::new(point).join(&name[1..]).exists(), "{point}{name}");
+        }
+    };
+    gone(&name);
+    // Of one whose record is damaged, the process says what its cgroups are called.
+    let sidecar = corner.start(&corner.sidecar("ada").await).await;
+    let name = format!("/bottle-sidecar-{}", sidecar.id);
+    std::fs::write(corner.folder("ada").join("sidecar.json"), "").unwrap();
+    let damaged = corner.seen("ada").await;
+    assert_ne!(damaged.id, sidecar.id);
+    corner.teardown(&damaged).await;
+    gone(&name);
     corner.wipe().await;
 }
 

@@ -48,6 +48,27 @@ pub(super) fn a_removed_skill_file_and_a_dropped_skill_are_gone_inside(rig: &Rig
     rig.converged();
 }
 
+pub(super) fn what_stands_in_the_way_of_a_skill_is_named(rig: &Rig) {
+    rig.agents(1);
+    rig.apply(0);
+    let skills = "$HOME/.claude/skills";
+    for (script, told) in [
+        ("ln -s /nowhere", "is a link to /nowhere, which leads to no folder"),
+        ("ln -s skills", "is a link to skills, which leads to no folder"),
+        ("mkfifo", "is no folder"),
+        ("touch", "is no folder"),
+    ] {
+        rig.inside("a0", &format!("rm -rf {skills}; {script} {skills}"));
+        rig.agent("a0", &format!("You are {script}."));
+        let refused = rig.apply(3).to_string();
+        assert!(refused.contains(told) && refused.contains("remove it inside"), "{refused}");
+        rig.inside("a0", &format!("rm {skills}"));
+        rig.apply(0);
+        assert_eq!(rig.inside("a0", "cat /etc/bottle/prompt.md"), format!("You are {script}."));
+    }
+    rig.converged();
+}
+
 pub(super) fn a_changed_limit_is_one_change_in_place_that_names_the_field(rig: &Rig) {
     rig.agents(2);
     rig.tree.bottle(
