@@ -1,7 +1,7 @@
 //! What exists of an owner: a few listing calls side by side, however many machines there are.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{ContainerSummary, ImageSummary};
 use bollard::query_parameters::{
@@ -66,6 +66,9 @@ pub(super) async fn listing(
                 sidecars |= instance.resource == ResourceKind::Sidecar
                     && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {
+                    if engine.endpoint.socket().is_some() {
+                        instance.drift.extend(unpinned(&container));
+                    }
                     let wiring = Wiring::of_instance(scope, &instance, made.set.as_ref());
                     instance.drift.extend(wiring.moved(scope, &networks));
                     let stale = wiring.stale(scope, &container, &networks).join(" ");
@@ -123,6 +126,17 @@ pub(super) async fn listing(
         }
     }
     Ok(Seen { observation, made: ours })
+}
+
+/// That what was mounted for this container is mounted no more, where that is so.
+fn unpinned(container: &ContainerSummary) -> Option<FieldChange> {
+    let mounts = container.mounts.iter().flatten();
+    let lost = mounts.filter_map(|m| m.source.as_ref()).find(|at| pin::is_lost(Path::new(at)))?;
+    Some(FieldChange {
+        path: "workspace.mount".to_owned(),
+        from: Some(format!("nothing: {lost} was unmounted")),
+        to: Some("the folder of the bottle".to_owned()),
+    })
 }
 
 /// What is mounted into these containers.

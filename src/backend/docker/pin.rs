@@ -157,6 +157,14 @@ pub(super) fn in_setting(mounts: &str) -> Option<PathBuf> {
     is_pin(Path::new(path)).then(|| PathBuf::from(path))
 }
 
+/// Whether this is a place of ours where nothing is mounted any more: somebody took the mount away. A container that
+/// was restarted since has the empty folder.
+pub(super) fn is_lost(path: &Path) -> bool {
+    // Another user than root cannot look, and has none.
+    let on = |path: &Path| device(path).ok();
+    is_pin(path) && on(path).is_some() && on(path) == path.parent().and_then(on)
+}
+
 fn is_pin(path: &Path) -> bool {
     let Ok(rest) = path.strip_prefix(BASE) else { return false };
     let parts: Vec<Component<'_>> = rest.components().collect();

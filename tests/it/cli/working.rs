@@ -190,7 +190,7 @@ fn a_backend_that_cannot_be_reached_is_not_one_without_sandboxes() {
     rig.tree.bottle("far", "backend: docker\nimage: busybox");
     rig.tree.agent("bob", "far", "", "You are bob.");
     for args in [["exec", "bob", "--", "true"].as_slice(), &["logs", "bob"]] {
-        let args = ["--tree", rig.path()].iter().chain(args).copied();
+        let args = [&["--tree", rig.path()], args].concat();
         let mut command = rig.cli.command(args);
         let output = command.env("DOCKER_HOST", "unix:///nowhere/docker.sock").output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();

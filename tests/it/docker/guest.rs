@@ -286,6 +286,16 @@ async fn a_mount_whose_container_was_removed_is_a_leftover() {
     corner.backend.prune(&corner.scope, &wrong).await.expect("it is left alone");
     assert_eq!(held(), 1);
     corner.says(&stays, "touch /workspace/x").await;
+
+    // Taken away by hand: a restart would give it the empty folder below.
+    assert_eq!(corner.observe(Depth::Listing).await.instances[0].drift, []);
+    let format = "{{range .Mounts}}{{.Source}}{{end}}";
+    let source = docker(&["inspect", "--format", format, &stays.id.0]).expect("it is there");
+    let status = std::process::Command::new("umount").arg(source.trim()).status();
+    assert!(status.expect("umount is there").success());
+    let drift = corner.observe(Depth::Listing).await.instances.remove(0).drift;
+    let from = drift[0].from.as_deref().unwrap_or_default();
+    assert!(drift.len() == 1 && from.contains("was unmounted"), "{drift:#?}");
 }
 
 /// What ends with its machine has no exit code of its own; what is killed by itself has.
