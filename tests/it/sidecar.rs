@@ -19,6 +19,7 @@ mod malformed;
 mod memory;
 mod mistakes;
 mod names;
+mod packed_heads;
 #[path = "../../src/sidecar/packing.rs"]
 mod packing;
 mod parts;

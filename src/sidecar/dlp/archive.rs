@@ -4,6 +4,7 @@
 //! A tar needs nothing of its own: its members stand in it as they are.
 
 pub(super) mod find;
+mod head;
 mod kind;
 mod open;
 pub(super) mod part;
@@ -19,7 +20,7 @@ use time::Date;
 use super::coding::{self, Coding, Limits, Unscannable};
 use super::decode;
 use super::scanner::{Finding, Scanner};
-use find::Tries;
+use find::{Rewritten, Tries};
 pub(in crate::sidecar) use kind::{Kind, Layers};
 use open::begin;
 
@@ -125,6 +126,8 @@ struct Scan<'s> {
     quiet: bool,
     /// How what was opened in what is exact begins.
     begins: Vec<[u8; BEGIN]>,
+    /// It is the head of a request: of letters alone, so that what is packed may begin amid others.
+    head: bool,
     report: Report,
 }
 
@@ -162,27 +165,7 @@ impl Scanner {
         body: &[u8],
         bounds: Bounds<'_>,
     ) -> (Report, Result<(), Unscannable>) {
-        let Bounds { limits, over } = bounds;
-        let report = Report::default();
-        let left = limits.output;
-        let (rewritten, places) = (REWRITTEN, PLACES);
-        let tries = Rc::default();
-        let mut scan = Scan {
-            scanner: self,
-            host,
-            today,
-            limits,
-            over,
-            left,
-            rewritten,
-            places,
-            tries,
-            unpacked: Rc::default(),
-            exact: true,
-            quiet: false,
-            begins: Vec::new(),
-            report,
-        };
+        let mut scan = Scan::new(self, host, today, bounds);
         let runs = decode::runs(body);
         // What is packed has fields that hold text: the name of a file, a comment.
         scan.text(body, &runs);
@@ -199,7 +182,28 @@ impl Scanner {
     }
 }
 
-impl Scan<'_> {
+impl<'s> Scan<'s> {
+    fn new(scanner: &'s Arc<Scanner>, host: &'s str, today: Date, bounds: Bounds<'s>) -> Self {
+        let Bounds { limits, over } = bounds;
+        Scan {
+            scanner,
+            host,
+            today,
+            limits,
+            over,
+            left: limits.output,
+            rewritten: REWRITTEN,
+            places: PLACES,
+            tries: Rc::default(),
+            unpacked: Rc::default(),
+            exact: true,
+            quiet: false,
+            begins: Vec::new(),
+            head: false,
+            report: Report::default(),
+        }
+    }
+
     /// Scans a text as it stands. `runs` are its [`decode::runs()`].
     fn text(&mut self, text: &[u8], runs: &[Range<usize>]) {
         let found = self.scanner.scan_runs(self.host, self.today, text, runs);
@@ -207,6 +211,10 @@ impl Scan<'_> {
     }
 
     fn unscanned(&mut self, reason: Unscanned) {
+        // Of a head that is too large another reason must not hide it.
+        if self.head && reason == Unscanned::Large {
+            self.report.unscanned = Some(reason);
+        }
         self.report.unscanned.get_or_insert(reason);
     }
 
@@ -328,29 +336,45 @@ impl Scan<'_> {
             // What is packed well stands in it as it is, up to where a block of it ends.
             let quiet = self.quiet;
             self.quiet |= at < within;
-            let opened = self.open(&bytes[at..], kind, at == 0, depth, written);
+            // No head is packed as a whole.
+            let first = at == 0 && !self.head;
+            let opened = self.open(&bytes[at..], kind, first, depth, written);
             self.quiet = quiet;
             let (own, well) = opened?;
             (done, within) = (at + own, within.max(at + well));
         }
         if written > 0 {
             let tries = Rc::clone(&self.tries);
-            for text in find::written(bytes, runs, &tries) {
-                let Some(left) = self.rewritten.checked_sub(text.bytes.len()) else {
-                    self.unscanned(Unscanned::Large);
+            for text in find::written(bytes, runs, &tries, self.head) {
+                if !self.within(&text, depth, written)? {
                     break;
-                };
-                self.rewritten = left;
-                let tries = Rc::clone(&tries);
-                let exact = self.exact;
-                self.exact &= text.exact;
-                let inside =
-                    self.inside(&text.bytes, &text.runs, tries, text.from, depth, written - 1);
-                self.exact = exact;
-                inside?;
+                }
+            }
+            if self.head {
+                self.anywhere(bytes, runs, depth, written)?;
             }
         }
         Ok(())
+    }
+
+    /// Opens what is packed in a text that was written in another way. Whether there was room for it.
+    fn within(
+        &mut self,
+        text: &Rewritten,
+        depth: usize,
+        written: usize,
+    ) -> Result<bool, Unscannable> {
+        let Some(left) = self.rewritten.checked_sub(text.bytes.len()) else {
+            self.unscanned(Unscanned::Large);
+            return Ok(false);
+        };
+        self.rewritten = left;
+        let exact = self.exact;
+        self.exact &= text.exact;
+        let tries = Rc::clone(&self.tries);
+        let inside = self.inside(&text.bytes, &text.runs, tries, text.from, depth, written - 1);
+        self.exact = exact;
+        inside.map(|()| true)
     }
 
     /// Opens the parts of a form whose own head says how they are packed or written. Says where those begin

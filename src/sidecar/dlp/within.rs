@@ -87,7 +87,7 @@ fn within(
         }
     }
     let tries = Rc::clone(&left.tries);
-    let mut written = find::written(text, runs, &tries).into_iter();
+    let mut written = find::written(text, runs, &tries, false).into_iter();
     let deeper_yet = |text: find::Rewritten, left: &mut Left| {
         let find::Rewritten { bytes, runs, from, .. } = text;
         left.take(&bytes)

@@ -26,12 +26,14 @@ use super::headers::{
 use super::outgoing::{Outgoing, Relayed, redact};
 use super::relaying::Turn;
 use super::scan::{codings, join_cookies};
+use super::search::unsearched;
 use super::serve::Shared;
 use super::state::Loaded;
 use super::trouble::Trouble;
 use super::upload::{Revoked, Upload};
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
+use crate::sidecar::dlp::{Report, Unscanned};
 use crate::sidecar::{Authority, Code, Route, decide_connect};
 
 /// Where requests come in.
@@ -201,10 +203,10 @@ fn search_head(
     headers: &mut HeaderMap,
 ) -> Result<(), Code> {
     let target = searched_target(case.host(), decided);
-    let mut found = loaded.scan.head(case.host(), &target, headers);
+    let Report { findings: mut found, unscanned } = loaded.scan.head(case.host(), &target, headers);
     let named = loaded.scan.name(case.host());
     found.extend(named.iter().cloned());
-    if found.is_empty() {
+    if found.is_empty() && unscanned != Some(Unscanned::Large) {
         case.is_at(&decided.path);
     }
     let (known, rules): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.known);
@@ -214,12 +216,14 @@ fn search_head(
         strip_authorization(headers);
         headers.remove(route.auth().header());
     }
-    if rules.is_empty() {
+    if rules.is_empty() && unscanned.is_none() {
         return Ok(());
     }
-    // What a rule has found may be gone by now, and does not leave. A name stays as it is.
+    // What was found, or could not be looked into, may be gone by now, and does not leave. A name stays as
+    // it is.
     let left = loaded.scan.head(case.host(), &target, headers);
-    left.into_iter().chain(named).try_for_each(|finding| case.judge(loaded, finding))
+    left.findings.into_iter().chain(named).try_for_each(|finding| case.judge(loaded, finding))?;
+    unsearched(case, loaded, left.unscanned)
 }
 
 /// A request's target as it is searched. A name under a wildcard can hold a secret too, also one that

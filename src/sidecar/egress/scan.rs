@@ -14,7 +14,7 @@ use crate::sidecar::Code;
 use crate::sidecar::credential::{Redactions, Redactor, basic_forms};
 use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
 use crate::sidecar::dlp::{
-    BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression,
+    BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression, Unscanned,
 };
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
@@ -90,17 +90,19 @@ impl Scan {
         Arc::ptr_eq(&self.redactions, &other.redactions)
     }
 
-    /// Searches a request's target and head, as they would be sent.
-    pub(super) fn head(&self, host: &str, target: &str, headers: &HeaderMap) -> Vec<Finding> {
+    /// Searches a request's target and head, as they would be sent, and what is packed in them. What would be
+    /// too much to look into is [`Unscanned::Large`].
+    pub(super) fn head(&self, host: &str, target: &str, headers: &HeaderMap) -> Report {
         let mut text = Vec::with_capacity(512);
         text.extend_from_slice(target.as_bytes());
         for (name, value) in headers {
-            text.push(b'\n');
+            // One line would go on in the next, if it were base64.
+            text.extend_from_slice(b"\n\n");
             text.extend_from_slice(name.as_str().as_bytes());
             text.extend_from_slice(b": ");
             text.extend_from_slice(value.as_bytes());
         }
-        self.scanner.scan(host, today(), &text)
+        self.scanner.scan_head(host, today(), &text)
     }
 
     /// What must not leave in a host's name: a known value, in a form that names can have; and what rules
@@ -114,7 +116,8 @@ impl Scan {
 
     /// Whether there is nothing in a text that must not be told.
     pub(super) fn is_clean(&self, host: &str, text: &str) -> bool {
-        self.scanner.scan(host, today(), text.as_bytes()).is_empty()
+        let report = self.scanner.scan_head(host, today(), text.as_bytes());
+        report.findings.is_empty() && report.unscanned != Some(Unscanned::Large)
     }
 
     /// Whether a host's name holds a known value, or most of one, in a form that names can have and also
@@ -276,8 +279,8 @@ mod tests {
         };
         let own = "[[rules]]\nid = 'house'\nregex = 'house_[a-z]{8}'\nkeywords = ['house_']";
         let found = |scan: &Scan| {
-            let found = scan.head("example.com", "/house_abcdefgh", &HeaderMap::new());
-            found.into_iter().map(|finding| finding.rule).collect::<Vec<_>>()
+            let report = scan.head("example.com", "/house_abcdefgh", &HeaderMap::new());
+            report.findings.into_iter().map(|finding| finding.rule).collect::<Vec<_>>()
         };
         let first = Scan::new(&document(None, Action::Block), None).unwrap();
         let other = Scan::new(&document(None, Action::Warn), Some(&first)).unwrap();

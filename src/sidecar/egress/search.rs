@@ -16,6 +16,7 @@ use super::packed::{MEMORY, Packed};
 use super::scan::unpacked_archive;
 use super::share::{Budget, Share};
 use super::state::Loaded;
+use super::trouble::Trouble;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
 use crate::sidecar::dlp::{BodyScanner, Finding, Opener, Room, Unscanned};
@@ -218,7 +219,9 @@ impl Search {
         if !trailers.keys().all(|name| may_be_late(name.as_str())) {
             return Err(Code::AmbiguousFraming);
         }
-        self.judge(self.loaded.scan.head(self.case.host(), "", trailers))
+        let report = self.loaded.scan.head(self.case.host(), "", trailers);
+        self.judge(report.findings)?;
+        unsearched(&self.case, &self.loaded, report.unscanned)
     }
 
     /// Nothing more comes.
@@ -276,6 +279,23 @@ pub(super) fn unscannable(case: &Case, loaded: &Loaded, reason: Unscanned) -> Re
     }
     case.unscanned(reason);
     Ok(())
+}
+
+/// A head in which something packed cannot be looked into: refused if it is too much, else told.
+pub(super) fn unsearched(
+    case: &Case,
+    loaded: &Loaded,
+    reason: Option<Unscanned>,
+) -> Result<(), Code> {
+    match reason {
+        Some(Unscanned::Large) => unscannable(case, loaded, Unscanned::Large)
+            .map_err(|_| case.explained(Trouble::packed_head())),
+        Some(reason) => {
+            case.unscanned(reason);
+            Ok(())
+        }
+        None => Ok(()),
+    }
 }
 
 /// Why a body that cannot be unpacked is not searched.

@@ -1,4 +1,4 @@
-//! Why an upstream could not be reached, with more to say than its code.
+//! Why a request is not answered, with more to say than its code.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -26,6 +26,12 @@ impl Trouble {
     pub(super) fn closed_early() -> Self {
         let next = "the upstream closed the connection without an answer that arrived: it may refuse a body of this size; send less at once, or try again later";
         Self { code: Code::UpstreamUnreachable, next: Some(next), detail: None }
+    }
+
+    /// What is packed in a head gives more than is searched.
+    pub(super) fn packed_head() -> Self {
+        let next = "the URL or a header field holds something compressed that unpacks to more than is searched: send it in the body, or plain";
+        Self { code: Code::DlpUnscannable, next: Some(next), detail: None }
     }
 
     /// There is no name server to ask: whichever name it is, it has no address.

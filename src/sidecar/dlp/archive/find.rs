@@ -1,5 +1,6 @@
 //! Where something packed begins in a text: as it stands, or written in base64, hex or escapes.
 
+mod anywhere;
 mod escapes;
 mod zlib;
 
@@ -12,6 +13,7 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+pub(in crate::sidecar::dlp) use self::anywhere::anywhere;
 pub(in crate::sidecar::dlp) use self::escapes::begins_in_escapes;
 use self::escapes::{begins_escaped, unescape};
 #[cfg(test)]
@@ -311,11 +313,12 @@ pub(in crate::sidecar::dlp) struct Rewritten {
 }
 
 /// Every text that is written in another way within a text, if something packed may be in it. `runs` are the
-/// [`decode::runs()`] of that.
+/// [`decode::runs()`] of that. `head`: it is one, in which all percent is undone, and short runs count.
 pub(in crate::sidecar::dlp) fn written(
     bytes: &[u8],
     runs: &[Range<usize>],
     tries: &Tries,
+    head: bool,
 ) -> Vec<Rewritten> {
     let first = begins_escaped(bytes);
     // What is part of base64 and is escaped, so that it ends there.
@@ -325,7 +328,9 @@ pub(in crate::sidecar::dlp) fn written(
         (b'\\', &[b"\\/", b"\\u002"]),
     ];
     let broken = |text: &&[u8]| memchr::memmem::find(bytes, text).is_some();
-    let marks = breaks.into_iter().filter(|(_, breaks)| first || breaks.iter().any(broken));
+    let marks = breaks
+        .into_iter()
+        .filter(|(mark, breaks)| first || head && *mark == b'%' || breaks.iter().any(broken));
     let marks: Vec<u8> = marks.map(|(mark, _)| mark).collect();
     // A run that ends at an escape goes on behind it: it is read where that is undone.
     let cut = |run: &Range<usize>| {
@@ -338,21 +343,25 @@ pub(in crate::sidecar::dlp) fn written(
         escape && marks.contains(&rest[0])
     };
     let joined = joined(bytes, runs).filter(|run| !cut(run)).map(|run| decoded(bytes, run));
-    let mut all: Vec<Rewritten> = joined.filter_map(|text| may_hold(text, true, tries)).collect();
+    let mut all: Vec<Rewritten> =
+        joined.filter_map(|text| may_hold(text, true, tries, head)).collect();
     for mark in marks {
         let mut text = Vec::new();
         if unescape(bytes, mark, &mut text) {
-            all.extend(may_hold(text, false, tries));
+            all.extend(may_hold(text, false, tries, head));
         }
     }
     all
 }
 
 /// The text, if something packed may be in it. What was tried for that is not tried again.
-fn may_hold(bytes: Vec<u8>, exact: bool, tries: &Tries) -> Option<Rewritten> {
+fn may_hold(bytes: Vec<u8>, exact: bool, tries: &Tries, head: bool) -> Option<Rewritten> {
     let runs = decode::runs(&bytes);
     let mut from = 0;
-    if joined(&bytes, &runs).next().is_none() && !begins_escaped(&bytes) {
+    if (!head || runs.is_empty())
+        && joined(&bytes, &runs).next().is_none()
+        && !begins_escaped(&bytes)
+    {
         // Where it could not be tried, whoever goes on from there is told.
         let first = places(&bytes, 0, tries).next()?;
         from = first.map_or(from, |(at, _)| at);

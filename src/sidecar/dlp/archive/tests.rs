@@ -1,4 +1,5 @@
 mod broken;
+mod head;
 mod names;
 mod parts;
 
