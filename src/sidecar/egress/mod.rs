@@ -10,6 +10,7 @@ mod around;
 mod arriving;
 mod aside;
 mod case;
+mod certificate;
 mod connect;
 mod connection;
 mod course;

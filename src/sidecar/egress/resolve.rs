@@ -9,11 +9,11 @@ use hickory_resolver::config::{
     ConnectionConfig, LookupIpStrategy, NameServerConfig, ProtocolConfig, ResolveHosts,
     ResolverConfig,
 };
-use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::tcp::TcpClientStream;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::DnsExchange;
+use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{ConnectionProvider, PoolContext};
 
@@ -49,6 +49,8 @@ pub(super) struct Resolver {
     resolver: hickory_resolver::Resolver<OverLinks>,
     /// Why there is no server to ask, where that is so.
     no_server: Option<String>,
+    /// The servers that are asked, for the log.
+    asked: String,
 }
 
 impl Resolver {
@@ -60,6 +62,8 @@ impl Resolver {
         let told = !servers.is_empty();
         let servers = if told { servers } else { &system.servers.asked };
         let no_server = system.servers.none().filter(|_| servers.is_empty());
+        let asked: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let asked = asked.join(", ");
         let configs = servers.iter().map(|server| {
             let connections =
                 [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut config| {
@@ -93,7 +97,7 @@ impl Resolver {
             }
         };
         resolver.set_hosts(hosts);
-        Ok(Self { resolver, no_server })
+        Ok(Self { resolver, no_server, asked })
     }
 
     /// Every address of a canonical name; none of them is checked yet.
@@ -101,13 +105,23 @@ impl Resolver {
         let mut absolute = Name::from_ascii(name).map_err(|_| Code::UpstreamDns)?;
         absolute.set_fqdn(true);
         let answer = tokio::time::timeout(limits::DNS_DEADLINE, self.resolver.lookup_ip(absolute));
-        match answer.await {
-            Ok(Ok(answer)) => Ok(answer.iter().collect()),
-            _ => Err(match &self.no_server {
-                Some(why) => Trouble::no_name_server(why.clone()),
-                None => Code::UpstreamDns.into(),
-            }),
+        let error = match answer.await {
+            Ok(Ok(answer)) => return Ok(answer.iter().collect()),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        if let Some(why) = &self.no_server {
+            return Err(Trouble::no_name_server(why.clone()));
         }
+        Err(match error {
+            // That is an answer: the name has no address.
+            Some(NetError::Dns(DnsError::NoRecordsFound(_))) => Code::UpstreamDns.into(),
+            Some(NetError::Dns(DnsError::ResponseCode(code))) => {
+                Trouble::name_servers_fail(&self.asked, code.to_str())
+            }
+            Some(error) => Trouble::name_servers_silent(&self.asked, &error.to_string()),
+            None => Trouble::name_servers_silent(&self.asked, "nothing came in time"),
+        })
     }
 }
 
@@ -232,6 +246,60 @@ mod tests {
         let resolver = Resolver::new(&servers, None, &System::default()).unwrap();
         let found = resolver.addresses("api.example.com").await.unwrap();
         assert_eq!(found, ["93.184.216.34".parse::<IpAddr>().unwrap()]);
+    }
+
+    /// A server that answers every question so, or not at all.
+    async fn answering(code: Option<u8>) -> SocketAddr {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            loop {
+                let (_, from) = socket.recv_from(&mut query).await.unwrap();
+                let Some(code) = code else { continue };
+                let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+                let mut answer = query[..2].to_vec();
+                answer.extend([0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0]);
+                answer.extend(&query[12..end]);
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_server_that_fails_is_told_from_a_name_without_an_address() {
+        let asked = [
+            (None, Some(("do not answer", ""))),
+            (Some(2), Some(("answer with an error", "Server Failure"))),
+            (Some(5), Some(("answer with an error", "Query Refused"))),
+            (Some(3), None),
+            (Some(0), None),
+        ]
+        .map(async |(code, expected)| {
+            let server = answering(code).await;
+            let resolver = Resolver::new(&[server], None, &System::default()).unwrap();
+            let trouble = resolver.addresses("api.example.com").await.unwrap_err();
+            assert_eq!(trouble.code, Code::UpstreamDns);
+            let (next, detail) = (trouble.next, trouble.detail.unwrap_or_default());
+            let Some((words, why)) = expected else {
+                assert_eq!((next, &*detail), (None, ""), "{code:?}");
+                return;
+            };
+            let next = next.unwrap();
+            assert!(next.contains(words) && next.contains("trying again may help"), "{next}");
+            assert!(detail.contains(&server.to_string()), "{detail}");
+            assert!(detail.to_lowercase().contains(&why.to_lowercase()), "{detail}");
+        });
+        futures_util::future::join_all(asked).await;
+        // Nobody listens there.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = socket.local_addr().unwrap();
+        drop(socket);
+        let resolver = Resolver::new(&[server], None, &System::default()).unwrap();
+        let trouble = resolver.addresses("api.example.com").await.unwrap_err();
+        assert!(trouble.next.is_some_and(|next| next.contains("do not answer")));
+        assert!(trouble.detail.is_some_and(|detail| detail.contains(&server.to_string())));
     }
 
     #[tokio::test]

@@ -40,6 +40,20 @@ impl Trouble {
         Self { code: Code::UpstreamDns, next: Some(next), detail: Some(why) }
     }
 
+    /// No name server answers: whether the name has an address is not known.
+    pub(super) fn name_servers_silent(servers: &str, why: &str) -> Self {
+        let next = "the name servers do not answer, so the host's address is not known: trying again may help; the operator's log says which servers and why";
+        let detail = plain(&format!("no answer from {servers}: {why}"));
+        Self { code: Code::UpstreamDns, next: Some(next), detail: Some(detail) }
+    }
+
+    /// A name server answers that it cannot say, or does not want to.
+    pub(super) fn name_servers_fail(servers: &str, why: &str) -> Self {
+        let next = "the name servers answer with an error, so the host's address is not known: trying again may help; the operator's log says which servers and why";
+        let detail = plain(&format!("an error from {servers}: {why}"));
+        Self { code: Code::UpstreamDns, next: Some(next), detail: Some(detail) }
+    }
+
     /// A name has addresses, and none of them may be dialled.
     pub(super) fn denied(addresses: &[IpAddr], forbidden: &[IpAddr]) -> Self {
         let openable = |ip: &IpAddr| is_excepted_by_a_range(*ip) && !forbidden.contains(ip);
@@ -56,4 +70,9 @@ impl Trouble {
         }
         Self { code: Code::SsrfDenied, next: Some(next), detail: Some(detail) }
     }
+}
+
+/// A text with names and words of others in it, as it may stand in the log.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(300).collect()
 }

@@ -285,9 +285,10 @@ pub(super) fn client_config(
     if store.is_empty() {
         return Err(format!("`roots` holds no certificate: none of {ignored} can be read"));
     }
+    let trusted = store.subjects();
     let verifier = WebPkiServerVerifier::builder_with_provider(store.into(), Arc::clone(provider))
         .build()
-        .map(Verifier)
+        .map(|verifier| Verifier::new(verifier, trusted))
         .map_err(|error| format!("setting up TLS: {error}"))?;
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()

@@ -9,21 +9,31 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 
-use super::trouble::Trouble;
+use super::certificate::{Names, names};
+use super::trouble::{Trouble, plain};
 use crate::sidecar::Code;
 
-/// rustls' verifier, which takes a second look at a chain that leads nowhere.
+/// rustls' verifier, which takes a second look at what it refused.
 #[derive(Debug)]
-pub(super) struct Verifier(pub(super) Arc<WebPkiServerVerifier>);
+pub(super) struct Verifier {
+    verifier: Arc<WebPkiServerVerifier>,
+    /// The names of the authorities that are trusted.
+    trusted: Vec<DistinguishedName>,
+}
 
-/// A chain that leads to no authority that is trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a chain leads to no authority that is trusted; and what else is wrong, where that was seen first.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(super) enum Unrooted {
     /// The certificate vouches for itself.
     #[error("it is self-signed")]
     SelfSigned,
+    /// The same, and no authority could make it right as it is.
+    #[error("it is self-signed; besides: {0}")]
+    SelfSignedAnd(CertificateError),
     /// It came without the one that it is signed by.
     #[error("the certificate of its issuer was not sent")]
     Incomplete,
@@ -34,17 +44,39 @@ pub(super) enum Unrooted {
 
 impl Unrooted {
     fn of(leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>]) -> Self {
-        let names = |der: &CertificateDer<'_>| {
-            let certificate = webpki::EndEntityCert::try_from(der).ok()?;
-            Some((certificate.subject().to_vec(), certificate.issuer().to_vec()))
-        };
-        let Some((subject, issuer)) = names(leaf) else { return Self::Unknown };
-        if subject == issuer {
-            return Self::SelfSigned;
-        }
+        let Some(Names { issuer, .. }) = names(leaf) else { return Self::Unknown };
         let of_issuer =
-            |der: &CertificateDer<'_>| names(der).is_some_and(|(name, _)| name == issuer);
+            |der: &CertificateDer<'_>| names(der).is_some_and(|names| names.subject == issuer);
         if sent.iter().any(of_issuer) { Self::Unknown } else { Self::Incomplete }
+    }
+}
+
+impl Verifier {
+    pub(super) fn new(
+        verifier: Arc<WebPkiServerVerifier>,
+        trusted: Vec<DistinguishedName>,
+    ) -> Self {
+        Self { verifier, trusted }
+    }
+
+    /// What is looked at first may be the least of what is wrong: a certificate that vouches for itself has
+    /// often expired besides, or is one of an authority, as `openssl req -x509` makes them.
+    fn second_look(
+        &self,
+        why: CertificateError,
+        leaf: &CertificateDer<'_>,
+        sent: &[CertificateDer<'_>],
+    ) -> CertificateError {
+        let trusted = |name: &[u8]| self.trusted.iter().any(|known| known.as_ref() == name);
+        let by_itself = names(leaf)
+            .is_some_and(|names| names.subject == names.issuer && !trusted(names.issuer));
+        let unrooted = match why {
+            CertificateError::UnknownIssuer if by_itself => Unrooted::SelfSigned,
+            CertificateError::UnknownIssuer => Unrooted::of(leaf, sent),
+            why if by_itself => Unrooted::SelfSignedAnd(why),
+            why => return why,
+        };
+        CertificateError::Other(OtherError(Arc::new(unrooted)))
     }
 }
 
@@ -57,10 +89,9 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.0.verify_server_cert(leaf, sent, name, ocsp, now).map_err(|error| match error {
-            Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-                let why = OtherError(Arc::new(Unrooted::of(leaf, sent)));
-                Error::InvalidCertificate(CertificateError::Other(why))
+        self.verifier.verify_server_cert(leaf, sent, name, ocsp, now).map_err(|error| match error {
+            Error::InvalidCertificate(why) => {
+                Error::InvalidCertificate(self.second_look(why, leaf, sent))
             }
             other => other,
         })
@@ -72,7 +103,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, certificate, signed)
+        self.verifier.verify_tls12_signature(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -81,11 +112,11 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signed)
+        self.verifier.verify_tls13_signature(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.verifier.supported_verify_schemes()
     }
 }
 
@@ -103,8 +134,7 @@ pub(super) fn failed(error: &io::Error) -> Trouble {
         _ => tls.to_string(),
     };
     // The error has names of the upstream's making in it.
-    let detail = detail.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(300).collect();
-    Trouble { code: Code::UpstreamTls, next: Some(next), detail: Some(detail) }
+    Trouble { code: Code::UpstreamTls, next: Some(next), detail: Some(plain(&detail)) }
 }
 
 fn certificate(why: &CertificateError) -> &'static str {
@@ -115,21 +145,17 @@ fn certificate(why: &CertificateError) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the upstream's certificate is not valid yet: is the clock right?"
         }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "the upstream's certificate names no host (`subjectAltName`), which is what counts: its owner makes a new one; do not retry"
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the upstream's certificate is for another name: ask for the host by the name that it has a certificate for"
         }
-        CertificateError::Other(OtherError(why)) => match why.downcast_ref() {
-            Some(Unrooted::SelfSigned) => {
-                "the upstream's certificate is self-signed, which nobody vouches for: do not retry"
-            }
-            Some(Unrooted::Incomplete) => {
-                "the upstream's certificate came without that of its issuer: its owner serves the whole chain, intermediate certificates too; or the issuer is an authority that is not trusted here"
-            }
-            Some(Unrooted::Unknown) => {
-                "the upstream's certificate is of an authority that is not trusted here: do not retry"
-            }
-            None => Code::UpstreamTls.next(),
-        },
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "the upstream's certificate is signed in a way that is not accepted, such as SHA-1: its owner has it signed anew; do not retry"
+        }
+        CertificateError::Other(OtherError(why)) => other(&**why),
         // The second: of one that has the name of an authority, and not its key.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the upstream's certificate is of an authority that is not trusted here: do not retry"
@@ -137,3 +163,31 @@ fn certificate(why: &CertificateError) -> &'static str {
         _ => "the upstream's certificate is not valid for a server: do not retry",
     }
 }
+
+/// What is no error of rustls' own.
+fn other(why: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    match why.downcast_ref() {
+        Some(Unrooted::SelfSigned | Unrooted::SelfSignedAnd(_)) => {
+            return "the upstream's certificate is self-signed, which nobody vouches for: do not retry";
+        }
+        Some(Unrooted::Incomplete) => {
+            return "the upstream's certificate came without that of its issuer: its owner serves the whole chain, intermediate certificates too; or the issuer is an authority that is not trusted here";
+        }
+        Some(Unrooted::Unknown) => {
+            return "the upstream's certificate is of an authority that is not trusted here: do not retry";
+        }
+        None => {}
+    }
+    match why.downcast_ref() {
+        Some(webpki::Error::CaUsedAsEndEntity) => {
+            "the upstream shows the certificate of an authority (`CA:TRUE`), which is none for a server: its owner has another made; do not retry"
+        }
+        Some(webpki::Error::UnsupportedCertVersion) => {
+            "the upstream's certificate is of an old version: its owner makes one of version 3; do not retry"
+        }
+        _ => Code::UpstreamTls.next(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ fn next(answer: &Answer) -> String {
 async fn each_mistake_with_a_certificate_is_told_apart() {
     for (certificate, words) in [
         (Certificate::SelfSigned, "self-signed"),
+        (Certificate::SelfSignedAuthority, "self-signed"),
         (Certificate::Unknown, "an authority that is not trusted"),
         (Certificate::Incomplete, "intermediate"),
         (Certificate::Expired, "has expired"),

@@ -72,6 +72,8 @@ pub(super) enum Certificate {
     Expired,
     /// By itself.
     SelfSigned,
+    /// The same, as `openssl req -x509` makes one: an authority's, without a name of a host.
+    SelfSignedAuthority,
     /// By an authority between it and the one that is known, which it does not show.
     Incomplete,
 }
@@ -504,6 +506,7 @@ struct Signer {
     by_itself: bool,
     name: Option<&'static str>,
     expired: bool,
+    authority: bool,
 }
 
 impl ResolvesServerCert for Signer {
@@ -515,6 +518,10 @@ impl ResolvesServerCert for Signer {
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         if self.expired {
             params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        if self.authority {
+            params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.subject_alt_names.clear();
         }
         let leaf = if self.by_itself {
             params.self_signed(&key).unwrap()
@@ -551,9 +558,13 @@ fn tls(certificate: Certificate) -> (Vec<u8>, ServerConfig) {
     }
     let signer = Signer {
         issuer,
-        by_itself: certificate == Certificate::SelfSigned,
+        by_itself: matches!(
+            certificate,
+            Certificate::SelfSigned | Certificate::SelfSignedAuthority
+        ),
         name: (certificate == Certificate::WrongName).then_some("other.example.org"),
         expired: certificate == Certificate::Expired,
+        authority: certificate == Certificate::SelfSignedAuthority,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
