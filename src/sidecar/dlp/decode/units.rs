@@ -15,6 +15,9 @@ const SHORTEST: usize = 8;
 /// So many texts that lie over each other are kept apart. Two do where nobody means to deceive.
 const LISTS: usize = 4;
 
+/// The same of texts with a break where letters meet that may not belong together.
+const BREAKS: usize = 2;
+
 /// In so many of ten units there is text, or what they are units of is none.
 const MOST: usize = 8;
 
@@ -171,21 +174,84 @@ impl Run {
             })
     }
 
-    fn write(&self, bytes: &[u8], pieces: &mut Pieces) {
+    fn write(&self, bytes: &[u8], breaks: Breaks, pieces: &mut Pieces) {
         let from = pieces.text.len();
-        pieces.text.extend(self.beside[0].then_some(b'\n'));
+        let outside = breaks == Breaks::Outside;
+        pieces.text.extend((outside || self.beside[0]).then_some(b'\n'));
         let mut at = self.bytes.start;
         while at < self.bytes.end
             && let Some((code, _, length)) = self.reading.character(bytes, at)
         {
+            let first = at == self.bytes.start;
             at += length;
+            let within = breaks == Breaks::Inside;
+            if within && self.reading.big && at == self.bytes.end {
+                pieces.text.push(b'\n');
+            }
             if let Some(char) = char::from_u32(code) {
                 pieces.text.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
             }
+            if within && !self.reading.big && first {
+                pieces.text.push(b'\n');
+            }
         }
-        pieces.text.extend(self.beside[1].then_some(b'\n'));
+        pieces.text.extend((outside || self.beside[1]).then_some(b'\n'));
         pieces.list.push(Piece { encoded: self.bytes.clone(), decoded: from..pieces.text.len() });
     }
+
+    /// Whether letters may meet here that do not belong together, so that what begins or ends there is no
+    /// word: those of bytes beside it and its own; or its first one and the next, where what was sent is a
+    /// letter of one byte and text of the other order behind it, or the same at its end.
+    fn meets(&self, bytes: &[u8], breaks: Breaks) -> bool {
+        let word = |at: Option<usize>| {
+            let byte = at.and_then(|at| bytes.get(at)).copied().unwrap_or(0);
+            byte.is_ascii_alphanumeric() || byte == b'_'
+        };
+        match breaks {
+            Breaks::None => true,
+            Breaks::Outside => {
+                word(self.bytes.start.checked_sub(1)) && self.begins_long(bytes)
+                    || word(Some(self.bytes.end)) && self.ends_long(bytes)
+            }
+            Breaks::Inside if self.reading.big => self.ends_long(bytes),
+            Breaks::Inside => self.begins_long(bytes),
+        }
+    }
+
+    /// Whether its first word is as long as a secret.
+    fn begins_long(&self, bytes: &[u8]) -> bool {
+        let mut at = self.bytes.start;
+        let long = std::iter::from_fn(|| {
+            let (code, _, length) = self.reading.character(bytes, at)?;
+            at += length;
+            (at <= self.bytes.end).then_some(code)
+        });
+        long.take(SHORTEST).take_while(|code| is_graphic(*code)).count() == SHORTEST
+    }
+
+    /// The same of its last one.
+    fn ends_long(&self, bytes: &[u8]) -> bool {
+        let mut at = self.bytes.end;
+        let long = std::iter::from_fn(|| {
+            at = self.reading.before(bytes, at).filter(|at| *at >= self.bytes.start)?;
+            self.reading.character(bytes, at).map(|(code, ..)| code)
+        });
+        long.take(SHORTEST).take_while(|code| is_graphic(*code)).count() == SHORTEST
+    }
+}
+
+/// Where a break is put that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    None,
+    /// Before it and behind it.
+    Outside,
+    /// Behind its first letter, or before its last: the one that is there in the other order, too.
+    Inside,
+}
+
+const fn is_graphic(code: u32) -> bool {
+    code > 0x20 && code != 0x7f
 }
 
 /// Whether a character of one byte may count.
@@ -306,17 +372,24 @@ impl Runs {
             (run.bytes.start, run.bytes.end, run.reading.width, run.reading.big)
         });
         self.all.dedup_by_key(|run| (run.bytes.clone(), run.reading.width, run.reading.big));
+        // Those with breaks are apart from the others, for they hold the same once more.
+        let all = [(Breaks::None, LISTS), (Breaks::Outside, BREAKS), (Breaks::Inside, BREAKS)];
+        all.into_iter().flat_map(|(breaks, most)| self.with(bytes, breaks, most)).collect()
+    }
+
+    /// All that is read with these breaks, in no more lists than so many.
+    fn with(&self, bytes: &[u8], breaks: Breaks, most: usize) -> Vec<Pieces> {
         let mut lists: Vec<Pieces> = Vec::new();
-        for run in self.all {
+        for run in self.all.iter().filter(|run| run.meets(bytes, breaks)) {
             let over = |list: &Pieces| {
                 list.list.last().is_some_and(|last| last.encoded.end > run.bytes.start)
             };
             let free = lists.iter().position(|list| !over(list));
             if let Some(free) = free {
-                run.write(bytes, &mut lists[free]);
-            } else if lists.len() < LISTS {
+                run.write(bytes, breaks, &mut lists[free]);
+            } else if lists.len() < most {
                 let mut list = Pieces::default();
-                run.write(bytes, &mut list);
+                run.write(bytes, breaks, &mut list);
                 lists.push(list);
             }
         }

@@ -43,6 +43,52 @@ fn every_way_to_write_it_is_undone_within_wider_units() {
     assert_eq!(missed, [""; 0], "{}", missed.len());
 }
 
+/// A letter of one byte right before a text or behind it is no letter of its first word, or of its last.
+#[test]
+fn a_letter_beside_wider_units_hides_nothing() {
+    let key = ["AKIA", "QYLPMN5HHHFPZAM2"].concat();
+    let rules = Arc::new(Rules::builtin().clone());
+    let scanner = Scanner::new(rules, Arc::new(Known::default()), Vec::new());
+    let mut missed = Vec::new();
+    for (secret, rule) in [(token(), "github"), (key, "aws-access-key-id")] {
+        for (encoding, encode) in ENCODINGS {
+            let text = encode(&secret);
+            for (before, behind) in [
+                (&b""[..], &b""[..]),
+                (b"x", b""),
+                (b"", b"x"),
+                (b"x", b"x"),
+                (b"x", b"\0"),
+                (b"x", b"\0\0\0\0"),
+                (b"\0", b"x"),
+                (b"\0\0\0\0", b"x"),
+                (b"a word", b"another word"),
+                (b"_", b"_"),
+                (b"-9", b"9-"),
+                (b"\n", b"\xff"),
+            ] {
+                let body = [before, &text, behind].concat();
+                let found = found(&scanner, &body);
+                if found.len() != 1 || !found[0].starts_with(rule) {
+                    missed.push(format!("{encoding} {before:?} {behind:?} {found:?}"));
+                }
+                let body = BASE64_STANDARD.encode(&body);
+                if self::found(&scanner, body.as_bytes()).len() != 1 {
+                    missed.push(format!("{encoding} {before:?} {behind:?} in base64"));
+                }
+            }
+        }
+        // Where the units are of one width with what stands before, a word that goes on is a word.
+        for (encoding, encode) in ENCODINGS {
+            for text in [format!("a word xyz{secret}"), format!("{secret}xyz and so on")] {
+                let plain = found(&scanner, text.as_bytes());
+                assert_eq!(found(&scanner, &encode(&text)), plain, "{encoding} {text}");
+            }
+        }
+    }
+    assert!(missed.is_empty(), "{}\n{}", missed.len(), missed.join("\n"));
+}
+
 /// What can be read in two ways is read in both: here every other unit is an accent in the one, and a
 /// letter in the other.
 #[test]
