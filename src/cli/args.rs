@@ -386,8 +386,14 @@ pub(super) struct SyncArgs {
     #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
     pub(super) name: String,
     /// Only this branch of the sandbox's
-    #[arg(long, value_name = "BRANCH")]
+    #[arg(long, value_name = "BRANCH", conflicts_with = "files")]
     pub(super) branch: Option<String>,
+    /// The files instead of the commits: shows what differs, asks, and changes the folder that it is a copy of
+    #[arg(long)]
+    pub(super) files: bool,
+    /// Do not ask
+    #[arg(long, short, requires = "files")]
+    pub(super) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@
 )]
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -45,20 +45,45 @@ struct File {
     removed: Option<u64>,
 }
 
+/// What came out of a sandbox, beside what it was given.
+pub(super) struct Compared {
+    pub(super) differ: Differ,
+    pub(super) source: PathBuf,
+    /// Entries that were left out.
+    refused: u64,
+    /// What is compared lies there.
+    _scratch: Scratch,
+}
+
 pub(super) async fn run(ui: &Ui, global: &Global, args: &DiffArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
-    let name = &target.sandbox;
-    if let Some(path) = target.machine.fields.0.get("workspace.mount") {
-        ui.say(&format!("{name} works in {path} itself: what it changed is there"));
+    if is_mounted(ui, &target) {
         return Ok(Exit::Done);
     }
-    let copied = copied(&target).await?;
+    let compared = compare(&target).await?;
+    show(ui, &target, &compared, args.stat).await?;
+    Ok(Exit::Done)
+}
+
+/// Whether it works in a folder of the host itself, which is then said.
+pub(super) fn is_mounted(ui: &Ui, target: &Target) -> bool {
+    let mounted = target.machine.fields.0.get("workspace.mount");
+    if let Some(path) = mounted {
+        ui.say(&format!("{} works in {path} itself: what it changed is there", target.sandbox));
+    }
+    mounted.is_some()
+}
+
+/// Brings the files of a sandbox out and compares them.
+pub(super) async fn compare(target: &Target) -> Result<Compared, CliError> {
+    let name = &target.sandbox;
+    let copied = copied(target).await?;
     let scratch = Scratch::new().map_err(|error| failed(error, "making a temporary folder"))?;
     let work = scratch.0.join("work");
     let comparing = async {
         let place = Place { folder: scratch.0.clone(), name: Some("work".into()), owners: false };
-        let out = unpack(&target, &copied.inside, place).await?;
-        let has = small(&target, COMMITS_SH, &copied.inside, ANSWER).await.unwrap_or_default();
+        let out = unpack(target, &copied.inside, place).await?;
+        let has = small(target, COMMITS_SH, &copied.inside, ANSWER).await.unwrap_or_default();
         let plain = work.clone();
         let stripped = tokio::task::spawn_blocking(move || strip(&plain));
         let stripped = stripped.await.map_err(|error| failed(error, "reading the files"))?;
@@ -71,25 +96,35 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &DiffArgs) -> Result<Exi
                 copied.inside
             ))
         })?;
-        tell(ui, &target, &copied.repository, &differ, args.stat).await?;
-        Ok::<u64, CliError>(out.refusals)
+        Ok::<_, CliError>((differ, out.refusals))
     };
-    let refused = tokio::select! {
-        refused = comparing => refused?,
+    let (differ, refused) = tokio::select! {
+        compared = comparing => compared?,
         stopped = tokio::signal::ctrl_c() => return Err(match stopped {
             Ok(()) => CliError::interrupted(),
             Err(error) => failed(error, "listening for Ctrl-C"),
         }),
     };
-    if refused > 0 {
+    Ok(Compared { differ, source: copied.repository, refused, _scratch: scratch })
+}
+
+/// Shows what differs, and how much was left out.
+pub(super) async fn show(
+    ui: &Ui,
+    target: &Target,
+    compared: &Compared,
+    stat: bool,
+) -> Result<(), CliError> {
+    tell(ui, target, &compared.source, &compared.differ, stat).await?;
+    if compared.refused > 0 {
         let what = plural(
-            usize::try_from(refused).unwrap_or(usize::MAX),
+            usize::try_from(compared.refused).unwrap_or(usize::MAX),
             "entry of its workspace is not compared",
             "entries of its workspace are not compared",
         );
         ui.warn(&format!("{what}: `bottle cp` says why"));
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 async fn tell(

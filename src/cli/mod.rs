@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 mod apply;
 mod args;
+mod bring;
 mod check;
 mod completions;
 mod convert;
@@ -115,6 +116,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Run(args) => run::run(ui, global, args).await.map_err(CliError::in_sandbox),
         Command::Logs(args) => logs::run(global, args).await,
         Command::Cp(args) => cp::run(ui, global, args).await,
+        Command::Sync(args) if args.files => bring::run(ui, global, args).await,
         Command::Sync(args) => sync::run(ui, global, args).await,
         Command::Diff(args) => diff::run(ui, global, args).await,
         Command::Snapshot(args) => snapshot::run(ui, global, args).await,

@@ -113,7 +113,8 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &SyncArgs) -> Result<Exi
         let what = format!("the workspace of {name} is a copy of {}", repository.display());
         CliError::new(Kind::Failed, error.context(what)).hint(format!(
             "commits are brought into that repository and no other: put it back there, or bring them by \
-             hand: `bottle exec {name} -- git bundle create /tmp/work --all` and `bottle cp`"
+             hand: `bottle exec {name} -- git bundle create /tmp/work --all` and `bottle cp`; `--files` brings the \
+             files without commits"
         ))
     })?;
     let scratch = Scratch::new().map_err(|error| failed(error, "making a temporary folder"))?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::bundle::is_repository;
@@ -131,6 +131,30 @@ impl Differ {
     /// When git fails, or it is too long.
     pub async fn patch(&self) -> anyhow::Result<Vec<u8>> {
         self.diff(&["--patch", "--binary"]).await
+    }
+
+    /// Makes the folder that was compared with, or another state of it, what the copy is: all of it, or nothing
+    /// where a file there is another by now. Git follows no link on the way, and leaves the folder nowhere.
+    ///
+    /// # Errors
+    /// When it does not fit, with what git says; nothing was changed then.
+    pub async fn apply(&self, folder: &Path) -> anyhow::Result<()> {
+        let patch = self.patch().await?;
+        let mut git = git_at(folder);
+        bare(&mut git);
+        git.args(["apply", "--whitespace=nowarn", "-"]).stdin(Stdio::piped());
+        let mut child = git.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let stdin = child.stdin.take();
+        let say = async move {
+            if let Some(mut stdin) = stdin {
+                // What does not listen says why when it ends.
+                let _ = stdin.write_all(&patch).await;
+            }
+        };
+        let output = tokio::join!(say, child.wait_with_output()).1?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "{}", harmless(said.trim()));
+        Ok(())
     }
 
     async fn diff(&self, more: &[&str]) -> anyhow::Result<Vec<u8>> {

@@ -99,6 +99,7 @@ on_every_backend! {
     sources::a_path_that_others_can_change_is_held,
     looked_at::what_goes_is_looked_at,
     differs::a_folder_is_compared_file_by_file,
+    differs::changed_files_come_when_that_is_said,
     renamed::a_renamed_agent_keeps_its_sandbox,
     renamed::a_rename_that_was_cut_short_goes_on,
     renamed::a_rename_that_cannot_be_is_held,

@@ -61,6 +61,46 @@ pub(super) fn a_folder_is_compared_file_by_file(rig: &Rig) {
     }
 }
 
+/// What was seen comes into the folder, when that is said.
+pub(super) fn changed_files_come_when_that_is_said(rig: &Rig) {
+    let folder = rig.cli.home().join("site");
+    std::fs::create_dir_all(folder.join("deep")).unwrap();
+    for (name, text) in [("a", "one\n"), ("gone", "x\n"), ("deep/b", "b\n")] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    rig.sync(&["--files"]).exits(0);
+    rig.inside(
+        "a0",
+        "cd /workspace && echo two >> a && rm gone && echo c > deep/c && ln -s /etc/passwd leak",
+    );
+    let plain = rig.sync(&[]).exits(1);
+    assert!(plain.stderr.contains("--files"), "{}", plain.stderr);
+    // Nobody is there to be asked.
+    let asked = rig.sync(&["--files"]).exits(1);
+    assert!(asked.stdout.contains("+two"), "{}", asked.stdout);
+    assert!(asked.stderr.contains("nothing was changed"), "{}", asked.stderr);
+    assert!(folder.join("gone").exists() && !folder.join("deep/c").exists());
+    // A link of the operator's own is not written through.
+    let outside = rig.cli.home().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::rename(folder.join("deep"), rig.cli.home().join("moved")).unwrap();
+    std::os::unix::fs::symlink(&outside, folder.join("deep")).unwrap();
+    rig.sync(&["--files", "--yes"]);
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+    if folder.join("deep").is_symlink() {
+        std::fs::remove_file(folder.join("deep")).unwrap();
+        std::fs::rename(rig.cli.home().join("moved"), folder.join("deep")).unwrap();
+    }
+    rig.sync(&["--files", "--yes"]).exits(0);
+    assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\ntwo\n");
+    assert_eq!(std::fs::read_to_string(folder.join("deep/c")).unwrap(), "c\n");
+    assert!(!folder.join("gone").exists() && folder.join("leak").symlink_metadata().is_err());
+    assert_eq!(files(rig), [""; 0]);
+}
+
 /// A repository: commits, changes and untracked files together, against what was copied.
 pub(super) fn a_repository_is_compared_with_its_commit(rig: &Rig) {
     let folder = repository(rig);

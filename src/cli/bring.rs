@@ -1,0 +1,56 @@
+//! `bottle sync --files`: brings what an agent changed into the folder that its workspace is a copy of. It shows
+//! what that is, and asks.
+
+use std::sync::Arc;
+
+use super::args::{Global, SyncArgs};
+use super::diff::{compare, is_mounted, show};
+use super::error::{CliError, Exit, Kind};
+use super::target::Target;
+use super::text::plural;
+use super::ui::Ui;
+use super::{prompt, signals};
+use crate::model::text::harmless_line;
+use crate::reconcile::pass::canonical;
+
+pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Result<Exit, CliError> {
+    let target = Target::find(global, &args.name).await?;
+    if is_mounted(ui, &target) {
+        return Ok(Exit::Done);
+    }
+    let compared = compare(&target).await?;
+    let source = compared.source.as_path();
+    // What git finds there would be the guest's to change while it writes.
+    if let Some(folder) = target.writable()?.around(&canonical(source)) {
+        let (source, folder) = (source.display(), folder.display());
+        return Err(CliError::failed(format!(
+            "{source} lies in {folder}, which a sandbox can write"
+        ))
+        .hint(format!("`bottle diff {}` shows what differs", args.name)));
+    }
+    let failed = |error: anyhow::Error| {
+        let what = format!("bringing what {} changed into {}", args.name, source.display());
+        CliError::new(Kind::Failed, error.context(what))
+            .hint("nothing was changed; `bottle cp` brings the files beside yours")
+    };
+    let files = compared.differ.files().await.map_err(failed)?;
+    show(ui, &target, &compared, false).await?;
+    if files.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let what = plural(files.len(), "file", "files");
+    if !args.yes {
+        if !ui.can_ask() {
+            let error = CliError::refused("there is no terminal to ask on; nothing was changed");
+            return Err(error.hint("`--yes` does not ask"));
+        }
+        let stop = signals::listen(ui)?;
+        let question = format!("Change {what} in {}?", source.display());
+        if !prompt::confirm(ui, &stop, &harmless_line(&question)).await? {
+            return Err(CliError::refused("nothing was changed"));
+        }
+    }
+    compared.differ.apply(source).await.map_err(failed)?;
+    ui.say(&harmless_line(&format!("{what} changed in {}", source.display())));
+    Ok(Exit::Done)
+}
