@@ -1,4 +1,4 @@
-//! What is packed in a URL or a field does not leave: D02, D04, D22.
+//! What is packed in a URL or a field does not leave: D02, D04, D06.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
