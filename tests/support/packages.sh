@@ -82,6 +82,15 @@ packages_unpack() {
     rm -rf "$apt"
 }
 
+# packages_wheel DIR WHEEL: a Python wheel without what it depends on, in a virtual environment DIR of its own. Fails,
+# saying why, where it cannot.
+packages_wheel() {
+    packages_need python3:python3-minimal || return
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then packages_add python3-venv || return; fi
+    python3 -m venv "$1" || return
+    timeout -k 10 300 "$1/bin/pip" install -q --disable-pip-version-check --no-deps "$2" >&2
+}
+
 # Rust is the one thing expected of the machine; the linker that it needs is not.
 packages_rust() {
     have cargo || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH

@@ -17,14 +17,10 @@ if [ "$(cat "$dir/recipe" 2>/dev/null)" = "$recipe" ]; then
     exit
 fi
 
-packages_need python3:python3-minimal zstd:zstd || die "smolvm comes as a Python wheel, packed with zstd"
-if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    packages_add python3-venv || die "the wheel is installed into a virtual environment"
-fi
+packages_need zstd:zstd || die "smolvm comes packed with zstd"
 rm -rf "$dir"
 mkdir -p "$dir/bin" "$dir/lib" "$dir/rootfs"
-python3 -m venv "$dir/venv"
-"$dir/venv/bin/pip" install -q --disable-pip-version-check --no-deps "$wheel" >&2
+packages_wheel "$dir/venv" "$wheel" || die "smolvm comes as a Python wheel, and it could not be fetched"
 smol=$(echo "$dir"/venv/lib/python3*/site-packages/smol)
 # By another name the program says on every call that it is not called `smolvm`.
 install -m 755 "$smol/smol-vmm" "$dir/bin/smolvm"
