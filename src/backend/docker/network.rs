@@ -380,11 +380,7 @@ pub(super) async fn remake(
     network: &Instance,
 ) -> Result<(), BackendError> {
     let networks = all(engine).await?;
-    let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
-    if let Some(found) = found {
-        if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
-            return Err(BackendError::Conflict { name: network.name.clone() });
-        }
+    if let Some(found) = own(scope, &networks, network)? {
         if drift(&networks, found).is_empty() {
             return Ok(());
         }
@@ -399,6 +395,19 @@ pub(super) async fn remake(
     let fields = network.fields.clone();
     let spec = NetworkSpec { sandbox: network.sandbox.clone(), fields, pool: None };
     create(engine, scope, &spec).await.map(drop)
+}
+
+/// This network among those of the engine; `None`: it is gone.
+fn own<'a>(
+    scope: &Scope,
+    networks: &'a [Network],
+    network: &Instance,
+) -> Result<Option<&'a Network>, BackendError> {
+    let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
+    match found.map(|found| Labels::of(&labels_of(found)).ownership(scope)) {
+        Some(Ownership::Ours) | None => Ok(found),
+        Some(_) => Err(BackendError::Conflict { name: network.name.clone() }),
+    }
 }
 
 /// Takes everything off a network.
@@ -421,11 +430,7 @@ pub(super) async fn remove(
     network: &Instance,
 ) -> Result<(), BackendError> {
     let networks = all(engine).await?;
-    let found = networks.iter().find(|found| found.id.as_ref() == Some(&network.id.0));
-    let Some(found) = found else { return Ok(()) };
-    if Labels::of(&labels_of(found)).ownership(scope) != Ownership::Ours {
-        return Err(BackendError::Conflict { name: network.name.clone() });
-    }
+    let Some(found) = own(scope, &networks, network)? else { return Ok(()) };
     // Ours by its own labels, and not because something of ours stands on it.
     let carrier = carrier::of(&networks, found).and_then(|carrier| carrier.id.clone());
     delete(engine, &network.id.0, &network.name).await?;
