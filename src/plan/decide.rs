@@ -144,7 +144,13 @@ fn decide_sandbox(
         return Some(decision.hold(home, Reason::ManifestInvalid { message }));
     }
     let Some(spec) = desired.sandboxes.get(id) else {
-        return undeclared(decision, seen, desired, options, false);
+        let mut decision = undeclared(decision, seen, desired, options, false)?;
+        // A rename that was cut short ends, also of one that goes.
+        if let Some(going) = decision.teardown.first() {
+            decision.backend = Some(going.backend);
+            renames::tell(&mut decision, seen.observed);
+        }
+        return Some(decision);
     };
     let mut decision = declared(decision, spec, seen, desired, options);
     note(&mut decision, spec, seen);

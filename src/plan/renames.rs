@@ -28,7 +28,18 @@ pub struct Known {
 /// followed is held, and so is what it means.
 pub fn resolve(desired: &mut Desired, observed: &mut Observed, known: &Known) -> Places {
     let mut places = known.places.clone();
-    let mut renames = known.begun.clone();
+    let mut renames = BTreeMap::new();
+    for (new, old) in &known.begun {
+        // Whoever took the new name back before it was given meant the old one to stay.
+        if !declares(desired, new) && declares(desired, old) {
+            places.rename(new, old);
+            take(observed, new, old);
+            renames.insert(old.clone(), new.clone());
+        } else {
+            finish(observed, old, new);
+            renames.insert(new.clone(), old.clone());
+        }
+    }
     let mut held = Vec::new();
     for (id, was) in desired.was.iter().filter(|_| known.was) {
         // What is under way already needs no further word.
@@ -39,6 +50,7 @@ pub fn resolve(desired: &mut Desired, observed: &mut Observed, known: &Known) ->
             Ok(false) => {}
             Ok(true) => {
                 places.rename(&was.name, id);
+                take(observed, &was.name, id);
                 renames.insert(id.clone(), was.name.clone());
             }
             Err(finding) => held.push((id.clone(), was.name.clone(), *finding)),
@@ -51,9 +63,6 @@ pub fn resolve(desired: &mut Desired, observed: &mut Observed, known: &Known) ->
             desired.diagnostics.push(finding.clone());
         }
         desired.held.insert(id, vec![finding]);
-    }
-    for (new, old) in &renames {
-        give(observed, old, new);
     }
     let taken: BTreeSet<&SandboxId> = (desired.sandboxes.keys())
         .chain(desired.held.keys())
@@ -122,8 +131,15 @@ fn judge(new: &SandboxId, was: &Was, observed: &Observed) -> Result<bool, Box<Di
     Ok(true)
 }
 
+/// Whether an agent of this name is in the tree, whatever is wrong with it.
+fn declares(desired: &Desired, id: &SandboxId) -> bool {
+    desired.sandboxes.contains_key(id)
+        || desired.held.contains_key(id)
+        || desired.unread.contains_key(id)
+}
+
 /// Gives what was seen of `old` to `new`.
-fn give(observed: &mut Observed, old: &SandboxId, new: &SandboxId) {
+fn take(observed: &mut Observed, old: &SandboxId, new: &SandboxId) {
     for instance in observed.instances.iter_mut().filter(|i| i.sandbox == *old) {
         // A stranger keeps standing where it does.
         if instance.ownership == Ownership::Foreign {
@@ -133,8 +149,25 @@ fn give(observed: &mut Observed, old: &SandboxId, new: &SandboxId) {
         instance.place = (place != *new).then_some(place);
         instance.sandbox = new.clone();
     }
-    for receipt in observed.receipts.values_mut().filter(|r| r.sandbox == *old) {
-        receipt.sandbox = new.clone();
+    finish(observed, old, new);
+}
+
+/// Gives what is remembered of `old` to `new`. Where both are, a place was given to `new` before: what stands under
+/// the old name by now is another sandbox, made since.
+fn finish(observed: &mut Observed, old: &SandboxId, new: &SandboxId) {
+    let since: BTreeSet<_> = observed
+        .instances
+        .iter()
+        .filter(|instance| instance.sandbox == *old && instance.ownership != Ownership::Foreign)
+        .map(|instance| instance.id.clone())
+        .collect();
+    for (_, receipt) in observed.receipts.iter_mut().filter(|(id, _)| !since.contains(id)) {
+        if receipt.sandbox == *old {
+            receipt.sandbox = new.clone();
+        }
+    }
+    if !since.is_empty() {
+        return;
     }
     hand(&mut observed.carrying, old, new);
     hand(&mut observed.keeps, old, new);

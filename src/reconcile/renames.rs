@@ -86,13 +86,19 @@ impl TreeState {
         write_json(&self.places_file(), record, true)
     }
 
-    /// Gives all that is remembered of `from` to `to`. Each part may be done already.
+    /// Gives all that is remembered of `from` to `to`. Each part may be done already. One that was begun and gave
+    /// `from` its name ends first; one that it takes back is over.
     pub(super) fn rename_sandbox(&self, from: &SandboxId, to: &SandboxId) -> anyhow::Result<()> {
+        let earlier = self.renamed()?.and_then(|record| record.begun.get(from).cloned());
+        if let Some(older) = earlier.filter(|older| older != to) {
+            self.rename_sandbox(&older, from)?;
+        }
         let begun = || -> anyhow::Result<()> {
             let _writing = writing();
             let mut record = self.renamed()?.unwrap_or_default();
             if record.begun.get(to) != Some(from) {
                 record.places.rename(from, to);
+                record.begun.remove(from);
                 record.begun.insert(to.clone(), from.clone());
                 self.write_renamed(&record)?;
             }

@@ -102,6 +102,7 @@ on_every_backend! {
     differs::changed_files_come_when_that_is_said,
     renamed::a_renamed_agent_keeps_its_sandbox,
     renamed::a_rename_that_was_cut_short_goes_on,
+    renamed::a_rename_that_was_cut_short_can_be_taken_back,
     renamed::a_rename_that_cannot_be_is_held,
     renamed::what_says_where_renamed_ones_are_may_be_lost,
     renamed::a_file_that_was_only_renamed_is_hinted_at,

@@ -126,8 +126,59 @@ fn what_was_begun_goes_on_whatever_the_tree_says() {
     assert_eq!((actions(&plan), at), (vec!["rename"], places));
     assert!(observed.receipts.values().all(|receipt| receipt.sandbox == id("grace")));
     // It is gone by now: what is left of it goes under its new name.
-    let (plan, ..) = planned(desired([spec("ada")]), seen, &known, &Options::default());
+    let gone = desired([spec("ada")]);
+    let (plan, ..) = planned(gone, seen, &known, &Options::default());
     assert_eq!(machine(&plan, "grace").verdict, Verdict::Teardown);
+    let mut of_it = plan.steps.iter().filter(|step| step.sandbox == Some(id("grace")));
+    assert_eq!(of_it.next().unwrap().action.name(), "rename", "it ends with it");
+}
+
+#[test]
+fn who_takes_a_begun_rename_back_has_what_there_was() {
+    let begun = BTreeMap::from([(id("grace"), id("linus"))]);
+    let mut places = Places::default();
+    places.rename(&id("linus"), &id("grace"));
+    let known = Known { places: places.clone(), begun, was: true };
+    // Its records may have gone to the new name, or not yet.
+    for receipts_moved in [true, false] {
+        let mut seen = converged(&[spec("linus")]);
+        places.assign(&mut seen.instances);
+        for receipt in seen.receipts.values_mut().filter(|_| receipts_moved) {
+            receipt.sandbox = id("grace");
+        }
+        // With a word of it in the file, and without.
+        for said in [false, true] {
+            let mut tree = desired([spec("linus")]);
+            tree.was.extend(said.then(|| was("linus", "grace")));
+            let (plan, observed, at) = planned(tree, seen.clone(), &known, &Options::default());
+            assert_eq!(actions(&plan), ["rename"], "{receipts_moved} {said}");
+            assert_eq!(plan.steps[0].sandbox, Some(id("linus")));
+            assert!(at.is_empty(), "it is under its own name");
+            assert!(observed.receipts.values().all(|receipt| receipt.sandbox == id("linus")));
+        }
+    }
+}
+
+#[test]
+fn one_made_since_under_the_old_name_is_its_own() {
+    let begun = BTreeMap::from([(id("grace"), id("linus"))]);
+    let mut places = Places::default();
+    places.rename(&id("linus"), &id("grace"));
+    places.settle_at(&id("linus"), &id("linus-2"));
+    let known = Known { places: places.clone(), begun, was: true };
+    let mut seen = converged(&[spec("grace"), spec("linus")]);
+    for instance in &mut seen.instances {
+        let place = if instance.sandbox == id("grace") { "linus" } else { "linus-2" };
+        instance.sandbox = id(place);
+    }
+    places.assign(&mut seen.instances);
+    let tree = desired([spec("grace"), spec("linus")]);
+    let (plan, observed, _) = planned(tree, seen, &known, &Options::default());
+    assert_eq!(actions(&plan), ["rename"]);
+    assert_eq!(plan.steps[0].sandbox, Some(id("grace")));
+    let mut whose: Vec<_> = observed.receipts.values().map(|r| r.sandbox.to_string()).collect();
+    whose.sort();
+    assert_eq!(whose, ["grace", "linus"]);
 }
 
 #[test]

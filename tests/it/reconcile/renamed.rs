@@ -217,6 +217,31 @@ pub(super) fn a_rename_that_was_cut_short_goes_on(rig: &Rig) {
     }
 }
 
+pub(super) fn a_rename_that_was_cut_short_can_be_taken_back(rig: &Rig) {
+    start(rig, "linus");
+    let begun = r#"{"version":1,"places":{"grace":"linus"},"begun":{"grace":"linus"}}"#;
+    for said in ["", "\nwas: grace"] {
+        // Killed after the first of its writes, and the file is back.
+        std::fs::write(rig.memory().join("places.json"), begun).unwrap();
+        let more = format!("skills: [greet]{said}");
+        rig.tree.agent("linus", "dev", &more, "You are an agent.");
+        assert_eq!(verdicts(&rig.plan().exits(2).json()), ["linus reprovision"], "{said}");
+        rig.apply(0);
+        is_there(rig, "linus");
+        assert_eq!(records(rig, "grace"), [""; 0]);
+        rig.converged();
+    }
+    // Both are gone: what goes takes the word of it along, and another of that name is another.
+    std::fs::write(rig.memory().join("places.json"), begun).unwrap();
+    rig.tree.remove("agents/linus.md");
+    rig.apply_with(&ALL).exits(0);
+    rig.agent("linus", "You are an agent.");
+    rig.apply(0);
+    rig.inside("linus", "echo anew > /var/tmp/mine");
+    rig.converged();
+    assert_eq!(rig.inside("linus", "cat /var/tmp/mine"), "anew");
+}
+
 pub(super) fn a_rename_that_cannot_be_is_held(rig: &Rig) {
     start(rig, "linus");
     rig.agent("grace", "You are grace.");
