@@ -36,7 +36,7 @@ impl Target {
         let mut reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
         let tree = reconciler.identify().await?;
         let memory = reconciler.state.tree(&tree.owner)?;
-        let scope = reconciler.scope(&tree.owner, &memory)?;
+        let mut scope = reconciler.scope(&tree.owner, &memory)?;
         let receipts = memory.receipts()?;
         let all = reconciler.backends.clone();
         reconciler.backends = all
@@ -48,6 +48,8 @@ impl Target {
             .collect();
         let known = !reconciler.backends.is_empty();
         let mut observed = reconciler.observe(&scope).await;
+        observed.receipts.clone_from(&receipts);
+        reconciler.place_lost(&memory, &mut scope, &mut observed)?;
         let mut found = part(&observed, &sandbox, ResourceKind::Machine);
         // What does not answer is not asked again.
         if let Some((backend, why)) = observed.unreachable.first_key_value()
@@ -61,8 +63,8 @@ impl Target {
         if found.is_none() {
             // No receipt, or one of a machine that is gone. This also says why there is none.
             reconciler.backends.clone_from(&all);
-            let (_, machine, all) = reconciler.find(&sandbox).await?;
-            (found, observed) = (Some(machine), all);
+            let (placed, machine, all) = reconciler.find(&sandbox).await?;
+            (scope, found, observed) = (placed, Some(machine), all);
         }
         let sidecar = part(&observed, &sandbox, ResourceKind::Sidecar);
         let machine =

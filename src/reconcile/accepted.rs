@@ -329,7 +329,9 @@ pub(super) fn rename(memory: &TreeState, from: &SandboxId, to: &SandboxId) -> an
     let known = read_own(memory.dir())?;
     let mut next = known.clone();
     if let Some(sources) = next.sandboxes.remove(from) {
-        next.sandboxes.entry(to.clone()).or_insert(sources);
+        // Its machine may have all of that until it is replaced.
+        let all = next.sandboxes.entry(to.clone()).or_default();
+        *all = sorted(all.clone().iter().chain(&sources));
     }
     if let Some(keep) = next.keeps.remove(from) {
         next.keeps.entry(to.clone()).or_insert(keep);
@@ -349,7 +351,10 @@ fn before(view: &View, known: &Accepted) -> Accepted {
         view.observed.instances.iter().map(|instance| &instance.sandbox).collect();
     if !view.options.remove_all {
         for (id, spec) in &view.desired.sandboxes {
-            let old = known.sandboxes.get(id);
+            // Of a renamed one, what the machine was given that it has until it is replaced.
+            let was = view.observed.renames.get(id);
+            let old =
+                || [Some(id), was].into_iter().flatten().filter_map(|of| known.sandboxes.get(of));
             let sources = match verdicts.get(id) {
                 // Nothing was looked at, or nothing is touched.
                 None | Some(Verdict::Hold) => continue,
@@ -357,7 +362,7 @@ fn before(view: &View, known: &Accepted) -> Accepted {
                 Some(Verdict::Keep | Verdict::Reprovision) => sorted(spec.sources.iter()),
                 // Its old machine may stay, should this not succeed.
                 Some(_) if existing.contains(id) => {
-                    sorted(spec.sources.iter().chain(old.into_iter().flatten()))
+                    sorted(spec.sources.iter().chain(old().flatten()))
                 }
                 Some(_) => sorted(spec.sources.iter()),
             };

@@ -823,6 +823,20 @@ impl Reconciler {
         Ok(())
     }
 
+    /// Says of what was seen whose it is, where the record of renamed sandboxes is lost: else another one might be
+    /// meant by a name.
+    ///
+    /// # Errors
+    /// When the record is there and cannot be read.
+    pub fn place_lost(
+        &self,
+        memory: &TreeState,
+        scope: &mut Scope,
+        observed: &mut Observed,
+    ) -> anyhow::Result<()> {
+        renames::place_lost(memory, scope, observed)
+    }
+
     /// The machine of a sandbox, for `exec`, `run` and `logs`.
     ///
     /// # Errors
@@ -830,10 +844,9 @@ impl Reconciler {
     pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
         let tree = self.identify().await?;
         let memory = self.state.tree(&tree.owner)?;
-        // Else another sandbox might be meant.
-        memory.places()?;
-        let scope = self.scope(&tree.owner, &memory)?;
-        let observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
+        let mut scope = self.scope(&tree.owner, &memory)?;
+        let mut observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
+        self.place_lost(&memory, &mut scope, &mut observed)?;
         let machine = observed.instances.iter().find(|instance| {
             instance.sandbox == *sandbox
                 && instance.resource == crate::model::ResourceKind::Machine

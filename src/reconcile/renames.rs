@@ -17,6 +17,7 @@ use super::pass::{Last, View};
 use super::state::{TreeState, read_json, sync_folder, write_json};
 use super::{accepted, authorities};
 use crate::apply::{Outcome, Receipts as _, Report};
+use crate::backend::Scope;
 use crate::model::{
     Desired, Diagnostic, Instance, Observed, Ownership, Places, ResourceKind, SandboxId,
 };
@@ -211,6 +212,22 @@ pub(super) fn forward<T>(
     found.into_iter().map(|(id, found)| (now(id), found)).collect()
 }
 
+/// Says of what was seen whose it is, where the record of places is lost.
+///
+/// # Errors
+/// When the record is there and cannot be read.
+pub(super) fn place_lost(
+    memory: &TreeState,
+    scope: &mut Scope,
+    observed: &mut Observed,
+) -> anyhow::Result<()> {
+    if memory.renamed()?.is_none() {
+        scope.places = by_receipts(observed);
+        scope.places.assign(&mut observed.instances);
+    }
+    Ok(())
+}
+
 /// What was put into machines that stand in the places of other sandboxes.
 fn by_receipts(observed: &Observed) -> Places {
     let mut places = Places::default();
@@ -221,7 +238,7 @@ fn by_receipts(observed: &Observed) -> Places {
         if let Some(receipt) = observed.receipts.get(&machine.id)
             && receipt.sandbox != machine.sandbox
         {
-            places.rename(&machine.sandbox, &receipt.sandbox);
+            places.settle_at(&receipt.sandbox, &machine.sandbox);
         }
     }
     places

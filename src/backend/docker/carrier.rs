@@ -119,12 +119,16 @@ pub(super) fn unused<'a>(
         .find(|found| found.name.as_ref() == Some(&name) && is_unused(scope, networks, found))
 }
 
-/// A carrier of this scope's own that carries nothing.
-fn is_unused(scope: &Scope, networks: &[Network], found: &Network) -> bool {
+/// A carrier of this scope's own.
+pub(super) fn is_own(scope: &Scope, found: &Network) -> bool {
     let map = network::labels_of(found);
     let labels = Labels::of(&map);
-    labels.resource() == Some(labels::CARRIER)
-        && labels.ownership(scope) == Ownership::Ours
+    labels.resource() == Some(labels::CARRIER) && labels.ownership(scope) == Ownership::Ours
+}
+
+/// A carrier of this scope's own that carries nothing.
+fn is_unused(scope: &Scope, networks: &[Network], found: &Network) -> bool {
+    is_own(scope, found)
         && found.id.as_deref().is_some_and(|id| {
             let device = device(id);
             !networks.iter().any(|above| under(above) == Some(&device))

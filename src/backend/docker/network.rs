@@ -386,7 +386,9 @@ pub(super) async fn remake(
         }
         empty(engine, &network.id.0, &network.name).await?;
         delete(engine, &network.id.0, &network.name).await?;
-        let carrier = carrier::of(&networks, found).filter(|carrier| !carrier::is_sound(carrier));
+        // Somebody may have put it on a bridge of his own.
+        let carrier = carrier::of(&networks, found)
+            .filter(|below| carrier::is_own(scope, below) && !carrier::is_sound(below));
         if let Some(id) = carrier.and_then(|carrier| carrier.id.as_ref()) {
             empty(engine, id, &network.name).await?;
             carrier::prune(engine, scope, id).await?;

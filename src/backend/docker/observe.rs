@@ -66,8 +66,10 @@ pub(super) async fn listing(
                 sidecars |= instance.resource == ResourceKind::Sidecar
                     && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {
-                    if engine.endpoint.socket().is_some() {
-                        instance.drift.extend(unpinned(&container));
+                    if engine.endpoint.socket().is_some()
+                        && instance.state == InstanceState::Running
+                    {
+                        instance.notes.extend(unpinned(&instance, &container));
                     }
                     let wiring = Wiring::of_instance(scope, &instance, made.set.as_ref());
                     instance.drift.extend(wiring.moved(scope, &networks));
@@ -128,15 +130,15 @@ pub(super) async fn listing(
     Ok(Seen { observation, made: ours })
 }
 
-/// That what was mounted for this container is mounted no more, where that is so.
-fn unpinned(container: &ContainerSummary) -> Option<FieldChange> {
+/// That what was mounted for this container is mounted no more, where that is so. It has it until it is restarted.
+fn unpinned(instance: &Instance, container: &ContainerSummary) -> Option<String> {
     let mounts = container.mounts.iter().flatten();
     let lost = mounts.filter_map(|m| m.source.as_ref()).find(|at| pin::is_lost(Path::new(at)))?;
-    Some(FieldChange {
-        path: "workspace.mount".to_owned(),
-        from: Some(format!("nothing: {lost} was unmounted")),
-        to: Some("the folder of the bottle".to_owned()),
-    })
+    Some(format!(
+        "{lost} was unmounted, and whoever restarts it without bottle gives it an empty folder for its workspace: \
+         `bottle restart {}` mounts it again",
+        instance.sandbox
+    ))
 }
 
 /// What is mounted into these containers.

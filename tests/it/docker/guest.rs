@@ -288,14 +288,14 @@ async fn a_mount_whose_container_was_removed_is_a_leftover() {
     corner.says(&stays, "touch /workspace/x").await;
 
     // Taken away by hand: a restart would give it the empty folder below.
-    assert_eq!(corner.observe(Depth::Listing).await.instances[0].drift, []);
+    assert!(corner.observe(Depth::Listing).await.instances[0].notes.is_empty());
     let format = "{{range .Mounts}}{{.Source}}{{end}}";
     let source = docker(&["inspect", "--format", format, &stays.id.0]).expect("it is there");
     let status = std::process::Command::new("umount").arg(source.trim()).status();
     assert!(status.expect("umount is there").success());
-    let drift = corner.observe(Depth::Listing).await.instances.remove(0).drift;
-    let from = drift[0].from.as_deref().unwrap_or_default();
-    assert!(drift.len() == 1 && from.contains("was unmounted"), "{drift:#?}");
+    let seen = corner.observe(Depth::Listing).await.instances.remove(0);
+    assert!(seen.notes.len() == 1 && seen.notes[0].contains("was unmounted"), "{seen:#?}");
+    assert_eq!((seen.drift, seen.mendable), (vec![], vec![]), "nothing is lost for it");
 }
 
 /// What ends with its machine has no exit code of its own; what is killed by itself has.

@@ -313,6 +313,17 @@ pub(super) fn what_says_where_renamed_ones_are_may_be_lost(rig: &Rig) {
     rig.apply(0);
     assert_eq!(std::fs::read(&places).unwrap(), whole);
     is_there(rig, "grace");
+    // Another one has the name by now that this one had, and stands elsewhere, too.
+    rename(rig, "bob", "linus");
+    rig.apply(0);
+    rig.inside("linus", "echo of bob > /var/tmp/mine");
+    std::fs::remove_file(&places).unwrap();
+    for _ in 0..2 {
+        assert_eq!(rig.inside("linus", "cat /var/tmp/mine"), "of bob");
+        is_there(rig, "grace");
+        rig.converged();
+        rig.apply(0);
+    }
 }
 
 /// Without `was` one goes and another comes, and the plan says what would be better.
