@@ -4,14 +4,13 @@
 use std::sync::Arc;
 
 use super::args::{Global, SyncArgs};
-use super::diff::{compare, is_mounted, show};
+use super::diff::{alone, compare, is_mounted, show};
 use super::error::{CliError, Exit, Kind};
 use super::target::Target;
 use super::text::plural;
 use super::ui::Ui;
 use super::{prompt, signals};
 use crate::model::text::harmless_line;
-use crate::reconcile::pass::canonical;
 
 pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Result<Exit, CliError> {
     let target = Target::find(global, &args.name).await?;
@@ -20,14 +19,6 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Resul
     }
     let compared = compare(&target).await?;
     let source = compared.source.as_path();
-    // What git finds there would be the guest's to change while it writes.
-    if let Some(folder) = target.writable()?.around(&canonical(source)) {
-        let (source, folder) = (source.display(), folder.display());
-        return Err(CliError::failed(format!(
-            "{source} lies in {folder}, which a sandbox can write"
-        ))
-        .hint(format!("`bottle diff {}` shows what differs", args.name)));
-    }
     let failed = |error: anyhow::Error| {
         let what = format!("bringing what {} changed into {}", args.name, source.display());
         CliError::new(Kind::Failed, error.context(what))
@@ -50,6 +41,8 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Resul
             return Err(CliError::refused("nothing was changed"));
         }
     }
+    // Somebody may have taken their time to answer.
+    alone(&target, source, &compared.inside)?;
     compared.differ.apply(source).await.map_err(failed)?;
     ui.say(&harmless_line(&format!("{what} changed in {}", source.display())));
     Ok(Exit::Done)

@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use super::args::{DiffArgs, Global};
 use super::error::{CliError, Exit, Kind};
-use super::sync::{Scratch, copied, failed, small, unpack};
+use super::sync::{Copied, Scratch, copied, failed, small, unpack};
 use super::target::Target;
 use super::text::plural;
 use super::ui::{Ui, harmless};
 use crate::model::text::harmless_line;
+use crate::reconcile::pass::canonical;
 use crate::work::{Differ, Place, commits};
 
 /// How long the guest's git may take to say which commits it has.
@@ -48,7 +49,10 @@ struct File {
 /// What came out of a sandbox, beside what it was given.
 pub(super) struct Compared {
     pub(super) differ: Differ,
+    /// Without links.
     pub(super) source: PathBuf,
+    /// The folder inside.
+    pub(super) inside: String,
     /// Entries that were left out.
     refused: u64,
     /// What is compared lies there.
@@ -77,7 +81,10 @@ pub(super) fn is_mounted(ui: &Ui, target: &Target) -> bool {
 /// Brings the files of a sandbox out and compares them.
 pub(super) async fn compare(target: &Target) -> Result<Compared, CliError> {
     let name = &target.sandbox;
-    let copied = copied(target).await?;
+    let mut copied = copied(target).await?;
+    // What was asked about is what is read and written.
+    copied.repository = canonical(&copied.repository);
+    alone(target, &copied.repository, &copied.inside)?;
     let scratch = Scratch::new().map_err(|error| failed(error, "making a temporary folder"))?;
     let work = scratch.0.join("work");
     let comparing = async {
@@ -105,7 +112,28 @@ pub(super) async fn compare(target: &Target) -> Result<Compared, CliError> {
             Err(error) => failed(error, "listening for Ctrl-C"),
         }),
     };
-    Ok(Compared { differ, source: copied.repository, refused, _scratch: scratch })
+    let Copied { inside, repository: source } = copied;
+    Ok(Compared { differ, source, inside, refused, _scratch: scratch })
+}
+
+/// That no sandbox can write where git is to read or write: it looks at a file, opens it later, and would follow
+/// what a guest has put in its place between the two.
+pub(super) fn alone(target: &Target, source: &Path, inside: &str) -> Result<(), CliError> {
+    let writable = target.writable()?;
+    let Some((folder, whose)) = writable.near(source) else { return Ok(()) };
+    let (at, shown) = (source.display(), folder.display());
+    let what = match (source.starts_with(folder), folder.starts_with(source)) {
+        (true, true) => format!("a sandbox can write {at}"),
+        (true, false) => format!("{at} lies in {shown}, which a sandbox can write"),
+        (false, true) => format!("{at} contains {shown}, which a sandbox can write"),
+        (false, false) => format!("{at} has files of {shown}, which a sandbox can write"),
+    };
+    let what = format!("{what}: {whose}");
+    let hint = format!(
+        "nothing was compared or changed; `bottle cp {}:{inside} DEST` brings the files into another folder",
+        target.sandbox
+    );
+    Err(CliError::failed(harmless_line(&what)).hint(hint))
 }
 
 /// Shows what differs, and how much was left out.

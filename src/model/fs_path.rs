@@ -135,18 +135,18 @@ impl MountTable {
 /// The folders of this machine that sandboxes can write, under every name that they have on it.
 #[derive(Debug, Clone, Default)]
 pub struct Writable {
-    /// By the path that it was given by: where it lies, with what is mounted below it.
-    folders: BTreeMap<PathBuf, Vec<FsPath>>,
+    /// By the path that it was given by: where it lies, with what is mounted below it; and whose it is.
+    folders: BTreeMap<PathBuf, (Vec<FsPath>, String)>,
     table: MountTable,
 }
 
 impl Writable {
-    /// These folders, whose paths are absolute and without links.
+    /// These folders, whose paths are absolute and without links, and whose each is, for people.
     #[must_use]
-    pub fn new(folders: impl IntoIterator<Item = PathBuf>, table: MountTable) -> Self {
-        let folders = folders.into_iter().map(|folder| {
+    pub fn new(folders: impl IntoIterator<Item = (PathBuf, String)>, table: MountTable) -> Self {
+        let folders = folders.into_iter().map(|(folder, whose)| {
             let writes = table.writes(&folder);
-            (folder, writes)
+            (folder, (writes, whose))
         });
         Self { folders: folders.collect(), table }
     }
@@ -164,8 +164,24 @@ impl Writable {
         };
         let mut all = self.folders.iter();
         let (folder, _) =
-            all.find(|(folder, writes)| path.starts_with(folder) || writes.iter().any(lies))?;
+            all.find(|(folder, (writes, _))| path.starts_with(folder) || writes.iter().any(lies))?;
         Some(folder)
+    }
+
+    /// The one of them that `path` lies in, is, or contains, and whose it is: whoever works below `path` meets what
+    /// a sandbox changes meanwhile. `path` is absolute and without links.
+    #[must_use]
+    pub fn near(&self, path: &Path) -> Option<(&Path, &str)> {
+        let around = self.around(path);
+        let own = self.table.writes(path);
+        let meets = |written: &FsPath| {
+            own.iter().any(|own| own == written || own.is_below(written) || written.is_below(own))
+        };
+        let mut all = self.folders.iter();
+        let (folder, (_, whose)) = all.find(|(folder, (writes, _))| {
+            around == Some(folder.as_path()) || folder.starts_with(path) || writes.iter().any(meets)
+        })?;
+        Some((folder, whose))
     }
 }
 
@@ -270,7 +286,7 @@ mod tests {
     #[test]
     fn what_sandboxes_can_write_is_known_under_every_name() {
         let around = |folder: &str, path: &str| {
-            let known = Writable::new([PathBuf::from(folder)], MountTable::parse(TABLE));
+            let known = Writable::new([(folder.into(), String::new())], MountTable::parse(TABLE));
             known.around(Path::new(path)).map(Path::to_owned)
         };
         for path in ["/w", "/w/sub", "/alias", "/alias/x", "/data/deep", "/data/deep/x"] {
@@ -286,9 +302,41 @@ mod tests {
         assert_eq!(around("/data", "/w/sub/x"), Some("/data".into()));
         assert_eq!(around("/alias", "/w/x"), Some("/alias".into()));
         // Where the kernel does not say what is mounted, paths count.
-        let bare = Writable::new([PathBuf::from("/w")], MountTable::default());
+        let bare = Writable::new([("/w".into(), String::new())], MountTable::default());
         assert_eq!(bare.around(Path::new("/w/x")), Some(Path::new("/w")));
         assert_eq!(bare.around(Path::new("/x")), None);
+    }
+
+    #[test]
+    fn what_sandboxes_can_write_is_met_above_and_below() {
+        let near = |folder: &str, path: &str| {
+            let folder = (folder.into(), "ada".to_owned());
+            let known = Writable::new([folder], MountTable::parse(TABLE));
+            known.near(Path::new(path)).map(|(_, whose)| whose.to_owned())
+        };
+        for (folder, path) in [
+            ("/w/sub", "/w"),
+            ("/w/sub", "/w/sub"),
+            ("/w/sub", "/w/sub/x"),
+            ("/w/sub", "/"),
+            // Another mount of it, what contains that one, and what is mounted in both.
+            ("/w/sub", "/alias"),
+            ("/w/sub/x", "/data"),
+            ("/w/sub/x", "/data/deep"),
+            ("/data", "/alias/sub/x"),
+            ("/data", "/w"),
+            ("/alias/sub", "/w"),
+        ] {
+            assert_eq!(near(folder, path).as_deref(), Some("ada"), "{folder} {path}");
+        }
+        for (folder, path) in
+            [("/w/sub", "/w/other"), ("/w/sub", "/mnt/s"), ("/w/s", "/w/sub"), ("/w/s", "/data")]
+        {
+            assert_eq!(near(folder, path), None, "{folder} {path}");
+        }
+        let bare = Writable::new([("/w/x".into(), "ada".into())], MountTable::default());
+        assert_eq!(bare.near(Path::new("/w")), Some((Path::new("/w/x"), "ada")));
+        assert_eq!(bare.near(Path::new("/v")), None);
     }
 
     #[test]

@@ -110,8 +110,11 @@ pub fn writable(state: &Path) -> anyhow::Result<Writable> {
             continue;
         }
         let record = read_own(&entry.path())?;
-        let sources = record.sandboxes.into_values().flatten();
-        folders.extend(sources.filter(|source| source.usage == Use::Mount).map(|s| s.path));
+        for (sandbox, sources) in record.sandboxes {
+            let whose = format!("{sandbox} of {}", record.tree.display());
+            let mounts = sources.into_iter().filter(|source| source.usage == Use::Mount);
+            folders.extend(mounts.map(|source| (source.path, whose.clone())));
+        }
     }
     Ok(Writable::new(folders, mount_table()))
 }

@@ -114,7 +114,7 @@ mod tests {
         symlink("nothing", top.join("w/dangling")).unwrap();
         symlink(top.join("secret"), top.join("mine/link")).unwrap();
         symlink("w/link", top.join("through")).unwrap();
-        let writable = Writable::new([top.join("w")], MountTable::default());
+        let writable = Writable::new([(top.join("w"), String::new())], MountTable::default());
         let is = |path: &str| resolve(&top.join(path), &writable);
         for path in [
             "w/link",

@@ -100,6 +100,7 @@ on_every_backend! {
     looked_at::what_goes_is_looked_at,
     differs::a_folder_is_compared_file_by_file,
     differs::changed_files_come_when_that_is_said,
+    differs::what_a_sandbox_can_write_is_not_compared,
     renamed::a_renamed_agent_keeps_its_sandbox,
     renamed::a_rename_that_was_cut_short_goes_on,
     renamed::a_rename_that_was_cut_short_can_be_taken_back,

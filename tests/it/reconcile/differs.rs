@@ -1,10 +1,12 @@
 //! `bottle diff`: what an agent changed in the copy of its workspace.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::copies::{COMMITS, git, repository};
 use super::rig::Rig;
-use crate::support::Ended;
+use crate::support::{Ended, TempTree};
 
 fn diff(rig: &Rig, more: &[&str]) -> Ended {
     let tree = rig.tree_path();
@@ -99,6 +101,56 @@ pub(super) fn changed_files_come_when_that_is_said(rig: &Rig) {
     assert_eq!(std::fs::read_to_string(folder.join("deep/c")).unwrap(), "c\n");
     assert!(!folder.join("gone").exists() && folder.join("leak").symlink_metadata().is_err());
     assert_eq!(files(rig), [""; 0]);
+}
+
+/// A folder that another sandbox can write is neither read nor written by path: what git looked at would be another
+/// file when it is opened.
+pub(super) fn what_a_sandbox_can_write_is_not_compared(rig: &Rig) {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().canonicalize().unwrap().join("x");
+    let sub = folder.join("sub");
+    std::fs::create_dir_all(sub.join("d")).unwrap();
+    std::fs::write(folder.join("a"), "one\n").unwrap();
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    rig.inside("a0", "cd /workspace && echo two >> a && echo x > sub/d/x");
+    let refused = |tree: &TempTree, path: &Path| {
+        let (backend, image) = (rig.backend, rig.image());
+        let text = format!(
+            "backend: {backend}\nimage: {image}\nuser: 0\nresources:\n  pids: 64\n  memory: 128M\n\
+             workspace: {{path: {}, mode: mount}}",
+            path.display()
+        );
+        tree.bottle("bb", &text).agent("bb", "bb", "", "x");
+        rig.cli.run(["apply", tree.path().to_str().unwrap(), "--yes"]).exits(0);
+        let how = format!("{} contains {}, which", folder.display(), path.display());
+        let whose = format!("bb of {}", tree.path().canonicalize().unwrap().display());
+        let own = rig.tree_path();
+        for args in [
+            &["diff", "a0"][..],
+            &["-o", "json", "diff", "a0"],
+            &["sync", "--files", "--yes", "a0"],
+        ] {
+            let ended = rig.cli.run([&["--tree", &own][..], args].concat()).exits(1);
+            for part in [&how, &whose, "bottle cp a0:"] {
+                let said = format!("{}{}", ended.stdout, ended.stderr);
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
+    };
+    // One of another tree counts as well.
+    let other = TempTree::new("other");
+    refused(&other, &sub);
+    assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\n");
+    assert!(!sub.join("d/x").exists());
+    rig.cli.run(["down", other.path().to_str().unwrap(), "--yes"]).exits(0);
+    rig.sync(&["--files", "--yes"]).exits(0);
+    assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\ntwo\n");
+    assert_eq!(std::fs::read_to_string(sub.join("d/x")).unwrap(), "x\n");
+    rig.inside("a0", "cd /workspace && echo three >> a");
+    refused(&rig.tree, &sub.join("d"));
+    assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\ntwo\n");
 }
 
 /// A repository: commits, changes and untracked files together, against what was copied.
