@@ -27,7 +27,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Resul
     let files = compared.differ.files().await.map_err(failed)?;
     show(ui, &target, &compared, false).await?;
     if files.is_empty() {
-        return Ok(Exit::Done);
+        return Ok(compared.exit());
     }
     let what = plural(files.len(), "file", "files");
     if !args.yes {
@@ -45,5 +45,5 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Resul
     alone(&target, source, &compared.inside)?;
     compared.differ.apply(source).await.map_err(failed)?;
     ui.say(&harmless_line(&format!("{what} changed in {}", source.display())));
-    Ok(Exit::Done)
+    Ok(compared.exit())
 }

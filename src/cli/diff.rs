@@ -36,6 +36,13 @@ struct Document {
     /// The commit that is compared with; `null` where the source is no repository.
     base: Option<String>,
     files: Vec<File>,
+    not_compared: Vec<NotCompared>,
+}
+
+#[derive(Serialize)]
+struct NotCompared {
+    path: String,
+    because: &'static str,
 }
 
 #[derive(Serialize)]
@@ -66,7 +73,14 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &DiffArgs) -> Result<Exi
     }
     let compared = compare(&target).await?;
     show(ui, &target, &compared, args.stat).await?;
-    Ok(Exit::Done)
+    Ok(compared.exit())
+}
+
+impl Compared {
+    /// What was left out may be what counts.
+    pub(super) fn exit(&self) -> Exit {
+        if self.differ.left().is_empty() { Exit::Done } else { Exit::Failed }
+    }
 }
 
 /// Whether it works in a folder of the host itself, which is then said.
@@ -144,6 +158,9 @@ pub(super) async fn show(
     stat: bool,
 ) -> Result<(), CliError> {
     tell(ui, target, &compared.source, &compared.differ, stat).await?;
+    for left in compared.differ.left() {
+        ui.warn(&harmless_line(&format!("{}: {}", left.path, left.because)));
+    }
     if compared.refused > 0 {
         let what = plural(
             usize::try_from(compared.refused).unwrap_or(usize::MAX),
@@ -184,6 +201,11 @@ async fn tell(
             source: source.display().to_string(),
             base: differ.commit().map(str::to_owned),
             files: files.collect(),
+            not_compared: differ
+                .left()
+                .iter()
+                .map(|left| NotCompared { path: left.path.clone(), because: left.because })
+                .collect(),
         };
         return Ok(ui.document(&document)?);
     }
@@ -196,7 +218,9 @@ async fn tell(
         None => source.display().to_string(),
     };
     if out.is_empty() {
-        ui.say(&harmless_line(&format!("{} has no changes against {against}", target.sandbox)));
+        let of = if differ.left().is_empty() { "" } else { " in what was compared" };
+        let said = format!("{} has no changes{of} against {against}", target.sandbox);
+        ui.say(&harmless_line(&said));
         return Ok(());
     }
     ui.say(&harmless_line(&format!("{} against {against}", target.sandbox)));

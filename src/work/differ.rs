@@ -1,20 +1,24 @@
 //! What an agent changed: the files that came out of its sandbox against those that it was given.
 //!
 //! A repository of ours, made for this alone, has both; the objects of the operator's are borrowed. Git works
-//! without anybody's configuration, so what a guest writes (attributes, ignored names) is data: no filter, no
-//! driver and no hook is known. The guest's own `.git` is not looked at.
+//! without anybody's configuration, and its own attributes stand above all: what a guest writes is data, and shown
+//! and brought byte for byte. Nobody's `.git` is looked at but the operator's, for the commit that was copied; what
+//! lies beside another one is compared like all else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+use super::bare::{ATTRIBUTES, bare, fed, run, said};
 use super::bundle::is_repository;
-use super::git::{SWITCHED_OFF, git, git_at, settle};
-use crate::model::text::harmless;
+use super::git::{git, git_at};
+use super::listing::{self, File, Files, Found, LARGE, Walked};
 
 /// How many commits are looked through for the one that was copied.
 const COMMITS: usize = 5000;
@@ -27,9 +31,25 @@ const LONGEST: u64 = 64 << 20;
 pub struct Differ {
     repository: PathBuf,
     copy: PathBuf,
-    /// The tree or commit that was given.
+    /// The tree that was given.
     base: String,
     commit: Option<String>,
+    left: Vec<Left>,
+}
+
+/// What is not compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Its path in the workspace, not fit for a terminal.
+    pub path: String,
+    /// Why, for people.
+    pub because: &'static str,
+}
+
+impl Left {
+    fn of(path: &[u8], because: &'static str) -> Self {
+        Self { path: String::from_utf8_lossy(path).into_owned(), because }
+    }
 }
 
 /// One file that differs.
@@ -66,27 +86,60 @@ impl Differ {
         bare(&mut init);
         init.args(["init", "-q", "--bare", "--template="]).arg(format!("--object-format={format}"));
         run(init.arg(&repository), "making a repository to compare in").await?;
-        let mut differ =
-            Self { repository, copy: copy.to_owned(), base: String::new(), commit: None };
+        let (base, left) = (String::new(), Vec::new());
+        let mut differ = Self { repository, copy: copy.to_owned(), base, commit: None, left };
+        tokio::fs::create_dir_all(differ.repository.join("info")).await?;
+        tokio::fs::write(differ.repository.join("info/attributes"), ATTRIBUTES).await?;
+        let mut walked = walk(copy, scratch.join("links")).await?;
+        let mut refused = std::mem::take(&mut walked.refused);
+        let mut given;
         if of_git {
-            let objects = said(git_at(source), &["rev-parse", "--git-path", "objects"]).await?;
-            let objects = source.join(objects);
-            let objects =
-                objects.to_str().filter(|path| !path.contains('\n') && !path.starts_with('"'));
-            let objects = objects.context("git cannot borrow from a folder of such a name")?;
-            let alternates = differ.repository.join("objects/info/alternates");
-            tokio::fs::write(alternates, format!("{objects}\n")).await?;
             let commit = copied(source, commits).await?;
-            let mut read = differ.git(copy);
-            run(read.args(["read-tree", &commit]), "reading what it was given").await?;
-            differ.base.clone_from(&commit);
+            let foreign;
+            (given, foreign) = differ.commits(source, &commit).await?;
             differ.commit = Some(commit);
+            let known = differ.known(&given).await?;
+            let below = |path: &[u8]| {
+                let inner = |outer: &&Vec<u8>| {
+                    path.strip_prefix(outer.as_slice()).is_some_and(|rest| rest.starts_with(b"/"))
+                };
+                foreign.iter().find(inner)
+            };
+            let filled: BTreeSet<_> =
+                walked.found.iter().filter_map(|found| below(&found.path)).collect();
+            let because =
+                "is a repository of its own, of which the commit is not there: not compared";
+            differ.left.extend(filled.into_iter().map(|path| Left::of(path, because)));
+            walked
+                .found
+                .retain(|found| known.contains(&found.path) && below(&found.path).is_none());
         } else {
-            differ.add(source, true).await?;
-            differ.base = said(differ.git(source), &["write-tree"]).await?;
+            let theirs = walk(source, scratch.join("links-given")).await?;
+            refused.extend(theirs.refused);
+            given = differ.named(theirs.found, &sizes(&walked.found)).await?;
         }
-        differ.add(copy, !of_git).await?;
+        let sizes = given.iter().map(|(path, file)| (path.clone(), file.size)).collect();
+        let mut has = differ.named(walked.found, &sizes).await?;
+        let large = given.iter().chain(&has).filter(|(_, file)| file.size > LARGE);
+        let large: BTreeSet<Vec<u8>> = large.map(|(path, _)| path.clone()).collect();
+        for path in large {
+            if given.remove(&path) != has.remove(&path) {
+                differ.left.push(Left::of(&path, "over 64 MiB: not compared"));
+            }
+        }
+        refused.sort();
+        refused.dedup();
+        let because = "a link of a name that git takes for its own: not compared";
+        differ.left.extend(refused.iter().map(|path| Left::of(path, because)));
+        differ.base = differ.tree(&given).await?;
+        differ.tree(&has).await?;
         Ok(differ)
+    }
+
+    /// What is not compared. Of all else the difference is known.
+    #[must_use]
+    pub fn left(&self) -> &[Left] {
+        &self.left
     }
 
     /// The commit that its workspace is compared with; of a folder that is no repository there is none.
@@ -140,20 +193,10 @@ impl Differ {
     /// When it does not fit, with what git says; nothing was changed then.
     pub async fn apply(&self, folder: &Path) -> anyhow::Result<()> {
         let patch = self.patch().await?;
-        let mut git = git_at(folder);
-        bare(&mut git);
-        git.args(["apply", "--whitespace=nowarn", "-"]).stdin(Stdio::piped());
-        let mut child = git.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let stdin = child.stdin.take();
-        let say = async move {
-            if let Some(mut stdin) = stdin {
-                // What does not listen says why when it ends.
-                let _ = stdin.write_all(&patch).await;
-            }
-        };
-        let output = tokio::join!(say, child.wait_with_output()).1?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        anyhow::ensure!(output.status.success(), "{}", harmless(said.trim()));
+        // In our repository: neither filters nor attributes of theirs change what is written.
+        let mut git = self.git(folder);
+        git.args(["apply", "--whitespace=nowarn", "-"]);
+        fed(&mut git, patch).await?;
         Ok(())
     }
 
@@ -170,12 +213,97 @@ impl Differ {
         Ok(out)
     }
 
-    /// Takes a folder over, as it is. Of what is no repository nothing is ignored.
-    async fn add(&self, folder: &Path, all: bool) -> anyhow::Result<()> {
-        let mut add = self.git(folder);
-        add.args(["add", "--all", "--ignore-errors"]);
-        add.args(all.then_some("--force")).args(["--", "."]);
-        run(&mut add, "reading the files").await
+    /// The files of a commit of the operator's, with those of the repositories in it; and where there are
+    /// repositories whose commit is not there.
+    async fn commits(&self, source: &Path, commit: &str) -> anyhow::Result<(Files, Vec<Vec<u8>>)> {
+        self.borrow(source).await?;
+        let (mut files, mut foreign) = (Files::new(), Vec::new());
+        let mut rest = vec![(Vec::new(), commit.to_owned())];
+        while let Some((below, commit)) = rest.pop() {
+            let mut list = self.git(&self.copy);
+            list.args(["ls-tree", "-r", "-l", "-z", "--full-tree", &commit]);
+            let said = fed(&mut list, Vec::new()).await.context("reading what it was given")?;
+            let (own, repositories) = listing::tree(&said, &below);
+            files.extend(own);
+            for (path, commit) in repositories {
+                let folder = source.join(OsStr::from_bytes(&path));
+                // No link, and nothing else in its name, leads elsewhere.
+                let there = folder.canonicalize().is_ok_and(|found| found == folder)
+                    && is_repository(&folder).await.is_ok()
+                    && has(&folder, &commit).await;
+                if !there {
+                    foreign.push(path);
+                    continue;
+                }
+                self.borrow(&folder).await?;
+                rest.push(([path.as_slice(), b"/"].concat(), commit));
+            }
+        }
+        Ok((files, foreign))
+    }
+
+    /// Has the objects of a repository at hand.
+    async fn borrow(&self, from: &Path) -> anyhow::Result<()> {
+        let objects = said(git_at(from), &["rev-parse", "--git-path", "objects"]).await?;
+        let objects = from.join(objects);
+        let objects =
+            objects.to_str().filter(|path| !path.contains('\n') && !path.starts_with('"'));
+        let objects = objects.context("git cannot borrow from a folder of such a name")?;
+        let alternates = self.repository.join("objects/info/alternates");
+        let before = tokio::fs::read_to_string(&alternates).await.unwrap_or_default();
+        Ok(tokio::fs::write(alternates, format!("{before}{objects}\n")).await?)
+    }
+
+    /// The paths of the copy that count beside a repository: those of these files, and what is not ignored.
+    async fn known(&self, given: &Files) -> anyhow::Result<BTreeSet<Vec<u8>>> {
+        self.tree(given).await?;
+        let mut list = self.git(&self.copy);
+        list.args(["ls-files", "-z", "--others", "--exclude-standard"]);
+        let others = fed(&mut list, Vec::new()).await.context("reading the files")?;
+        let others = others.split(|byte| *byte == 0).map(<[u8]>::to_vec);
+        Ok(others.chain(given.keys().cloned()).collect())
+    }
+
+    /// Names the content of what was found, and takes it over unless it is too long. That is read only where
+    /// the other side has a file of that size there: without one it differs anyhow.
+    async fn named(
+        &self,
+        found: Vec<Found>,
+        other: &BTreeMap<Vec<u8>, u64>,
+    ) -> anyhow::Result<Files> {
+        let (large, small): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|found| found.size > LARGE);
+        let (large, odd): (Vec<_>, Vec<_>) =
+            large.into_iter().partition(|found| other.get(&found.path) == Some(&found.size));
+        let mut files = Files::new();
+        for (found, more) in [(small, &["-w"][..]), (large, &[])] {
+            let lines = found.iter().flat_map(|found| listing::quoted(&found.content)).collect();
+            let mut hash = self.git(&self.copy);
+            hash.args(["hash-object", "--stdin-paths", "--no-filters"]).args(more);
+            let ids = fed(&mut hash, lines).await.context("reading the files")?;
+            let ids = String::from_utf8(ids)?;
+            let ids: Vec<&str> = ids.lines().collect();
+            anyhow::ensure!(ids.len() == found.len(), "git has not read all of the files");
+            for (Found { path, mode, size, .. }, id) in found.into_iter().zip(ids) {
+                files.insert(path, File { mode: mode.to_owned(), id: id.to_owned(), size });
+            }
+        }
+        let odd = odd.into_iter().map(|Found { path, mode, size, .. }| {
+            (path, File { mode: mode.to_owned(), id: String::new(), size })
+        });
+        files.extend(odd);
+        Ok(files)
+    }
+
+    /// Makes these files the index of our repository, and gives the tree that they are.
+    async fn tree(&self, files: &Files) -> anyhow::Result<String> {
+        let mut empty = self.git(&self.copy);
+        run(empty.args(["read-tree", "--empty"]), "listing the files").await?;
+        let mut update = self.git(&self.copy);
+        update.args(["update-index", "-z", "--index-info"]);
+        fed(&mut update, listing::index(files)).await.context("listing the files")?;
+        // A partial clone may lack what has not changed.
+        said(self.git(&self.copy), &["write-tree", "--missing-ok"]).await
     }
 
     /// Git in our repository, with this folder as its work tree.
@@ -185,33 +313,6 @@ impl Differ {
         git.env("GIT_DIR", &self.repository).env("GIT_WORK_TREE", folder);
         git
     }
-}
-
-/// Takes everybody's configuration away.
-fn bare(git: &mut Command) {
-    for (name, value) in [
-        ("GIT_CONFIG_GLOBAL", "/dev/null"),
-        ("GIT_CONFIG_NOSYSTEM", "1"),
-        ("GIT_ATTR_NOSYSTEM", "1"),
-        ("HOME", "/nonexistent"),
-        ("XDG_CONFIG_HOME", "/nonexistent"),
-    ] {
-        git.env(name, value);
-    }
-    let own = [
-        ("core.attributesFile", "/dev/null"),
-        ("core.excludesFile", "/dev/null"),
-        ("core.autocrlf", "false"),
-        ("core.safecrlf", "false"),
-        ("core.fileMode", "true"),
-        ("core.symlinks", "true"),
-        ("gc.auto", "0"),
-        ("maintenance.auto", "false"),
-        ("advice.addEmbeddedRepo", "false"),
-        ("safe.directory", "*"),
-    ];
-    let all = SWITCHED_OFF.into_iter().chain(own);
-    settle(git, &all.map(|(key, value)| (key.to_owned(), value)).collect::<Vec<_>>());
 }
 
 /// The commit of the operator's that the guest's work begins with: the newest of its own that is in the
@@ -239,18 +340,21 @@ pub fn commits(stdout: &[u8]) -> Vec<String> {
     text.lines().filter(commit).take(COMMITS).map(str::to_owned).collect()
 }
 
-async fn said(mut git: Command, args: &[&str]) -> anyhow::Result<String> {
-    let output = git.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).output().await;
-    let output = output.context("git cannot be run")?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "git {}: {}", args[0], harmless(error.trim()));
-    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+/// Whether this repository has the commit.
+async fn has(repository: &Path, commit: &str) -> bool {
+    let commit = format!("{commit}^{{commit}}");
+    said(git_at(repository), &["cat-file", "-e", &commit]).await.is_ok()
 }
 
-async fn run(git: &mut Command, what: &str) -> anyhow::Result<()> {
-    let output = git.stdout(Stdio::null()).stderr(Stdio::piped()).output().await;
-    let output = output.with_context(|| format!("{what}: git cannot be run"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "{what}: {}", harmless(error.trim()));
-    Ok(())
+/// Looks through a folder, with room for what its links say.
+async fn walk(folder: &Path, links: PathBuf) -> anyhow::Result<Walked> {
+    tokio::fs::create_dir(&links).await?;
+    let shown = format!("reading {}", folder.display());
+    let folder = folder.to_owned();
+    let walked = tokio::task::spawn_blocking(move || listing::walk(&folder, &links)).await?;
+    walked.context(shown)
+}
+
+fn sizes(found: &[Found]) -> BTreeMap<Vec<u8>, u64> {
+    found.iter().map(|found| (found.path.clone(), found.size)).collect()
 }

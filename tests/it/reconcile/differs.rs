@@ -153,6 +153,135 @@ pub(super) fn what_a_sandbox_can_write_is_not_compared(rig: &Rig) {
     assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\ntwo\n");
 }
 
+/// A `.git` in a folder hides nothing of what lies beside it; what is too long is named.
+pub(super) fn what_lies_in_other_repositories_is_compared(rig: &Rig) {
+    let folder = rig.cli.home().join("site");
+    let (full, empty) = (folder.join("full"), folder.join("empty"));
+    for repository in [&full, &empty] {
+        std::fs::create_dir_all(repository).unwrap();
+        git(repository, &["init", "-q"]);
+        std::fs::write(repository.join("f"), "one\n").unwrap();
+    }
+    git(&full, &["add", "f"]);
+    git(&full, &["commit", "-qm", "f"]);
+    std::fs::write(full.join(".gitignore"), "out\n").unwrap();
+    let large = |name: &str, size: u64| {
+        std::fs::File::create(folder.join(name)).unwrap().set_len(size).unwrap();
+    };
+    large("same", (64 << 20) + 1);
+    large("long", (64 << 20) + 1);
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    let none = diff(rig, &[]).exits(0);
+    assert!(none.stderr.contains("a0 has no changes against"), "{}", none.stderr);
+    rig.inside(
+        "a0",
+        "cd /workspace && echo two >> full/f && echo o > full/out && echo two >> empty/f && mkdir -p new/.git && \
+         echo 'ref: x' > new/.git/HEAD && echo n > new/n",
+    );
+    let all =
+        ["empty/f changed 1/0", "full/f changed 1/0", "full/out added 1/0", "new/n added 1/0"];
+    assert_eq!(files(rig), all);
+    rig.sync(&["--files", "--yes"]).exits(0);
+    assert_eq!(std::fs::read_to_string(full.join("f")).unwrap(), "one\ntwo\n");
+    assert_eq!(std::fs::read_to_string(folder.join("new/n")).unwrap(), "n\n");
+    assert!(folder.join("full/.git").is_dir() && !folder.join("new/.git").exists());
+
+    // As long as before, longer, and new.
+    rig.inside(
+        "a0",
+        "cd /workspace && printf x | dd of=long bs=1 seek=1000 conv=notrunc 2>/dev/null && \
+         dd if=/dev/null of=new/hole bs=1 seek=1200000000 2>/dev/null && echo three >> full/f",
+    );
+    let shown = diff(rig, &[]).exits(1);
+    for name in ["long", "new/hole"] {
+        let said = format!("{name}: over 64 MiB: not compared");
+        assert!(shown.stderr.contains(&said), "{said}: {}", shown.stderr);
+    }
+    assert!(!shown.stderr.contains("same:") && shown.stdout.contains("+three"), "{shown:?}");
+    assert!(shown.stdout.len() < 10_000);
+    let document = diff(rig, &["-o", "json"]).exits(1).json();
+    let left = |path: &str| json!({"path": path, "because": "over 64 MiB: not compared"});
+    assert_eq!(document["not_compared"], json!([left("long"), left("new/hole")]));
+    rig.sync(&["--files", "--yes"]).exits(1);
+    assert_eq!(std::fs::read_to_string(full.join("f")).unwrap(), "one\ntwo\nthree\n");
+    assert!(!folder.join("new/hole").exists());
+    // None that is shown is not none at all.
+    let rest = diff(rig, &[]).exits(1);
+    assert!(rest.stderr.contains("no changes in what was compared"), "{}", rest.stderr);
+}
+
+/// What a guest says of its files, and what it calls them, changes nothing of what is shown and brought.
+pub(super) fn attributes_and_odd_names_change_nothing(rig: &Rig) {
+    let folder = rig.cli.home().join("site");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, text) in [("a.sh", "one\n"), ("c", "$Id$\n"), ("b.txt", "b\r\n")] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    rig.inside(
+        "a0",
+        "cd /workspace && printf '*.sh -diff\n*.txt text eol=lf\nc ident\nodd working-tree-encoding=UTF-16LE\n' \
+         > .gitattributes && echo 'rm -rf /' >> a.sh && printf 'c\\r\\n' >> b.txt && echo '$Id: 1 $' > c && \
+         printf 'odd' > odd && echo 1 > '.git ' && echo 2 > 'git~1' && printf 3 > \"$(printf 'n\\nl\"\\303\\274')\" \
+         && ln -s a.sh .gitmodules && ln -s a.sh link",
+    );
+    let shown = diff(rig, &[]).exits(1);
+    for line in ["+rm -rf /\n", "+c\r\n", "-$Id$\n+$Id: 1 $\n", "+odd\n", "+a.sh\n"] {
+        assert!(shown.stdout.contains(line), "{line:?}: {}", shown.stdout);
+    }
+    assert!(shown.stderr.contains(".gitmodules: a link"), "{}", shown.stderr);
+    rig.inside("a0", "rm /workspace/.gitmodules");
+    let all = [
+        ".git  added 1/0",
+        ".gitattributes added 4/0",
+        "a.sh changed 1/0",
+        "b.txt changed 1/0",
+        "c changed 1/1",
+        "git~1 added 1/0",
+        "link added 1/0",
+        "n\nl\"\u{fc} added 1/0",
+        "odd added 1/0",
+    ];
+    assert_eq!(files(rig), all);
+    rig.sync(&["--files", "--yes"]).exits(0);
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    assert_eq!((&*read("b.txt"), &*read("c"), &*read("odd")), ("b\r\nc\r\n", "$Id: 1 $\n", "odd"));
+    assert_eq!((&*read(".git "), &*read("n\nl\"\u{fc}")), ("1\n", "3"));
+    assert_eq!(std::fs::read_link(folder.join("link")).unwrap(), Path::new("a.sh"));
+    assert_eq!(files(rig), [""; 0]);
+}
+
+/// The files of a submodule, against its commit.
+pub(super) fn a_submodule_is_compared_as_well(rig: &Rig) {
+    let folder = rig.cli.home().join("with");
+    let sub = folder.join("sub");
+    std::fs::create_dir_all(&sub).unwrap();
+    for repository in [&folder, &sub] {
+        git(repository, &["init", "-q"]);
+        std::fs::write(repository.join("f"), "one\n").unwrap();
+    }
+    for repository in [&sub, &folder] {
+        git(repository, &["add", "-A"]);
+        git(repository, &["commit", "-qm", "f"]);
+    }
+    assert!(git(&folder, &["ls-files", "-s", "sub"]).starts_with("160000 "));
+    rig.bottle(&format!("workspace:\n  path: {}\n", folder.display()));
+    rig.agents(1);
+    rig.apply(0);
+    assert_eq!(files(rig), [""; 0]);
+    rig.inside("a0", "cd /workspace && echo two >> sub/f && echo n > sub/n && echo two >> f");
+    assert_eq!(files(rig), ["f changed 1/0", "sub/f changed 1/0", "sub/n added 1/0"]);
+    // Its commits are not there any more.
+    std::fs::rename(sub.join(".git"), rig.cli.home().join("moved")).unwrap();
+    let shown = diff(rig, &[]).exits(1);
+    assert!(shown.stderr.contains("sub: is a repository of its own"), "{}", shown.stderr);
+    assert!(shown.stdout.contains("b/f\n") && !shown.stdout.contains("sub/"), "{}", shown.stdout);
+}
+
 /// A repository: commits, changes and untracked files together, against what was copied.
 pub(super) fn a_repository_is_compared_with_its_commit(rig: &Rig) {
     let folder = repository(rig);
