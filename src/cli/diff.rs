@@ -109,7 +109,8 @@ pub(super) async fn compare(target: &Target) -> Result<Compared, CliError> {
         let stripped = tokio::task::spawn_blocking(move || strip(&plain));
         let stripped = stripped.await.map_err(|error| failed(error, "reading the files"))?;
         stripped.map_err(|error| failed(error, "taking the guest's `.git` away"))?;
-        let differ = Differ::new(&scratch.0, &copied.repository, &work, &commits(&has)).await;
+        let (source, has, writable) = (&copied.repository, commits(&has), target.writable()?);
+        let differ = Differ::new(&scratch.0, source, &work, &has, &writable).await;
         let differ = differ.map_err(|error| {
             let what = format!("comparing {name} with {}", copied.repository.display());
             CliError::new(Kind::Failed, error.context(what)).hint(format!(

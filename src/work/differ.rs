@@ -19,6 +19,8 @@ use super::bare::{ATTRIBUTES, bare, fed, run, said};
 use super::bundle::is_repository;
 use super::git::{git, git_at};
 use super::listing::{self, File, Files, Found, LARGE, Walked};
+use crate::model::Writable;
+use crate::model::text::harmless;
 
 /// How many commits are looked through for the one that was copied.
 const COMMITS: usize = 5000;
@@ -65,7 +67,8 @@ pub struct Changed {
 
 impl Differ {
     /// Compares `copy`, which came out of a sandbox and has no `.git`, with `source`. `commits` are those that the
-    /// guest says it has, the newest first. `scratch` is an empty folder of the caller's.
+    /// guest says it has, the newest first. `scratch` is an empty folder of the caller's. What `writable` has is read
+    /// for no objects.
     ///
     /// # Errors
     /// When there is no git here, or one of the folders cannot be read.
@@ -74,6 +77,7 @@ impl Differ {
         source: &Path,
         copy: &Path,
         commits: &[String],
+        writable: &Writable,
     ) -> anyhow::Result<Self> {
         anyhow::ensure!(source.is_dir(), "{} is no folder any more", source.display());
         let repository = scratch.join("git");
@@ -94,9 +98,10 @@ impl Differ {
         let mut refused = std::mem::take(&mut walked.refused);
         let mut given;
         if of_git {
+            differ.borrow(source, writable).await?;
             let commit = copied(source, commits).await?;
             let foreign;
-            (given, foreign) = differ.commits(source, &commit).await?;
+            (given, foreign) = differ.commits(source, &commit, writable).await?;
             differ.commit = Some(commit);
             let known = differ.known(&given).await?;
             let below = |path: &[u8]| {
@@ -215,8 +220,12 @@ impl Differ {
 
     /// The files of a commit of the operator's, with those of the repositories in it; and where there are
     /// repositories whose commit is not there.
-    async fn commits(&self, source: &Path, commit: &str) -> anyhow::Result<(Files, Vec<Vec<u8>>)> {
-        self.borrow(source).await?;
+    async fn commits(
+        &self,
+        source: &Path,
+        commit: &str,
+        writable: &Writable,
+    ) -> anyhow::Result<(Files, Vec<Vec<u8>>)> {
         let (mut files, mut foreign) = (Files::new(), Vec::new());
         let mut rest = vec![(Vec::new(), commit.to_owned())];
         while let Some((below, commit)) = rest.pop() {
@@ -235,7 +244,7 @@ impl Differ {
                     foreign.push(path);
                     continue;
                 }
-                self.borrow(&folder).await?;
+                self.borrow(&folder, writable).await?;
                 rest.push(([path.as_slice(), b"/"].concat(), commit));
             }
         }
@@ -243,9 +252,15 @@ impl Differ {
     }
 
     /// Has the objects of a repository at hand.
-    async fn borrow(&self, from: &Path) -> anyhow::Result<()> {
+    async fn borrow(&self, from: &Path, writable: &Writable) -> anyhow::Result<()> {
         let objects = said(git_at(from), &["rev-parse", "--git-path", "objects"]).await?;
-        let objects = from.join(objects);
+        // Those of a linked worktree lie elsewhere.
+        let objects = tokio::fs::canonicalize(from.join(objects)).await?;
+        if let Some((folder, whose)) = writable.near(&objects) {
+            let (objects, folder) = (objects.display(), folder.display());
+            let why = format!("its objects are in {objects}, and a sandbox can write {folder}");
+            anyhow::bail!("{}", harmless(&format!("{why}: {whose}")));
+        }
         let objects =
             objects.to_str().filter(|path| !path.contains('\n') && !path.starts_with('"'));
         let objects = objects.context("git cannot borrow from a folder of such a name")?;

@@ -101,6 +101,7 @@ on_every_backend! {
     differs::a_folder_is_compared_file_by_file,
     differs::changed_files_come_when_that_is_said,
     differs::what_a_sandbox_can_write_is_not_compared,
+    differs::objects_that_a_sandbox_can_write_are_not_read,
     differs::what_lies_in_other_repositories_is_compared,
     differs::attributes_and_odd_names_change_nothing,
     differs::a_submodule_is_compared_as_well,

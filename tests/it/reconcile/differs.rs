@@ -153,6 +153,36 @@ pub(super) fn what_a_sandbox_can_write_is_not_compared(rig: &Rig) {
     assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "one\ntwo\n");
 }
 
+/// Nor are objects read that a sandbox can write: those of a linked worktree lie in another folder.
+pub(super) fn objects_that_a_sandbox_can_write_are_not_read(rig: &Rig) {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path().canonicalize().unwrap();
+    let (main, linked) = (place.join("main"), place.join("linked"));
+    std::fs::create_dir(&main).unwrap();
+    git(&main, &["init", "-q"]);
+    std::fs::write(main.join("f"), "one\n").unwrap();
+    git(&main, &["add", "f"]);
+    git(&main, &["commit", "-qm", "f"]);
+    git(&main, &["worktree", "add", "-q", "-b", "other", linked.to_str().unwrap()]);
+    rig.bottle(&format!("workspace:\n  path: {}\n", linked.display()));
+    rig.agents(1);
+    rig.apply(0);
+    rig.inside("a0", "cd /workspace && echo two >> f");
+    assert_eq!(files(rig), ["f changed 1/0"]);
+    let (backend, image) = (rig.backend, rig.image());
+    let text = format!(
+        "backend: {backend}\nimage: {image}\nuser: 0\nresources:\n  pids: 64\n  memory: 128M\n\
+         workspace: {{path: {}, mode: mount}}",
+        main.display()
+    );
+    rig.tree.bottle("bb", &text).agent("bb", "bb", "", "x");
+    rig.apply(0);
+    let refused = diff(rig, &[]).exits(1);
+    let why = format!("main/.git/objects, and a sandbox can write {}: bb of ", main.display());
+    assert!(refused.stderr.contains(&why), "{}", refused.stderr);
+    assert_eq!(refused.stdout, "");
+}
+
 /// A `.git` in a folder hides nothing of what lies beside it; what is too long is named.
 pub(super) fn what_lies_in_other_repositories_is_compared(rig: &Rig) {
     let folder = rig.cli.home().join("site");
