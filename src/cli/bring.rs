@@ -22,7 +22,7 @@ pub(super) async fn run(ui: &Arc<Ui>, global: &Global, args: &SyncArgs) -> Resul
     let failed = |error: anyhow::Error| {
         let what = format!("bringing what {} changed into {}", args.name, source.display());
         CliError::new(Kind::Failed, error.context(what))
-            .hint("nothing was changed; `bottle cp` brings the files beside yours")
+            .hint("`bottle cp` brings the files beside yours")
     };
     let files = compared.differ.files().await.map_err(failed)?;
     show(ui, &target, &compared, false).await?;

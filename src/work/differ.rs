@@ -19,6 +19,7 @@ use super::bare::{ATTRIBUTES, bare, fed, run, said};
 use super::bundle::is_repository;
 use super::git::{git, git_at};
 use super::listing::{self, File, Files, Found, LARGE, Walked};
+use super::undo::Undo;
 use crate::model::Writable;
 use crate::model::text::harmless;
 
@@ -192,17 +193,33 @@ impl Differ {
     }
 
     /// Makes the folder that was compared with, or another state of it, what the copy is: all of it, or nothing
-    /// where a file there is another by now. Git follows no link on the way, and leaves the folder nowhere.
+    /// where a file there is another by now, or the disk is full. Git follows no link on the way, and leaves the
+    /// folder nowhere.
     ///
     /// # Errors
-    /// When it does not fit, with what git says; nothing was changed then.
+    /// When it does not fit, with what git says, or fails half-way: nothing is changed then.
     pub async fn apply(&self, folder: &Path) -> anyhow::Result<()> {
         let patch = self.patch().await?;
         // In our repository: neither filters nor attributes of theirs change what is written.
         let mut git = self.git(folder);
         git.args(["apply", "--whitespace=nowarn", "-"]);
-        fed(&mut git, patch).await?;
-        Ok(())
+        let names = self.diff(&["--name-only", "-z", "--no-renames"]).await?;
+        let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        let names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
+        let at = folder.to_owned();
+        let undo = tokio::task::spawn_blocking(move || Undo::keep(&at, &names)).await??;
+        let applied = fed(&mut git, patch).await;
+        let ended = tokio::task::spawn_blocking(move || match applied {
+            Ok(_) => {
+                undo.forget();
+                Ok(())
+            }
+            Err(error) => {
+                undo.put_back().with_context(|| format!("{error:#}"))?;
+                Err(error.context("nothing was changed"))
+            }
+        });
+        ended.await?
     }
 
     async fn diff(&self, more: &[&str]) -> anyhow::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ mod names;
 mod pieces;
 mod plain;
 pub mod snapshot;
+mod undo;
 pub mod way;
 
 pub use bundle::{Because, Brought, Fetched, Skipped, fetch, is_repository, new_commits};

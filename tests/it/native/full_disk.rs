@@ -9,9 +9,10 @@ use crate::support::{Cli, TempTree, left_out};
 struct Small(tempfile::TempDir);
 
 impl Small {
-    fn new() -> Self {
+    fn new(megabytes: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mount = ["-t", "tmpfs", "-o", "size=96m,mode=0700", "bottle-test"];
+        let size = format!("size={megabytes}m,mode=0700");
+        let mount = ["-t", "tmpfs", "-o", &size, "bottle-test"];
         let done = Command::new("mount").args(mount).arg(folder.path()).status().unwrap();
         assert!(done.success());
         Self(folder)
@@ -25,12 +26,49 @@ impl Drop for Small {
     }
 }
 
+/// The folder of a workspace is no repository: what it held is nowhere else.
+#[test]
+fn changed_files_that_do_not_fit_leave_the_old_ones() {
+    if !rustix::process::geteuid().is_root() {
+        return left_out("a full disk", "as an ordinary user: no file system can be mounted");
+    }
+    let (small, cli, tree) = (Small::new(2), Cli::new(), TempTree::new("small"));
+    let site = small.0.path().canonicalize().unwrap().join("site");
+    std::fs::create_dir(&site).unwrap();
+    let old = |number: u32| format!("old {number}\n").repeat(1000);
+    for number in 1..=6 {
+        std::fs::write(site.join(format!("f{number}")), old(number)).unwrap();
+    }
+    tree.bottle("plain", &format!("backend: native\nworkspace:\n  path: {}", site.display()));
+    tree.agent("ada", "plain", "", "You are ada.");
+    let path = tree.path().display().to_string();
+    let run = |words: &[&str]| {
+        let mut all = vec!["--tree", path.as_str()];
+        all.extend(words);
+        cli.run(all)
+    };
+    run(&["apply", "--yes"]).exits(0);
+    let write = "for n in 1 2 3 4 5 6; do head -c 600000 /dev/urandom > /workspace/f$n; done; echo x > /workspace/new";
+    run(&["exec", "ada", "--", "sh", "-c", write]).exits(0);
+    let failed = run(&["sync", "ada", "--files", "--yes"]).exits(1);
+    assert!(failed.stderr.contains("nothing was changed"), "{}", failed.stderr);
+    let mut names: Vec<_> =
+        std::fs::read_dir(&site).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["f1", "f2", "f3", "f4", "f5", "f6"]);
+    for number in 1..=6 {
+        let now = std::fs::read_to_string(site.join(format!("f{number}"))).unwrap();
+        assert!(now == old(number), "f{number} is another");
+    }
+    run(&["down", "--yes"]).exits(0);
+}
+
 #[test]
 fn others_are_decided_on_and_records_are_written() {
     if !rustix::process::geteuid().is_root() {
         return left_out("a full disk", "as an ordinary user: no file system can be mounted");
     }
-    let (small, mut cli, tree) = (Small::new(), Cli::new(), TempTree::new("full"));
+    let (small, mut cli, tree) = (Small::new(96), Cli::new(), TempTree::new("full"));
     let state = small.0.path().join("state");
     cli.env("BOTTLE_STATE_DIR", &state);
     let limits = "resources:\n  pids: 64\n  memory: 256M";
