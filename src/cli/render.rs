@@ -331,7 +331,7 @@ pub(super) fn refusal_text(refusal: &Refusal) -> (String, String) {
                 "this would make it {removed} of {existing} sandboxes that were removed or replaced within an \
                  hour, {lately} of them before"
             ),
-            format!("`--allow-teardown {removed}` permits it"),
+            "end `watch`, and `bottle apply` does it; or wait until an hour has passed".to_owned(),
         ),
         Refusal::NoAgents { found, removed } => (
             format!("{}, and {removed} would be removed", harmless(found)),

@@ -59,7 +59,7 @@ impl fmt::Display for Work {
         let stashes = count(self.stashes, "stash", "stashes");
         let all: Vec<String> = [files, untracked, commits, stashes].into_iter().flatten().collect();
         match all[..] {
-            [] => f.write_str("nothing of its own in its workspace")?,
+            [] => f.write_str("no changed files in its workspace")?,
             _ => f.write_str(&all.join(", "))?,
         }
         if self.changed + self.untracked > 0 {
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn it_reads_as_a_sentence() {
         let said = |work: Work| work.to_string();
-        assert_eq!(said(Work::default()), "nothing of its own in its workspace");
+        assert_eq!(said(Work::default()), "no changed files in its workspace");
         assert!(Work::default().is_nothing());
         let work =
             Work { changed: 5, untracked: 2, unpushed: 1, bytes: 1_300_000, ..Work::default() };

@@ -64,7 +64,9 @@ pub(super) fn hold_teardowns(decisions: &mut [Decision]) {
     for decision in decisions.iter_mut().filter(goes) {
         decision.withhold();
         if let Some(change) = decision.changes.first_mut() {
-            change.notes.push("`--hold-teardown`: `bottle apply` removes it".to_owned());
+            change.notes.push(
+                "`--hold-teardown`: once `watch` has ended, `bottle apply` removes it".to_owned(),
+            );
         }
     }
 }

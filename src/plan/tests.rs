@@ -649,7 +649,10 @@ fn rule_7_teardowns_are_held_for_a_person_where_that_is_asked_for() {
     assert_eq!(plan.refused, None);
     assert_eq!(plan.summary(), Summary { hold: 1, replace: 1, keep: 1, ..Summary::default() });
     let held = plan.changes.iter().find(|change| change.sandbox == id("a2")).unwrap();
-    assert_eq!(held.notes, ["`--hold-teardown`: `bottle apply` removes it"]);
+    assert_eq!(
+        held.notes,
+        ["`--hold-teardown`: once `watch` has ended, `bottle apply` removes it"]
+    );
     assert!(plan.steps.iter().all(|step| step.sandbox != Some(id("a2"))));
 }
 

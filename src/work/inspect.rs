@@ -19,6 +19,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long the operator's repository may take to say which commits it has, and how many of them count.
 const COMMITS: (Duration, usize) = (Duration::from_secs(2), 5000);
 
+/// Of files without git, those count that came to be what they are after the copy was complete. The clock has seconds: in
+/// that of the copy itself those count that were written then, for what was copied has the time of its original.
+///
 /// What is run inside: `WORKSPACE`, or nothing where there is no copy of one. Its input are commits that are
 /// known outside, each with `^` before it. Nothing that the repository names is run, and nothing is written.
 const LOOK_SH: &str = r#"echo "self $$"
@@ -42,8 +45,10 @@ echo "changed $c"
 }
 else
 at=$(stat -c %Z "$2" 2>/dev/null) || exit 4
-find . -xdev -type f -exec stat -c '%Z %s' {} + 2>/dev/null | {
-while read -r when s; do [ "$when" -le "$at" ] || echo "$s"; done; } | sum changed
+find . -xdev -type f -exec stat -c '%Z %Y %s' {} + 2>/dev/null | {
+while read -r when written s; do
+[ "$when" -lt "$at" ] || { [ "$when" -eq "$at" ] && [ "$written" -lt "$at" ]; } || echo "$s"
+done; } | sum changed
 fi
 echo done"#;
 
@@ -96,7 +101,7 @@ fn read(
         3 => return Err("its workspace cannot be entered by its user".to_owned()),
         4 => {
             return Err(
-                "there is no git in it, and nothing says when its workspace was copied".to_owned()
+                "its workspace is no repository, and nothing says when it was copied".to_owned()
             );
         }
         127 => return Err("there is no shell in it".to_owned()),
@@ -191,7 +196,8 @@ mod tests {
         }
         let cut = read(BackendKind::Native, true, false, &said("changed 1\n"));
         assert_eq!(cut.unwrap_err(), "its answer has no end");
-        for (code, says) in [(3, "entered"), (4, "no git"), (127, "no shell"), (9, "ended with 9")]
+        for (code, says) in
+            [(3, "entered"), (4, "no repository"), (127, "no shell"), (9, "ended with 9")]
         {
             let output = ExecOutput { code, ..said("") };
             let why = read(BackendKind::Docker, true, false, &output).unwrap_err();

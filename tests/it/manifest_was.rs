@@ -54,6 +54,12 @@ fn what_cannot_be_is_an_error_that_names_both() {
         assert!(said.iter().any(|line| line.contains(says)), "{says}: {said:?}");
         assert_eq!(was, [""; 0], "{says}");
     }
+    // The other one would be made of what exists under that name.
+    let scratch = Scratch::with_good_agent();
+    scratch.write("tree/agents/ada.md", "---\nbottle: dev\nwas: good\n---\n");
+    let desired = scratch.load();
+    assert_eq!(desired.held.keys().map(ToString::to_string).collect::<Vec<_>>(), ["ada", "good"]);
+    assert!(desired.sandboxes.is_empty());
     // What exists under a name that two claim is nobody's to remove.
     assert_eq!(read(&[("ada", "was: old"), ("bob", "was: old")]).2, ["old"]);
 }

@@ -84,6 +84,10 @@ impl Loader<'_> {
                 continue;
             };
             self.unread.entry(was.clone()).or_insert_with(|| told.clone());
+            // Else what the name is taken for anew would have what is there, and be made of it.
+            if self.sandboxes.remove(was).is_some() {
+                self.held.entry(was.clone()).or_default().push(told.clone());
+            }
             self.sandboxes.remove(id);
             self.held.entry(id.clone()).or_default().push(told.clone());
             self.diagnostics.push(told);

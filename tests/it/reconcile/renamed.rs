@@ -125,7 +125,8 @@ pub(super) fn a_renamed_agent_keeps_its_sandbox(rig: &Rig) {
 
     // `was` says nothing any more, and another may have the name.
     rig.agent("linus", "You are another.");
-    let refused = rig.plan().exits(2).json();
+    let refused = rig.plan().exits(3).json();
+    assert_eq!(refused["summary"]["hold"], 2, "{refused}");
     let told = refused["diagnostics"][0]["message"].as_str().unwrap();
     assert!(told.contains("agents/linus.md still declares linus"), "{refused}");
     rig.agent("grace", "You are an agent.");

@@ -167,7 +167,7 @@ pub(super) fn removals_wait_for_a_person_where_that_is_asked_for(rig: &Rig) {
     });
     wait_for("the pass to say so", || {
         let passes = std::fs::read_to_string(rig.cli.cwd().join("passes.jsonl")).unwrap();
-        passes.contains("`--hold-teardown`: `bottle apply` removes it")
+        passes.contains("`--hold-teardown`: once `watch` has ended, `bottle apply` removes it")
     });
     std::thread::sleep(Duration::from_secs(4));
     rig.inside("a0", "true");
