@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::pass::View;
 use super::state::{State, TreeState, read_json, write_json};
+use super::view::View;
 use crate::apply::{Outcome, Report};
 use crate::manifest::mount_table;
 use crate::model::{

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use super::pass::{Reconciler, View};
+use super::pass::Reconciler;
+use super::view::View;
 use crate::model::work::Looked;
 use crate::model::{Instance, ResourceKind};
 use crate::plan::{Action, Verdict};

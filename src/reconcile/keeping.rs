@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::pass::View;
 use super::state::{TreeState, now};
+use super::view::View;
 use crate::apply::{Keeper, Receipts as _};
 use crate::backend::{Backend, BackendError, ExecSpec, Scope, guest_path};
 use crate::model::{

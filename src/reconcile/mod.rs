@@ -1,12 +1,17 @@
 //! Keeps the tree and what exists the same: one pass, and the loop around it.
 //!
-//! `pass` is load → observe → plan → apply. `daemon` runs passes: files, backend events, a periodic
-//! resync and retries (`trigger`, `files`, `backoff`) are one stream of triggers, which coalesce
-//! (`waiting`); the cause is logged and never given to the planner. A pass plans for all; each
-//! sandbox then has a run of its own (`runs`), and a removal takes two readings (`removals`), and so many within an hour (`gone`). `state` is the state folder, `lock` its
-//! lock, `owners` which path speaks for which name, `git` tells the tree's commit, `values` finds
-//! asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped, `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given,
-//! `ahead` looks while the tree is read, `authorities` the certificate authority of each, `names` what the host says about names.
+//! `pass` is load → observe → plan → apply; `view` is what a look has shown, `ahead` looks while the tree is
+//! read, `tidy` removes what is left of what is gone, and `find` is for commands that work on one sandbox.
+//!
+//! `daemon` runs passes: files, backend events, a periodic resync and retries (`trigger`, `files`, `backoff`) are
+//! one stream of triggers, which coalesce (`waiting`); the cause is logged and never given to the planner. A pass
+//! plans for all; each sandbox then has a run of its own (`runs`). A removal takes two readings (`removals`), and so
+//! many within an hour (`gone`).
+//!
+//! `state` is the state folder, `lock` its lock, `owners` which path speaks for which name. `git` tells the tree's
+//! commit, `values` finds asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped.
+//! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `authorities` the
+//! certificate authority of each, `names` what the host says about names.
 
 pub mod accepted;
 mod ahead;
@@ -14,6 +19,7 @@ pub mod authorities;
 pub mod backoff;
 pub mod daemon;
 mod files;
+mod find;
 pub mod git;
 mod gone;
 mod inspect;
@@ -31,16 +37,19 @@ pub mod sidecars;
 pub mod state;
 mod still;
 pub mod stops;
+mod tidy;
 pub mod tokens;
 pub mod trigger;
 pub mod values;
+mod view;
 mod waiting;
 
 pub use ahead::Ahead;
 pub use daemon::{Failing, Published, WatchConfig, watch};
 pub use lock::{Claims, Holder, Lock, Locked};
 pub use owners::OwnerTaken;
-pub use pass::{Last, LastOutcome, Reconciler, View};
+pub use pass::{Last, LastOutcome, Reconciler};
 pub use state::{State, TreeState};
 pub use trigger::Trigger;
 pub use values::Sources;
+pub use view::View;

@@ -16,22 +16,21 @@ use super::authorities::Authorities;
 use super::git::{self, Revision};
 use super::keeping::{self, Keeping};
 use super::lock::Claims;
-use super::names::{HostNames, Told};
+use super::names::HostNames;
 use super::renames;
 use super::sidecars::{self, Documents, Roots};
 use super::state::{State, TreeState, now};
 use super::stops;
 use super::tokens::Credentials;
 use super::values::{self, Sources};
-use crate::apply::{self, Deadlines, Event, Outcome, Report, Secrets, Slots, Stop};
+use super::view::View;
+use crate::apply::{self, Deadlines, Event, Outcome, Report, Slots, Stop};
 use crate::backend::{Backend, BackendError, Backends, Depth, Observation, Scope};
 use crate::manifest::{self, LoadOptions};
 use crate::model::{
-    AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource, Instance,
-    InstanceId, InstanceState, MountTable, Observed, OwnerId, Ownership, Places, Receipt,
-    SandboxId, Severity, SpecHash, Tree,
+    AgentsFolder, BackendChoice, BackendKind, Desired, Diagnostic, Elsewhere, HostSource,
+    InstanceState, MountTable, Observed, OwnerId, Ownership, SandboxId, Severity, Tree,
 };
-use crate::plan::document::{PlanDocument, TreeDocument, document, fingerprint};
 use crate::plan::{self, Options, Order, Plan, Step, StepId};
 
 /// A backend that does not answer within this is unreachable.
@@ -53,78 +52,6 @@ pub struct Reconciler {
     pub jobs: Option<usize>,
     /// How long they may take.
     pub deadlines: Deadlines,
-}
-
-/// Everything that one look at tree and backends has shown, and the plan that follows from it.
-pub struct View {
-    /// What is desired.
-    pub desired: Desired,
-    /// What exists.
-    pub observed: Observed,
-    /// What the operator said.
-    pub options: Options,
-    /// What follows.
-    pub plan: Plan,
-    /// The asked-for values that are at hand.
-    pub secrets: Secrets,
-    /// The credentials that routes refer to and that are set.
-    pub credentials: Credentials,
-    /// On whose behalf backends are called.
-    pub scope: Scope,
-    /// The commit of the tree.
-    pub revision: Revision,
-    /// What is remembered of the tree.
-    pub memory: TreeState,
-    /// Where renamed sandboxes were when it was looked; `scope` says where they are from now on.
-    pub places: Places,
-    /// What the sidecars of each backend are told of what the host says about names.
-    names: BTreeMap<BackendKind, Told>,
-}
-
-impl View {
-    /// Plans again from the same observations, and leaves these sandboxes as they are this time.
-    pub(super) fn defer(&mut self, sandboxes: impl IntoIterator<Item = SandboxId>) {
-        self.options.deferred.extend(sandboxes);
-        self.plan = plan::plan(&self.desired, &self.observed, &self.options);
-    }
-
-    /// The tree, as documents name it.
-    #[must_use]
-    pub fn tree(&self) -> TreeDocument {
-        TreeDocument {
-            name: self.desired.tree.owner.to_string(),
-            path: self.desired.tree.path.display().to_string(),
-            commit: self.revision.commit.clone(),
-            branch: self.revision.branch.clone(),
-            dirty: self.revision.dirty,
-            overlays: self.desired.overlays.iter().cloned().collect(),
-        }
-    }
-
-    /// A digest of all that the plan was made from.
-    #[must_use]
-    pub fn fingerprint(&self) -> SpecHash {
-        fingerprint(&self.desired, &self.observed, &self.options)
-    }
-
-    /// The plan as a document.
-    #[must_use]
-    pub fn document(&self) -> PlanDocument {
-        document(self.tree(), &self.plan, &self.desired.diagnostics, Some(self.fingerprint()))
-    }
-
-    /// The same for people: without the fingerprint.
-    #[must_use]
-    pub fn text_document(&self) -> PlanDocument {
-        document(self.tree(), &self.plan, &self.desired.diagnostics, None)
-    }
-
-    /// The old contents that diffs of this plan want, as far as they are remembered.
-    #[must_use]
-    pub fn old_texts(&self) -> BTreeMap<SpecHash, String> {
-        let wanted: BTreeSet<SpecHash> = plan::diff::wanted(&self.plan).into_iter().collect();
-        wanted.into_iter().filter_map(|hash| Some((hash, self.memory.text(&hash)?))).collect()
-    }
 }
 
 /// How the last pass went, for `status`.
@@ -743,198 +670,6 @@ impl Reconciler {
         if let Err(error) = view.memory.set_last(&last) {
             tracing::warn!(error = %format!("{error:#}"), "the outcome cannot be remembered");
         }
-    }
-
-    /// Drops the receipts of what is gone: a run that was killed between a removal and its receipt
-    /// leaves one. The caller holds the tree's lock.
-    ///
-    /// # Errors
-    /// When the state folder cannot be read or written.
-    pub fn tidy(&self, view: &View) -> anyhow::Result<()> {
-        self.tidy_by(view, view.memory.sweep_receipts()?)
-    }
-
-    /// The same, with the receipts as they are now.
-    fn tidy_by(
-        &self,
-        view: &View,
-        mut receipts: BTreeMap<InstanceId, Receipt>,
-    ) -> anyhow::Result<()> {
-        self.drop_stale_receipts(view, &mut receipts)?;
-        keeping::tidy(view)?;
-        stops::tidy(view)?;
-        // A CA goes with what had it: what is torn down has no receipt any more, and a sandbox whose
-        // egress was switched off has none that names a CA.
-        let with_ca = receipts.values().filter(|receipt| receipt.ca.is_some());
-        let mut wanted: BTreeSet<&SandboxId> = with_ca.map(|receipt| &receipt.sandbox).collect();
-        let stays = |id: &&SandboxId| !view.options.removes(id);
-        let declared = view.desired.sandboxes.values().filter(|spec| spec.sidecar.is_some());
-        wanted.extend(declared.map(|spec| &spec.id).filter(stays));
-        // Its own step gives it to the new name.
-        wanted.extend(view.observed.renames.values().filter(stays));
-        wanted.extend(view.desired.held.keys().filter(stays));
-        // What cannot be read or seen may have one.
-        let unknown = |state: &InstanceState| matches!(state, InstanceState::Unknown(_));
-        let instances = view.observed.instances.iter();
-        wanted.extend(instances.filter(|i| unknown(&i.state)).map(|i| &i.sandbox).filter(stays));
-        Authorities::of(&view.memory).sweep(&wanted)
-    }
-
-    /// A receipt of a machine that was not there when its backend was observed, and that no step of
-    /// this run has made, speaks of nothing. It is dropped only after its sandbox was made anew, for
-    /// until then it tells where the sandbox was.
-    fn drop_stale_receipts(
-        &self,
-        view: &View,
-        now_there: &mut BTreeMap<InstanceId, Receipt>,
-    ) -> anyhow::Result<()> {
-        let seen: BTreeSet<_> = view.observed.instances.iter().map(|i| &i.id).collect();
-        let unknown: BTreeSet<_> = view
-            .observed
-            .instances
-            .iter()
-            .filter(|instance| matches!(instance.state, InstanceState::Unknown(_)))
-            .map(|instance| &instance.sandbox)
-            .collect();
-        let stale: Vec<_> = view
-            .observed
-            .receipts
-            .iter()
-            .filter(|(id, receipt)| {
-                view.observed.facts.contains_key(&receipt.backend)
-                    && !seen.contains(id)
-                    // It may be this one's whose record cannot be read.
-                    && (!unknown.contains(&receipt.sandbox) || view.options.removes(&receipt.sandbox))
-            })
-            .collect();
-        for (id, receipt) in stale {
-            let made_anew = now_there.values().any(|other| {
-                let lives = seen.contains(&other.instance)
-                    || !view.observed.receipts.contains_key(&other.instance);
-                other.sandbox == receipt.sandbox && lives
-            });
-            let declared = view.desired.sandboxes.contains_key(&receipt.sandbox)
-                || view.desired.held.contains_key(&receipt.sandbox);
-            if made_anew || !declared || view.options.removes(&receipt.sandbox) {
-                crate::apply::Receipts::forget(&view.memory, id)?;
-                now_there.remove(id);
-            }
-        }
-        Ok(())
-    }
-
-    /// Says of what was seen whose it is, where the record of renamed sandboxes is lost: else another one might be
-    /// meant by a name.
-    ///
-    /// # Errors
-    /// When the record is there and cannot be read.
-    pub fn place_lost(
-        &self,
-        memory: &TreeState,
-        scope: &mut Scope,
-        observed: &mut Observed,
-    ) -> anyhow::Result<()> {
-        renames::place_lost(memory, scope, observed)
-    }
-
-    /// The machine of a sandbox, for `exec`, `run` and `logs`.
-    ///
-    /// # Errors
-    /// When the tree or its backend cannot be read, or there is no such machine.
-    pub async fn find(&self, sandbox: &SandboxId) -> anyhow::Result<(Scope, Instance, Observed)> {
-        let tree = self.identify().await?;
-        let memory = self.state.tree(&tree.owner)?;
-        let mut scope = self.scope(&tree.owner, &memory)?;
-        let mut observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
-        self.place_lost(&memory, &mut scope, &mut observed)?;
-        let machine = observed.instances.iter().find(|instance| {
-            instance.sandbox == *sandbox
-                && instance.resource == crate::model::ResourceKind::Machine
-                && instance.ownership == Ownership::Ours
-        });
-        if let Some(machine) = machine.cloned() {
-            return Ok((scope, machine, observed));
-        }
-        let unreachable =
-            observed.receipts.values().filter(|receipt| receipt.sandbox == *sandbox).find_map(
-                |receipt| Some((receipt.backend, observed.unreachable.get(&receipt.backend)?)),
-            );
-        if let Some((backend, why)) = unreachable {
-            anyhow::bail!("{sandbox} is on {backend}, which cannot be reached: {why}");
-        }
-        if let Some(taken) = self.of_another_state(sandbox, &observed) {
-            anyhow::bail!("{taken}");
-        }
-        // It may have been made there by another computer, or before the state folder was lost.
-        if let Some((backend, why)) = self.unseen(sandbox, &observed).await {
-            anyhow::bail!(
-                "{sandbox} is to be on {backend}, which cannot be reached, and is nowhere else: {why}"
-            );
-        }
-        let ours = observed.instances.iter().filter(|found| found.ownership == Ownership::Ours);
-        let known: BTreeSet<&str> = ours.map(|instance| instance.sandbox.as_str()).collect();
-        if known.is_empty() {
-            anyhow::bail!(
-                "there is no sandbox {sandbox}: nothing of this tree exists yet; `bottle apply` makes it"
-            );
-        }
-        let known: Vec<&str> = known.into_iter().collect();
-        anyhow::bail!("there is no sandbox {sandbox}; there are: {}", known.join(", "))
-    }
-}
-
-impl Reconciler {
-    /// The backend on which the tree wants this sandbox, where that cannot be reached, and why.
-    async fn unseen<'a>(
-        &self,
-        sandbox: &SandboxId,
-        observed: &'a Observed,
-    ) -> Option<(BackendKind, &'a String)> {
-        if observed.unreachable.is_empty() {
-            return None;
-        }
-        let desired = self.desired().await.ok()?;
-        let kind = match desired.sandboxes.get(sandbox)?.backend {
-            BackendChoice::Fixed(kind) | BackendChoice::Auto { default: Some(kind) } => kind,
-            BackendChoice::Auto { default: None } => return None,
-        };
-        Some((kind, observed.unreachable.get(&kind)?))
-    }
-
-    /// That a sandbox is there and carries the id of another state folder, and what to do about it: as a rule
-    /// it is this one's, which has lost its id.
-    fn of_another_state(&self, sandbox: &SandboxId, observed: &Observed) -> Option<String> {
-        self.of_other_states(observed, Some(&BTreeSet::from([sandbox.clone()]))).pop()
-    }
-
-    /// The same of all sandboxes, or of these: a sentence for each other state folder.
-    #[must_use]
-    pub fn of_other_states(
-        &self,
-        observed: &Observed,
-        only: Option<&BTreeSet<SandboxId>>,
-    ) -> Vec<String> {
-        let mut others: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for found in &observed.instances {
-            if let Ownership::OtherState(state) = &found.ownership
-                && only.is_none_or(|only| only.contains(&found.sandbox))
-            {
-                others.entry(state).or_default().insert(found.sandbox.as_str());
-            }
-        }
-        let (file, own) = (self.state.root().join("id"), self.state.id());
-        let said = |(state, sandboxes): (&str, BTreeSet<&str>)| {
-            let state = crate::model::text::harmless_line(state);
-            let verb = if sandboxes.len() == 1 { "exists and carries" } else { "exist and carry" };
-            let names = sandboxes.into_iter().collect::<Vec<_>>().join(", ");
-            format!(
-                "{names} {verb} the id {state} of a state folder, and {} says {own}: if that file was lost, \
-                 write {state} into it; else `bottle apply --adopt` takes over what exists, or name the \
-                 other folder with --state-dir",
-                file.display(),
-            )
-        };
-        others.into_iter().map(said).collect()
     }
 }
 

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::pass::{Last, View};
+use super::pass::Last;
 use super::state::{TreeState, read_json, sync_folder, write_json};
+use super::view::View;
 use super::{accepted, authorities};
 use crate::apply::{Outcome, Receipts as _, Report};
 use crate::backend::Scope;

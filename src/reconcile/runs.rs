@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinSet;
 
 use super::files::Moves;
-use super::pass::{Reconciler, Run, View};
+use super::pass::{Reconciler, Run};
 use super::sidecars::Roots;
 use super::trigger::Trigger;
+use super::view::View;
 use crate::apply::{Event, Report, Slots, StepOutcome, Stop};
 use crate::model::SandboxId;
 use crate::plan::{Action, Step, StepId, Target};

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use super::files::Content;
 use super::names::HostNames;
-use super::pass::{Reconciler, View};
+use super::pass::Reconciler;
 use super::tokens;
+use super::view::View;
 use crate::backend::stamp::Stamp;
 use crate::backend::{Backend, Depth, reserve};
 use crate::model::{BackendKind, ImageRef};

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::pass::{Reconciler, Run, View};
+use super::pass::{Reconciler, Run};
 use super::sidecars::Roots;
 use super::state::{TreeState, entries, moved, now, read_json, remove_durably, write_json};
 use super::trigger::Trigger;
+use super::view::View;
 use crate::apply::{Event, Report, Stop};
 use crate::model::{Desired, Diagnostic, Instance, Ownership, ResourceKind, SandboxId, Stopped};
 use crate::plan::{Action, Options, Order, Reason};
