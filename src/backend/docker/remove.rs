@@ -9,7 +9,7 @@ use bollard::query_parameters::{
 use super::engine::Engine;
 use super::{carrier, error, image, labels, observe, pin, run, settings, sidecar_image, uplink};
 use crate::backend::{BackendError, Scope};
-use crate::model::{Instance, InstanceState, Leftover, LeftoverKind, ResourceKind};
+use crate::model::{Instance, InstanceState, Leftover, LeftoverKind};
 
 /// Seconds that a machine's main process has to end by itself: of one that goes, and of one that stays.
 const GRACE: i32 = 3;
@@ -42,9 +42,6 @@ pub(super) async fn stop(engine: &Engine, instance: &Instance) -> Result<(), Bac
 
 /// Stops and removes a machine and the volumes without a name that the engine made for it.
 pub(super) async fn machine(engine: &Engine, instance: &Instance) -> Result<(), BackendError> {
-    if only_idles(instance) {
-        return container(engine, &instance.id.0, &instance.name).await;
-    }
     let options = StopContainerOptionsBuilder::new().t(GRACE).build();
     if let Err(e) = engine.client.stop_container(&instance.id.0, Some(options)).await {
         if error::is_status(&e, 404) {
@@ -57,13 +54,6 @@ pub(super) async fn machine(engine: &Engine, instance: &Instance) -> Result<(), 
         tracing::debug!(container = %instance.name, error = %e, "cannot stop it");
     }
     container(engine, &instance.id.0, &instance.name).await
-}
-
-/// Whether nobody in it would hear of a stop. The engine tells the main process alone, which is `bottle`'s own where
-/// the bottle has no `command`; what `exec` has started is killed with it either way.
-fn only_idles(instance: &Instance) -> bool {
-    let made = &instance.fields.0;
-    instance.resource == ResourceKind::Machine && !made.is_empty() && !made.contains_key("command")
 }
 
 async fn container(engine: &Engine, id: &str, name: &str) -> Result<(), BackendError> {
