@@ -431,4 +431,35 @@ mod tests {
             read_own(&trees.join("other")).unwrap_err().to_string().contains("other/sources.json")
         );
     }
+
+    #[test]
+    fn a_renamed_one_keeps_what_its_machine_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = State::open(folder.path()).unwrap().tree(&OwnerId::new("team").unwrap());
+        let memory = memory.unwrap();
+        memory.make().unwrap();
+        let [old, new] = ["linus", "grace"].map(|name| SandboxId::new(name).unwrap());
+        let source = |path: &str| HostSource {
+            field: "workspace.path".to_owned(),
+            text: path.to_owned(),
+            base: None,
+            path: path.into(),
+            via: Vec::new(),
+            usage: Use::Mount,
+            place: Default::default(),
+            located: Default::default(),
+        };
+        // The tree names another folder by now, and the machine is not replaced yet.
+        let sandboxes = BTreeMap::from([
+            (old.clone(), vec![source("/old")]),
+            (new.clone(), vec![source("/new")]),
+        ]);
+        write(&memory, &Accepted { sandboxes, ..Accepted::default() }).unwrap();
+        rename(&memory, &old, &new).unwrap();
+        let (given, _) = memory.accepted(&MountTable::default()).unwrap();
+        assert!(!given.contains_key(&old));
+        let mut paths: Vec<_> = given[&new].iter().map(|source| source.text.as_str()).collect();
+        paths.sort_unstable();
+        assert_eq!(paths, ["/new", "/old"]);
+    }
 }
