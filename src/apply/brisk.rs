@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 
 use crate::backend::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, Observation, Progress, Scope, TarSink, TarStream, Upload,
+    LogOptions, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{BackendKind, Instance, Leftover, MachineSpec};
@@ -207,6 +207,15 @@ impl Backend for Brisk<'_> {
     ) -> Result<Bytes, BackendError> {
         let work = self.inner.copy_out(scope, instance, path, limit);
         self.within("reading a file of the sandbox", self.small, work).await
+    }
+
+    async fn processes(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Vec<Process>>, BackendError> {
+        let work = self.inner.processes(scope, instance);
+        self.within("looking at what runs", self.small, work).await
     }
 
     async fn changed(

@@ -71,6 +71,17 @@ pub(super) fn load_values() -> String {
     format!("{}; {}; exec \"$@\"", load(asked), load(values))
 }
 
+/// A process of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// Its number inside.
+    pub pid: u32,
+    /// That of the one that started it; 0: it was started from outside.
+    pub parent: u32,
+    /// It has ended, and nobody has asked how.
+    pub ended: bool,
+}
+
 /// How a command ended, and what it said.
 #[derive(Debug, Clone)]
 pub struct ExecOutput {

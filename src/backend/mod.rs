@@ -26,7 +26,7 @@ pub mod reserve;
 pub mod stamp;
 
 pub use error::BackendError;
-pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState};
+pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState, Process};
 pub use placed::Placed;
 
 /// Names of the labels that every object carries.
@@ -355,6 +355,19 @@ pub trait Backend: Send + Sync {
         instance: &Instance,
         tar: TarStream,
     ) -> Result<(), BackendError>;
+
+    /// What runs in a machine, as the host's kernel tells: nobody inside is asked. `None`: this backend cannot
+    /// tell, or not cheaply.
+    ///
+    /// # Errors
+    /// When the backend cannot be asked.
+    async fn processes(
+        &self,
+        _scope: &Scope,
+        _instance: &Instance,
+    ) -> Result<Option<Vec<Process>>, BackendError> {
+        Ok(None)
+    }
 
     /// The paths of a machine that differ from what its image has, and the folders that they are in. `None`:
     /// this backend cannot tell, or not cheaply.

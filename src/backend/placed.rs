@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
+    LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{BackendKind, Instance, Leftover, MachineSpec, Resources, SandboxId};
@@ -175,6 +175,14 @@ impl Backend for Placed {
         tar: TarStream,
     ) -> Result<(), BackendError> {
         self.0.stream_in(scope, &inward(instance), tar).await
+    }
+
+    async fn processes(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Vec<Process>>, BackendError> {
+        self.0.processes(scope, &inward(instance)).await
     }
 
     async fn changed(

@@ -3,14 +3,15 @@
 //! The guest's own shell and git do it, as the sandbox's user, and only inside. All that they say is counted and
 //! nothing of it is run, shown or believed: whoever works there may say what it likes of its own work.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::git::{SWITCHED_OFF, git_at, settle};
-use crate::backend::{Backend, BackendError, ExecOutput, ExecSpec, MainState, Scope, guest_path};
+use crate::backend::{
+    Backend, BackendError, ExecOutput, ExecSpec, MainState, Process, Scope, guest_path,
+};
 use crate::model::{BackendKind, Instance, InstanceState, Work};
 
 /// How long a sandbox may take to answer.
@@ -66,6 +67,11 @@ pub async fn inspect(
         return Err("it does not run".to_owned());
     }
     let workspace = machine.copied_workspace();
+    if workspace.is_none()
+        && let Some(running) = running(backend, scope, machine).await
+    {
+        return Ok(Work { running, ..Work::default() });
+    }
     let known = match source.filter(|_| workspace.is_some()) {
         Some(source) => known(source).await,
         None => Bytes::new(),
@@ -87,6 +93,25 @@ pub async fn inspect(
     })?;
     let command = command == Some(MainState::Running);
     read(machine.backend, workspace.is_some(), command, &output)
+}
+
+/// Whether anything runs in a machine of an agent that has no files of its own there to look at, where that can be told
+/// without anybody inside.
+async fn running(backend: &dyn Backend, scope: &Scope, machine: &Instance) -> Option<bool> {
+    let looking = async {
+        let all = backend.processes(scope, machine).await.ok().flatten()?;
+        if runs(machine.backend, &all, None) {
+            return Some(true);
+        }
+        // It runs where what keeps the machine up sleeps otherwise.
+        let made = &machine.fields.0;
+        if !made.is_empty() && !made.contains_key("command") {
+            return Some(false);
+        }
+        let command = backend.main_state(scope, machine).await.ok().flatten()?;
+        Some(command == MainState::Running)
+    };
+    tokio::time::timeout(ANSWER, looking).await.ok().flatten()
 }
 
 /// What the guest's answer comes to.
@@ -120,40 +145,47 @@ fn read(
         (true, Some(changed)) => changed,
         (true, None) => return Err("what tells of its files is not in it".to_owned()),
     };
+    let (all, own) = seen(&text);
     let or_none = |name: &str| number(name).unwrap_or_default();
     Ok(Work {
         changed,
         untracked: or_none("untracked"),
         unpushed: or_none("unpushed"),
         stashes: or_none("stashes"),
-        running: command || runs(backend, &text),
+        running: command || runs(backend, &all, own),
         bytes: or_none("bytes"),
     })
 }
 
-/// Whether anything runs beside what keeps the machine up and what looks at it.
-fn runs(backend: BackendKind, text: &str) -> bool {
+/// Whether anything runs beside what keeps the machine up and what looks at it, whose number is `own`.
+fn runs(backend: BackendKind, all: &[Process], own: Option<u32>) -> bool {
     // A microVM has processes of its own that look like any other.
     if backend == BackendKind::Smolmachines {
         return false;
     }
-    let own: Option<u32> = text.lines().find_map(|line| line.strip_prefix("self ")?.parse().ok());
+    // What keeps a container up is the first that its process 1 has started, and has one child that sleeps.
+    let first = all.iter().filter(|process| process.parent == 1).map(|process| process.pid).min();
+    let keeper = first.filter(|_| backend == BackendKind::Docker);
+    let known = |process: &Process| {
+        let ours = [Some(1), own, keeper];
+        ours.contains(&Some(process.pid))
+            || (keeper == Some(process.parent) && keeper.is_some())
+            || (own == Some(process.parent) && own.is_some())
+    };
+    all.iter().any(|process| !process.ended && !known(process))
+}
+
+/// The processes that the guest's shell has seen, and its own number.
+fn seen(text: &str) -> (Vec<Process>, Option<u32>) {
+    let own = text.lines().find_map(|line| line.strip_prefix("self ")?.parse().ok());
     let process = |line: &str| {
         let (pid, rest) = line.strip_prefix("process ")?.split_once(' ')?;
         // The name of a program may hold anything, also a parenthesis.
         let mut rest = rest.rsplit_once(')')?.1.split_ascii_whitespace();
-        let (state, parent) = (rest.next()?, rest.next()?.parse::<u32>().ok()?);
-        Some((pid.parse::<u32>().ok()?, state.to_owned(), parent))
+        let (state, parent) = (rest.next()?, rest.next()?);
+        Some(Process { pid: pid.parse().ok()?, parent: parent.parse().ok()?, ended: state == "Z" })
     };
-    let all: Vec<(u32, String, u32)> = text.lines().filter_map(process).collect();
-    // What keeps a container up is the first that its process 1 has started, and has one child that sleeps.
-    let first = all.iter().filter(|(_, _, parent)| *parent == 1).map(|(pid, ..)| *pid).min();
-    let keeper = first.filter(|_| backend == BackendKind::Docker);
-    let mut known: BTreeSet<u32> = own.into_iter().chain(keeper).chain([1]).collect();
-    let sleeps = all.iter().filter(|(_, _, parent)| keeper == Some(*parent)).map(|(pid, ..)| *pid);
-    known.extend(sleeps);
-    let ours = |parent: u32| own == Some(parent);
-    all.iter().any(|(pid, state, parent)| state != "Z" && !known.contains(pid) && !ours(*parent))
+    (text.lines().filter_map(process).collect(), own)
 }
 
 /// The newest commits of the operator's repository, as the guest's git is told of them: also those that `sync`
@@ -207,18 +239,22 @@ mod tests {
 
     #[test]
     fn what_keeps_a_machine_up_is_no_program_of_its_agent() {
+        let busy = |backend, text: &str| {
+            let (all, own) = seen(text);
+            runs(backend, &all, own)
+        };
         let native =
             "self 9\nprocess 1 (bottle-init) S 0 1\nprocess 9 (sh) R 0 9\nprocess 10 (sh) R 9 9\n";
-        assert!(!runs(BackendKind::Native, native));
+        assert!(!busy(BackendKind::Native, native));
         let docker = "self 11\nprocess 1 (docker-init) S 0 1\nprocess 10 (sleep) S 6 6\nprocess 11 (sh) R 0 11\n\
                       process 6 (sh) S 1 6\n";
-        assert!(!runs(BackendKind::Docker, docker));
+        assert!(!busy(BackendKind::Docker, docker));
         for more in
             ["process 20 (a) b) S 0 20\n", "process 20 (x) S 1 20\n", "process 20 (x) S 19 3\n"]
         {
-            assert!(runs(BackendKind::Native, &format!("{native}{more}")), "{more}");
-            assert!(runs(BackendKind::Docker, &format!("{docker}{more}")), "{more}");
+            assert!(busy(BackendKind::Native, &format!("{native}{more}")), "{more}");
+            assert!(busy(BackendKind::Docker, &format!("{docker}{more}")), "{more}");
         }
-        assert!(!runs(BackendKind::Native, &format!("{native}process 20 (x) Z 1 20\n")));
+        assert!(!busy(BackendKind::Native, &format!("{native}process 20 (x) Z 1 20\n")));
     }
 }

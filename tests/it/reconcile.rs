@@ -98,6 +98,7 @@ on_every_backend! {
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
     looked_at::what_goes_is_looked_at,
+    looked_at::what_runs_is_seen_beside_no_workspace,
     differs::a_folder_is_compared_file_by_file,
     differs::changed_files_come_when_that_is_said,
     differs::what_a_sandbox_can_write_is_not_compared,

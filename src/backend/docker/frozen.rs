@@ -5,34 +5,18 @@
 use bollard::query_parameters::RestartContainerOptionsBuilder;
 
 use super::engine::Engine;
+use super::processes;
 use crate::backend::BackendError;
 use crate::model::Instance;
 
-/// Where engines have a container's processes, by driver and by version of control groups.
-const GROUPS: [(&str, &str); 6] = [
-    ("/sys/fs/cgroup/docker/", ""),
-    ("/sys/fs/cgroup/system.slice/docker-", ".scope"),
-    ("/sys/fs/cgroup/pids/docker/", ""),
-    ("/sys/fs/cgroup/systemd/docker/", ""),
-    ("/sys/fs/cgroup/pids/system.slice/docker-", ".scope"),
-    ("/sys/fs/cgroup/systemd/system.slice/docker-", ".scope"),
-];
-
 /// Whether every process of this container is stopped.
 pub(super) fn is_stopped(engine: &Engine, id: &str) -> bool {
-    if engine.endpoint.socket().is_none() {
-        return false;
-    }
-    let read = |(before, after): &(&str, &str)| {
-        std::fs::read_to_string(format!("{before}{id}{after}/cgroup.procs")).ok()
-    };
-    let Some(processes) = GROUPS.iter().find_map(read) else { return false };
-    let stopped = |pid: &str| {
+    let Some(processes) = processes::of(engine, id) else { return false };
+    let stopped = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         is_stop(&stat)
     };
-    // A number of 0 is a process that cannot be seen from here.
-    !processes.trim().is_empty() && processes.lines().all(stopped)
+    processes.iter().all(stopped)
 }
 
 /// Of a process's `stat`: its name may hold anything, also a bracket.

@@ -31,6 +31,7 @@ mod network;
 mod observe;
 mod parse;
 mod pin;
+mod processes;
 mod program;
 mod remove;
 pub(in crate::backend) mod rootfs;
@@ -65,7 +66,8 @@ use program::Program;
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload, guest_path,
+    LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
+    guest_path,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
@@ -557,6 +559,15 @@ impl Backend for Docker {
             return mounted::get(&engine, instance, path, limit).await;
         }
         copy::copy_out(&engine, instance, path, limit).await
+    }
+
+    async fn processes(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Vec<Process>>, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        Ok(processes::inside(&engine, &instance.id.0))
     }
 
     async fn changed(

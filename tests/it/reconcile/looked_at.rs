@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::copies::{COMMITS, git, repository};
-use super::rig::Rig;
+use super::rig::{Rig, wait_for};
 
 fn work(document: &Value, name: &str) -> Value {
     let mut changes = document["changes"].as_array().unwrap().iter();
@@ -105,4 +105,33 @@ pub(super) fn a_repository_that_goes_is_counted(rig: &Rig) {
     // git may take it for no repository, or wait.
     let known = work(&plan, "a0");
     assert!(known.is_object() || told.contains("it gave no answer in 5 s"), "{told}");
+}
+
+/// Of a sandbox without a copy of a workspace there is only what runs in it.
+pub(super) fn what_runs_is_seen_beside_no_workspace(rig: &Rig) {
+    rig.bottle("workspace: { mode: none }\n");
+    rig.agents(1);
+    rig.tree.agent("busy", "dev", "", "You are busy.");
+    rig.tree.agent(
+        "job",
+        "dev",
+        "command: [sh, -c, \"touch /tmp/on; sleep 10000; exit\"]",
+        "You are a job.",
+    );
+    rig.apply(0);
+    rig.inside("busy", "(sleep 10000 >/dev/null 2>&1 &)");
+    wait_for("the command", || rig.exec("job", "test -e /tmp/on").code == Some(0));
+    for name in ["a0", "busy", "job"] {
+        rig.tree.remove(&format!("agents/{name}.md"));
+    }
+    rig.tree.agent("other", "dev", "", "You are another.");
+    let plan = rig.plan().exits(2).json();
+    for (name, running) in [("a0", false), ("busy", true), ("job", true)] {
+        let found = work(&plan, name);
+        assert_eq!(
+            (&found["running"], &found["changed"]),
+            (&json!(running), &json!(0)),
+            "{name}: {found}"
+        );
+    }
 }
