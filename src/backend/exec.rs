@@ -1,5 +1,7 @@
 //! What is run in a machine, and what is told of it.
 
+use crate::model::Moment;
+
 /// As whom to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecUser {
@@ -103,12 +105,24 @@ pub struct Attach {
 }
 
 /// Which lines of the main process's output.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct LogOptions {
     /// Go on as more is written.
     pub follow: bool,
     /// Only the last so many lines.
     pub tail: Option<u64>,
+    /// Of those, only lines that were begun then or later.
+    pub since: Option<Moment>,
+    /// With the time at which it was begun before each line, and a space.
+    pub timestamps: bool,
+}
+
+impl LogOptions {
+    /// Whether the times of lines are needed.
+    #[must_use]
+    pub fn timed(&self) -> bool {
+        self.since.is_some() || self.timestamps
+    }
 }
 
 /// What a machine's `command` is doing.

@@ -463,4 +463,5 @@ pub mod pax;
 mod placed;
 mod setid;
 pub mod smolmachines;
+mod timed;
 pub mod zstd;

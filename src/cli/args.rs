@@ -1,12 +1,14 @@
 //! What can be said on the command line.
 
+#![expect(clippy::disallowed_methods, reason = "what is so long ago depends on the clock")]
+
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::sidecar::SidecarArgs;
-use crate::model::BackendKind;
+use crate::model::{BackendKind, Moment};
 use crate::plan::AllowTeardown;
 
 /// Keep a tree of agent manifests and the sandboxes they describe the same
@@ -14,7 +16,7 @@ use crate::plan::AllowTeardown;
 #[command(name = "bottle", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed or refused, 2 plan has changes or wrong usage, \
-    3 partly done or held,\n75 locked by another bottle, 125 to 127 exec and run, 130 interrupted"
+    3 partly done or held,\n75 locked by another bottle, 125 to 127 exec, run and attach, 130 interrupted"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -121,6 +123,9 @@ pub(super) enum Command {
     Exec(ExecArgs),
     /// Start the agent's program in its sandbox
     Run(RunArgs),
+    /// Come back to a run that was left to itself
+    #[command(after_help = "Ctrl-P Ctrl-Q leaves it to itself again")]
+    Attach(AttachArgs),
     /// Show the output of a sandbox's main process
     Logs(LogsArgs),
     /// Copy files out of a sandbox, or into one
@@ -152,6 +157,12 @@ pub(super) enum Command {
     /// Serve a machine's way out, or tell what serves it what to do
     #[command(hide = true)]
     Sidecar(SidecarArgs),
+    /// Hold a detached run
+    #[command(hide = true)]
+    Hold(HoldArgs),
+    /// Be what a detached run is inside
+    #[command(hide = true)]
+    Session(SessionArgs),
 }
 
 /// Options of what reads the tree.
@@ -304,6 +315,40 @@ fn duration(text: &str) -> Result<Duration, String> {
         Some(millis) => Ok(Duration::from_millis(millis)),
         None => Err("expected a time above 0 that fits in 64 bits of milliseconds: 30s".to_owned()),
     }
+}
+
+/// From when on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// So long before now.
+    Before(Duration),
+    /// Then.
+    At(Moment),
+}
+
+impl Since {
+    pub(super) fn moment(self) -> Moment {
+        match self {
+            Self::At(moment) => moment,
+            Self::Before(duration) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let then = now.saturating_sub(duration).as_millis();
+                Moment(u64::try_from(then).unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// `10m`, or `2026-01-31T12:00:00Z`.
+fn since(text: &str) -> Result<Since, String> {
+    if let Some(moment) = Moment::parse(text) {
+        return Ok(Since::At(moment));
+    }
+    duration(text).map(Since::Before).map_err(|error| {
+        format!(
+            "{error}; or a time as RFC 3339 has it: 2026-01-31T12:00:00Z, with `Z` or an offset"
+        )
+    })
 }
 
 #[derive(Debug, Args)]
@@ -500,24 +545,76 @@ pub(super) struct StatusArgs {
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// The sandbox
-    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
-    pub(super) name: String,
+    #[arg(value_name = "NAME", required_unless_present = "list")]
+    #[arg(add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: Option<String>,
+    /// Leave it to itself: it goes on when the terminal closes, and `bottle attach` comes back to it
+    #[arg(short, long, conflicts_with = "list")]
+    pub(super) detach: bool,
+    /// Show the detached runs, of all sandboxes or of this one
+    #[arg(long)]
+    pub(super) list: bool,
+    /// With --list: print JSON
+    #[arg(long, requires = "list")]
+    pub(super) json: bool,
     /// Arguments to add to the agent's program
-    #[arg(value_name = "ARG", last = true)]
+    #[arg(value_name = "ARG", last = true, conflicts_with = "list")]
     pub(super) args: Vec<String>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct LogsArgs {
+pub(super) struct AttachArgs {
     /// The sandbox
     #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
     pub(super) name: String,
+    /// The run, or how its id begins [default: the one that is under way]
+    #[arg(value_name = "ID")]
+    pub(super) id: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HoldArgs {
+    /// The run's folder
+    #[arg(value_name = "FOLDER")]
+    pub(super) folder: PathBuf,
+    /// Rows and columns of its terminal until somebody attaches
+    #[arg(long, value_name = "RxC", value_parser = size)]
+    pub(super) size: Option<(u16, u16)>,
+}
+
+/// `24x80`.
+fn size(text: &str) -> Result<(u16, u16), String> {
+    let parts = text.split_once('x').and_then(|(r, c)| Some((r.parse().ok()?, c.parse().ok()?)));
+    parts.ok_or_else(|| "expected rows and columns: 24x80".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SessionArgs {
+    /// The run's folder
+    #[arg(value_name = "FOLDER")]
+    pub(super) folder: PathBuf,
+    /// Only end what the run has left in its sandbox
+    #[arg(long)]
+    pub(super) end: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// The sandboxes [default: all that exist]
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) names: Vec<String>,
     /// Go on as more is written
     #[arg(short, long)]
     pub(super) follow: bool,
     /// Show the last so many lines only
     #[arg(long, value_name = "N")]
     pub(super) tail: Option<u64>,
+    /// Show what was written since then only: a time before now (10m, 2h), or RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(super) since: Option<Since>,
+    /// Show before each line when it was written
+    #[arg(long)]
+    pub(super) timestamps: bool,
     /// Show the sidecar's record instead
     #[arg(long)]
     pub(super) sidecar: bool,
@@ -659,6 +756,14 @@ mod tests {
         for wrong in ["", "30", "s", "0s", "-1s", "1.5s", "99999999999999999999s", "1d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn since_is_a_time_or_so_long_ago() {
+        assert_eq!(since("10m"), Ok(Since::Before(Duration::from_secs(600))));
+        assert_eq!(since("1970-01-01T00:00:01Z"), Ok(Since::At(Moment(1000))));
+        let wrong = since("yesterday").unwrap_err();
+        assert!(wrong.contains("30s") && wrong.contains("2026-01-31T12:00:00Z"), "{wrong}");
     }
 
     #[test]

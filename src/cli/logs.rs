@@ -6,26 +6,46 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
-use super::args::{Global, LogsArgs};
+use super::args::{Global, LogsArgs, Since};
 use super::error::{CliError, Exit};
 use super::target::{self, Target};
+use super::ui::Ui;
 use crate::backend::{BackendError, LogOptions};
-use crate::model::text::Harmless;
+use crate::model::text::{Harmless, harmless_line};
 
-pub(super) async fn run(global: &Global, args: &LogsArgs) -> Result<Exit, CliError> {
-    let target = Target::find(global, &args.name).await?;
-    let instance = match (args.sidecar, &target.sidecar) {
+mod beside;
+
+pub(super) async fn run(ui: &Ui, global: &Global, args: &LogsArgs) -> Result<Exit, CliError> {
+    let options = LogOptions {
+        follow: args.follow,
+        tail: args.tail,
+        since: args.since.map(Since::moment),
+        timestamps: args.timestamps,
+    };
+    if let [name] = args.names.as_slice() {
+        return one(global, name, args.sidecar, options).await;
+    }
+    let of = target::several(global, &args.names, args.sidecar).await?;
+    for told in &of.unreachable {
+        ui.warn(&format!("error: {}", harmless_line(told)));
+    }
+    let shown = beside::show(ui, &of.logs, options).await?;
+    Ok(if shown && of.unreachable.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// The output of one sandbox, as it is.
+async fn one(
+    global: &Global,
+    name: &str,
+    sidecar: bool,
+    options: LogOptions,
+) -> Result<Exit, CliError> {
+    let target = Target::find(global, name).await?;
+    let instance = match (sidecar, &target.sidecar) {
         (false, _) => &target.machine,
         (true, Some(sidecar)) => sidecar,
-        (true, None) => {
-            return Err(CliError::failed(format!(
-                "{} has no sidecar, so there is no record of one",
-                target.sandbox
-            ))
-            .hint("its machine has no network at all"));
-        }
+        (true, None) => return Err(target::no_sidecar(&target.sandbox)),
     };
-    let options = LogOptions { follow: args.follow, tail: args.tail };
     let mut out = tokio::io::stdout();
     let shown = if io::stdout().is_terminal() {
         let mut out = OnTerminal::new(out);

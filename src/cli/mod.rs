@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 mod apply;
 mod args;
+mod attach;
 mod bring;
 mod check;
 mod completions;
@@ -36,8 +37,10 @@ mod render;
 mod render_tests;
 mod report;
 mod run;
+mod runs;
 mod saved;
 mod schema;
+mod session;
 mod setup;
 mod sidecar;
 mod signals;
@@ -68,6 +71,13 @@ pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
             sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
             _ => None,
         },
+        Command::Hold(args) => Some(runs::hold(&cli.global, args)),
+        Command::Session(args) => {
+            if !args.end {
+                session::take_terminal();
+            }
+            None
+        }
         _ => None,
     }
 }
@@ -77,7 +87,11 @@ pub async fn run(cli: Cli) -> ExitCode {
     let ui = Arc::new(Ui::new(&cli.global));
     log(&cli.global);
     // Their stdout belongs to the command that they run.
-    let theirs = matches!(cli.command, Command::Exec(_) | Command::Run(_) | Command::Logs(_));
+    let theirs = match &cli.command {
+        Command::Exec(_) | Command::Logs(_) | Command::Attach(_) | Command::Session(_) => true,
+        Command::Run(args) => !args.list && !args.detach,
+        _ => false,
+    };
     let archive = matches!(&cli.command, Command::Cp(args) if args.dest == "-");
     let json = ui.json() && !theirs && !archive;
     match dispatch(&ui, &cli).await {
@@ -114,7 +128,12 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Watch(args) => watch::run(ui, global, args).await,
         Command::Status(args) => status::run(ui, global, args).await,
         Command::Run(args) => run::run(ui, global, args).await.map_err(CliError::in_sandbox),
-        Command::Logs(args) => logs::run(global, args).await,
+        Command::Attach(args) => attach::run(ui, global, args).await.map_err(CliError::in_sandbox),
+        Command::Session(args) => {
+            session::run(ui, global, args).await.map_err(CliError::in_sandbox)
+        }
+        Command::Hold(_) => Err(CliError::failed("it is begun before anything else")),
+        Command::Logs(args) => logs::run(ui, global, args).await,
         Command::Cp(args) => cp::run(ui, global, args).await,
         Command::Sync(args) if args.files => bring::run(ui, global, args).await,
         Command::Sync(args) => sync::run(ui, global, args).await,

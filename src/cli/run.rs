@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::args::{Global, RunArgs};
 use super::error::{CliError, Exit};
+use super::runs;
 use super::target::Target;
 use super::ui::Ui;
 use crate::backend::{Attach, guest_path};
@@ -15,7 +16,10 @@ use crate::model::{BackendKind, SandboxSpec};
 const NOT_FOUND: i32 = 127;
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
-    let target = Target::find(global, &args.name).await?;
+    if args.list {
+        return runs::list(ui, global, args).await;
+    }
+    let target = Target::find(global, args.name.as_deref().unwrap_or_default()).await?;
     let desired = target.desired().await?;
     let Some(spec) = desired.sandboxes.get(&target.sandbox) else {
         let name = &target.sandbox;
@@ -27,21 +31,23 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit
             .hint("`bottle check` tells what is wrong")
             .hint(format!("`bottle exec {name} -- CMD` runs any command in it")));
     };
-    let command = target.command(&program(spec, &args.args));
+    let argv = program(spec, &args.args);
+    if args.detach {
+        return runs::detach(ui, global, &target, argv).await;
+    }
+    let command = target.command(&argv);
     // With a terminal on one side only, its control characters would end up in a file.
     let tty = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let exit = target.attach(&command, Attach { stdin: true, tty }).await?;
     if matches!(exit, Exit::Of(NOT_FOUND)) {
         let program = command.argv.first().map_or("", String::as_str);
-        for line in missing(&target, &spec.source, program) {
-            ui.warn(&harmless_line(&line));
-        }
+        missing(ui, &target, &spec.source, program);
     }
     Ok(exit)
 }
 
-/// What to do where the program is not in the sandbox.
-fn missing(target: &Target, source: &str, program: &str) -> Vec<String> {
+/// Says what to do where the program is not in the sandbox.
+pub(super) fn missing(ui: &Ui, target: &Target, source: &str, program: &str) {
     let name = &target.sandbox;
     let brings = match target.machine.backend {
         BackendKind::Native => format!(
@@ -50,12 +56,15 @@ fn missing(target: &Target, source: &str, program: &str) -> Vec<String> {
         ),
         _ => "use an image that has it".to_owned(),
     };
-    vec![
+    let lines = [
         format!("hint: if `{program}` is not in the sandbox {name}: {brings}"),
         format!(
             "hint: `run:` in {source} names another program; `bottle exec {name} -- CMD` runs any"
         ),
-    ]
+    ];
+    for line in lines {
+        ui.warn(&harmless_line(&line));
+    }
 }
 
 /// What to start. Only `claude` knows the flag, and an empty prompt is none.

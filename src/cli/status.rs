@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::args::{Global, LookArgs, StatusArgs};
 use super::error::{CliError, Exit};
+use super::runs::RunDocument;
 use super::status_text;
 use super::ui::Ui;
 use super::{look, setup};
@@ -65,6 +66,9 @@ pub(super) struct SandboxStatus {
     /// The last lines of output of what fails.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) output: Vec<String>,
+    /// Its detached runs that are remembered, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) runs: Vec<RunDocument>,
     /// What its sidecar did since it was started, where it has one that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sidecar: Option<SidecarStatus>,
@@ -128,6 +132,12 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
     let last: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
     let mains = mains(&reconciler, &view).await;
     let mut sandboxes = sandboxes(&view, &last, &mains);
+    for run in view.memory.runs()? {
+        let of = sandboxes.iter_mut().find(|status| status.sandbox == run.record.sandbox);
+        if let Some(status) = of {
+            status.runs.push(RunDocument::of(&run));
+        }
+    }
     if !only.is_empty() {
         let known = |id: &SandboxId| sandboxes.iter().any(|status| status.sandbox == *id);
         if let Some(unknown) = only.iter().find(|id| !known(id)) {
@@ -258,6 +268,7 @@ fn sandboxes(
                 last: last.sandboxes.get(id).cloned(),
                 notes: of.iter().flat_map(|change| change.notes.iter().cloned()).collect(),
                 output: Vec::new(),
+                runs: Vec::new(),
                 sidecar: None,
             }
         })
@@ -300,7 +311,8 @@ async fn outputs(reconciler: &Reconciler, view: &View, sandboxes: &mut [SandboxS
         let Some(machine) = machines.get(&status.sandbox) else { continue };
         let Some(backend) = reconciler.backends.get(&machine.backend) else { continue };
         let mut out: Vec<u8> = Vec::new();
-        let options = LogOptions { follow: false, tail: Some(OUTPUT_LINES) };
+        let options =
+            LogOptions { follow: false, tail: Some(OUTPUT_LINES), ..LogOptions::default() };
         let asked = backend.logs(&view.scope, machine, options, &mut out);
         // Whatever came before the deadline is shown: it is a comfort, not the answer.
         let _ = tokio::time::timeout(ASK_DEADLINE, asked).await;

@@ -23,6 +23,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
     } else {
         table(&mut text, document, now, width);
     }
+    runs(&mut text, document, now, width);
     failures(&mut text, document, now, width);
     denials(&mut text, document, width);
     let notes =
@@ -75,6 +76,27 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
         for part in text::columns(&why, width.saturating_sub(4)) {
             let _ = writeln!(text, "    {part}");
         }
+    }
+}
+
+/// Detached runs: those that are under way, and of each sandbox the last one that has ended.
+fn runs(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+    let mut lines = Vec::new();
+    for status in &document.sandboxes {
+        let last = status.runs.iter().rposition(|run| run.state != "running");
+        for (index, run) in status.runs.iter().enumerate() {
+            if run.state == "running" || Some(index) == last {
+                let since = age(now.saturating_sub(run.ended.unwrap_or(run.since)));
+                let ago = if run.ended.is_some() { " ago" } else { "" };
+                lines.push(format!("{}: {} {} {since}{ago}", status.sandbox, run.id, run.state()));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        text.push('\n');
+    }
+    for line in lines {
+        text::note(text, "detached:", style::HINT, &line, width);
     }
 }
 

@@ -50,6 +50,7 @@ pub(super) async fn stop(ui: &Arc<Ui>, global: &Global, args: &StopArgs) -> Resu
         reconciler.settle(&desired.tree.owner).await?;
     }
     let view = halting(&signal, &reconciler, desired, &only).await?;
+    tell_runs(ui, &view);
     let report = halt(ui, &signal, &reconciler, &view, true).await?;
     drop(claims);
     if ui.json() {
@@ -58,6 +59,13 @@ pub(super) async fn stop(ui: &Arc<Ui>, global: &Global, args: &StopArgs) -> Resu
         told(ui, &view, &report)?;
     }
     Ok(report::exit(&view.plan, &report))
+}
+
+/// Says which detached runs end with what is about to stop.
+fn tell_runs(ui: &Ui, view: &View) {
+    for (sandbox, run) in view.ends() {
+        ui.warn(&format!("this ends the detached run {} of {sandbox}", run.record.id));
+    }
 }
 
 /// What there is to stop of these. All have to be there.
@@ -244,6 +252,7 @@ impl Beside<'_> {
         if restart {
             let running = only.iter().filter(|id| exists(&view, id)).cloned().collect();
             let halting = halting(self.signal, self.reconciler, desired, &running).await?;
+            tell_runs(self.ui, &halting);
             let report = halt(self.ui, self.signal, self.reconciler, &halting, false).await?;
             if !report.succeeded() {
                 if self.ui.json() {

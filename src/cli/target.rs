@@ -1,5 +1,6 @@
 //! The machine that `exec`, `run` and `logs` are about.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use super::setup;
 use crate::backend::{Attach, Backend, BackendError, Backends, ExecSpec, Scope};
 use crate::manifest::mount_table;
 use crate::model::{
-    Desired, HostSource, Instance, InstanceState, Observed, Ownership, Receipt, ResourceKind,
-    SandboxId, Use, Writable,
+    BackendKind, Desired, HostSource, Instance, InstanceState, Observed, Ownership, Receipt,
+    ResourceKind, SandboxId, Use, Writable,
 };
 use crate::reconcile::state::TreeState;
 use crate::reconcile::{Reconciler, accepted};
@@ -116,18 +117,107 @@ impl Target {
 
     /// Runs a command on the caller's own stdio.
     pub(super) async fn attach(&self, spec: &ExecSpec, attach: Attach) -> Result<Exit, CliError> {
-        if let InstanceState::Unknown(what) = &self.machine.state {
-            let (name, sandbox) = (&self.machine.name, &self.sandbox);
-            let hint = format!(
-                "put the record back; `bottle apply --replace-unknown {sandbox}` gives the sandbox up, with \
-                 all its files, and makes it anew"
-            );
-            let told = format!("what {name} is cannot be read: {what}");
-            return Err(CliError::failed(told).hint(hint));
-        }
+        self.must_be_known()?;
         let code = self.backend.attach(&self.scope, &self.machine, spec, attach).await;
         code.map(Exit::Of).map_err(explain)
     }
+
+    fn must_be_known(&self) -> Result<(), CliError> {
+        let InstanceState::Unknown(what) = &self.machine.state else { return Ok(()) };
+        let (name, sandbox) = (&self.machine.name, &self.sandbox);
+        let hint = format!(
+            "put the record back; `bottle apply --replace-unknown {sandbox}` gives the sandbox up, with \
+             all its files, and makes it anew"
+        );
+        let told = format!("what {name} is cannot be read: {what}");
+        Err(CliError::failed(told).hint(hint))
+    }
+
+    /// Whether its machine runs, and what to do where it does not.
+    pub(super) fn must_run(&self) -> Result<(), CliError> {
+        self.must_be_known()?;
+        let state = match &self.machine.state {
+            InstanceState::Running => return Ok(()),
+            InstanceState::Created => "created, and not started",
+            InstanceState::Paused => "paused",
+            InstanceState::Stopped { .. } => "stopped",
+            InstanceState::Broken(_) | InstanceState::Unknown(_) => "broken",
+        };
+        let name = self.machine.name.clone();
+        Err(explain(BackendError::NotRunning { name, state: state.to_owned() }))
+    }
+}
+
+/// The log of one sandbox.
+pub(super) struct Logged {
+    pub(super) sandbox: SandboxId,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) scope: Scope,
+    pub(super) instance: Instance,
+}
+
+/// Logs of several sandboxes, by name, and of which backends nobody knows what there is.
+pub(super) struct Several {
+    pub(super) logs: Vec<Logged>,
+    pub(super) unreachable: Vec<String>,
+}
+
+/// The sandboxes of these names, and where there are none all that exist; or their sidecars. One that is named and
+/// is not there is an error, before anything is shown.
+pub(super) async fn several(
+    global: &Global,
+    names: &[String],
+    sidecar: bool,
+) -> Result<Several, CliError> {
+    let mut wanted: Vec<SandboxId> = Vec::new();
+    for name in names {
+        let id = SandboxId::new(name.as_str()).map_err(anyhow::Error::from)?;
+        if !wanted.contains(&id) {
+            wanted.push(id);
+        }
+    }
+    let load = setup::load_options(global, None, &ReadArgs::default())?;
+    let reconciler = setup::reconciler(load, &LookArgs::default(), None)?;
+    let tree = reconciler.identify().await?;
+    let memory = reconciler.state.tree(&tree.owner)?;
+    let mut scope = reconciler.scope(&tree.owner, &memory)?;
+    let mut observed = reconciler.observe(&scope).await;
+    observed.receipts = memory.receipts()?;
+    reconciler.place_lost(&memory, &mut scope, &mut observed)?;
+    let machine = |id: &SandboxId| part(&observed, id, ResourceKind::Machine);
+    let of = |id: &SandboxId| match sidecar {
+        true => part(&observed, id, ResourceKind::Sidecar),
+        false => machine(id),
+    };
+    let mut unreachable = Vec::new();
+    if names.is_empty() {
+        let ours = observed.instances.iter().filter(|i| i.ownership == Ownership::Ours);
+        let all: BTreeSet<&SandboxId> = ours.map(|instance| &instance.sandbox).collect();
+        // A machine without a way out has no sidecar, and that is no error of all of them.
+        wanted = all.into_iter().filter(|id| of(id).is_some()).cloned().collect();
+        let holds = |kind: &BackendKind| observed.receipts.values().any(|r| r.backend == *kind);
+        let silent = observed.unreachable.iter().filter(|(kind, _)| holds(kind));
+        unreachable.extend(silent.map(|(kind, why)| {
+            format!("{kind} cannot be reached, so nothing of it is shown: {why}")
+        }));
+    }
+    let mut logs = Vec::new();
+    for sandbox in wanted {
+        if machine(&sandbox).is_none() && !names.is_empty() {
+            // This says why there is none.
+            reconciler.find(&sandbox).await?;
+            return Err(CliError::failed(format!("there is no sandbox {sandbox}")));
+        }
+        let instance = of(&sandbox).ok_or_else(|| no_sidecar(&sandbox))?;
+        let backend = backend(&reconciler.backends, &instance)?;
+        logs.push(Logged { sandbox, backend, scope: scope.clone(), instance });
+    }
+    Ok(Several { logs, unreachable })
+}
+
+pub(super) fn no_sidecar(sandbox: &SandboxId) -> CliError {
+    CliError::failed(format!("{sandbox} has no sidecar, so there is no record of one"))
+        .hint("its machine has no network at all")
 }
 
 /// A backend's error, with what to do about it.

@@ -10,10 +10,7 @@ use crate::manifest::nearest;
 const WORDS: [(&[&str], &str); 10] = [
     (&["help"], "`bottle --help` lists the commands, `bottle COMMAND --help` explains one"),
     (&["version"], "`bottle --version` prints it"),
-    (
-        &["shell", "sh", "bash", "enter", "ssh", "attach"],
-        "`bottle exec -it NAME -- sh` opens a shell",
-    ),
+    (&["shell", "sh", "bash", "enter", "ssh"], "`bottle exec -it NAME -- sh` opens a shell"),
     (&["up", "create", "deploy", "sync-all"], "`bottle apply` makes and starts what the tree says"),
     (&["ps", "ls", "list"], "`bottle status` shows every sandbox"),
     (
@@ -91,7 +88,6 @@ fn unknown(argument: &str, words: &[String]) -> Option<String> {
             let (before, after) = (words[..at].join(" "), words[at..].join(" "));
             Some(format!("write `--` before the command: `bottle {before} -- {after}`"))
         }
-        "logs" => Some("it shows one sandbox at a time".to_owned()),
         _ => None,
     }
 }

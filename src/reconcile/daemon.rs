@@ -477,7 +477,7 @@ fn jitter() -> f64 {
 async fn last_lines(reconciler: &Reconciler, scope: &Scope, instance: &Instance) -> Vec<String> {
     let Some(backend) = reconciler.backends.get(&instance.backend) else { return Vec::new() };
     let mut out = Vec::new();
-    let options = LogOptions { follow: false, tail: Some(5) };
+    let options = LogOptions { follow: false, tail: Some(5), ..LogOptions::default() };
     let logs = backend.logs(scope, instance, options, &mut out);
     match tokio::time::timeout(Duration::from_secs(2), logs).await {
         Ok(Ok(())) => String::from_utf8_lossy(&out).lines().map(str::to_owned).collect(),

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 
 use super::pass::Reconciler;
 use super::view::View;
-use crate::model::work::Looked;
+use crate::model::work::{Looked, Work};
 use crate::model::{Instance, ResourceKind};
 use crate::plan::{Action, Verdict};
 use crate::work::inspect;
@@ -55,13 +55,16 @@ impl Reconciler {
             }
         }
         drop(looks);
+        let ending = view.ends();
         for (index, _) in going {
             let looked = found.iter().find(|(change, _)| *change == index);
             let no_time = || Err("there was no time for it beside the others".to_owned());
             let looked = looked.map_or_else(no_time, |(_, looked)| looked.clone());
             let change = &mut view.plan.changes[index];
+            // What this machine holds it knows, whatever the sandbox says.
+            let held = ending.iter().any(|(sandbox, _)| *sandbox == change.sandbox);
             change.work = Some(match looked {
-                Ok(work) => Looked::Found(work),
+                Ok(work) => Looked::Found(Work { running: work.running || held, ..work }),
                 Err(why) => {
                     change.notes.push(format!("what is in it could not be looked at: {why}"));
                     Looked::Unknown

@@ -9,7 +9,8 @@
 //! many within an hour (`gone`).
 //!
 //! `state` is the state folder, `lock` its lock, `owners` which path speaks for which name. `git` tells the tree's
-//! commit, `values` finds asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped.
+//! commit, `values` finds asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped,
+//! `detached` the runs that live on by themselves.
 //! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `authorities` the
 //! certificate authority of each, `names` what the host says about names.
 
@@ -18,6 +19,7 @@ mod ahead;
 pub mod authorities;
 pub mod backoff;
 pub mod daemon;
+pub mod detached;
 mod files;
 mod find;
 pub mod git;

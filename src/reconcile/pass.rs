@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::accepted;
 use super::ahead::Ahead;
 use super::authorities::Authorities;
+use super::detached;
 use super::git::{self, Revision};
 use super::keeping::{self, Keeping};
 use super::lock::Claims;
@@ -427,6 +428,7 @@ impl Reconciler {
         }
         let mut plan = plan::plan(&desired, &observed, &options);
         note_left_out(&mut plan).await;
+        detached::note(&mut plan, &memory, |id| observed.renames.get(id).cloned());
         Ok(View {
             desired,
             observed,

@@ -120,6 +120,7 @@ impl TreeState {
             self.carry(from, None)?;
         }
         self.move_record("stopped", from, to)?;
+        self.rename_runs(from, to)?;
         authorities::rename(self, from, to)?;
         Store::of(self.dir()).rename(from, to)?;
         self.rename_last(from, to);

@@ -16,6 +16,7 @@
 //!     audit.jsonl   every step that was begun and ended
 //!     snapshots/    what agents worked on
 //!     carried/      which of it is on its way from one machine to the next
+//!     runs/         runs that live on by themselves
 //!     stopped/      which sandboxes the operator stopped
 //!     places.json   under which names renamed sandboxes were made
 //!     adopted.json  ids of other state folders whose objects were taken over

@@ -77,6 +77,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/accepted.rs",
     "reconcile/authorities.rs",
     "reconcile/daemon.rs",
+    "reconcile/detached/",
     "reconcile/files.rs",
     "reconcile/git.rs",
     "reconcile/lock.rs",

@@ -3,11 +3,13 @@
 
 mod chaos;
 mod copies;
+mod detached;
 mod differs;
 mod everyday;
 mod interrupted;
 mod keep;
 mod kept;
+mod logs;
 mod looked_at;
 mod looped;
 mod mounted;
@@ -118,6 +120,15 @@ on_every_backend! {
     stopped::a_stopped_one_is_replaced_and_removed_as_any_other,
     stopped::what_cannot_be_stopped_or_started_says_why,
     stopped::watch_keeps_to_it,
+    logs::several_stand_beside_each_other,
+    logs::lines_have_times,
+    logs::a_line_without_an_end_holds_no_other_up,
+    detached::it_lives_on_and_can_be_come_back_to,
+    detached::what_is_not_there_is_said,
+    detached::a_script_can_talk_to_it,
+    detached::nothing_runs_on_unseen_when_what_holds_it_is_killed,
+    detached::what_is_done_in_place_ends_none_and_what_ends_one_says_so,
+    detached::much_output_holds_nobody_up_and_is_bounded,
     interrupted::killed_at_fifty_moments_and_converged_each_time,
     damaged::every_record_that_is_damaged_is_repaired_or_held,
     secrets::an_asked_for_value_is_found_nowhere,

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bollard::container::LogOutput;
 use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::StreamExt;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::engine::Engine;
 use super::exec;
 use super::transport::Pieces;
+use crate::backend::timed::Timed;
 use crate::backend::{BackendError, Hint, LogOptions, Scope, label};
 use crate::model::{BackendKind, Instance};
 
@@ -26,13 +28,26 @@ pub(super) async fn logs(
         .stderr(true)
         .follow(options.follow)
         .tail(&tail)
+        .timestamps(options.timed())
+        // Whole seconds, as engines take them: what is left of the first one is left out below.
+        .since(options.since.map_or(0, |since| i32::try_from(since.seconds()).unwrap_or(i32::MAX)))
         .build();
     let (pieces, client) = Pieces::of(&engine.client);
     let mut stream = client.logs(&instance.id.0, Some(asked));
     let writing = |e: std::io::Error| BackendError::failed("writing the log", e);
+    // An engine sends a line, or a part of a long one, as a piece. Each stream has lines of its own.
+    let mut timed = [Timed::new(options), Timed::new(options)];
+    let mut shown = Vec::new();
     while let Some(chunk) = stream.next().await {
         let chunk = pieces.next(chunk).map_err(|e| exec::not_running(engine, instance, e))?;
-        out.write_all(chunk.as_ref()).await.map_err(writing)?;
+        if options.timed() {
+            shown.clear();
+            let stream = usize::from(matches!(chunk, LogOutput::StdErr { .. }));
+            timed[stream].push_stamped(chunk.as_ref(), &mut shown);
+            out.write_all(&shown).await.map_err(writing)?;
+        } else {
+            out.write_all(chunk.as_ref()).await.map_err(writing)?;
+        }
         if options.follow {
             out.flush().await.map_err(writing)?;
         }

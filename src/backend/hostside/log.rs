@@ -3,6 +3,7 @@
 //! The sidecar appends to one file, and sets it aside under another name when it is full. It could put
 //! anything there, also a link: what is no plain file is not read.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -14,7 +15,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::life::Sidecar;
 use super::process::host_boot;
+use crate::backend::timed::Timed;
 use crate::backend::{BackendError, LogOptions};
+use crate::model::Moment;
 
 /// Name of what is written now. What was written before it has `.1` at its end.
 pub(super) const LOG: &str = "log";
@@ -85,6 +88,43 @@ fn tail(text: &[u8], lines: u64) -> &[u8] {
     ends.next().map_or(text, |end| &text[end + 1..])
 }
 
+/// The lines of a record, each of which says its time in its first field.
+struct Dated {
+    options: LogOptions,
+    timed: Timed,
+    /// A line whose end is still to come.
+    begun: Vec<u8>,
+}
+
+impl Dated {
+    /// How a line begins.
+    const START: &[u8] = br#"{"time":""#;
+
+    /// No line of a record is longer; what is, is of another's making.
+    const LONGEST: usize = 1 << 20;
+
+    fn shown<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if !self.options.timed() {
+            return Cow::Borrowed(bytes);
+        }
+        let mut out = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(part);
+            if part.ends_with(b"\n") || self.begun.len() > Self::LONGEST {
+                let line = std::mem::take(&mut self.begun);
+                self.timed.push(Self::time(&line), &line, &mut out);
+            }
+        }
+        Cow::Owned(out)
+    }
+
+    fn time(line: &[u8]) -> Option<Moment> {
+        let rest = line.strip_prefix(Self::START)?;
+        let end = rest.iter().take(40).position(|byte| *byte == b'"')?;
+        std::str::from_utf8(&rest[..end]).ok().and_then(Moment::parse)
+    }
+}
+
 /// Writes what is kept to `out`, and as it is written while `running` and `follow`.
 async fn show(
     path: &Path,
@@ -103,7 +143,9 @@ async fn show(
         before.take(MOST).read_to_end(&mut bytes)?;
     }
     bytes.extend(reader.more()?);
-    out.write_all(options.tail.map_or(&bytes[..], |lines| tail(&bytes, lines))).await?;
+    let mut timed = Dated { options, timed: Timed::new(options), begun: Vec::new() };
+    let last = options.tail.map_or(&bytes[..], |lines| tail(&bytes, lines));
+    out.write_all(&timed.shown(last)).await?;
     out.flush().await?;
     drop(bytes);
     if !options.follow {
@@ -113,7 +155,7 @@ async fn show(
         // Asked first: what was written before it stopped is still read below.
         let last = !running();
         let bytes = reader.more()?;
-        out.write_all(&bytes).await?;
+        out.write_all(&timed.shown(&bytes)).await?;
         out.flush().await?;
         if last {
             return Ok(());
@@ -192,10 +234,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn lines_are_of_the_time_that_they_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOG);
+        let line = |second: u32| format!("{{\"time\":\"2026-01-01T00:00:0{second}.000Z\"}}\n");
+        std::fs::write(&path, format!("{}{}other\n{}", line(1), line(2), line(3))).unwrap();
+        let since = Moment::parse("2026-01-01T00:00:02Z");
+        let options = LogOptions { since, ..LogOptions::default() };
+        let mut out = Vec::new();
+        show(&path, options, || false, &mut out).await.unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{}{}", line(2), line(3)));
+    }
+
+    #[tokio::test]
     async fn what_a_sidecar_puts_in_its_place_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(LOG);
-        let options = LogOptions { follow: false, tail: None };
+        let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
         let mut out = Vec::new();
         show(&path, options, || false, &mut out).await.unwrap();
         assert!(out.is_empty(), "none is there yet");

@@ -500,6 +500,9 @@ impl Backend for MemoryBackend {
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
         let written = |error: std::io::Error| BackendError::failed("writing the log", error);
+        if options.timed() {
+            return Err(BackendError::Unsupported("the log in memory has no times".to_owned()));
+        }
         let mut revision = self.revision.subscribe();
         let read = |engine: &mut engine::Engine, _| {
             let object =

@@ -201,7 +201,7 @@ async fn a_followed_log_ends_with_the_machine() {
     backend.start(&scope, &ada).await.unwrap();
     backend.main_did(&ada.id, "one\ntwo\n", None).unwrap();
     let mut out = Vec::new();
-    let options = LogOptions { follow: true, tail: Some(1) };
+    let options = LogOptions { follow: true, tail: Some(1), ..LogOptions::default() };
     let follow = backend.logs(&scope, &ada, options, &mut out);
     let world = async {
         tokio::task::yield_now().await;

@@ -45,6 +45,7 @@ mod state;
 mod status;
 mod stray;
 mod sys;
+mod times;
 pub(in crate::backend) mod visit;
 mod wire;
 
@@ -91,6 +92,12 @@ const COPYING: Duration = Duration::from_secs(600);
 /// uses this backend calls it first thing, before it has a second thread.
 pub fn helper_main() {
     helper::run_if_asked();
+}
+
+/// Closes every descriptor but the first three. A process that outlives its starter calls it before it opens
+/// any of its own.
+pub fn close_inherited() {
+    sys::close_all_but(&[0, 1, 2]);
 }
 
 /// The native backend.

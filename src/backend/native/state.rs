@@ -6,6 +6,7 @@
 //! native/<sandbox>/main           what its command does, which run is ready; init has it open
 //! native/<sandbox>/main.same      the same file under a second name
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
+//! native/<sandbox>/log.times, .1  when it wrote what; the same
 //! native/<sandbox>/upper, work    its own files: what it changed of what it shares with others
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
 //! native/.bases/<digest>          the root that sandboxes of `image: host` share; the newest stays
@@ -269,6 +270,8 @@ pub(super) const MACHINE: &str = "machine.json";
 pub(super) const RUN: &str = "run.json";
 /// Names of the log: what is written now, and what was before it.
 pub(super) const LOG: [&str; 2] = ["log", "log.1"];
+/// Names of what says when which part of them was written.
+pub(super) const TIMES: [&str; 2] = ["log.times", "log.times.1"];
 
 /// Writes a record that cannot be made again.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {

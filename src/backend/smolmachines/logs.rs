@@ -29,6 +29,12 @@ pub(super) async fn logs(
     out: &mut (dyn AsyncWrite + Send + Unpin),
 ) -> Result<(), BackendError> {
     let (now, set) = observe::own(backend, scope, instance).await?;
+    if options.timed() {
+        return Err(BackendError::Unsupported(format!(
+            "smolvm keeps no times of what {} writes: read it without --since and --timestamps",
+            instance.name
+        )));
+    }
     if !set.kept_log {
         return file(backend, scope, &now, options, out).await;
     }

@@ -202,7 +202,9 @@ fn schemas_are_schemas() {
 fn every_command_has_a_manual_page() {
     let cli = Cli::new();
     let whole = cli.run(["man"]).exits(0).stdout;
-    for command in ["init", "check", "plan", "apply", "status", "exec", "run", "logs", "down"] {
+    for command in
+        ["init", "check", "plan", "apply", "status", "exec", "run", "attach", "logs", "down"]
+    {
         assert!(whole.contains(&format!("bottle\\-{command}")), "{command}");
         let page = cli.run(["man", command]).exits(0).stdout;
         assert!(page.contains(&format!(".TH bottle-{command} 1")), "{command}: {page}");
@@ -219,7 +221,7 @@ fn shells_complete_agents() {
         assert!(script.contains("BOTTLE_COMPLETE"), "{shell}: {script}");
     }
     cli.env("BOTTLE_COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", "4");
-    for command in ["exec", "run", "logs"] {
+    for command in ["exec", "run", "attach", "logs"] {
         let words = ["--", "bottle", "--tree", path(&tree), command, "a"];
         assert_eq!(cli.run(words).exits(0).stdout.trim(), "ada", "{command}");
     }

@@ -39,7 +39,7 @@ async fn becomes(f: &dyn Fixture, machine: &Instance, expected: MainState) {
 
 async fn log(f: &dyn Fixture, machine: &Instance, tail: Option<u64>) -> String {
     let mut out = Vec::new();
-    let options = LogOptions { follow: false, tail };
+    let options = LogOptions { follow: false, tail, ..LogOptions::default() };
     f.backend().logs(f.scope(), machine, options, &mut out).await.expect("reading the log");
     String::from_utf8(out).expect("it is UTF-8")
 }

@@ -272,7 +272,7 @@ async fn a_piece_of_output_without_an_end_is_cut() {
         let backend = Docker::new(Settings { host, ..Settings::default() });
         let (scope, machine) = (nowhere(&folder), unseen());
         let ended = if what.ends_with("log") {
-            let options = LogOptions { follow: false, tail: None };
+            let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
             backend.logs(&scope, &machine, options, &mut tokio::io::sink()).await
         } else {
             let spec = ExecSpec::new(["true"]);

@@ -122,3 +122,35 @@ fn others_are_decided_on_and_records_are_written() {
     run(&["plan"]).exits(0);
     run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
 }
+
+/// What a run writes is lost to its log, and nothing else: it goes on, and its end is remembered.
+#[test]
+fn a_detached_run_goes_on() {
+    if !rustix::process::geteuid().is_root() {
+        return left_out("a full disk", "as an ordinary user: no file system can be mounted");
+    }
+    let (small, cli, tree) = (Small::new(48), Cli::new(), TempTree::new("small"));
+    let state = small.0.path().join("state").display().to_string();
+    tree.bottle("plain", "backend: native");
+    let run = "run: [sh, -c, 'while read -r line; do case $line in end) exit 5;; *) echo heard $line;; esac; done']";
+    tree.agent("ada", "plain", run, "You are ada.");
+    let path = tree.path().display().to_string();
+    let words = |words: &[&str]| -> Vec<String> {
+        let globals = ["--tree", &path, "--state-dir", &state];
+        globals.iter().chain(words).map(|word| (*word).to_owned()).collect()
+    };
+    cli.run(words(&["apply", "--yes"])).exits(0);
+    let id = cli.run(words(&["run", "-d", "ada"])).exits(0).stdout.trim().to_owned();
+    let filler = small.0.path().join("filler");
+    let mut full = std::fs::File::create(&filler).unwrap();
+    while std::io::Write::write_all(&mut full, &[0; 4096]).is_ok() {}
+    // Enough for more than what is left of the log's last page.
+    let many = format!("{}end\r", format!("{}\r", "x".repeat(3000)).repeat(6));
+    let ended = cli.run_with(words(&["attach", "ada"]), many.as_bytes()).exits(5);
+    assert_eq!(ended.stdout.matches("heard x").count(), 6);
+    let list = cli.run(words(&["-o", "json", "run", "--list"])).exits(0).json();
+    let found = list["runs"].as_array().unwrap().iter().find(|run| run["id"] == id.as_str());
+    assert_eq!(found.unwrap()["exit_code"], 5, "{list}");
+    std::fs::remove_file(&filler).unwrap();
+    cli.run(words(&["down", "--yes", "--discard", "all"])).exits(0);
+}

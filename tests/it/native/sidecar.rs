@@ -162,13 +162,14 @@ async fn a_life() {
     assert_eq!(after["generation"], 1, "what was refused changes nothing: {after}");
 
     let mut out = Vec::new();
-    let options = LogOptions { follow: false, tail: None };
+    let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
     corner.backend.logs(&corner.scope, &started, options, &mut out).await.unwrap();
     let lines: Vec<serde_json::Value> =
         out.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
     let events: Vec<_> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
     assert_eq!(events, ["start", "config_reload", "config_rejected"]);
-    let (mut last, options) = (Vec::new(), LogOptions { follow: false, tail: Some(1) });
+    let (mut last, options) =
+        (Vec::new(), LogOptions { follow: false, tail: Some(1), ..LogOptions::default() });
     corner.backend.logs(&corner.scope, &started, options, &mut last).await.unwrap();
     assert!(out.ends_with(&last) && last.iter().filter(|b| **b == b'\n').count() == 1);
 

@@ -132,7 +132,7 @@ impl Corner {
 
     pub(crate) async fn log(&self, on: &Instance) -> String {
         let mut out = Vec::new();
-        let options = LogOptions { follow: false, tail: None };
+        let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
         self.backend.logs(&self.scope, on, options, &mut out).await.expect("reading the log");
         String::from_utf8(out).unwrap()
     }

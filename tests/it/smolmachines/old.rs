@@ -129,10 +129,10 @@ async fn what_it_cannot_do_is_said() {
     // It keeps no log: what the guest has kept is shown, but cannot be followed.
     let on = old.start(&old.create(&machine(None)).await).await.expect("starting");
     let mut log = Vec::new();
-    let options = LogOptions { follow: false, tail: None };
+    let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
     old.backend.logs(&old.scope, &on, options, &mut log).await.unwrap();
     assert_eq!(log, b"the log\n");
-    let options = LogOptions { follow: true, tail: None };
+    let options = LogOptions { follow: true, tail: None, ..LogOptions::default() };
     let refused = old.backend.logs(&old.scope, &on, options, &mut log).await.unwrap_err();
     assert!(refused.to_string().contains("from 1.32 on"), "{refused}");
 

@@ -121,7 +121,7 @@ impl Corner {
 
     async fn record(&self, sidecar: &Instance) -> String {
         let mut out = Vec::new();
-        let options = LogOptions { follow: false, tail: None };
+        let options = LogOptions { follow: false, tail: None, ..LogOptions::default() };
         self.backend.logs(&self.scope, sidecar, options, &mut out).await.expect("its record");
         String::from_utf8(out).unwrap()
     }
