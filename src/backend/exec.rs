@@ -1,6 +1,6 @@
 //! What is run in a machine, and what is told of it.
 
-use crate::model::Moment;
+use super::Moment;
 
 /// As whom to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,11 +22,13 @@ use crate::model::{
 pub mod durable;
 mod error;
 mod exec;
+mod moment;
 pub mod reserve;
 pub mod stamp;
 
 pub use error::BackendError;
 pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState, Process};
+pub use moment::Moment;
 pub use placed::Placed;
 
 /// Names of the labels that every object carries.

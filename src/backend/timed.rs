@@ -1,7 +1,6 @@
 //! Lines of a log with their times: which of them are shown, and with what before them. Pure.
 
-use super::LogOptions;
-use crate::model::Moment;
+use super::{LogOptions, Moment};
 
 /// Goes through a log that comes in pieces, of each of which is known when it was written.
 #[derive(Debug)]

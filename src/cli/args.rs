@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::sidecar::SidecarArgs;
-use crate::model::{BackendKind, Moment};
+use crate::backend::Moment;
+use crate::model::BackendKind;
 use crate::plan::AllowTeardown;
 
 /// Keep a tree of agent manifests and the sandboxes they describe the same

@@ -3,7 +3,7 @@
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
 //! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
-//! is wrong, `work` what a look at a sandbox has found, `moment` a time of day. `text` makes what others wrote harmless for a terminal.
+//! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
 pub mod access;
 pub mod change;
@@ -13,7 +13,6 @@ pub mod fs_path;
 pub mod hash;
 pub mod id;
 pub mod kept;
-mod moment;
 pub mod observed;
 pub mod places;
 pub mod policy;
@@ -31,7 +30,6 @@ pub use fs_path::{FsPath, MountTable, Writable};
 pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
 pub use kept::{Bounds, Keep, Kept, Why};
-pub use moment::Moment;
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt, Stopped,

@@ -16,8 +16,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use super::life::Sidecar;
 use super::process::host_boot;
 use crate::backend::timed::Timed;
-use crate::backend::{BackendError, LogOptions};
-use crate::model::Moment;
+use crate::backend::{BackendError, LogOptions, Moment};
 
 /// Name of what is written now. What was written before it has `.1` at its end.
 pub(super) const LOG: &str = "log";

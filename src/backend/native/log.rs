@@ -318,12 +318,12 @@ mod tests {
         let dated = LogOptions { timestamps: true, ..LogOptions::default() };
         let dated = said(&folder, dated).await;
         let times: Vec<&str> = dated.lines().filter_map(|line| line.split(' ').next()).collect();
-        assert!(times.iter().all(|time| crate::model::Moment::parse(time).is_some()), "{dated}");
+        assert!(times.iter().all(|time| crate::backend::Moment::parse(time).is_some()), "{dated}");
         assert_eq!(times.len(), 2);
-        let since = crate::model::Moment::parse(times[0]);
+        let since = crate::backend::Moment::parse(times[0]);
         let all = LogOptions { since, ..LogOptions::default() };
         assert_eq!(said(&folder, all).await, "one\ntwo\n");
-        let none = LogOptions { since: Some(crate::model::Moment(u64::MAX)), ..all };
+        let none = LogOptions { since: Some(crate::backend::Moment(u64::MAX)), ..all };
         assert_eq!(said(&folder, none).await, "");
         // As an earlier version wrote it.
         fs::remove_file(folder.join(TIMES[0])).unwrap();

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::model::Moment;
+use crate::backend::Moment;
 
 /// How long an entry is.
 const ENTRY: u64 = 16;
