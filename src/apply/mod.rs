@@ -20,6 +20,7 @@ use crate::plan::{Step, StepId};
 mod beside;
 mod brisk;
 mod delivered;
+mod first_run;
 mod load;
 mod provision;
 pub mod report;

@@ -15,7 +15,7 @@ use crate::model::{Fields, GuestSpec, Instance, Receipt, roles};
 const LARGEST: u64 = 1 << 20;
 
 /// What stands in one of these places.
-enum Found {
+pub(super) enum Found {
     Nothing,
     /// A file, and how its owner keeps it.
     File {
@@ -30,7 +30,8 @@ enum Found {
 /// What is to stand in the files, by path below the home folder.
 pub(super) fn wanted(guest: &GuestSpec) -> BTreeMap<String, String> {
     let access = guest.access.as_ref();
-    let files = access.map(|access| roles::files(&access.routes, access.backend));
+    let files =
+        access.map(|access| roles::files(&access.routes, access.backend, guest.workdir.as_deref()));
     files.into_iter().flatten().map(|file| (file.path.to_owned(), file.content)).collect()
 }
 
@@ -65,7 +66,7 @@ pub(super) async fn put(
     let home = identity.home.trim_end_matches('/');
     let wanted = wanted(work.guest);
     let had = work.prior.is_some_and(|prior| !of(&prior.fields).is_empty());
-    let mut written = BTreeSet::new();
+    let mut written: BTreeSet<&str> = BTreeSet::new();
     for place in roles::PATHS {
         let new = wanted.get(place).map(String::as_str);
         let old = work.prior.and_then(|prior| prior.settings.get(place)).map(String::as_str);
@@ -91,8 +92,19 @@ pub(super) async fn put(
             written.insert(place);
         }
     }
+    make_folders(files, &written, home, identity);
+    Ok(())
+}
+
+/// The folders that files below the home folder stand in, and that itself.
+pub(super) fn make_folders(
+    files: &mut Upload,
+    written: &BTreeSet<&str>,
+    home: &str,
+    identity: &Identity,
+) {
     let mut folders = BTreeSet::new();
-    for place in &written {
+    for place in written {
         let mut folder = *place;
         while let Some((parent, _)) = folder.rsplit_once('/') {
             folders.insert(parent);
@@ -105,11 +117,10 @@ pub(super) async fn put(
         files.dirs.push(folder(home.to_owned()));
     }
     files.dirs.extend(folders.into_iter().map(|path| folder(format!("{home}/{path}"))));
-    Ok(())
 }
 
 /// Reads a file of the guest's. What cannot be read is not taken for what is not there.
-async fn read(
+pub(super) async fn read(
     backend: &dyn Backend,
     scope: &Scope,
     machine: &Instance,

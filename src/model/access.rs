@@ -22,8 +22,9 @@ pub const NODE_PROXY: &str = include_str!("node-proxy.cjs");
 pub const GEMINI_PATH: &str = "/etc/bottle/gemini.json";
 
 /// Their content: how to log in. Where the base URL is another, it would take a way that needs no key, and then
-/// refuse that.
-pub const GEMINI: &str = "{\"security\": {\"auth\": {\"selectedType\": \"gemini-api-key\"}}}\n";
+/// refuse that. And it asks nobody whether it may trust the folder: the sandbox is what holds it.
+pub const GEMINI: &str = "{\"security\": {\"auth\": {\"selectedType\": \"gemini-api-key\"}, \
+                          \"folderTrust\": {\"enabled\": false}}}\n";
 
 /// By this a Node.js is told to heed the variables that name a proxy (22.21, 24.5 and later).
 const NODE_USE_ENV_PROXY: &str = "NODE_USE_ENV_PROXY";
@@ -135,6 +136,8 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
         if has(RouteRole::AnthropicBaseUrl) {
             set("ANTHROPIC_BASE_URL", &route_url(backend, route));
             set(route.anthropic_variable(), PLACEHOLDER);
+            // Claude Code works as root without questions only where it is told that it is in one.
+            set("IS_SANDBOX", "1");
         }
         if has(RouteRole::OpenaiBaseUrl) {
             set("OPENAI_BASE_URL", &openai_url(backend, route));

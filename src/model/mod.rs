@@ -9,6 +9,7 @@ pub mod access;
 pub mod change;
 pub mod desired;
 pub mod diagnostic;
+pub mod first_run;
 pub mod fs_path;
 pub mod hash;
 pub mod id;

@@ -37,9 +37,13 @@ pub struct RoleFile {
     pub content: String,
 }
 
-/// The files of all roles; one of a kind for all routes.
+/// The files of all roles; one of a kind for all routes. `workdir`: where the sandbox's programs start.
 #[must_use]
-pub fn files(routes: &[CredentialRoute], backend: BackendKind) -> Vec<RoleFile> {
+pub fn files(
+    routes: &[CredentialRoute],
+    backend: BackendKind,
+    workdir: Option<&str>,
+) -> Vec<RoleFile> {
     let base = |route: &CredentialRoute| route_url(backend, route);
     let of = |role: RouteRole| routes.iter().filter(move |route| route.roles.contains(&role));
     let npm: String = of(RouteRole::NpmRegistry).map(|route| npm(&base(route))).collect();
@@ -49,7 +53,8 @@ pub fn files(routes: &[CredentialRoute], backend: BackendKind) -> Vec<RoleFile> 
         tea.push_str(if index == 0 { "logins:\n" } else { "" });
         tea.push_str(&login(&base(route), route, index == 0));
     }
-    let codex: String = of(RouteRole::OpenaiBaseUrl).map(|route| codex(route, backend)).collect();
+    let codex: String =
+        of(RouteRole::OpenaiBaseUrl).map(|route| codex(route, backend, workdir)).collect();
     let files = PATHS.into_iter().zip([npm, git, tea, codex]);
     let files = files.filter(|(_, content)| !content.is_empty());
     files.map(|(path, content)| RoleFile { path, content }).collect()
@@ -75,14 +80,18 @@ fn git(base: &str, route: &CredentialRoute) -> String {
 }
 
 /// A provider of ours beside those that Codex has: what it has for OpenAI wants a login of its own, and reads
-/// no variable with a key.
-fn codex(route: &CredentialRoute, backend: BackendKind) -> String {
+/// no variable with a key. It asks nobody whether it may trust the workspace: the sandbox is what holds it.
+fn codex(route: &CredentialRoute, backend: BackendKind, workdir: Option<&str>) -> String {
     let base = openai_url(backend, route);
-    format!(
+    // What is a string to Rust's Debug is one to TOML, for what a path may hold here.
+    let trusted =
+        workdir.map(|folder| format!("[projects.{folder:?}]\ntrust_level = \"trusted\"\n"));
+    let provider = format!(
         "model_provider = \"bottle\"\n[model_providers.bottle]\nname = \"{}\"\n\
          base_url = \"{base}\"\nenv_key = \"OPENAI_API_KEY\"\nwire_api = \"responses\"\n",
         route.host
-    )
+    );
+    provider + &trusted.unwrap_or_default()
 }
 
 fn login(base: &str, route: &CredentialRoute, default: bool) -> String {
@@ -157,7 +166,7 @@ mod tests {
             file(".config/git/config", git),
             file(".config/tea/config.yml", tea),
         ];
-        let files = files(&routes, BackendKind::Docker);
+        let files = files(&routes, BackendKind::Docker, None);
         assert_eq!(files, expected);
         assert!(!format!("{files:?}").contains("SECRET_NAME"));
     }
@@ -165,9 +174,9 @@ mod tests {
     #[test]
     fn no_role_is_no_file() {
         let plain = [route("/a/", "a.example", "", &[])];
-        assert_eq!(files(&plain, BackendKind::Native), []);
+        assert_eq!(files(&plain, BackendKind::Native, None), []);
         let git = [route("/a/", "a.example", "", &[RouteRole::GitInsteadof])];
-        let files = files(&git, BackendKind::Native);
+        let files = files(&git, BackendKind::Native, None);
         assert!(files[0].content.contains("http://127.0.0.1:3128/a/"), "{files:?}");
     }
 }

@@ -337,6 +337,7 @@ impl SandboxSpec {
             env: self.values(backend),
             unset: BTreeSet::new(),
             workspace: self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Copy),
+            workdir: self.workspace.as_ref().map(|workspace| workspace.target.clone()),
             gated: !self.command.is_empty(),
             access: self.sidecar(backend).map(|_| GuestAccess {
                 backend,
@@ -604,6 +605,8 @@ pub struct GuestSpec {
     pub unset: BTreeSet<String>,
     /// Copied in once, at creation; no part of the hash.
     pub workspace: Option<Workspace>,
+    /// Where its programs start, if that is a workspace; no part of the hash.
+    pub workdir: Option<String>,
     /// The machine's `command` waits for the end of provisioning; no part of the hash.
     pub gated: bool,
     /// What it needs to use its sidecar, where it has one.

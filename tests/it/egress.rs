@@ -2,6 +2,7 @@
 //! real sandboxes, against an internet of the test's own.
 
 mod agents;
+mod at_work;
 mod canary;
 mod days;
 mod environment;
@@ -16,4 +17,5 @@ mod search;
 mod tokens;
 mod tools;
 mod trust;
+mod vendors;
 pub(crate) mod world;

@@ -27,13 +27,23 @@ pub(super) fn merged(
         .collect();
     let is_header = |line: &&&str| line.trim_start().starts_with('[');
     let headers: BTreeSet<&str> = theirs.iter().filter(is_header).map(|line| line.trim()).collect();
-    let has = |line: &&str| is_header(&line) && headers.contains(line.trim());
+    let mut theirs_too = false;
+    let tables: Vec<&str> = tables
+        .iter()
+        .copied()
+        .filter(|line| {
+            if is_header(&line) {
+                theirs_too = headers.contains(line.trim());
+            }
+            !theirs_too
+        })
+        .collect();
     let mut text = String::new();
     if !keys.is_empty() {
         block(&mut text, &keys.join("\n"), "", end_of_line);
     }
     text.extend(theirs.iter().copied());
-    if !tables.is_empty() && !tables.iter().any(has) {
+    if !tables.is_empty() {
         block(&mut text, &tables.join("\n"), "", end_of_line);
     }
     text
@@ -116,12 +126,16 @@ mod tests {
     const PATH: &str = ".codex/config.toml";
 
     fn ours(path: &str) -> String {
+        ours_in(path, None)
+    }
+
+    fn ours_in(path: &str, workdir: Option<&str>) -> String {
         let route = CredentialRoute {
             path: path.into(),
             roles: vec![RouteRole::OpenaiBaseUrl],
             ..CredentialRoute::to("api.openai.com")
         };
-        let files = roles::files(&[route], BackendKind::Native);
+        let files = roles::files(&[route], BackendKind::Native, workdir);
         assert_eq!(files[0].path, PATH);
         files[0].content.clone()
     }
@@ -182,5 +196,21 @@ mod tests {
         let theirs = "model = \"gpt\"\r\n";
         let text = merged(PATH, theirs, Some(""), Some(&ours("/o/")));
         assert!(text.lines().count() > 5 && text.matches("\r\n").count() == text.lines().count());
+    }
+
+    /// Codex writes down itself what it was answered: a table that stands twice would keep it from starting.
+    #[test]
+    fn each_table_stands_once() {
+        let ours = ours_in("/o/", Some("/workspace"));
+        let trust = ["projects", "/workspace", "trust_level"];
+        let new: toml::Table = merged(PATH, "", Some(""), Some(&ours)).parse().unwrap();
+        assert_eq!(value(&new, &trust), Some("trusted"));
+        let theirs = "[projects.\"/workspace\"]\ntrust_level = \"untrusted\"\n";
+        let text = merged(PATH, theirs, Some(""), Some(&ours));
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(value(&table, &trust), Some("untrusted"), "their own answer counts");
+        assert!(value(&table, &["model_providers", "bottle", "base_url"]).is_some());
+        assert_eq!(merged(PATH, &text, Some(&ours), Some(&ours)), text);
+        assert_eq!(merged(PATH, &text, Some(&ours), None), theirs);
     }
 }

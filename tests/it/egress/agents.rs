@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use super::internet::Arrived;
 use super::place::Place;
+use super::vendors::{ANTHROPIC, OPENAI};
 use crate::support;
 
-const ANTHROPIC: &str = "api.anthropic.com";
-const OPENAI: &str = "api.openai.com";
-const KEY: &str = "sk-ant-api03-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
-const SUBSCRIPTION: &str = "sk-ant-oat01-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
+pub(super) const KEY: &str = "sk-ant-api03-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
+pub(super) const SUBSCRIPTION: &str = "sk-ant-oat01-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
 
 const ROUTE: &str = "\
 cred_proxy:
@@ -21,6 +20,11 @@ cred_proxy:
       token_ref: AGENTS_TOKEN
       role: anthropic-base-url
 ";
+
+/// That route to another host, with another role.
+pub(super) fn route_to(host: &str, role: &str) -> String {
+    ROUTE.replace(ANTHROPIC, host).replace("anthropic-base-url", role)
+}
 
 /// What Claude Code, or a script in its place, asks its upstream: with the credential that the variables say.
 const ASK: &str = "curl -sS -d '{}' \
@@ -146,6 +150,9 @@ fn settings_of_agents_come_and_go() {
         let table: toml::Table = config.parse().unwrap();
         assert_eq!(table["model_provider"].as_str(), Some("bottle"), "{config}");
         assert!(config.contains(mine), "{config}");
+        // Nobody is there to be asked, and what was answered stays.
+        let asked = place.say("ada", "cat ~/.claude.json 2>/dev/null || echo none");
+        assert_eq!(asked, "none", "a role of Claude Code's is none of these");
         let provider = &table["model_providers"]["bottle"];
         assert!(provider["base_url"].as_str().unwrap().ends_with(":3128/ai/v1"), "{config}");
         assert_eq!(provider["env_key"].as_str(), Some("OPENAI_API_KEY"));
@@ -164,7 +171,7 @@ fn settings_of_agents_come_and_go() {
 }
 
 /// The folder of `node_modules`, and where a sandbox finds this program.
-fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> {
+pub(super) fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> {
     let folder = std::env::var_os("BOTTLE_TEST_AGENTS").map(PathBuf::from);
     let folder = folder.map(|folder| folder.join("node_modules"));
     let found = folder.filter(|folder| folder.join(".bin").join(program).exists());
@@ -269,5 +276,50 @@ fn opencode_finds_its_provider() {
     assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
     for one in asked {
         assert_eq!(one.header("x-api-key"), [KEY]);
+    }
+}
+
+/// Nobody is there to answer: each comes up with its prompt, whatever it asks a person at its first start.
+#[test]
+fn no_agent_asks_at_its_first_start() {
+    let cases = [
+        ("claude", "anthropic-base-url", ANTHROPIC, KEY),
+        ("codex", "openai-base-url", OPENAI, "sk-proj-a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV"),
+        (
+            "gemini",
+            "gemini-base-url",
+            "generativelanguage.googleapis.com",
+            "AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q",
+        ),
+    ];
+    for (program, role, host, token) in cases {
+        let route = route_to(host, role);
+        let what = format!("first-{program}");
+        let Some((folder, path)) = installed(&what, program) else { return };
+        let mut place = Place::native(&what);
+        place.cli.env("AGENTS_TOKEN", token);
+        let work = place.cli.home().join("work");
+        std::fs::create_dir(&work).unwrap();
+        place.one(
+            &[],
+            &format!(
+                "host_paths: ['{}']\nenv: {{PATH: '{path}'}}\nworkspace: {{path: '{}'}}\n{route}",
+                folder.display(),
+                work.display()
+            ),
+        );
+        // All three have the word beneath their prompt.
+        let start = format!(
+            "cd /workspace && sleep 100 | script -qefc 'stty cols 110 rows 35; exec {program}' /tmp/screen >/dev/null & \
+             for i in $(seq 120); do grep -q shortcuts /tmp/screen && break; sleep 0.5; done; \
+             cat /tmp/screen; kill %1 2>/dev/null || pkill script; true"
+        );
+        let screen = place.sh("ada", &start).stdout;
+        assert!(screen.contains("shortcuts"), "{program}: {screen:?}");
+        let asked = screen.to_lowercase();
+        assert!(
+            !asked.contains("trust") || program == "gemini" && !asked.contains("do you trust"),
+            "{screen:?}"
+        );
     }
 }

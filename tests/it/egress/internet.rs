@@ -77,6 +77,7 @@ struct Shared {
     folder: PathBuf,
     arrived: Mutex<Vec<Arrived>>,
     asked: Mutex<Vec<String>>,
+    bodies: Mutex<Vec<String>>,
 }
 
 pub(super) struct Internet {
@@ -96,6 +97,7 @@ impl Internet {
             folder: folder.path().to_owned(),
             arrived: Mutex::default(),
             asked: Mutex::default(),
+            bodies: Mutex::default(),
         });
         let names = UdpSocket::bind((at, 0)).unwrap();
         let listen = || {
@@ -207,6 +209,11 @@ impl Internet {
         std::mem::take(&mut *self.shared.arrived.lock().unwrap())
     }
 
+    /// What vendors of models were asked since the last call.
+    pub(super) fn bodies(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.bodies.lock().unwrap())
+    }
+
     /// The names that were asked for since the last call.
     pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.asked.lock().unwrap())
@@ -225,9 +232,9 @@ where
     builder.serve_connection(TokioIo::new(socket), service).await.ok();
 }
 
-type Body = BoxBody<Bytes, Infallible>;
+pub(super) type Body = BoxBody<Bytes, Infallible>;
 
-fn full(content: impl Into<Bytes>) -> Body {
+pub(super) fn full(content: impl Into<Bytes>) -> Body {
     Full::new(content.into()).boxed()
 }
 
@@ -257,7 +264,21 @@ async fn answer(
             let run = move || git(&folder, &arrived, &path, &query, &body);
             tokio::task::spawn_blocking(run).await.unwrap()
         }
-        host => file(&shared.folder.join(host), path),
+        host => {
+            let folder = shared.folder.join(host);
+            let of_vendor = || super::vendors::answer(host, path, &body);
+            match folder.join(path.trim_start_matches('/')).exists() {
+                true => file(&folder, path),
+                false => match of_vendor() {
+                    Some(answer) => {
+                        let body = String::from_utf8_lossy(&body).into_owned();
+                        shared.bodies.lock().unwrap().push(body);
+                        answer
+                    }
+                    None => file(&folder, path),
+                },
+            }
+        }
     })
 }
 
@@ -309,7 +330,7 @@ fn mirror(path: &str, arrived: &Arrived) -> Response<Body> {
 }
 
 /// A body that comes piece by piece.
-fn pieces(pieces: &[&str], pause_ms: u64) -> Body {
+pub(super) fn pieces(pieces: &[&str], pause_ms: u64) -> Body {
     let pieces: VecDeque<Bytes> =
         pieces.iter().map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect();
     let (sender, receiver) = tokio::sync::mpsc::channel(1);

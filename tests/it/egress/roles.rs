@@ -208,7 +208,7 @@ fn tools_read_what_was_written_for_them() {
             roles: vec![RouteRole::NpmRegistry, RouteRole::GitInsteadof, RouteRole::TeaLogin],
         };
         let url = format!("http://127.0.0.1:3128{path}");
-        let files = roles::files(&[route], BackendKind::Native);
+        let files = roles::files(&[route], BackendKind::Native, None);
         let content =
             |path: &str| files.iter().find(|file| file.path == path).unwrap().content.clone();
         let file = folder.path().join(format!("git-{number}"));
