@@ -278,6 +278,11 @@ impl Backend for Brisk<'_> {
         self.inner.logs(scope, instance, options, out).await
     }
 
+    async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let work = self.inner.reread(scope, instance);
+        self.within("telling the sandbox's supervisor", self.small, work).await
+    }
+
     async fn events(
         &self,
         scope: &Scope,

@@ -79,6 +79,9 @@ pub(super) async fn provision(
     } else if prior.is_none_or(Receipt::has_values) && !work.fresh {
         upload.wipe.push(guest_path::VALUES.to_owned());
     }
+    if let Some(main) = guest.main.as_ref().filter(|main| !main.command.is_empty() || !work.fresh) {
+        tar.file(guest_path::COMMAND, 0o644, Owner::ROOT, main.script().as_bytes())?;
+    }
     settings::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
     first_run::put(backend, scope, &mut upload, &mut tar, work, &identity, &skills_dir).await?;
     skills(&mut tar, guest, &stays, &skills_dir, owner)?;
@@ -142,7 +145,23 @@ pub(super) async fn provision(
             backend.copy_in(scope, instance, upload).await.context("marking the guest as ready")?;
         }
     }
+    if restarts_command(work) {
+        backend.reread(scope, instance).await?;
+    }
     finish(context, work, receipt)
+}
+
+/// Whether another command may run than the one that was put in. The supervisor, which knows, lets one run
+/// on that is the same.
+fn restarts_command(work: &Provision<'_>) -> bool {
+    let Some(main) = work.guest.main.as_ref().filter(|_| !work.fresh) else { return false };
+    let now = main.fields();
+    let of = |prior: &Receipt, path: &str| prior.fields.0.get(path) == now.0.get(path);
+    // Its fields are those of what was put in last, also where a later provisioning did not end.
+    let same = |prior: &Receipt| {
+        !prior.fields.0.is_empty() && ["command", "restart"].iter().all(|path| of(prior, path))
+    };
+    !work.prior.is_some_and(same)
 }
 
 /// The copy ended because nobody read on.

@@ -70,10 +70,15 @@ pub mod guest_path {
     /// so that a machine that is started anew has them at once. Loaded last: a name that was asked for
     /// once may still stand in [`ENV`].
     pub const VALUES: &str = "/etc/bottle/env";
+    /// What the machine's `command` is, as [`Main`](crate::model::Main) writes it: root's, and on the machine's
+    /// disk.
+    pub const COMMAND: &str = "/etc/bottle/command";
     /// The asked-for values, in the same form; on tmpfs.
     pub const ENV: &str = "/run/bottle/env";
     /// What the machine's `command` does, in one line: see [`MainState`](super::MainState).
     pub const MAIN: &str = "/run/bottle/main";
+    /// The process that starts the command, where that is a shell inside.
+    pub const SUPERVISOR: &str = "/run/bottle/main.pid";
 }
 
 /// On whose behalf a backend is called.
@@ -423,6 +428,13 @@ pub trait Backend: Send + Sync {
         ask_main(self, scope, instance).await
     }
 
+    /// Has a running machine's supervisor read [`guest_path::COMMAND`] anew: it ends a command that is another
+    /// one by now, with all that this one started, and starts the new one. What runs for the same command
+    /// runs on, and so does whatever else runs in the machine.
+    async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        tell_supervisor(self, scope, instance).await
+    }
+
     /// Hints that something of this owner moved, until the backend goes away.
     async fn events(
         &self,
@@ -447,6 +459,32 @@ async fn ask_main(
     let asked = backend.exec(scope, instance, &spec, Bytes::new());
     let Ok(output) = tokio::time::timeout(ANSWERING, asked).await else { return Ok(None) };
     Ok(std::str::from_utf8(&output?.stdout).ok().and_then(MainState::parse))
+}
+
+/// Has the guest's shell send its supervisor the signal on which it reads the command anew.
+async fn tell_supervisor(
+    backend: &(impl Backend + ?Sized),
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<(), BackendError> {
+    let output = backend.exec(scope, instance, &telling(), Bytes::new()).await?;
+    if output.code == 0 {
+        return Ok(());
+    }
+    let name = &instance.name;
+    let why = anyhow::anyhow!(
+        "{} names no supervisor of the command: `bottle restart` starts it anew",
+        guest_path::SUPERVISOR
+    );
+    Err(BackendError::failed(format!("restarting the command of {name}"), why))
+}
+
+/// The command that does so. Nothing is opened that was put in the file's place.
+fn telling() -> ExecSpec {
+    let file = guest_path::SUPERVISOR;
+    let tell =
+        format!("[ -f {file} ] && [ ! -L {file} ] && read -r pid <{file} && kill -USR1 \"$pid\"");
+    ExecSpec { user: ExecUser::Sandbox, ..ExecSpec::new(["sh", "-c", &tell]) }
 }
 
 /// The backends of this run, by kind.

@@ -231,6 +231,10 @@ impl Backend for Placed {
         self.0.main_state(scope, &inward(instance)).await
     }
 
+    async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.0.reread(scope, &inward(instance)).await
+    }
+
     async fn events(
         &self,
         scope: &Scope,

@@ -186,6 +186,9 @@ fn cost(verdict: Verdict, changes: &[&Change], around: &Around) -> Vec<String> {
         Some(Class::Hot) if around.classes && verdict == Verdict::Reprovision => {
             vec!["hot: nothing restarts".to_owned()]
         }
+        Some(Class::Restart) if changes.iter().any(|c| c.reason == Reason::SpecChanged) => {
+            vec!["restarts its command; nothing else in it ends".to_owned()]
+        }
         _ => Vec::new(),
     }
 }

@@ -37,7 +37,10 @@ impl Class {
 }
 
 /// The encoding of a machine's hash.
-pub(super) const MACHINE: &str = "bottle.machine.v1";
+pub(super) const MACHINE: &str = "bottle.machine.v2";
+
+/// The one of earlier versions, whose supervisors are given the command when a machine is made.
+const EARLIER: &str = "bottle.machine.v1";
 
 /// Limits that most backends can change while a machine runs.
 const LIMITS: [&str; 3] = ["resources.cpus", "resources.memory", "resources.pids"];
@@ -59,6 +62,12 @@ pub fn is_hot_limit(backend: BackendKind, path: &str) -> bool {
     backend != BackendKind::Smolmachines && LIMITS.contains(&path)
 }
 
+/// Whether this field says what the main process is, and when it starts.
+#[must_use]
+pub fn is_main(path: &str) -> bool {
+    matches!(path, "command" | "restart" | "command.waits_for_env")
+}
+
 /// The name of a variable that does not belong to the machine itself, if this is the field of one.
 #[must_use]
 pub fn variable(path: &str) -> Option<&str> {
@@ -68,13 +77,28 @@ pub fn variable(path: &str) -> Option<&str> {
 /// Of a machine's fields those that only creation can set.
 #[must_use]
 pub fn making(backend: BackendKind, fields: &Fields) -> Fields {
+    let mut fields = earlier_making(backend, fields);
+    fields.0.retain(|path, _| !is_main(path));
+    fields
+}
+
+/// Those of an earlier version: the main process was one of them.
+fn earlier_making(backend: BackendKind, fields: &Fields) -> Fields {
     let mut fields = fields.clone();
     fields.0.retain(|path, _| !is_hot_limit(backend, path) && variable(path).is_none());
     fields
 }
 
-/// The hash and the fields of a machine that has other limits now. Of one that an earlier version made
-/// the hash covers them, too: it gets the one that this version gives to the same machine.
+/// Whether a machine was made, as its hash and its fields say, by an earlier version: its supervisor starts
+/// the command that it was made with, and no other.
+#[must_use]
+pub fn is_earlier(backend: BackendKind, hash: SpecHash, fields: &Fields) -> bool {
+    // The first of them hashed all of it.
+    [fields.hash(EARLIER), earlier_making(backend, fields).hash(EARLIER)].contains(&hash)
+}
+
+/// The hash and the fields of a machine that has other limits now. Of one that a first version made the
+/// hash covers them, too: it gets the one that a later version gave to the same machine.
 #[must_use]
 pub fn adjusted(
     backend: BackendKind,
@@ -82,8 +106,8 @@ pub fn adjusted(
     fields: &Fields,
     limits: &Fields,
 ) -> (SpecHash, Fields) {
-    let earlier = fields.hash(MACHINE) == hash;
-    let hash = if earlier { making(backend, fields).hash(MACHINE) } else { hash };
+    let first = fields.hash(EARLIER) == hash;
+    let hash = if first { earlier_making(backend, fields).hash(EARLIER) } else { hash };
     let mut fields = fields.clone();
     fields.0.extend(limits.0.clone());
     (hash, fields)
@@ -108,7 +132,7 @@ pub fn why_replace(path: &str) -> &'static str {
         "host_paths" | "workspace" | "mounts" => "folders are mounted when a machine is made",
         "network" | "networks" => "a machine's way out is set when it is made",
         "ca" => "what runs would go on to trust the certificate authority that is lost",
-        "command" | "restart" => "its supervisor is given the command when a machine is made",
+        "command" | "restart" => "an earlier version of bottle built its command in",
         "resources" if path == "resources.disk" => "a disk's size is set when a machine is made",
         "resources" => "smolvm changes the limits of a stopped machine only",
         "env" if variable(path).is_some() => "an earlier version of bottle built its values in",
@@ -132,9 +156,14 @@ pub fn script<'a>(
         };
     }
     for (name, value) in env {
-        let _ = writeln!(lines, "export {name}='{}'", value.replace('\'', r"'\''"));
+        let _ = writeln!(lines, "export {name}={}", quoted(value));
     }
     lines
+}
+
+/// One word of a shell.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Where programs are looked for when nothing else says so.
@@ -148,6 +177,8 @@ mod tests {
         let mut fields = Fields::default();
         for path in [
             "backend",
+            "command",
+            "command.waits_for_env",
             "env.A",
             "env.HOME",
             "image",
@@ -155,6 +186,7 @@ mod tests {
             "resources.disk",
             "resources.memory",
             "resources.pids",
+            "restart",
         ] {
             fields.set(path, "x");
         }
@@ -181,12 +213,15 @@ mod tests {
     fn other_limits_make_no_other_machine() {
         let backend = BackendKind::Docker;
         let made = making(backend, &fields()).hash(MACHINE);
+        let earlier = earlier_making(backend, &fields()).hash(EARLIER);
         let mut limits = Fields::default();
         limits.set("resources.memory", "y");
-        for hash in [made, fields().hash(MACHINE)] {
+        let cases = [(made, made), (earlier, earlier), (fields().hash(EARLIER), earlier)];
+        for (hash, stays) in cases {
             let (now, adjusted) = adjusted(backend, hash, &fields(), &limits);
-            assert_eq!((now, adjusted.0["resources.memory"].as_str()), (made, "y"));
+            assert_eq!((now, adjusted.0["resources.memory"].as_str()), (stays, "y"));
             assert_eq!(adjusted.0["env.A"], "x", "what is built in is not forgotten");
+            assert_eq!(is_earlier(backend, now, &adjusted), now != made);
         }
         let another = SpecHash::of_bytes(b"another");
         assert_eq!(super::adjusted(backend, another, &fields(), &limits).0, another);

@@ -1,7 +1,7 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `kept` what of its work outlives it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
+//! its programs find the way there, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
 //! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
@@ -14,6 +14,7 @@ pub mod fs_path;
 pub mod hash;
 pub mod id;
 pub mod kept;
+pub mod main_process;
 pub mod observed;
 pub mod places;
 pub mod policy;
@@ -31,6 +32,7 @@ pub use fs_path::{FsPath, MountTable, Writable};
 pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
 pub use kept::{Bounds, Keep, Kept, Why};
+pub use main_process::Main;
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt, Stopped,

@@ -12,6 +12,7 @@ use super::change::{self, MACHINE};
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
 use super::kept::Keep;
+use super::main_process::Main;
 use super::observed::VARIABLES;
 use super::policy::{CredentialRoute, Policy};
 use super::roles;
@@ -296,7 +297,7 @@ impl SandboxSpec {
             host_paths: self.host_paths.clone(),
             env,
             connected,
-            waits_for_env: !self.asked_env.is_empty() && !self.command.is_empty(),
+            waits_for_env: self.waits_for_env(),
             resources: self.resources,
             workdir: self.workspace.as_ref().map(|w| w.target.clone()),
             mount,
@@ -339,6 +340,11 @@ impl SandboxSpec {
             workspace: self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Copy),
             workdir: self.workspace.as_ref().map(|workspace| workspace.target.clone()),
             gated: !self.command.is_empty(),
+            main: Some(Main {
+                command: self.command.clone(),
+                restart: self.restart,
+                waits_for_env: self.waits_for_env(),
+            }),
             access: self.sidecar(backend).map(|_| GuestAccess {
                 backend,
                 routes: self
@@ -354,6 +360,11 @@ impl SandboxSpec {
 }
 
 impl SandboxSpec {
+    /// Whether its `command` waits for values.
+    fn waits_for_env(&self) -> bool {
+        !self.asked_env.is_empty() && !self.command.is_empty()
+    }
+
     /// The plain values of its programs' environment that can change while its machine stays.
     fn values(&self, backend: BackendKind) -> BTreeMap<String, String> {
         let mut env = match self.sidecar(backend) {
@@ -479,7 +490,7 @@ impl ResourceSpec {
         let Some(hash) = hash else { return false };
         let Self::Machine(spec) = self else { return hash == self.hash() };
         hash == spec.hash()
-            || (fields.hash(MACHINE) == hash
+            || (change::is_earlier(spec.backend, hash, fields)
                 && change::making(spec.backend, fields) == spec.making())
     }
 
@@ -519,7 +530,8 @@ pub struct MachineSpec {
     pub mount: Option<Workspace>,
     /// The user, when the bottle names one.
     pub user: Option<String>,
-    /// The main process; empty: stay up and wait.
+    /// The main process until provisioning puts one in; empty: stay up and wait. No part of its fields, as
+    /// all that [`Main`] says.
     pub command: Vec<String>,
     /// When the main process ends.
     pub restart: Restart,
@@ -528,7 +540,7 @@ pub struct MachineSpec {
 }
 
 impl MachineSpec {
-    /// All of it, by the names that the manifest uses.
+    /// All of it but the main process, by the names that the manifest uses.
     #[must_use]
     pub fn fields(&self) -> Fields {
         let mut fields = Fields::default();
@@ -557,13 +569,6 @@ impl MachineSpec {
         }
         if let Some(user) = &self.user {
             fields.set("user", user.clone());
-        }
-        if !self.command.is_empty() {
-            fields.set_list("command", &self.command);
-            fields.set("restart", self.restart.as_str());
-            if self.waits_for_env {
-                fields.set("command.waits_for_env", "true");
-            }
         }
         fields
     }
@@ -609,6 +614,8 @@ pub struct GuestSpec {
     pub workdir: Option<String>,
     /// The machine's `command` waits for the end of provisioning; no part of the hash.
     pub gated: bool,
+    /// The main process of its machine, unless that is one that an earlier version built in.
+    pub main: Option<Main>,
     /// What it needs to use its sidecar, where it has one.
     pub access: Option<GuestAccess>,
 }
@@ -653,6 +660,9 @@ impl GuestSpec {
         }
         for name in &self.unset {
             fields.set(format!("env.{name}"), "not set");
+        }
+        if let Some(main) = &self.main {
+            fields.0.extend(main.fields().0);
         }
         if let Some(access) = &self.access {
             fields.set("ca", "this sandbox's own");

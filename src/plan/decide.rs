@@ -439,13 +439,21 @@ fn missing(
     (!names.is_empty()).then_some(Reason::NeedsInput { names, tokens })
 }
 
-/// Values that an earlier version built into a machine, whose `command` would keep them: it is started
-/// there without the file that holds new ones.
+/// What an earlier version built into a machine and is another by now: its command, and values that the
+/// command would keep, for it is started there without the file that holds new ones.
 fn built_in(found: &Instance, spec: &SandboxSpec) -> Vec<FieldChange> {
-    if found.resource != ResourceKind::Machine || spec.command.is_empty() {
+    let earlier = |hash| change::is_earlier(found.backend, hash, &found.fields);
+    if found.resource != ResourceKind::Machine || !found.hash.is_some_and(earlier) {
         return Vec::new();
     }
-    let wanted = spec.guest(found.backend).env;
+    let guest = spec.guest(found.backend);
+    let mut main = found.fields.clone();
+    main.0.retain(|path, _| change::is_main(path));
+    let main = differences(&main, &guest.main.map(|main| main.fields()).unwrap_or_default());
+    if !main.is_empty() || spec.command.is_empty() {
+        return main;
+    }
+    let wanted = guest.env;
     let values = found.fields.0.iter().filter_map(|(path, value)| {
         let name = change::variable(path)?;
         let to = wanted.get(name);

@@ -25,6 +25,9 @@ pub(super) fn decide_guest(
         let gone = built_in
             .filter(|name| !guest.env.contains_key(*name) && !guest.asked_env.contains(*name));
         guest.unset = gone.map(str::to_owned).collect();
+        // Its supervisor reads none.
+        let earlier = |hash| change::is_earlier(machine.backend, hash, &machine.fields);
+        guest.main = guest.main.filter(|_| !machine.hash.is_some_and(earlier));
     }
     let at = Some(backend);
     let missing = |names: &BTreeSet<String>| -> Vec<String> {

@@ -538,6 +538,12 @@ impl Options {
     }
 }
 
+/// Whether what is put in is another main process.
+fn restarts_command(change: &Change) -> bool {
+    let main = |field: &FieldChange| matches!(&*field.path, "command" | "restart");
+    change.resource == ResourceKind::Guest && change.fields.iter().any(main)
+}
+
 /// Says what a change costs, and why it takes a new machine where it does.
 fn classify(change: &mut Change) {
     change.class = match (change.verdict, &change.reason) {
@@ -545,6 +551,7 @@ fn classify(change: &mut Change) {
         (Verdict::Reprovision, Reason::Stopped | Reason::Restart) => Some(Class::Restart),
         // What does not run has nothing to lose by a start.
         (Verdict::Reprovision, Reason::NotRunning { .. }) => None,
+        (Verdict::Reprovision, _) if restarts_command(change) => Some(Class::Restart),
         (Verdict::Reprovision, _) => Some(Class::Hot),
         _ => None,
     };

@@ -392,6 +392,8 @@ macro_rules! contract_suite {
                 main_process::one_that_fails_and_stays_down [];
                 main_process::one_that_fails_is_started_again [];
                 main_process::it_waits_for_asked_for_values [];
+                main_process::another_takes_its_place [];
+                main_process::how_another_ended_says_nothing [];
                 main_process::it_gets_its_environment [Userland];
                 main_process::its_output_is_the_log [];
                 sidecar::its_parts_are_observed_as_they_were_made [Sidecars];

@@ -21,32 +21,32 @@ use crate::support::{self, Cli, Ended};
 const HASHES: &[(&str, &str, &str)] = &[
     (
         "minimal/ada",
-        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
+        "7c38c13621f0ce9e0450692c7d31d16b5e614fa0473cdd1a797a1956f5ebad3d",
         "2d5f98887ad2aaeb41c668965c907f52b48e805e3e369dc0765c2ae8e57ee5f5",
     ),
     (
         "quickstart/ada",
-        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
+        "7c38c13621f0ce9e0450692c7d31d16b5e614fa0473cdd1a797a1956f5ebad3d",
         "4357543da0d8f11c36532a4aa0386f4bb5fac572c2ccf5a9f655d004d9bc6474",
     ),
     (
         "quickstart/tick",
-        "7c85eb31439276240ae6692c1514bae7952b953c42d2bd09dfc06d3635bcac40",
-        "36f04b52778ac1cce427b0b03b7475b48a6c7591e938ae2743389cc6d7c21ea2",
+        "7c38c13621f0ce9e0450692c7d31d16b5e614fa0473cdd1a797a1956f5ebad3d",
+        "82569bb89e950ff838fa1de3a8996d1fd9ac7c8c133448144c3661b5f0b08ebb",
     ),
     (
         "team/ada",
-        "a386584501ac99dc224b6cf5d04d11cf6d0e4ed88496bd102429fdb022f14a7c",
+        "350e91363924f6ae5fee037b22de5cfc3a799081e4655d0f820176b79b062342",
         "ab3e65fe8e64d3e1ca94cd6f5c82902943437c0875263d244eab73ed1a5b13fc",
     ),
     (
         "team/grace",
-        "a386584501ac99dc224b6cf5d04d11cf6d0e4ed88496bd102429fdb022f14a7c",
+        "350e91363924f6ae5fee037b22de5cfc3a799081e4655d0f820176b79b062342",
         "1eac7cf8d73b3a7440290f9cc5e13b667dbb0404434261eae0f23887526aead9",
     ),
     (
         "team/linus",
-        "ce34297009bd4eedfb126fb0dac2019239ca6298b5f6f2daf299052d01c71d65",
+        "7c38c13621f0ce9e0450692c7d31d16b5e614fa0473cdd1a797a1956f5ebad3d",
         "ed698aa95742ecc2387030f6e280d9218d9df86966dd9e1a873c8661c70bbd6d",
     ),
 ];

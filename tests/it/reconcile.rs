@@ -63,6 +63,7 @@ on_every_backend! {
     scenarios::what_a_command_wrote_is_not_lost_in_silence,
     scenarios::a_plan_writes_nothing_and_is_what_apply_would_do,
     scenarios::a_command_starts_after_provisioning_and_completes,
+    everyday::another_command_ends_nothing_else,
     copies::a_tree_goes_out_and_in_again,
     copies::what_a_guest_planted_stays_inside,
     copies::what_cannot_be_copied_says_why,

@@ -1,30 +1,47 @@
 # The machine's main process: sh -c THIS bottle RESTART WAITS_FOR_ENV [COMMAND…], as the sandbox's user.
 # POSIX sh and sleep are all that it needs of the image. Comments are stripped before it is sent.
-restart=$1 waits=$2
+main_restart=$1 main_waits=$2 main_id=made
 shift 2
-child=
+[ $# -gt 0 ] || main_id=idle
+main() { exec "$@"; }
+pid= id= again=
 # runc gives the tmpfs another mode on every start but the first. Without chmod its files still have theirs.
 chmod 0700 /run/bottle 2>/dev/null
+# Whom to send USR1.
+{ echo $$ >/run/bottle/main.pid; } 2>/dev/null
 # TERM and not the signal itself: sh starts background jobs with INT ignored.
 stop() {
 	trap '' TERM INT HUP QUIT
-	if [ -n "$child" ]; then
-		kill -TERM "$child" 2>/dev/null
-		wait "$child" 2>/dev/null
-	fi
+	[ -z "$pid" ] || { kill "$pid" && wait "$pid"; } 2>/dev/null
 	exit "$1"
 }
 trap 'stop 143' TERM
 trap 'stop 130' INT
 trap 'stop 129' HUP
 trap 'stop 131' QUIT
-# In the background, because a trap runs only while sh waits. 127: there is no sleep, and a busy loop is worse than an end.
+# What provisioning has put in stands over what the machine was made with. It brings what ends a command with all that
+# it started, and the id comes last: half of a file is none.
+load() {
+	[ ! -f /etc/bottle/command ] || ! (. /etc/bottle/command) 2>/dev/null || . /etc/bottle/command
+}
+# Provisioning has put something in. What runs for the same command runs on.
+trap 'load; [ "$main_id" = "$id" ] || { again=1; [ -z "$pid" ] || end; }' USR1
+# A trap runs only while sh waits, and ends the wait.
+await() {
+	[ -z "$again" ] || end
+	wait "$pid"
+	code=$?
+	while [ "$code" -gt 128 ] && kill -0 "$pid"; do
+		wait "$pid"
+		code=$?
+	done 2>/dev/null
+}
+# In the background, for the traps. 127: there is no sleep, and a busy loop is worse than an end.
 nap() {
 	sleep "$1" &
-	child=$!
-	wait "$child"
-	code=$?
-	child=
+	pid=$!
+	await
+	pid=
 	[ "$code" -ne 127 ] || exit 127
 	return "$code"
 }
@@ -37,63 +54,78 @@ say() {
 }
 idle() {
 	say "$*"
-	while :; do nap 3600; done
+	while [ -z "$again" ]; do nap 3600; done
 }
-[ $# -gt 0 ] || idle idle
 # How the command ended outlives a restart of the machine; /run/bottle does not.
 mark=
 for dir in /var/tmp "$HOME" /tmp; do
-	if [ -d "$dir" ] && [ -w "$dir" ]; then
-		mark=$dir/.bottle-main
-		break
-	fi
+	[ -d "$dir" ] && [ -w "$dir" ] && mark=$dir/.bottle-main && break
 done
-if [ -n "$mark" ] && [ -f "$mark" ]; then
-	read -r ended <"$mark"
-	case $ended in completed | "failed "*) idle "$ended" ;; esac
-fi
 finish() {
-	[ -z "$mark" ] || { echo "$*" >"$mark"; } 2>/dev/null
+	[ -z "$mark" ] || { { echo "$*" && echo "$id"; } >"$mark"; } 2>/dev/null
 	idle "$*"
 }
-ready() { [ -e /etc/bottle/ready ] && { [ "$waits" = 0 ] || [ -e /run/bottle/env ]; }; }
+ready() {
+	[ -e /etc/bottle/ready ] || return 1
+	load
+	[ "$main_id" = "$id" ] || again=1
+	[ "$main_waits" = 0 ] || [ -e /run/bottle/env ]
+}
 # Not every image has a date.
 now() {
 	now=0
-	{ read -r now rest </proc/uptime; } 2>/dev/null
+	{ read -r now _ </proc/uptime; } 2>/dev/null
 	now=${now%%.*}
 }
-times=0 delay=1
-while :; do
-	if ! ready; then
-		say waiting
-		tries=0
-		until ready; do
-			tries=$((tries + 1))
-			if [ "$tries" -gt 300 ]; then nap 1; else nap 0.1 || nap 1; fi
+# One command, until there is another.
+serve() {
+	[ "$id" != idle ] || idle idle
+	ended= of=
+	[ ! -f "$mark" ] || { read -r ended && read -r of; } <"$mark"
+	case ${of:-$id}:$ended in "$id:completed" | "$id:failed "*) idle "$ended" ;; esac
+	times=0 delay=1
+	while [ -z "$again" ]; do
+		ready || say waiting
+		n=0
+		until ready || [ -n "$again" ]; do
+			n=$((n+1))
+			if [ "$n" -gt 300 ]; then nap 1; else nap 0.1 || nap 1; fi
 		done
-	fi
-	say running
-	now
-	began=$now
-	(
-		[ "$waits" = 0 ] || . /run/bottle/env
-		[ ! -f /etc/bottle/env ] || . /etc/bottle/env
-		exec "$@"
-	) &
-	child=$!
-	wait "$child"
-	code=$?
-	child=
-	case $restart:$code in
-	on-failure:0 | never:0) finish completed ;;
-	never:*) finish "failed $code" ;;
-	esac
-	now
-	if [ $((now - began)) -ge 10 ]; then times=0 delay=1; fi
-	times=$((times + 1))
-	say "backoff $code $times"
-	nap "$delay"
-	delay=$((delay * 2))
-	[ "$delay" -le 60 ] || delay=60
+		[ -z "$again" ] || return
+		say running
+		now
+		began=$now
+		(
+			[ "$main_waits" = 0 ] || . /run/bottle/env
+			[ ! -f /etc/bottle/env ] || . /etc/bottle/env
+			main "$@"
+		) &
+		pid=$!
+		await
+		pid=
+		if [ -n "$again" ]; then
+			say waiting
+			wait "$killer"
+			return
+		fi
+		case $main_restart:$code in
+		on-failure:0 | never:0) finish completed ;;
+		never:*) finish "failed $code" ;;
+		*)
+			now
+			[ $((now-began)) -lt 10 ] || times=0 delay=1
+			times=$((times+1))
+			say "backoff $code $times"
+			nap "$delay"
+			delay=$((delay*2))
+			[ "$delay" -le 60 ] || delay=60
+			;;
+		esac
+	done
+}
+load
+while :; do
+	again=
+	id=$main_id
+	serve "$@"
 done

@@ -243,6 +243,7 @@ impl Engine {
             user,
             files: image.files,
             main: MainState::Idle,
+            command: None,
             log: Vec::new(),
             loaded: None,
         };

@@ -324,6 +324,17 @@ impl Backend for MemoryBackend {
         .await
     }
 
+    async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        self.call(about("reread", instance, true), |engine, midway| {
+            let object = engine.running(scope, instance)?;
+            if !midway {
+                object.reread();
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn load(
         &self,
         scope: &Scope,

@@ -3,8 +3,8 @@
 use super::files::{Entry, Files};
 use crate::backend::{Identity, MainState, guest_path};
 use crate::model::{
-    FieldChange, Fields, InstanceId, InstanceState, Leftover, MachineSpec, OwnerId, ResourceKind,
-    Restart, SandboxId, SpecHash,
+    FieldChange, Fields, InstanceId, InstanceState, Leftover, MachineSpec, Main, OwnerId,
+    ResourceKind, Restart, SandboxId, SpecHash,
 };
 
 /// What `bottle` writes on an object that it makes.
@@ -57,6 +57,8 @@ pub struct Object {
     pub files: Files,
     /// What its command is doing.
     pub main: MainState,
+    /// The id of the command that this is of, once it was read.
+    pub command: Option<String>,
     /// What its command wrote.
     pub log: Vec<u8>,
     /// What a sidecar was given in this run of it.
@@ -119,7 +121,7 @@ impl Object {
     pub(super) fn start(&mut self, boot: String) {
         self.state = InstanceState::Running;
         self.boot = Some(boot);
-        self.main = MainState::Waiting;
+        (self.main, self.command) = (MainState::Waiting, None);
         self.loaded = None;
         let run = Entry::folder(0o700, self.user.uid, self.user.gid);
         let made =
@@ -135,19 +137,42 @@ impl Object {
         self.boot = None;
     }
 
+    /// Its supervisor reads the command anew.
+    pub(super) fn reread(&mut self) {
+        if self.main_process().is_some_and(|main| Some(main.id()) != self.command) {
+            self.main = MainState::Waiting;
+        }
+        self.advance();
+    }
+
+    /// What its supervisor runs: what was put in, else what it was made with.
+    fn main_process(&self) -> Option<Main> {
+        let spec = self.spec.as_ref()?;
+        let inside = self.files.read(guest_path::COMMAND).ok();
+        let inside = inside.and_then(|bytes| Main::parse(std::str::from_utf8(&bytes).ok()?));
+        Some(inside.unwrap_or_else(|| Main {
+            command: spec.command.clone(),
+            restart: spec.restart,
+            waits_for_env: spec.waits_for_env,
+        }))
+    }
+
     /// Lets the command begin once nothing holds it back, and says so where the guest would.
     pub(super) fn advance(&mut self) {
-        let Some(spec) = &self.spec else { return };
+        let Some(process) = self.main_process() else { return };
         if self.state != InstanceState::Running {
             return;
         }
         let held = !self.files.exists(guest_path::READY)
-            || (spec.waits_for_env && !self.files.exists(guest_path::ENV));
-        let command: Vec<&str> = spec.command.iter().map(String::as_str).collect();
+            || (process.waits_for_env && !self.files.exists(guest_path::ENV));
+        let command: Vec<&str> = process.command.iter().map(String::as_str).collect();
         match command.as_slice() {
-            [] => self.main = MainState::Idle,
+            [] if matches!(self.main, MainState::Waiting | MainState::Idle) => {
+                (self.main, self.command) = (MainState::Idle, Some(process.id()));
+            }
             command if self.main == MainState::Waiting && !held => {
-                self.main = outcome(command, spec.restart, &mut self.log);
+                self.main = outcome(command, process.restart, &mut self.log);
+                self.command = Some(process.id());
             }
             _ => {}
         }

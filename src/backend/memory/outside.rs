@@ -143,6 +143,7 @@ impl MemoryBackend {
             user: Identity { uid: 0, gid: 0, home: "/root".to_owned() },
             files: Files::default(),
             main: MainState::Idle,
+            command: None,
             log: Vec::new(),
             loaded: None,
         };

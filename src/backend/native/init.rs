@@ -21,15 +21,16 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use super::limits::{Cgroups, OomCounter};
 use super::log::Log;
+use super::main_process::{self, Ending};
 use super::mounts::{self, Sources};
 use super::program::{self, Program};
 use super::seccomp::Filters;
 use super::state::{Mode, Record};
-use super::status::{STATUS_LINE, WRITE_AGAIN, file_line};
+use super::status::{COMMAND_LINE, LOOK_AGAIN, STATUS_LINE, file_line};
 use super::sys::{self, Fork};
 use super::{caps, namespaces, stray};
 use crate::backend::{MainState, guest_path};
-use crate::model::Restart;
+use crate::model::{Main as Command, Restart};
 
 /// What init says when it is ready; anything else is an error.
 pub(super) const READY: &str = "ready";
@@ -54,7 +55,7 @@ pub(super) struct Init {
 /// asks what the command does.
 const SIGNALS: [Signal; 9] = [
     Signal::CHILD,
-    WRITE_AGAIN,
+    LOOK_AGAIN,
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -169,21 +170,20 @@ impl Init {
 enum Main {
     Idle,
     Waiting,
-    Running { pid: Pid, since: Instant },
+    Running {
+        pid: Pid,
+        since: Instant,
+    },
+    /// It is another by now.
+    Ending(Ending),
     Completed,
-    Failed { code: i32 },
-    BackingOff { code: i32, until: Instant },
-}
-
-/// Where the command stands when the sandbox starts: an end that was final outlives a stop.
-fn before(status: &File) -> Main {
-    let mut text = [0; STATUS_LINE];
-    let length = status.read_at(&mut text, 0).unwrap_or(0);
-    match std::str::from_utf8(&text[..length]).ok().and_then(MainState::parse) {
-        Some(MainState::Completed) => Main::Completed,
-        Some(MainState::Failed(code)) => Main::Failed { code },
-        _ => Main::Waiting,
-    }
+    Failed {
+        code: i32,
+    },
+    BackingOff {
+        code: i32,
+        until: Instant,
+    },
 }
 
 /// How long a restart waits after so many failures in a row.
@@ -213,6 +213,7 @@ struct Keeper {
     signals: OwnedFd,
     output: OwnedFd,
     output_goes: OwnedFd,
+    command: Command,
     main: Main,
     /// Failures in a row.
     times: u32,
@@ -233,8 +234,15 @@ impl Keeper {
         let (output, output_goes) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         // Only our end: what the command writes waits for us, not the other way round.
         rustix::io::ioctl_fionbio(&output, true)?;
+        let command = main_process::load(&record);
         Ok(Self {
-            main: if record.command.is_empty() { Main::Idle } else { before(&status) },
+            main: match main_process::ended_before(&status, &command) {
+                _ if command.command.is_empty() => Main::Idle,
+                Some(MainState::Completed) => Main::Completed,
+                Some(MainState::Failed(code)) => Main::Failed { code },
+                _ => Main::Waiting,
+            },
+            command,
             oom_seen: oom.as_ref().map_or(0, OomCounter::read),
             record,
             log,
@@ -268,12 +276,15 @@ impl Keeper {
                     Some(Signal::CHILD) | None => {}
                     // A `kill 1` from inside: whether the sandbox stays is not for it to say.
                     Some(_) if !received.from_outside => {}
-                    Some(WRITE_AGAIN) => self.show(),
+                    Some(LOOK_AGAIN) => {
+                        self.reread();
+                        self.show();
+                    }
                     Some(signal) => self.hand_on(signal),
                 }
             }
             self.reap();
-            if self.ending && !matches!(self.main, Main::Running { .. }) {
+            if self.ending && !matches!(self.main, Main::Running { .. } | Main::Ending(_)) {
                 return 0;
             }
             self.step();
@@ -285,28 +296,55 @@ impl Keeper {
         match self.main {
             Main::Waiting => Some(patience(self.waiting_since.elapsed())),
             Main::BackingOff { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            Main::Ending(_) => Some(Duration::from_millis(50)),
             _ => None,
         }
     }
 
     fn step(&mut self) {
         match self.main {
-            Main::Waiting => {
-                let env_there = || Path::new(guest_path::ENV).exists();
-                if Path::new(guest_path::READY).exists()
-                    && (!self.record.waits_for_env || env_there())
-                {
-                    self.launch();
-                }
-            }
+            Main::Waiting if Path::new(guest_path::READY).exists() => self.launch(),
             Main::BackingOff { until, .. } if until <= Instant::now() => self.launch(),
+            Main::Ending(ending) if ending.is_over() => self.begin_anew(),
             _ => {}
         }
     }
 
+    /// What runs for a command that is another by now ends. The rest of the sandbox runs on.
+    fn reread(&mut self) {
+        let command = main_process::load(&self.record);
+        let same = command.id() == self.command.id();
+        self.command = command;
+        match self.main {
+            _ if same => {}
+            Main::Running { pid, .. } => self.main = Main::Ending(Ending::begin(pid)),
+            Main::Ending(_) => {}
+            _ => self.begin_anew(),
+        }
+    }
+
+    fn begin_anew(&mut self) {
+        (self.times, self.waiting_since) = (0, Instant::now());
+        self.main = if self.command.command.is_empty() { Main::Idle } else { Main::Waiting };
+        self.show();
+    }
+
     fn launch(&mut self) {
+        // As provisioning put it in last.
+        self.command = main_process::load(&self.record);
+        if self.command.command.is_empty() {
+            self.main = Main::Idle;
+            return self.show();
+        }
+        if self.command.waits_for_env && !Path::new(guest_path::ENV).exists() {
+            if self.main != Main::Waiting {
+                (self.main, self.waiting_since) = (Main::Waiting, Instant::now());
+                self.show();
+            }
+            return;
+        }
         let program = Program {
-            argv: &self.record.command,
+            argv: &self.command.command,
             env: program::environment(&self.record, &self.record.user, &[], true),
             workdir: self.record.workdir.as_deref(),
             home: &self.record.user.home,
@@ -370,7 +408,7 @@ impl Keeper {
             self.main = Main::Waiting;
             return self.show();
         }
-        let restart = match self.record.restart {
+        let restart = match self.command.restart {
             Restart::Always => true,
             Restart::OnFailure => code != 0,
             Restart::Never => false,
@@ -388,7 +426,7 @@ impl Keeper {
     fn show(&mut self) {
         let line = match self.main {
             Main::Idle => "idle".to_owned(),
-            Main::Waiting => "waiting".to_owned(),
+            Main::Waiting | Main::Ending(_) => "waiting".to_owned(),
             Main::Running { .. } => "running".to_owned(),
             Main::Completed => "completed".to_owned(),
             Main::Failed { code } => format!("failed {code}"),
@@ -396,7 +434,10 @@ impl Keeper {
         };
         // One write, padded: a reader sees the old line or the new one.
         let width = STATUS_LINE - 1;
-        let text = format!("{line:<width$}\n{}", self.ready);
+        let mut text = format!("{line:<width$}\n{}", self.ready);
+        if !self.ready.is_empty() {
+            text = format!("{text}{COMMAND_LINE}{}\n", self.command.id());
+        }
         let written = self.status.write_at(text.as_bytes(), 0);
         if written.is_ok() && !self.ready.is_empty() {
             let _ = self.status.set_len(text.len() as u64);

@@ -30,6 +30,7 @@ mod inside;
 mod landlock;
 mod limits;
 mod log;
+mod main_process;
 mod maker;
 mod mounts;
 mod namespaces;
@@ -744,6 +745,17 @@ impl Backend for Native {
         }
         // What init wrote through its descriptor: nothing inside can write there.
         Ok(MainState::parse(&folder.status().0))
+    }
+
+    async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("restarting a command", move |_| {
+            let (_, init) = running(&scope, &instance)?;
+            rustix::process::pidfd_send_signal(&init, status::LOOK_AGAIN).map_err(|error| {
+                BackendError::failed(format!("restarting the command of {}", instance.name), error)
+            })
+        })
+        .await
     }
 
     async fn events(

@@ -143,7 +143,7 @@ const LONGEST: u64 = 8 << 20;
 
 /// Reads a file that the sandbox's user may have put another in the place of: nothing is followed, and
 /// nothing that is no file is waited for.
-fn read_inside(path: &str) -> Option<String> {
+pub(super) fn read_inside(path: &str) -> Option<String> {
     use rustix::fs::{FileType, Mode, OFlags};
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

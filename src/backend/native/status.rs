@@ -19,15 +19,17 @@ use super::stray;
 use crate::backend::{MainState, durable};
 
 /// Name of the file: a line of [`STATUS_LINE`] bytes that says what the command does, a line that says
-/// which run is ready, and a line that says which file it is.
+/// which run is ready, a line that says which file it is, and one that says which command it is.
 pub(super) const MAIN: &str = "main";
 /// All its names.
 pub(super) const NAMES: [&str; 2] = [MAIN, SECOND];
 const SECOND: &str = "main.same";
 /// Length of the first line.
 pub(super) const STATUS_LINE: usize = 32;
-/// What the last line begins with.
+/// What the third line begins with.
 const FILE_LINE: &str = "file ";
+/// What the last line begins with.
+pub(super) const COMMAND_LINE: &str = "command ";
 /// So much is read, and more than is ever written.
 const LENGTH: u64 = 4096;
 /// Name of the lock of who starts a sandbox or takes it away.
@@ -35,8 +37,9 @@ pub(super) const LOCK: &str = "lock";
 /// How long an init may take until it has written what it is asked for.
 const WRITING: Duration = Duration::from_secs(2);
 
-/// What makes an init write the file again. One of an earlier version takes no notice.
-pub(super) const WRITE_AGAIN: Signal = Signal::CONT;
+/// What makes an init write the file again, and read again what its command is. One of an earlier version
+/// takes no notice, or writes only.
+pub(super) const LOOK_AGAIN: Signal = Signal::CONT;
 
 /// Which file this is, as init says it in it: a copy of the file says it of another.
 pub(super) fn file_line(file: &File) -> Option<String> {
@@ -211,7 +214,7 @@ impl Folder {
         if !self.is_said_by(run)
             && let Some(init) = run.pidfd()?
         {
-            rustix::process::pidfd_send_signal(&init, WRITE_AGAIN)?;
+            rustix::process::pidfd_send_signal(&init, LOOK_AGAIN)?;
             let until = Instant::now() + WRITING;
             while !self.is_said_by(run) && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(10));

@@ -137,19 +137,42 @@ fn limits_change_in_place_where_the_backend_can() {
 }
 
 #[test]
+fn another_command_is_a_restart_of_it_and_of_nothing_else() {
+    let edits: [(&str, Edit); 4] = [
+        ("command", |a| a.command = vec!["other".to_owned()]),
+        ("command", |a| a.command.clear()),
+        ("restart", |a| a.restart = Restart::Never),
+        ("command", |a| (a.command, a.prompt) = (vec!["other".to_owned()], "Another.".into())),
+    ];
+    for backend in BACKENDS {
+        for (path, edit) in &edits {
+            let plan = after(backend, *edit);
+            assert_eq!(cost(&plan), (Some(Class::Restart), "provision".to_owned()), "{backend}");
+            let guest = plan.changes.iter().find(|c| c.class.is_some()).unwrap();
+            assert_eq!(guest.resource, ResourceKind::Guest);
+            assert!(guest.fields.iter().any(|field| field.path == *path), "{:?}", guest.fields);
+        }
+        // What waits for a value from now on runs on.
+        let mut ada = working(backend);
+        let observed = seen(&ada);
+        ada.asked_env.insert("GH_TOKEN".to_owned());
+        let options = Options {
+            values: BTreeMap::from([("GH_TOKEN".to_owned(), "digest".to_owned())]),
+            ..equipped()
+        };
+        let plan = plan(&desired([ada]), &observed, &options);
+        assert_eq!(cost(&plan), (Some(Class::Hot), "provision".to_owned()), "{:?}", plan.changes);
+    }
+}
+
+#[test]
 fn a_replace_says_why_it_takes_a_new_machine() {
-    let edits: [(&str, Edit); 6] = [
+    let edits: [(&str, Edit); 4] = [
         ("the image is what a machine is made from", |a| {
             a.image =
                 Some(ImageRef::Tar { path: "/x.tar".into(), digest: SpecHash::of_bytes(b"x") })
         }),
         ("the owner of its files is set when a machine is made", |a| a.user = Some("me".into())),
-        ("its supervisor is given the command when a machine is made", |a| {
-            a.command = vec!["other".to_owned()];
-        }),
-        ("its supervisor is given the command when a machine is made", |a| {
-            a.restart = Restart::Never;
-        }),
         ("a disk's size is set when a machine is made", |a| a.resources.disk = Some(1 << 30)),
         ("this variable is set when a machine is made", |a| {
             a.env.insert("HOME".into(), "/work".into());
@@ -211,11 +234,77 @@ fn a_limit_that_was_changed_from_outside_is_set_as_it_is_wanted_now() {
 fn of_an_earlier_version(observed: &mut Observed, ada: &SandboxSpec) {
     let found = observed.instances.iter_mut().find(|i| i.resource == ResourceKind::Machine);
     let found = found.unwrap();
-    for (name, value) in &ada.guest(found.backend).env {
+    let guest = ada.guest(found.backend);
+    for (name, value) in &guest.env {
         found.fields.set(format!("env.{name}"), value.clone());
     }
+    found.fields.0.extend(guest.main.unwrap().fields().0);
     found.hash = Some(found.fields.hash("bottle.machine.v1"));
     assert_ne!(found.hash, Some(ada.machine(found.backend).unwrap().hash()));
+    without_main(observed, ada);
+}
+
+/// What the version before this one wrote: values and limits are no part of the hash, the command is.
+fn of_the_version_before(observed: &mut Observed, ada: &SandboxSpec) {
+    let found = observed.instances.iter_mut().find(|i| i.resource == ResourceKind::Machine);
+    let found = found.unwrap();
+    found.fields.0.extend(ada.guest(found.backend).main.unwrap().fields().0);
+    let mut made = found.fields.clone();
+    made.0.retain(|path, _| !change::is_hot_limit(found.backend, path));
+    found.hash = Some(made.hash("bottle.machine.v1"));
+    without_main(observed, ada);
+}
+
+/// Their supervisors read no command.
+fn without_main(observed: &mut Observed, ada: &SandboxSpec) {
+    let guest = GuestSpec { main: None, ..ada.guest(backend_of(ada)) };
+    for receipt in observed.receipts.values_mut() {
+        if receipt.fields.0.contains_key("prompt") {
+            (receipt.guest, receipt.fields) = (Some(guest.hash()), guest.fields());
+        }
+    }
+}
+
+#[test]
+fn a_command_that_an_earlier_version_built_in_takes_a_new_machine_to_change() {
+    for backend in BACKENDS {
+        for made in [of_an_earlier_version, of_the_version_before] {
+            let ada = working(backend);
+            let mut observed = seen(&ada);
+            made(&mut observed, &ada);
+            let same = plan(&desired([ada.clone()]), &observed, &equipped());
+            assert!(same.is_empty(), "{backend}: {:?}", same.changes);
+            let edits: [Edit; 3] = [
+                |a| a.command = vec!["other".to_owned()],
+                |a| a.restart = Restart::Never,
+                |a| a.command.clear(),
+            ];
+            for edit in edits {
+                let mut other = ada.clone();
+                edit(&mut other);
+                let plan = plan(&desired([other]), &observed, &equipped());
+                let of_machine = |c: &&Change| c.resource == ResourceKind::Machine;
+                let machine = plan.changes.iter().find(of_machine).unwrap();
+                assert_eq!(machine.verdict, Verdict::Replace, "{backend}");
+                assert_eq!(machine.why, ["an earlier version of bottle built its command in"]);
+            }
+            // Whatever else changes does so in place, and the supervisor is told nothing that it cannot hear.
+            let other = SandboxSpec { prompt: "Another.".into(), ..ada.clone() };
+            let hot = plan(&desired([other]), &observed, &equipped());
+            assert_eq!(cost(&hot), (Some(Class::Hot), "provision".to_owned()), "{backend}");
+            let told = |step: &Step| match &step.action {
+                Action::Provision { guest, .. } => guest.main.is_some(),
+                _ => false,
+            };
+            assert!(!hot.steps.iter().any(told), "{backend}");
+        }
+        // One that idles would not hear of a command either.
+        let idle = SandboxSpec { command: Vec::new(), ..working(backend) };
+        let mut observed = seen(&idle);
+        of_the_version_before(&mut observed, &idle);
+        let busy = plan(&desired([working(backend)]), &observed, &equipped());
+        assert_eq!(cost(&busy).0, Some(Class::Replace), "{backend}");
+    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(crate) async fn creating_twice_makes_one(f: &dyn Fixture) {
 pub(crate) async fn creating_over_another_hash_fails_and_leaves_it(f: &dyn Fixture) {
     create(f, &machine(f, ada())).await;
     let first = only(f).await;
-    let other = MachineSpec { command: vec!["true".to_owned()], ..machine(f, ada()) };
+    let other = MachineSpec { workdir: Some("/elsewhere".to_owned()), ..machine(f, ada()) };
     assert_ne!(Some(other.hash()), first.hash);
     let created = f.backend().create(f.scope(), &ResourceSpec::Machine(other)).await;
     assert!(created.is_err(), "{created:?}");

@@ -1,7 +1,7 @@
 //! The machine's `command`.
 
 use bottle::backend::{LogOptions, MainState, Upload};
-use bottle::model::{Instance, MachineSpec, Restart};
+use bottle::model::{Instance, MachineSpec, Main, Restart};
 
 use super::ENV_REPLACE;
 use super::tarball::{file, folder, pack};
@@ -116,6 +116,63 @@ async fn deliver(f: &dyn Fixture, machine: &Instance) {
     let stdin = "export TOKEN='it'\\''s s3cret'\n";
     let wrote = exec(f, machine, &["sh", "-c", ENV_REPLACE], stdin).await;
     assert_eq!((wrote.code, wrote.stderr.as_slice()), (0, &b""[..]));
+}
+
+/// As provisioning puts another command in.
+async fn put(f: &dyn Fixture, machine: &Instance, command: &[&str], restart: Restart) {
+    let command = command.iter().map(|word| (*word).to_owned()).collect();
+    let main = Main { command, restart, waits_for_env: false };
+    let tar = pack(&[("etc/bottle/command", file(main.script(), 0o644, 0))]);
+    let upload = Upload { tar, ..Upload::default() };
+    f.backend().copy_in(f.scope(), machine, upload).await.expect("copying in");
+}
+
+async fn reread(f: &dyn Fixture, machine: &Instance) {
+    f.backend().reread(f.scope(), machine).await.expect("its supervisor is told");
+}
+
+pub(crate) async fn another_takes_its_place(f: &dyn Fixture) {
+    let machine = with_command(f, &["sleep", "1000"], Restart::Never).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+    reread(f, &machine).await;
+    put(f, &machine, &["true"], Restart::OnFailure).await;
+    becomes(f, &machine, MainState::Running).await;
+    for _ in 0..2 {
+        reread(f, &machine).await;
+        becomes(f, &machine, MainState::Completed).await;
+    }
+    // The same one, restarted otherwise.
+    put(f, &machine, &["true"], Restart::Always).await;
+    reread(f, &machine).await;
+    eventually("it runs again and again", async || match state(f, &machine).await {
+        Some(MainState::BackingOff { code: 0, .. }) => Some(()),
+        _ => None,
+    })
+    .await;
+    put(f, &machine, &[], Restart::Never).await;
+    reread(f, &machine).await;
+    becomes(f, &machine, MainState::Idle).await;
+    put(f, &machine, &["sleep", "1001"], Restart::Never).await;
+    reread(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+    assert_eq!(super::only(f).await.boot, machine.boot, "it is the same run of the machine");
+    // What was put in last counts in the next run of the machine as well.
+    put(f, &machine, &["true"], Restart::OnFailure).await;
+    f.stop(&machine).await;
+    let again = start(f, &machine).await;
+    becomes(f, &again, MainState::Completed).await;
+}
+
+pub(crate) async fn how_another_ended_says_nothing(f: &dyn Fixture) {
+    let machine = with_command(f, &["sh", "-c", "exit 7"], Restart::Never).await;
+    put(f, &machine, &["sh", "-c", "exit 8"], Restart::Never).await;
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Failed(8)).await;
+    put(f, &machine, &["sleep", "1000"], Restart::Never).await;
+    f.stop(&machine).await;
+    let again = start(f, &machine).await;
+    becomes(f, &again, MainState::Running).await;
 }
 
 pub(crate) async fn it_gets_its_environment(f: &dyn Fixture) {

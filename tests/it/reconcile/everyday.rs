@@ -134,6 +134,58 @@ pub(super) fn they_lose_nothing(mut rig: Rig) {
     }
 }
 
+/// Another command takes the place of the one that runs, with all that this one started; whatever else runs
+/// there runs on, and no file goes.
+pub(super) fn another_command_ends_nothing_else(rig: &Rig) {
+    rig.bottle("");
+    let says = |script: &str, restart: &str| {
+        let keys = format!("command: [sh, -c, {script:?}]\nrestart: {restart}");
+        rig.tree.agent("ada", "dev", &keys, "You are ada.");
+    };
+    let there = |file: &str| {
+        super::rig::wait_for(file, || rig.exec("ada", &format!("test -s {file}")).code == Some(0));
+        rig.inside("ada", &format!("cat {file}"))
+    };
+    says("sleep 100001 & echo $! > $HOME/child; echo $$ > $HOME/one; wait", "never");
+    rig.apply(0);
+    rig.converged();
+    let (one, child) = (there("$HOME/one"), there("$HOME/child"));
+    rig.inside("ada", "sleep 100002 >/dev/null 2>&1 & echo $! > $HOME/run; echo mine > /tmp/mine");
+    let run = there("$HOME/run");
+    let edit = |script: &str, restart: &str, field: &str| {
+        says(script, restart);
+        let plan = rig.plan().exits(2).json();
+        assert_eq!(verdicts(&plan), ["ada reprovision"], "{plan}");
+        let changes = plan["changes"].as_array().unwrap();
+        let guest = changes.iter().find(|change| change["class"] == "restart").unwrap();
+        assert_eq!(guest["resource"], "guest", "{guest}");
+        assert!(guest["fields"].to_string().contains(&format!("{field:?}")), "{guest}");
+        let done = rig.apply(0);
+        let steps = done["steps"].as_array().unwrap();
+        assert!(steps.iter().all(|step| step["action"] == "provision"), "{done}");
+        rig.converged();
+        rig.inside("ada", &format!("kill -0 {run} && cat /tmp/mine"));
+    };
+    edit("echo $$ > $HOME/two; exec sleep 100003", "never", "command");
+    there("$HOME/two");
+    rig.inside("ada", &format!("! kill -0 {one} 2>/dev/null && ! kill -0 {child} 2>/dev/null"));
+    edit("echo $$ >> $HOME/two; exit 3", "never", "command");
+    super::rig::wait_for("its end", || rig.inside("ada", "wc -l < $HOME/two").trim() == "2");
+    // It has failed, and is to run again.
+    edit("echo $$ >> $HOME/two; exit 3", "on-failure", "restart");
+    super::rig::wait_for("its next run", || rig.inside("ada", "wc -l < $HOME/two").trim() >= "4");
+    rig.tree.agent("ada", "dev", "", "You are ada.");
+    rig.apply(0);
+    rig.converged();
+    let runs = || rig.inside("ada", "wc -l < $HOME/two; cat /run/bottle/main");
+    super::rig::wait_for("no command", || runs().ends_with("idle"));
+    rig.inside("ada", &format!("kill -0 {run}"));
+    says("echo $$ > $HOME/three; exec sleep 100004", "never");
+    rig.apply(0);
+    there("$HOME/three");
+    rig.inside("ada", &format!("kill -0 {run} && cat /tmp/mine"));
+}
+
 /// Roles come and go beside what the guest wrote into the same files: its lines stay byte by byte, with
 /// their ends, and a file in which nothing changes is not written.
 pub(super) fn what_the_guest_wrote_stays_byte_by_byte(mut rig: Rig) {
