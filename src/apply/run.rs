@@ -14,7 +14,7 @@ use super::brisk::Brisk;
 use super::provision::{self, Provision};
 use super::{Context, Deadlines, Event, Outcome, Report, StepOutcome, load, slots};
 use crate::backend::{Backend, BackendError, Progress};
-use crate::model::{Instance, InstanceId, InstanceState};
+use crate::model::{Instance, InstanceId, InstanceState, Kept};
 use crate::plan::{Action, Plan, Step, StepId, Target};
 
 /// Instances as this run left them: made by a step, or started anew.
@@ -39,7 +39,7 @@ pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Conte
     for step in steps() {
         let after: Vec<&StepId> = step.after.iter().filter(|id| mine(id)).collect();
         open.insert(step.id, after.len());
-        if after.is_empty() {
+        if after.is_empty() && step.undoes.is_empty() {
             ready.insert(step.id);
         }
         for before in after {
@@ -50,14 +50,43 @@ pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Conte
         (context.tell)(Event::Ended(&outcome));
         outcomes.insert(outcome.step, outcome);
     };
+    // What makes good what was begun waits for no other order.
+    let mut due: BTreeSet<StepId> = BTreeSet::new();
     loop {
-        while !context.stop.drain.is_cancelled()
-            && let Some(id) = ready.pop_first()
-        {
+        let draining = context.stop.drain.is_cancelled();
+        let next = |id: &StepId| !draining || due.contains(id);
+        while let Some(id) = ready.iter().copied().find(next) {
+            ready.remove(&id);
             waiting.remove(&id);
             running.push(run_step(&plan.steps[id], context, &made));
         }
-        // All is done, or what waits may not start any more.
+        if running.is_empty() {
+            // What waits may not start any more.
+            for step in steps().filter(|step| step.undoes.is_empty()) {
+                if waiting.remove(&step.id) {
+                    settle(cancelled(step.id), &mut outcomes);
+                }
+            }
+        }
+        let begun = due.len();
+        for step in steps().filter(|step| !step.undoes.is_empty()) {
+            if !waiting.contains(&step.id) {
+                continue;
+            }
+            match makes_good(step, &outcomes) {
+                None => {}
+                // It has no outcome: nothing was to be made good.
+                Some(false) => drop(waiting.remove(&step.id)),
+                Some(true) if due.insert(step.id) && open[&step.id] == 0 => {
+                    ready.insert(step.id);
+                }
+                Some(true) => {}
+            }
+        }
+        if due.len() > begun {
+            continue;
+        }
+        // All is done.
         if running.is_empty() {
             break;
         }
@@ -98,33 +127,44 @@ pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Conte
     }
     drop(running);
     for step in steps() {
-        if !outcomes.contains_key(&step.id) {
-            let outcome = Outcome::Cancelled;
-            settle(StepOutcome { step: step.id, outcome, elapsed: Duration::ZERO }, &mut outcomes);
+        let needed = step.undoes.is_empty() || due.contains(&step.id);
+        if needed && !outcomes.contains_key(&step.id) {
+            settle(cancelled(step.id), &mut outcomes);
         }
     }
     Report { outcomes: outcomes.into_values().collect() }
 }
 
+fn cancelled(step: StepId) -> StepOutcome {
+    StepOutcome { step, outcome: Outcome::Cancelled, elapsed: Duration::ZERO }
+}
+
+/// Whether a step has something to make good: the first of what it undoes was begun, and not all of that was
+/// done. `None`: that is not known yet.
+fn makes_good(step: &Step, outcomes: &BTreeMap<StepId, StepOutcome>) -> Option<bool> {
+    let of = |id: &StepId| outcomes.get(id).map(|outcome| &outcome.outcome);
+    let ended: Vec<&Outcome> = step.undoes.iter().map(of).collect::<Option<_>>()?;
+    let begun = matches!(ended.first(), Some(Outcome::Done | Outcome::Failed(_)));
+    Some(begun && ended.iter().any(|outcome| **outcome != Outcome::Done))
+}
+
 /// Waits for a slot and does the step. One that takes long gives its slot back and goes on.
 async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> StepOutcome {
-    let cancelled =
-        || StepOutcome { step: step.id, outcome: Outcome::Cancelled, elapsed: Duration::ZERO };
     let drain = &context.stop.drain;
     let slot = tokio::select! {
         biased;
-        () = drain.cancelled() => return cancelled(),
+        () = drain.cancelled(), if step.undoes.is_empty() => return cancelled(step.id),
         slot = context.slots.take(step) => slot,
     };
     if !(context.may)(step) {
-        return cancelled();
+        return cancelled(step.id);
     }
     (context.tell)(Event::Started(step.id));
     let begun = Instant::now();
     let deadline = match step.action {
         Action::Prepare(_) => Some(context.deadlines.prepare),
         // Each part of it has its own.
-        Action::Provision { .. } | Action::Teardown { .. } => None,
+        Action::Provision { .. } | Action::Keep { .. } | Action::Teardown { .. } => None,
         Action::Start(_) => Some(context.deadlines.start),
         Action::Load { .. } => Some(context.deadlines.small),
         _ => Some(context.deadlines.other),
@@ -150,7 +190,7 @@ async fn run_step(step: &Step, context: &Context<'_>, made: &Mutex<Made>) -> Ste
             result = &mut work => break result,
             // It has changed nothing yet, and may take half an hour.
             () = drain.cancelled(), if prepares => {
-                return StepOutcome { elapsed: begun.elapsed(), ..cancelled() };
+                return StepOutcome { elapsed: begun.elapsed(), ..cancelled(step.id) };
             }
             () = &mut held, if slot.is_some() => slot = None,
         }
@@ -211,6 +251,28 @@ fn resolve(target: &Target, made: &Mutex<Made>) -> anyhow::Result<Instance> {
             .cloned()
             .ok_or_else(|| anyhow::anyhow!("step {step} has made nothing")),
     }
+}
+
+/// Keeps what was worked on in a machine that is to go, or to be set aside.
+async fn keep(
+    step: &Step,
+    backend: &dyn Backend,
+    context: &Context<'_>,
+    machine: &Instance,
+    kept: &Kept,
+) -> anyhow::Result<()> {
+    (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
+    let brisk = brisk(backend, context);
+    let keeping = context.keeper.keep(&brisk, context.scope, machine, kept);
+    within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
+        let name = &machine.sandbox;
+        format!(
+            "what {name} worked on could not be kept, so it stays (`--discard {name}` removes it all the same)"
+        )
+    })?;
+    // That may have taken minutes.
+    anyhow::ensure!((context.may)(step), "the tree has changed since: it is looked at again");
+    Ok(())
 }
 
 async fn act(
@@ -277,23 +339,21 @@ async fn act(
             };
             provision::provision(&brisk(backend, context), context, &work).await?;
         }
+        Action::Keep { machine, kept } => keep(step, backend, context, machine, kept).await?,
+        Action::SetAside(machine) => backend.set_aside(scope, machine).await?,
+        Action::BringBack { machine, instead_of } => {
+            let made = instead_of.and_then(|step| lock(made).by_step.get(&step).cloned());
+            if let Some(made) = made {
+                // It may be on another backend.
+                let its = context.backends.get(&made.backend).map(AsRef::as_ref);
+                its.unwrap_or(backend).teardown(scope, &made).await?;
+                context.receipts.forget(&made.id)?;
+            }
+            backend.bring_back(scope, machine).await?;
+        }
         Action::Teardown { instance, keeps } => {
             if let Some(kept) = keeps {
-                (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
-                let brisk = brisk(backend, context);
-                let keeping = context.keeper.keep(&brisk, scope, instance, kept);
-                within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
-                    let name = &instance.sandbox;
-                    format!(
-                        "what {name} worked on could not be kept, so it stays (`--discard {name}` removes it \
-                         all the same)"
-                    )
-                })?;
-                // That may have taken minutes.
-                anyhow::ensure!(
-                    (context.may)(step),
-                    "the tree has changed since: it is looked at again"
-                );
+                keep(step, backend, context, instance, kept).await?;
             }
             let limit = context.deadlines.other;
             let gone = tokio::time::timeout(limit, backend.teardown(scope, instance)).await;

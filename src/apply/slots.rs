@@ -103,6 +103,7 @@ mod tests {
             sandbox: None,
             resource,
             after: BTreeSet::new(),
+            undoes: BTreeSet::new(),
         };
         let long = hold(&start(BackendKind::Smolmachines, ResourceKind::Machine));
         let short = hold(&start(BackendKind::Smolmachines, ResourceKind::Sidecar));

@@ -280,6 +280,18 @@ pub trait Backend: Send + Sync {
     /// nor a reboot of its host starts it: `start` does.
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
 
+    /// Stops a machine as [`Backend::stop`] does, and takes its name for the one that is to stand in its place:
+    /// from then on it is [`InstanceState::Aside`]. Set aside already, or gone ⇒ `Ok`. A backend of which
+    /// [`BackendKind::sets_aside`] does not say so has nothing to implement.
+    async fn set_aside(&self, _scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported(format!("{} cannot be set aside", machine.name)))
+    }
+
+    /// Gives a machine that was set aside its name again; it stays down. One that has it ⇒ `Ok`.
+    async fn bring_back(&self, _scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported(format!("{} was not set aside", machine.name)))
+    }
+
     /// Sets right in place what `observe` reported as [`Instance::mendable`]; nothing left to
     /// mend ⇒ `Ok`. A backend that never reports any has nothing to implement.
     async fn mend(&self, _scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

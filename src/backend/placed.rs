@@ -97,6 +97,14 @@ impl Backend for Placed {
         self.0.stop(scope, &inward(instance)).await
     }
 
+    async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        self.0.set_aside(scope, &inward(machine)).await
+    }
+
+    async fn bring_back(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        self.0.bring_back(scope, &inward(machine)).await
+    }
+
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         self.0.mend(scope, &inward(instance)).await
     }

@@ -98,7 +98,7 @@ impl Drop for Progress {
 /// What a step does, for people: `ada: create machine`.
 pub(super) fn label(step: &Step) -> String {
     let whose = step.sandbox.as_ref().map_or("leftovers", |id| id.as_str());
-    format!("{whose}: {} {}", step.action.name(), step.resource)
+    format!("{whose}: {} {}", step.action.name().replace('_', " "), step.resource)
 }
 
 /// The plain line of a step that ended.

@@ -53,6 +53,7 @@ fn step(action: &'static str) -> StepDocument {
         sandbox: None,
         resource: ResourceKind::Machine,
         after: Vec::new(),
+        undoes: Vec::new(),
     }
 }
 

@@ -22,6 +22,8 @@ struct Row {
     cancelled: bool,
     /// Something of it was removed already, or may have been.
     touched: bool,
+    /// What was begun was made good, or not.
+    undone: Option<bool>,
 }
 
 /// How the program ends after this report.
@@ -62,9 +64,14 @@ pub(super) fn render(plan: &Plan, report: &Report, width: usize, command: &str) 
         let indent = 4 + name_width + 2 + word_width + 2 + 8 + 2;
         if let Some(error) = &row.error {
             let mut error = harmless(error).replace(['\n', '\t'], " ");
-            if row.verdict == Verdict::Replace && !row.touched {
-                error.push_str("; the old one was left as it is");
-            }
+            error.push_str(match row.undone {
+                Some(true) => "; the old one runs again",
+                Some(false) => "; the old one is still set aside, and the next run brings it back",
+                None if row.verdict == Verdict::Replace && !row.touched => {
+                    "; the old one was left as it is"
+                }
+                None => "",
+            });
             for (index, part) in
                 wrap(&error, width.saturating_sub(indent).max(30), 0).iter().enumerate()
             {
@@ -115,12 +122,17 @@ fn rows<'p>(plan: &'p Plan, report: &Report, command: &str) -> (BTreeMap<&'p str
             error: None,
             cancelled: false,
             touched: false,
+            undone: None,
         });
         row.elapsed += outcome.elapsed;
         match &outcome.outcome {
             Outcome::Failed(error) if row.error.is_none() => row.error = Some(error.clone()),
             Outcome::Cancelled => row.cancelled = true,
             _ => {}
+        }
+        if !step.undoes.is_empty() {
+            let done = outcome.outcome == Outcome::Done;
+            row.undone = Some(done && row.undone != Some(false));
         }
         let began = matches!(outcome.outcome, Outcome::Done | Outcome::Failed(_));
         row.touched |= began && matches!(step.action, Action::Teardown { .. });

@@ -180,7 +180,11 @@ fn not_a_tree(error: CliError, path: Option<&Path>) -> CliError {
 fn machines(view: &View) -> BTreeMap<&SandboxId, &Instance> {
     let ours =
         |i: &&Instance| i.resource == ResourceKind::Machine && i.ownership == Ownership::Ours;
-    view.observed.instances.iter().filter(ours).map(|i| (&i.sandbox, i)).collect()
+    let aside = |i: &&Instance| i.state == InstanceState::Aside;
+    let all = || view.observed.instances.iter().filter(ours);
+    // Rather than one that was set aside for it.
+    let last = all().filter(|i| !aside(i));
+    all().filter(aside).chain(last).map(|i| (&i.sandbox, i)).collect()
 }
 
 /// What the commands of running machines do, where there are any.
@@ -298,6 +302,7 @@ fn state(
         (InstanceState::Running, _) => plain("running"),
         (InstanceState::Created, _) => plain("created"),
         (InstanceState::Paused, _) => plain("paused"),
+        (InstanceState::Aside, _) => plain("stopped"),
         (InstanceState::Stopped { code }, _) => ("stopped".to_owned(), *code),
         (InstanceState::Broken(_), _) => plain("broken"),
         (InstanceState::Unknown(_), _) => plain("unreadable"),

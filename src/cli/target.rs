@@ -140,7 +140,7 @@ impl Target {
             InstanceState::Running => return Ok(()),
             InstanceState::Created => "created, and not started",
             InstanceState::Paused => "paused",
-            InstanceState::Stopped { .. } => "stopped",
+            InstanceState::Stopped { .. } | InstanceState::Aside => "stopped",
             InstanceState::Broken(_) | InstanceState::Unknown(_) => "broken",
         };
         let name = self.machine.name.clone();
@@ -233,7 +233,9 @@ fn part(observed: &Observed, sandbox: &SandboxId, kind: ResourceKind) -> Option<
             && instance.resource == kind
             && instance.ownership == Ownership::Ours
     };
-    observed.instances.iter().find(ours).cloned()
+    // Rather than one that was set aside for it.
+    let its = observed.instances.iter().filter(ours);
+    its.min_by_key(|instance| instance.state == InstanceState::Aside).cloned()
 }
 
 fn backend(all: &Backends, machine: &Instance) -> Result<Arc<dyn Backend>, CliError> {

@@ -126,6 +126,18 @@ impl BackendKind {
         }
     }
 
+    /// A machine can be set aside there for the one that takes its place. What `smolvm` knows a machine by
+    /// cannot change.
+    #[must_use]
+    pub fn sets_aside(self) -> bool {
+        match self {
+            Self::Native | Self::Docker => true,
+            Self::Smolmachines => false,
+            #[cfg(feature = "testing")]
+            Self::Memory => true,
+        }
+    }
+
     /// A sandbox's network is an object of its own there. Elsewhere it is a part of the machine.
     #[must_use]
     pub fn has_networks(self) -> bool {

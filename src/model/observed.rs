@@ -36,6 +36,8 @@ pub enum InstanceState {
         /// The exit code.
         code: Option<i32>,
     },
+    /// Down, and set aside for the machine that takes its place: it has given up its name.
+    Aside,
     /// Not usable, and not to be repaired by starting it: a half-made or half-removed object.
     Broken(String),
     /// It is there, and this build cannot read what it was made from. What is not known is never

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::decision::Decision;
 use super::sources::{self, Shared};
-use super::{Options, Order, Reason, Verdict, guest, load, renames, rest};
+use super::{Options, Order, Reason, Verdict, aside, guest, load, renames, rest};
 use crate::model::change;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
@@ -294,10 +294,11 @@ fn declared(
             return decision.hold(Some(backend), reason);
         }
     };
+    let ours = aside::settle(&mut decision, seen);
     // What stands on another backend goes: the sandbox moves, or has moved.
     let has_moved =
-        seen.ours().any(|i| i.backend == backend && i.resource == ResourceKind::Machine);
-    for instance in seen.ours().filter(|i| i.backend != backend) {
+        ours.iter().any(|i| i.backend == backend && i.resource == ResourceKind::Machine);
+    for instance in ours.iter().filter(|i| i.backend != backend) {
         let machine = instance.resource == ResourceKind::Machine;
         // Of the machine that moves in this very plan, `replace` says it.
         if has_moved || !machine {
@@ -312,14 +313,14 @@ fn declared(
     let moves_from = decision
         .teardown
         .iter()
-        .filter(|i| i.resource == ResourceKind::Machine)
+        .filter(|i| i.resource == ResourceKind::Machine && i.state != InstanceState::Aside)
         .min_by_key(|i| {
             let known = seen.observed.receipts.contains_key(&i.id);
             (!known, i.state != InstanceState::Running, i.created, i.id.clone())
         })
         .cloned();
-    let standing: Vec<Instance> = seen
-        .ours()
+    let standing: Vec<Instance> = ours
+        .iter()
         .filter(|i| i.backend == backend)
         .map(|found| {
             let mut found = found.clone();
@@ -369,6 +370,8 @@ fn declared(
     }
     let kept = machine.map(|machine| machine.id.clone());
     let mut decision = guest::decide_guest(decision, spec, backend, machine, seen, options);
+    decision.revival = aside::followed(&decision)
+        .map(|old| guest::revive(spec, old, seen.observed.receipts.get(&old.id)));
     let gone: BTreeSet<_> = decision.teardown.iter().map(|i| i.id.clone()).collect();
     let stays = standing.iter().filter(|i| !gone.contains(&i.id));
     let stopped = seen.observed.stopped.contains_key(&spec.id);
@@ -586,6 +589,8 @@ fn judge(
             (Verdict::Reprovision, not_running("created, never started".to_owned()), mend)
         }
         InstanceState::Paused => (Verdict::Reprovision, not_running("paused".to_owned()), mend),
+        // Which of two stays was decided before.
+        InstanceState::Aside => (Verdict::Keep, Reason::UpToDate, Vec::new()),
         InstanceState::Stopped { code } => {
             let state = code.map_or_else(|| "stopped".to_owned(), |c| format!("stopped ({c})"));
             (Verdict::Reprovision, not_running(state), mend)

@@ -16,8 +16,14 @@ pub(super) struct Decision {
     pub(super) changes: Vec<Change>,
     /// Where the sandbox is, or is made; `None` where that was not decided.
     pub(super) backend: Option<BackendKind>,
+    /// What was made half-way in the place of a machine that was set aside, and goes before all else.
+    pub(super) half: Vec<Instance>,
+    /// That machine, which is to have its name again.
+    pub(super) bring_back: Option<Instance>,
     /// What goes.
     pub(super) teardown: Vec<Instance>,
+    /// That machine of them which stays until the one in its place is provisioned.
+    pub(super) superseded: Option<InstanceId>,
     /// That machine of them whose place a new one takes.
     pub(super) followed: Option<InstanceId>,
     /// What is made, in the order of creation.
@@ -34,6 +40,8 @@ pub(super) struct Decision {
     pub(super) load: Option<Loading>,
     /// What is put in.
     pub(super) provision: Option<Provisioning>,
+    /// What is put into the machine that another is to follow, where it has to run again.
+    pub(super) revival: Option<Provisioning>,
     /// The machine goes or is made anew (and not merely a duplicate of it): the guard counts it.
     pub(super) loses_machine: bool,
     /// The name that it had, where it is given another one.
@@ -67,7 +75,10 @@ impl Decision {
             sandbox: sandbox.clone(),
             changes: Vec::new(),
             backend: None,
+            half: Vec::new(),
+            bring_back: None,
             teardown: Vec::new(),
+            superseded: None,
             followed: None,
             create: Vec::new(),
             stop: Vec::new(),
@@ -76,6 +87,7 @@ impl Decision {
             adjust: Vec::new(),
             load: None,
             provision: None,
+            revival: None,
             loses_machine: false,
             rename: None,
             waits: BTreeSet::new(),
@@ -153,6 +165,8 @@ impl Decision {
 
     /// Drops all work.
     pub(super) fn defer(&mut self) {
+        self.half.clear();
+        self.bring_back = None;
         self.teardown.clear();
         self.create.clear();
         self.stop.clear();
@@ -160,7 +174,7 @@ impl Decision {
         self.mend.clear();
         self.adjust.clear();
         self.load = None;
-        self.provision = None;
+        (self.provision, self.revival) = (None, None);
         self.rename = None;
         self.loses_machine = false;
     }

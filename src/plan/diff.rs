@@ -60,7 +60,8 @@ pub fn wanted(plan: &Plan) -> Vec<SpecHash> {
 fn priors(
     plan: &Plan,
 ) -> impl Iterator<Item = (&SandboxId, &GuestSpec, &BTreeMap<String, SpecHash>)> {
-    plan.steps.iter().filter_map(|step| match &step.action {
+    let steps = plan.steps.iter().filter(|step| step.undoes.is_empty());
+    steps.filter_map(|step| match &step.action {
         Action::Provision { guest, prior: Some(prior), .. } => {
             Some((&guest.sandbox, guest.as_ref(), &prior.files))
         }

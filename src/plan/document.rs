@@ -44,6 +44,9 @@ pub struct StepDocument {
     pub resource: ResourceKind,
     /// Steps that come first.
     pub after: Vec<usize>,
+    /// Steps that it makes good: it is done only where the first of them was begun and one of them was not done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub undoes: Vec<usize>,
 }
 
 /// The plan, whole.
@@ -87,6 +90,7 @@ pub fn document(
             sandbox: step.sandbox.as_ref().map(ToString::to_string),
             resource: step.resource,
             after: step.after.iter().copied().collect(),
+            undoes: step.undoes.iter().copied().collect(),
         })
         .collect();
     PlanDocument {

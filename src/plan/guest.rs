@@ -6,7 +6,8 @@ use super::decide::{Seen, differences};
 use super::decision::{Decision, Provisioning};
 use super::{Options, Reason, Verdict};
 use crate::model::{
-    BackendKind, FieldChange, Instance, InstanceState, Receipt, ResourceKind, SandboxSpec, change,
+    BackendKind, FieldChange, GuestSpec, Instance, InstanceState, Receipt, ResourceKind,
+    SandboxSpec, change,
 };
 
 /// Decides what is to be put in; `machine` is the one that stays.
@@ -18,17 +19,10 @@ pub(super) fn decide_guest(
     seen: &Seen<'_>,
     options: &Options,
 ) -> Decision {
-    let mut guest = spec.guest(backend);
-    if let Some(machine) = machine {
-        // What an earlier version built into it would show through where nothing stands over it.
-        let built_in = machine.fields.0.keys().filter_map(|path| change::variable(path));
-        let gone = built_in
-            .filter(|name| !guest.env.contains_key(*name) && !guest.asked_env.contains(*name));
-        guest.unset = gone.map(str::to_owned).collect();
-        // Its supervisor reads none.
-        let earlier = |hash| change::is_earlier(machine.backend, hash, &machine.fields);
-        guest.main = guest.main.filter(|_| !machine.hash.is_some_and(earlier));
-    }
+    let guest = match machine {
+        Some(machine) => of_machine(spec, machine),
+        None => spec.guest(backend),
+    };
     let at = Some(backend);
     let missing = |names: &BTreeSet<String>| -> Vec<String> {
         names.iter().filter(|name| !options.values.contains_key(*name)).cloned().collect()
@@ -131,6 +125,27 @@ pub(super) fn decide_guest(
         });
     }
     decision
+}
+
+/// What is wanted of the guest of this machine, which may be one that an earlier version made.
+fn of_machine(spec: &SandboxSpec, machine: &Instance) -> GuestSpec {
+    let mut guest = spec.guest(machine.backend);
+    // What that built in would show through where nothing stands over it.
+    let built_in = machine.fields.0.keys().filter_map(|path| change::variable(path));
+    let gone =
+        built_in.filter(|name| !guest.env.contains_key(*name) && !guest.asked_env.contains(*name));
+    guest.unset = gone.map(str::to_owned).collect();
+    // Its supervisor reads none.
+    let earlier = |hash| change::is_earlier(machine.backend, hash, &machine.fields);
+    guest.main = guest.main.filter(|_| !machine.hash.is_some_and(earlier));
+    guest
+}
+
+/// What is put into a machine that has to run again, because the one in its place could not be made.
+pub(super) fn revive(spec: &SandboxSpec, old: &Instance, prior: Option<&Receipt>) -> Provisioning {
+    let guest = of_machine(spec, old);
+    let deliver = guest.asked_env.clone();
+    Provisioning { guest, machine: Some(old.clone()), prior: prior.cloned(), deliver }
 }
 
 pub(super) fn keyed(digest: &str) -> String {

@@ -3,7 +3,7 @@
 //! another hands it on; of any other it stays as a snapshot.
 
 use super::decision::Decision;
-use super::{Change, Options, Verdict};
+use super::{Change, Options, Reason, Verdict};
 use crate::model::kept::{HOME, REST, WORKSPACE, lies_in};
 use crate::model::{
     Desired, Instance, InstanceState, Keep, Kept, Observed, ResourceKind, SandboxId, Why,
@@ -71,9 +71,14 @@ impl Keeping<'_> {
                 Verdict::Replace => {
                     machines.filter(|i| decision.followed.as_ref() == Some(&i.id)).collect()
                 }
-                Verdict::Teardown => {
-                    machines.filter(|i| Some(i.backend) == change.backend).collect()
-                }
+                // Of one that was set aside, the one in its place has all.
+                Verdict::Teardown => machines
+                    .filter(|i| Some(i.backend) == change.backend)
+                    .filter(|i| {
+                        i.state != InstanceState::Aside
+                            || !matches!(change.reason, Reason::Duplicate { .. })
+                    })
+                    .collect(),
                 _ => continue,
             };
             // Else nothing is done to it this time.
@@ -174,9 +179,13 @@ fn copied<'a>(named: &Keep, instance: &'a Instance) -> Option<&'a str> {
 }
 
 /// One that was never started has none; from one that is half made or unreadable nothing can be taken.
-fn has_work(instance: &Instance) -> bool {
+pub(super) fn has_work(instance: &Instance) -> bool {
     match instance.state {
         InstanceState::Running | InstanceState::Paused | InstanceState::Stopped { .. } => true,
-        InstanceState::Created | InstanceState::Broken(_) | InstanceState::Unknown(_) => false,
+        // What one had that was set aside is in a snapshot, and in the machine that took its place.
+        InstanceState::Aside
+        | InstanceState::Created
+        | InstanceState::Broken(_)
+        | InstanceState::Unknown(_) => false,
     }
 }

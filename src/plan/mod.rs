@@ -2,7 +2,7 @@
 //!
 //! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `guest` what a
 //! machine is, `rest` what becomes of one that the operator stopped), `order` turns verdicts into steps,
-//! `renames` says whose is what that had another name, `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
+//! `aside` says which of two machines stays where a replace was cut short, `renames` whose is what that had another name, `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use crate::model::{
     Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, change,
 };
 
+mod aside;
 mod decide;
 mod decision;
 pub mod diff;
@@ -243,6 +244,22 @@ pub enum Action {
         /// Whether what was kept of the machine before it goes in first.
         carries: bool,
     },
+    /// Keep what was worked on in a machine that is to be set aside.
+    Keep {
+        /// Which.
+        machine: Box<Instance>,
+        /// What of it.
+        kept: Kept,
+    },
+    /// Stop a machine, which stays, and take its name for the one that is made in its place.
+    SetAside(Box<Instance>),
+    /// Give a machine that was set aside its name again.
+    BringBack {
+        /// Which.
+        machine: Box<Instance>,
+        /// What this step made in its place goes first.
+        instead_of: Option<StepId>,
+    },
     /// Remove an instance.
     Teardown {
         /// Which.
@@ -273,6 +290,9 @@ impl Action {
             Self::Adjust { .. } => "adjust",
             Self::Load { .. } => "load",
             Self::Provision { .. } => "provision",
+            Self::Keep { .. } => "keep",
+            Self::SetAside(_) => "set_aside",
+            Self::BringBack { .. } => "bring_back",
             Self::Teardown { .. } => "teardown",
             Self::Rename { .. } => "rename",
             Self::Prune(_) => "prune",
@@ -295,6 +315,9 @@ pub struct Step {
     pub resource: ResourceKind,
     /// Steps that must have been done: if one fails, this one is skipped.
     pub after: BTreeSet<StepId>,
+    /// Steps that it makes good: it is done where the first of them was begun and one of them was not done, and
+    /// left out otherwise. Empty: it makes nothing good.
+    pub undoes: BTreeSet<StepId>,
 }
 
 /// Why a plan may not be carried out as it stands.

@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::decision::Decision;
+use super::aside;
+use super::decision::{Decision, Provisioning};
 use super::kept::Keeping;
 use super::sources;
 use super::{Action, Options, Order, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Desired, Instance, InstanceId, LeftoverKind, Observed, ResourceKind, SandboxId,
-    SpecHash,
+    BackendKind, Desired, Instance, InstanceId, Kept, LeftoverKind, Observed, ResourceKind,
+    SandboxId, SpecHash,
 };
 
 #[derive(Default)]
@@ -29,7 +30,26 @@ impl Steps {
         after: BTreeSet<StepId>,
     ) -> StepId {
         let id = self.steps.len();
-        self.steps.push(Step { id, action, backend, sandbox: sandbox.cloned(), resource, after });
+        let (sandbox, undoes) = (sandbox.cloned(), BTreeSet::new());
+        self.steps.push(Step { id, action, backend, sandbox, resource, after, undoes });
+        id
+    }
+
+    /// What stands on the step before it where it is not the first that makes these good.
+    fn undo(
+        &mut self,
+        undoes: &BTreeSet<StepId>,
+        action: Action,
+        old: &Instance,
+        after: Option<StepId>,
+    ) -> StepId {
+        let kind = match action {
+            Action::Provision { .. } => ResourceKind::Guest,
+            _ => ResourceKind::Machine,
+        };
+        let after = after.into_iter().collect();
+        let id = self.push(action, old.backend, Some(&old.sandbox), kind, after);
+        self.steps[id].undoes.clone_from(undoes);
         id
     }
 }
@@ -100,8 +120,77 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) 
     }
 }
 
+/// What was made half-way goes, and the machine that was set aside for it comes back: it runs again, also where
+/// what is to follow it cannot be made this time either.
+fn order_back(steps: &mut Steps, decision: &Decision) -> BTreeSet<StepId> {
+    let sandbox = Some(&decision.sandbox);
+    let mut first = BTreeSet::new();
+    for half in &decision.half {
+        let action = Action::Teardown { instance: Box::new(half.clone()), keeps: None };
+        first.insert(steps.push(action, half.backend, sandbox, half.resource, first.clone()));
+    }
+    let Some(back) = &decision.bring_back else { return first };
+    let machine = || Box::new(back.clone());
+    let action = Action::BringBack { machine: machine(), instead_of: None };
+    let kind = ResourceKind::Machine;
+    first.insert(steps.push(action, back.backend, sandbox, kind, first.clone()));
+    let Some(revival) = &decision.revival else { return first };
+    let action = Action::Start(Target::Existing(machine()));
+    first.insert(steps.push(action, back.backend, sandbox, kind, first.clone()));
+    let action = provision(revival, Target::Existing(machine()), false);
+    first.insert(steps.push(action, back.backend, sandbox, ResourceKind::Guest, first.clone()));
+    first
+}
+
+fn provision(provisioning: &Provisioning, machine: Target, carries: bool) -> Action {
+    Action::Provision {
+        machine,
+        guest: Arc::new(provisioning.guest.clone()),
+        prior: provisioning.prior.clone().map(Box::new),
+        deliver: provisioning.deliver.clone(),
+        carries,
+    }
+}
+
+/// The old machine of a replace is set aside, once all that could fail without it is done.
+fn order_aside(
+    steps: &mut Steps,
+    old: &Instance,
+    kept: Option<Kept>,
+    mut before: BTreeSet<StepId>,
+) -> StepId {
+    let (sandbox, kind) = (Some(&old.sandbox), ResourceKind::Machine);
+    if let Some(kept) = kept {
+        let action = Action::Keep { machine: Box::new(old.clone()), kept };
+        before.insert(steps.push(action, old.backend, sandbox, kind, before.clone()));
+    }
+    let action = Action::SetAside(Box::new(old.clone()));
+    steps.push(action, old.backend, sandbox, kind, before)
+}
+
+/// Where anything fails from there on, the old machine runs again, and what was made in its place goes.
+fn order_undo(
+    steps: &mut Steps,
+    decision: &Decision,
+    old: &Instance,
+    made: StepId,
+    undoes: &BTreeSet<StepId>,
+) {
+    let machine = || Box::new(old.clone());
+    let action = Action::BringBack { machine: machine(), instead_of: Some(made) };
+    let back = steps.undo(undoes, action, old, None);
+    let started = Action::Start(Target::Existing(machine()));
+    let started = steps.undo(undoes, started, old, Some(back));
+    if let Some(revival) = &decision.revival {
+        let action = provision(revival, Target::Existing(machine()), false);
+        steps.undo(undoes, action, old, Some(started));
+    }
+}
+
 fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     let sandbox = Some(&decision.sandbox);
+    let aside = aside::followed(decision);
+    let back = order_back(steps, decision);
     let backend_of_new = decision.create.iter().find_map(|spec| match spec {
         ResourceSpec::Machine(machine) => Some(machine.backend),
         _ => None,
@@ -122,6 +211,12 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     // What stands on another goes before it.
     let mut leaving: Vec<&Instance> = decision.teardown.iter().collect();
     leaving.sort_by(|a, b| (b.resource, &a.id).cmp(&(a.resource, &b.id)));
+    let waits = |instance: &&Instance| match aside {
+        Some(old) => aside::goes_last(decision, old, backend_of_new, instance),
+        None => decision.superseded.as_ref() == Some(&instance.id) && decision.provision.is_some(),
+    };
+    let (last, leaving): (Vec<&Instance>, Vec<&Instance>) = leaving.into_iter().partition(waits);
+    prepared.extend(back);
     let mut gone: BTreeSet<StepId> = BTreeSet::new();
     for instance in leaving {
         let mut after = prepared.clone();
@@ -134,6 +229,7 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     let mut made: Vec<(ResourceKind, StepId)> = Vec::new();
     let mut up = cleared.clone();
     let (mut new_machine, mut sidecar_up) = (None, None);
+    let mut undoes = BTreeSet::new();
     // A network is set right before anything is made or attached again that is to be on it.
     let (networks, mending): (Vec<&Instance>, Vec<&Instance>) =
         decision.mend.iter().partition(|instance| instance.resource == ResourceKind::Network);
@@ -161,6 +257,13 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         // A machine that comes up finds its way out there.
         if kind == ResourceKind::Machine {
             after.extend(sidecar_up);
+            if let Some(old) = aside {
+                let mut before = up.clone();
+                before.extend(after.iter().copied());
+                let set = order_aside(steps, old, keeping.kept(decision, old), before);
+                after.insert(set);
+                undoes.insert(set);
+            }
         }
         let created =
             steps.push(Action::Create(Arc::new(spec.clone())), backend, sandbox, kind, after);
@@ -173,7 +276,10 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         };
         up.insert(last);
         match kind {
-            ResourceKind::Machine => new_machine = Some(created),
+            ResourceKind::Machine => {
+                new_machine = Some(created);
+                undoes.extend([created, last]);
+            }
             ResourceKind::Sidecar => {
                 sidecar_up = Some(last);
                 up.extend(load(steps, decision, &Target::CreatedBy(created), backend, &up));
@@ -219,14 +325,18 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         (None, Some(created), Some(backend)) => (Target::CreatedBy(created), backend),
         _ => return,
     };
-    let action = Action::Provision {
-        machine,
-        guest: Arc::new(provisioning.guest.clone()),
-        prior: provisioning.prior.clone().map(Box::new),
-        deliver: provisioning.deliver.clone(),
-        carries: keeping.carries(decision, provisioning.machine.as_ref()),
-    };
-    steps.push(action, backend, sandbox, ResourceKind::Guest, up);
+    let carries = keeping.carries(decision, provisioning.machine.as_ref());
+    let action = provision(provisioning, machine, carries);
+    let provisioned = steps.push(action, backend, sandbox, ResourceKind::Guest, up);
+    if let Some((old, made)) = aside.zip(new_machine) {
+        undoes.insert(provisioned);
+        order_undo(steps, decision, old, made, &undoes);
+    }
+    let mut gone = BTreeSet::from([provisioned]);
+    for instance in last {
+        let action = Action::Teardown { instance: Box::new(instance.clone()), keeps: None };
+        gone.insert(steps.push(action, instance.backend, sandbox, instance.resource, gone.clone()));
+    }
 }
 
 /// The step that gives the sidecar what it is to enforce, once it is up.
@@ -252,8 +362,11 @@ fn prune(
     if observed.leftovers.is_empty() {
         return;
     }
-    let leaving: BTreeSet<(BackendKind, &InstanceId)> =
-        decisions.iter().flat_map(|d| &d.teardown).map(|i| (i.backend, &i.id)).collect();
+    let leaving: BTreeSet<(BackendKind, &InstanceId)> = decisions
+        .iter()
+        .flat_map(|d| d.half.iter().chain(&d.teardown))
+        .map(|i| (i.backend, &i.id))
+        .collect();
     let in_use: BTreeSet<(BackendKind, SpecHash)> = observed
         .instances
         .iter()

@@ -49,7 +49,8 @@ pub(super) fn rest<'a>(decision: &mut Decision, kept: impl Iterator<Item = &'a I
     decision.start.clear();
     decision.mend.clear();
     decision.adjust.clear();
-    (decision.load, decision.provision) = (None, None);
+    decision.load = None;
+    (decision.provision, decision.revival) = (None, None);
     decision.stop = kept.filter(|instance| runs(instance)).cloned().collect();
     let makes = decision.makes_machine();
     let mut pending = false;

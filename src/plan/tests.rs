@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+mod aside;
 mod classes;
 mod holds;
 mod kept;
@@ -202,13 +203,15 @@ fn text(plan: &Plan) -> String {
     for step in &plan.steps {
         let after: Vec<String> = step.after.iter().map(ToString::to_string).collect();
         let sandbox = step.sandbox.as_ref().map_or("-", SandboxId::as_str);
+        let undoes: Vec<String> = step.undoes.iter().map(ToString::to_string).collect();
         lines.push(format!(
-            "[{}] -> #{} {} {} {}",
+            "[{}] -> #{} {} {} {}{}",
             after.join(","),
             step.id,
             step.action.name(),
             sandbox,
-            step.resource
+            step.resource,
+            if undoes.is_empty() { String::new() } else { format!(" undoes {}", undoes.join(",")) }
         ));
     }
     lines.join("\n")
@@ -526,10 +529,15 @@ fn rule_6_removals_come_before_additions_and_prepare_before_removals() {
         "ada machine replace spec_changed\n\
          ada guest replace stands_on_replaced\n\
          [] -> #0 prepare ada machine\n\
-         [0] -> #1 teardown ada machine\n\
-         [0,1] -> #2 create ada machine\n\
-         [2] -> #3 start ada machine\n\
-         [0,1,3] -> #4 provision ada guest"
+         [0] -> #1 keep ada machine\n\
+         [0,1] -> #2 set_aside ada machine\n\
+         [0,2] -> #3 create ada machine\n\
+         [3] -> #4 start ada machine\n\
+         [0,4] -> #5 provision ada guest\n\
+         [] -> #6 bring_back ada machine undoes 2,3,4,5\n\
+         [6] -> #7 start ada machine undoes 2,3,4,5\n\
+         [7] -> #8 provision ada guest undoes 2,3,4,5\n\
+         [5] -> #9 teardown ada machine"
     );
     let fields = &plan.changes[0].fields;
     assert_eq!(fields.len(), 1);
@@ -552,11 +560,18 @@ fn a_move_between_backends_is_one_replace_that_names_both() {
     assert_eq!((field.from.as_deref(), field.to.as_deref()), (Some("docker"), Some("native")));
     let steps: Vec<_> = plan.steps.iter().map(|s| (s.action.name(), s.backend)).collect();
     assert_eq!(
-        steps[..3],
+        steps,
         [
             ("prepare", BackendKind::Native),
-            ("teardown", BackendKind::Docker),
-            ("create", BackendKind::Native)
+            ("keep", BackendKind::Docker),
+            ("set_aside", BackendKind::Docker),
+            ("create", BackendKind::Native),
+            ("start", BackendKind::Native),
+            ("provision", BackendKind::Native),
+            ("bring_back", BackendKind::Docker),
+            ("start", BackendKind::Docker),
+            ("provision", BackendKind::Docker),
+            ("teardown", BackendKind::Docker)
         ]
     );
 }

@@ -301,7 +301,7 @@ impl Loop {
         };
         for instance in &view.observed.instances {
             if instance.resource == ResourceKind::Machine
-                && instance.state != InstanceState::Running
+                && !matches!(instance.state, InstanceState::Running | InstanceState::Aside)
                 && !view.is_stopped(&instance.sandbox)
             {
                 self.backoff.down(&instance.sandbox, now);

@@ -6,7 +6,9 @@ use super::pass::Reconciler;
 use super::renames;
 use super::state::TreeState;
 use crate::backend::Scope;
-use crate::model::{BackendChoice, BackendKind, Instance, Observed, Ownership, SandboxId};
+use crate::model::{
+    BackendChoice, BackendKind, Instance, InstanceState, Observed, Ownership, SandboxId,
+};
 
 impl Reconciler {
     /// Says of what was seen whose it is, where the record of renamed sandboxes is lost: else another one might be
@@ -33,11 +35,13 @@ impl Reconciler {
         let mut scope = self.scope(&tree.owner, &memory)?;
         let mut observed = Observed { receipts: memory.receipts()?, ..self.observe(&scope).await };
         self.place_lost(&memory, &mut scope, &mut observed)?;
-        let machine = observed.instances.iter().find(|instance| {
+        let its = observed.instances.iter().filter(|instance| {
             instance.sandbox == *sandbox
                 && instance.resource == crate::model::ResourceKind::Machine
                 && instance.ownership == Ownership::Ours
         });
+        // Rather than one that was set aside for it.
+        let machine = its.min_by_key(|instance| instance.state == InstanceState::Aside);
         if let Some(machine) = machine.cloned() {
             return Ok((scope, machine, observed));
         }

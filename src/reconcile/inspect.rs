@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use super::pass::Reconciler;
 use super::view::View;
 use crate::model::work::{Looked, Work};
-use crate::model::{Instance, ResourceKind};
+use crate::model::{Instance, InstanceState, ResourceKind};
 use crate::plan::{Action, Verdict};
 use crate::work::inspect;
 
@@ -87,6 +87,7 @@ fn going(view: &View) -> Vec<(usize, Instance)> {
             Action::Teardown { instance, .. }
                 if instance.sandbox == change.sandbox
                     && instance.resource == ResourceKind::Machine
+                    && instance.state != InstanceState::Aside
                     && (change.verdict == Verdict::Replace
                         || Some(instance.backend) == change.backend)
                     && going.iter().all(|(_, known)| known.id != instance.id) =>

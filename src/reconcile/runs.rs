@@ -195,8 +195,12 @@ impl Runs {
             self.spawn(&round, load.sandbox.clone(), true, ids, &roots, &open, read, tell(&round));
         }
         for (key, ids) in groups {
+            let steps = &round.view.plan.steps;
+            let provisioning = |id: &StepId| matches!(steps[*id].action, Action::Provision { .. });
+            // What comes after it, or makes it good, is no reason to wait either.
             let first = |id: &&StepId| {
-                !matches!(round.view.plan.steps[**id].action, Action::Provision { .. })
+                let step = &steps[**id];
+                !provisioning(id) && step.undoes.is_empty() && !step.after.iter().any(provisioning)
             };
             let open = Arc::new(Mutex::new(ids.iter().filter(first).copied().collect()));
             self.spawn(&round, key.clone(), false, ids, &roots, &open, read, tell(&round));
@@ -230,8 +234,11 @@ impl Runs {
             });
             // Between the reading and this very step the tree may have moved.
             let may = move |step: &Step| {
-                !matches!(step.action, Action::Teardown { .. })
-                    || read.is_none_or(|read| read == moves.count())
+                let goes = matches!(
+                    step.action,
+                    Action::Teardown { .. } | Action::Keep { .. } | Action::SetAside(_)
+                );
+                !goes || read.is_none_or(|read| read == moves.count())
             };
             let run = Run { only: Some(&ids), slots: &slots, roots, may: &may, claimed: false };
             let report = reconciler.run(&round.view, &run, &stop, tell).await;

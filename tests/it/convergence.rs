@@ -18,6 +18,7 @@ use proptest::test_runner::FileFailurePersistence;
 use zeroize::Zeroizing;
 
 mod history;
+mod replaced;
 mod world;
 
 use history::{Happening, Pass, assert_orderly, history};

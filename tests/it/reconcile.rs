@@ -15,6 +15,7 @@ mod looped;
 mod mounted;
 mod outage;
 mod renamed;
+mod replaced;
 mod rig;
 mod scenarios;
 mod secrets;
@@ -64,6 +65,8 @@ on_every_backend! {
     scenarios::a_plan_writes_nothing_and_is_what_apply_would_do,
     scenarios::a_command_starts_after_provisioning_and_completes,
     everyday::another_command_ends_nothing_else,
+    replaced::one_that_cannot_be_provisioned_leaves_the_old_machine,
+    replaced::one_whose_image_cannot_be_had_touches_nothing,
     copies::a_tree_goes_out_and_in_again,
     copies::what_a_guest_planted_stays_inside,
     copies::what_cannot_be_copied_says_why,

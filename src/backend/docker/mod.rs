@@ -382,6 +382,23 @@ impl Backend for Docker {
         }
     }
 
+    async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        match self.own(scope, machine).await {
+            Ok((engine, _)) => {
+                remove::stop(&engine, machine).await?;
+                let name = parse::aside(&scope.object_name(&machine.sandbox));
+                remove::rename(&engine, machine, &name).await
+            }
+            Err(BackendError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn bring_back(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        let (engine, _) = self.own(scope, machine).await?;
+        remove::rename(&engine, machine, &scope.object_name(&machine.sandbox)).await
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         if instance.resource == ResourceKind::Network {
             return network::remove(&*self.engine().await?, scope, instance).await;
@@ -394,7 +411,8 @@ impl Backend for Docker {
                 remove::machine(&engine, instance).await?;
                 limits::forget(scope, &instance.id);
                 if let Some(pin) = pin {
-                    pin::release(&pin);
+                    // The machine that stands in its place may be made with the same.
+                    pin::prune(&pin, || observe::mounted(&engine, scope)).await?;
                 }
             }
             // What only it needed may have stayed, where a run was cut short.

@@ -62,7 +62,10 @@ pub(super) fn row(scope: &Scope, found: ContainerSummary) -> Option<Row> {
     let told = labels.resource().filter(|_| ownership != Ownership::Foreign);
     let resource = told.and_then(|text| text.parse().ok()).or(standing_as);
     let resource = resource.unwrap_or(ResourceKind::Machine);
-    let state = state(&found);
+    let state = match state(&found) {
+        InstanceState::Stopped { .. } if name.ends_with(ASIDE) => InstanceState::Aside,
+        state => state,
+    };
     let running = matches!(state, InstanceState::Running | InstanceState::Paused);
     let ours = ownership != Ownership::Foreign;
     // What it was made from is not known then, and its files may be somebody's.
@@ -125,10 +128,19 @@ pub(super) fn sandbox_of_name(scope: &Scope, name: &str) -> Option<(SandboxId, R
     let rest = name.strip_prefix(&format!("bottle-{}-", scope.owner))?;
     let (rest, kind) = match rest.strip_suffix(".sidecar") {
         Some(rest) => (rest, ResourceKind::Sidecar),
-        None => (rest, ResourceKind::Machine),
+        None => (rest.strip_suffix(ASIDE).unwrap_or(rest), ResourceKind::Machine),
     };
     let sandbox: SandboxId = rest.parse().ok()?;
-    (name_of(scope, &sandbox, kind) == name).then_some((sandbox, kind))
+    let own = name_of(scope, &sandbox, kind);
+    (name == own || aside(&own) == name).then_some((sandbox, kind))
+}
+
+/// How the name of a machine ends that was set aside.
+const ASIDE: &str = ".aside";
+
+/// What a machine of this name is called while it is set aside.
+pub(super) fn aside(name: &str) -> String {
+    format!("{name}{ASIDE}")
 }
 
 /// Its image is the one that its labels speak of.

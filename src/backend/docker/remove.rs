@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bollard::query_parameters::{
-    InspectContainerOptions, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    InspectContainerOptions, RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
 };
 
 use super::engine::Engine;
@@ -37,6 +38,25 @@ pub(super) async fn stop(engine: &Engine, instance: &Instance) -> Result<(), Bac
         Ok(()) => Ok(()),
         Err(e) if error::is_status(&e, 404) || error::is_status(&e, 304) => Ok(()),
         Err(e) => Err(failed(e)),
+    }
+}
+
+/// Gives a machine another name.
+pub(super) async fn rename(
+    engine: &Engine,
+    instance: &Instance,
+    name: &str,
+) -> Result<(), BackendError> {
+    let id = instance.id.0.as_str();
+    let options = RenameContainerOptionsBuilder::new().name(name).build();
+    let failed = |e| engine.failed(format!("giving {} the name {name}", instance.name), e);
+    match engine.client.rename_container(id, options).await {
+        Ok(()) => Ok(()),
+        Err(e) => match observe::by_name(engine, name).await? {
+            // It has it already: an engine takes that for an error.
+            Some(found) if found.id.as_deref() == Some(id) => Ok(()),
+            _ => Err(failed(e)),
+        },
     }
 }
 

@@ -112,7 +112,10 @@ impl Engine {
             ownership,
             hash: labels.and_then(|labels| labels.hash),
             fields: labels.map(|labels| labels.fields.clone()).unwrap_or_default(),
-            state: object.state.clone(),
+            state: match object.state {
+                InstanceState::Stopped { .. } if is_aside(&object.name) => InstanceState::Aside,
+                _ => object.state.clone(),
+            },
             boot: object.boot.clone(),
             drift,
             mendable: object.mendable.clone(),
@@ -265,7 +268,9 @@ impl Engine {
         match &object.state {
             InstanceState::Running => {}
             InstanceState::Paused => object.state = InstanceState::Running,
-            InstanceState::Created | InstanceState::Stopped { .. } => object.start(boot),
+            InstanceState::Created | InstanceState::Stopped { .. } | InstanceState::Aside => {
+                object.start(boot);
+            }
             InstanceState::Broken(what) | InstanceState::Unknown(what) => {
                 let state = format!("broken: {what}");
                 return Err(BackendError::NotRunning { name: object.name.clone(), state });
@@ -331,7 +336,7 @@ impl Engine {
             InstanceState::Running => return Ok(object),
             InstanceState::Created => "not started",
             InstanceState::Paused => "paused",
-            InstanceState::Stopped { .. } => "stopped",
+            InstanceState::Stopped { .. } | InstanceState::Aside => "stopped",
             InstanceState::Broken(_) => "broken",
             InstanceState::Unknown(_) => "unknown",
         };
@@ -356,6 +361,13 @@ fn sandbox_user(spec: &MachineSpec, image: &Image) -> Result<Identity, BackendEr
 pub(super) fn object_name(scope: &Scope, sandbox: &SandboxId, kind: ResourceKind) -> String {
     let name = scope.object_name(sandbox);
     if kind == ResourceKind::Machine { name } else { format!("{name}.{kind}") }
+}
+
+/// How the name of a machine ends that was set aside.
+pub(super) const ASIDE: &str = ".aside";
+
+pub(super) fn is_aside(name: &str) -> bool {
+    name.ends_with(ASIDE)
 }
 
 fn ours(scope: &Scope, state: &str) -> bool {

@@ -282,6 +282,39 @@ impl Backend for MemoryBackend {
         .await
     }
 
+    async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        self.call(about("set_aside", machine, true), |engine, midway| {
+            let Some(object) = engine.object(scope, machine)? else { return Ok(()) };
+            if matches!(object.state, InstanceState::Running | InstanceState::Paused) {
+                object.stop(Some(143));
+            }
+            // It is stopped first, and may have its name still.
+            if !midway && !engine::is_aside(&object.name) {
+                object.name.push_str(engine::ASIDE);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn bring_back(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        self.call(about("bring_back", machine, true), |engine, midway| {
+            let object = engine.object(scope, machine)?;
+            let object = object.ok_or_else(|| engine::gone(&machine.id))?;
+            let Some(name) = object.name.strip_suffix(engine::ASIDE).map(str::to_owned) else {
+                return Ok(());
+            };
+            if engine.objects.values().any(|object| object.name == name) {
+                return Err(BackendError::Conflict { name });
+            }
+            if !midway && let Some(object) = engine.objects.get_mut(&machine.id) {
+                object.name = name;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         self.call(about("mend", instance, true), |engine, midway| {
             let object = engine.object(scope, instance)?;

@@ -17,7 +17,6 @@ use sha2::{Digest, Sha256};
 
 use super::state::{Record, RootFs, Store};
 use super::{etc, observe};
-use crate::model::SandboxId;
 
 /// Changes with what is made of the same host.
 const LAYOUT: u8 = 2;
@@ -222,8 +221,8 @@ pub(super) fn sweep(store: &Store) -> io::Result<()> {
 fn used(store: &Store) -> io::Result<Vec<String>> {
     let mut bases = Vec::new();
     for name in observe::names(store.path())? {
-        let Ok(sandbox) = SandboxId::new(name) else { continue };
-        match store.sandbox(&sandbox).record() {
+        let Some((_, folder, _)) = store.known(&name) else { continue };
+        match folder.record() {
             Ok(Some(Record { rootfs: RootFs::Host { base }, .. })) => bases.push(base),
             Ok(_) => {}
             // What it stands on is not known: whoever sweeps leaves all of them.

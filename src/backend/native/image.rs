@@ -22,7 +22,7 @@ use crate::backend::Progress;
 use crate::backend::durable::{self, Keep};
 use crate::backend::oci::{Descriptor, Index, Manifest, architecture, clean};
 use crate::backend::zstd;
-use crate::model::{ImageRef, SandboxId, SpecHash};
+use crate::model::{ImageRef, SpecHash};
 
 /// What an image says about the programs in it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -192,8 +192,8 @@ pub(super) fn ensure(
 /// Whether a sandbox has this image, or may have it.
 fn stands_on(store: &Store, digest: SpecHash) -> io::Result<bool> {
     for name in super::observe::names(store.path())? {
-        let Ok(sandbox) = SandboxId::new(name) else { continue };
-        match store.sandbox(&sandbox).record() {
+        let Some((_, folder, _)) = store.known(&name) else { continue };
+        match folder.record() {
             Ok(record) if record.as_ref().and_then(|record| record.image) == Some(digest) => {
                 return Ok(true);
             }

@@ -164,7 +164,14 @@ impl Native {
 /// Of an instance: its folder, and what is in it now.
 fn find(scope: &Scope, instance: &Instance) -> Result<(Folder, Found), BackendError> {
     let gone = || BackendError::NotRunning { name: instance.name.clone(), state: "gone".into() };
-    let folder = Store::of(scope).sandbox(&instance.sandbox);
+    let store = Store::of(scope);
+    let mut folder = store.sandbox(&instance.sandbox);
+    let aside = store.aside(&instance.sandbox);
+    // Known by its id, wherever it stands by now.
+    let is_it = |record: &state::Record| record.id == instance.id.0;
+    if aside.record().ok().flatten().as_ref().is_some_and(is_it) {
+        folder = aside;
+    }
     if !folder.path().exists() {
         return Err(gone());
     }
@@ -188,6 +195,21 @@ fn find(scope: &Scope, instance: &Instance) -> Result<(Folder, Found), BackendEr
 
 fn host_boot() -> Result<String, BackendError> {
     state::host_boot().map_err(|error| BackendError::failed("reading the host's boot id", error))
+}
+
+/// What inits of a sandbox bear. One that was set aside has none: what bears its sandbox's mark by now is the
+/// machine in its place.
+fn mark(scope: &Scope, sandbox: &SandboxId, folder: &Folder) -> String {
+    let mark = stray::marks(scope).mark(sandbox);
+    if folder.path() == Store::of(scope).aside(sandbox).path() { mark + ".aside" } else { mark }
+}
+
+/// Gives a sandbox's folder another name, which survives a power cut.
+fn rename(from: &Folder, to: &Folder, store: &Store) -> anyhow::Result<()> {
+    anyhow::ensure!(!to.path().exists(), "{} exists", to.path().display());
+    std::fs::rename(from.path(), to.path())
+        .with_context(|| format!("giving it the name {}", to.path().display()))?;
+    Ok(File::open(store.path())?.sync_all()?)
 }
 
 /// Of an instance that has to run: what to enter.
@@ -424,6 +446,44 @@ impl Backend for Native {
         .await
     }
 
+    async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        events::moving();
+        let (scope, machine) = (scope.clone(), machine.clone());
+        self.blocking("setting a machine aside", move |_| match find(&scope, &machine) {
+            Ok((folder, found)) => {
+                let store = Store::of(&scope);
+                let aside = store.aside(&machine.sandbox);
+                if folder.path() == aside.path() {
+                    return Ok(());
+                }
+                let mark = mark(&scope, &machine.sandbox, &folder);
+                let done = remove::stop(&folder, &mark, &found)
+                    .and_then(|()| rename(&folder, &aside, &store));
+                let what = format!("setting {} aside", machine.name);
+                done.map_err(|error| BackendError::failed(what, error))
+            }
+            Err(BackendError::NotRunning { .. }) => Ok(()),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn bring_back(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
+        events::moving();
+        let (scope, machine) = (scope.clone(), machine.clone());
+        self.blocking("bringing a machine back", move |_| {
+            let (folder, _) = find(&scope, &machine)?;
+            let store = Store::of(&scope);
+            let own = store.sandbox(&machine.sandbox);
+            if folder.path() == own.path() {
+                return Ok(());
+            }
+            let what = format!("bringing {} back", machine.name);
+            rename(&folder, &own, &store).map_err(|error| BackendError::failed(what, error))
+        })
+        .await
+    }
+
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
         self.blocking("mending", move |shared| {
@@ -505,7 +565,7 @@ impl Backend for Native {
             }
             Ok((folder, found)) => {
                 let what = format!("tearing {} down", instance.name);
-                let mark = stray::marks(&scope).mark(&instance.sandbox);
+                let mark = mark(&scope, &instance.sandbox, &folder);
                 remove::teardown(&Store::of(&scope), &folder, &mark, &found)
                     .map_err(|error| BackendError::failed(what, error))
             }

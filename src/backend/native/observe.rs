@@ -38,9 +38,11 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         if name.starts_with(".making-") || name.starts_with(".removing-") {
             observation.leftovers.push(leftover(LeftoverKind::Scratch, &name, None));
         }
-        let Ok(sandbox) = SandboxId::new(name) else { continue };
-        let folder = store.sandbox(&sandbox);
-        let found = look(&folder, &host_boot);
+        let Some((sandbox, folder, aside)) = store.known(&name) else { continue };
+        let mut found = look(&folder, &host_boot);
+        if aside && matches!(found.state, InstanceState::Stopped { .. }) {
+            found.state = InstanceState::Aside;
+        }
         if let Some(state::RootFs::Host { base }) = found.record.as_ref().map(|r| &r.rootfs) {
             used_bases.push(base.clone());
         }

@@ -128,6 +128,9 @@ pub(super) struct Record {
 pub(super) use crate::backend::hostside::Process as Run;
 pub(super) use crate::backend::hostside::{host_boot, start_time};
 
+/// How the name of a folder ends whose machine was set aside.
+const ASIDE: &str = ".aside";
+
 /// The folder of all native sandboxes of one owner.
 #[derive(Debug, Clone)]
 pub(super) struct Store(PathBuf);
@@ -143,6 +146,18 @@ impl Store {
 
     pub(super) fn sandbox(&self, id: &SandboxId) -> Folder {
         Folder(self.0.join(id.as_str()))
+    }
+
+    /// The folder of a sandbox whose machine was set aside. A dot cannot stand in a sandbox's name.
+    pub(super) fn aside(&self, id: &SandboxId) -> Folder {
+        Folder(self.0.join(format!("{id}{ASIDE}")))
+    }
+
+    /// Whose folder this is, by its name, where it is one of a sandbox, and whether that was set aside.
+    pub(super) fn known(&self, name: &str) -> Option<(SandboxId, Folder, bool)> {
+        let id = name.strip_suffix(ASIDE);
+        let sandbox = SandboxId::new(id.unwrap_or(name)).ok()?;
+        Some((sandbox, Folder(self.0.join(name)), id.is_some()))
     }
 
     pub(super) fn bases(&self) -> PathBuf {

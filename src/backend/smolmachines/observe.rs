@@ -130,7 +130,7 @@ pub(super) async fn running(
         InstanceState::Running => return Ok((found, set)),
         InstanceState::Created => "not started",
         InstanceState::Paused => "paused",
-        InstanceState::Stopped { .. } => "stopped",
+        InstanceState::Stopped { .. } | InstanceState::Aside => "stopped",
         InstanceState::Broken(why) | InstanceState::Unknown(why) => why,
     };
     Err(BackendError::NotRunning { name: found.name, state: state.to_owned() })

@@ -5,12 +5,21 @@ use crate::model::{Keep, Why, Workspace, WorkspaceMode};
 
 /// Why the work of each machine that goes is kept, and whether what is provisioned gets what was kept.
 fn kept(plan: &Plan) -> (Vec<Option<Why>>, Vec<bool>) {
-    let machines = plan.steps.iter().filter(|step| step.resource == ResourceKind::Machine);
-    let gone = machines.filter_map(|step| match &step.action {
+    let machines = || plan.steps.iter().filter(|step| step.resource == ResourceKind::Machine);
+    // What is kept before a machine is set aside goes later, with nothing more to keep.
+    let earlier = |gone: &Instance| {
+        machines().any(
+            |step| matches!(&step.action, Action::Keep { machine, .. } if machine.id == gone.id),
+        )
+    };
+    let gone = machines().filter_map(|step| match &step.action {
+        Action::Keep { kept, .. } => Some(Some(kept.why)),
+        Action::Teardown { instance, keeps: None } if earlier(instance) => None,
         Action::Teardown { keeps, .. } => Some(keeps.as_ref().map(|kept| kept.why)),
         _ => None,
     });
-    let carries = plan.steps.iter().filter_map(|step| match &step.action {
+    let steps = plan.steps.iter().filter(|step| step.undoes.is_empty());
+    let carries = steps.filter_map(|step| match &step.action {
         Action::Provision { carries, .. } => Some(*carries),
         _ => None,
     });
