@@ -46,6 +46,7 @@ fn about(spec: &SandboxSpec) -> String {
         Some(
             ImageRef::Tar { path, .. }
             | ImageRef::Folder { path, .. }
+            | ImageRef::Built { path, .. }
             | ImageRef::Pack { path, .. },
         ) => {
             text.push_str(&format!(", image {}", path.display()));

@@ -10,7 +10,7 @@ use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
 use super::yaml::Value;
-use super::{cred_proxy, egress, git, image, keep, limits, workspace};
+use super::{build, cred_proxy, egress, git, image, keep, limits, workspace};
 use crate::model::policy::Policy;
 use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Workspace};
 
@@ -25,8 +25,9 @@ pub(super) static TABLE: Table = Table {
         ),
         Key::new(
             "image",
-            Shape::Text(None),
-            "a registry reference, an absolute or `./` path of an image tar or root folder, or `host`",
+            Shape::Either(&[Shape::Text(None), Shape::Section(&build::TABLE)]),
+            "a registry reference, an absolute or `./` path of an image tar or root folder, `host`, or `build` \
+             with a folder that holds a Dockerfile",
         ),
         Key::new(
             "host_paths",
@@ -97,8 +98,11 @@ pub(super) static TABLE: Table = Table {
         ("networks", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
         ("network_mode", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
         ("allowed_domains", "use `egress.allowlist`"),
-        ("dockerfile", "build it first (`docker build -t NAME .`), and write `image: NAME`"),
-        ("build", "build it first (`docker build -t NAME .`), and write `image: NAME`"),
+        (
+            "dockerfile",
+            "write `image: {build: ./FOLDER}` with the folder that the Dockerfile is in",
+        ),
+        ("build", "write `image: {build: ./FOLDER}` with the folder that the Dockerfile is in"),
         (
             "secrets",
             "use `cred_proxy.routes`: the proxy adds the token, and the agent never sees it",

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use super::build;
 use super::field::{Field, shorten};
 use super::guard::Guard;
 use super::inputs::Inputs;
 use super::source::{Findings, shorten_path};
 use super::tree::{self, Kind};
+use super::yaml::Value;
 use crate::model::{ImageRef, Use};
 
 /// Reads `image`, with the digest of what it names on the host.
@@ -16,6 +18,9 @@ pub(super) fn read(
     inputs: &mut Inputs,
     findings: &mut Findings<'_>,
 ) -> Option<ImageRef> {
+    if matches!(field.node.value, Value::Map(_)) {
+        return build::read(field, guard, inputs, findings);
+    }
     let text = field.word(findings)?;
     if text == "host" {
         return Some(ImageRef::Host);

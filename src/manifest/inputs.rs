@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::build::Context;
 use super::tree::{self, Dir, Kind, Links, ReadError, Stat};
+use super::trust::Trust;
 use crate::model::SpecHash;
+use crate::model::build::DOCKERFILE;
 
 /// A file that changed so many seconds ago or less may change again within one tick of the file
 /// system's clock, unseen: its digest is not kept.
@@ -68,6 +71,22 @@ impl Inputs {
             Ok(())
         })?;
         self.digest(path, print, newest, || folder_digest(&root))
+    }
+
+    /// The digest of what an engine is sent of a folder with a Dockerfile.
+    pub(super) fn context(&mut self, path: &Path, trust: &Trust) -> Result<SpecHash, ReadError> {
+        let context = Context::open(path, trust)?;
+        let mut print = Sha256::new();
+        let mut newest = i64::MIN;
+        context.visit(&mut |_, _, path, stat| {
+            part(&mut print, path);
+            fingerprint(&mut print, stat);
+            newest = newest.max(stat.changed.0).max(stat.modified.0);
+            Ok(())
+        })?;
+        // A folder may also be somebody's root file system, whose digest is another.
+        let name = path.join(DOCKERFILE);
+        self.digest(&name, print, newest, || context.digest())
     }
 
     fn digest(
@@ -132,7 +151,7 @@ fn file_digest(path: &Path) -> Result<SpecHash, ReadError> {
     stream(file)
 }
 
-fn stream(mut file: std::fs::File) -> Result<SpecHash, ReadError> {
+pub(super) fn stream(mut file: std::fs::File) -> Result<SpecHash, ReadError> {
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

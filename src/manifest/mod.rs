@@ -15,6 +15,7 @@
 
 mod agent;
 mod bottle;
+mod build;
 mod cred_proxy;
 pub mod diagnostic;
 mod egress;

@@ -119,6 +119,8 @@ pub(super) enum ReadError {
     Dangling,
     #[error("it has {size} bytes, and {limit} are the most that is read")]
     TooLarge { size: u64, limit: u64 },
+    #[error("{0}")]
+    Refused(String),
     #[error("{}", describe(.0))]
     Io(#[from] io::Error),
 }

@@ -56,6 +56,17 @@ pub enum ImageRef {
         /// Of its content: paths, kinds, modes, owners and bytes.
         digest: SpecHash,
     },
+    /// A folder with a Dockerfile, of which the Docker engine builds an image.
+    Built {
+        /// Absolute path on the host.
+        path: PathBuf,
+        /// Values for the `ARG`s of the Dockerfile.
+        args: BTreeMap<String, String>,
+        /// Of what is sent to the engine, alone.
+        content: SpecHash,
+        /// Of that and the arguments.
+        digest: SpecHash,
+    },
     /// A packed `.smolmachine`.
     Pack {
         /// Absolute path on the host.
@@ -77,6 +88,10 @@ impl ImageRef {
                 "has to be fetched, and the native backend asks no registry and no engine",
                 BackendKind::Docker,
             )),
+            (Self::Built { .. }, BackendKind::Native) => Some((
+                "is built by a Docker engine, and the native backend asks none",
+                BackendKind::Docker,
+            )),
             (Self::Pack { .. }, BackendKind::Native | BackendKind::Docker) => {
                 Some(("works on the smolmachines backend only", BackendKind::Smolmachines))
             }
@@ -84,13 +99,26 @@ impl ImageRef {
         }
     }
 
+    /// An image that is built of this content with these arguments.
+    #[must_use]
+    pub fn built(path: PathBuf, args: BTreeMap<String, String>, content: SpecHash) -> Self {
+        let mut fields = Fields::default();
+        fields.set("content", content.to_string());
+        for (name, value) in &args {
+            fields.set(format!("args.{name}"), value.clone());
+        }
+        let digest = fields.hash("bottle.build.v1");
+        Self::Built { path, args, content, digest }
+    }
+
     /// The digest of an image that comes from a file or folder of the host.
     #[must_use]
     pub fn digest(&self) -> Option<SpecHash> {
         match self {
-            Self::Tar { digest, .. } | Self::Folder { digest, .. } | Self::Pack { digest, .. } => {
-                Some(*digest)
-            }
+            Self::Tar { digest, .. }
+            | Self::Folder { digest, .. }
+            | Self::Built { digest, .. }
+            | Self::Pack { digest, .. } => Some(*digest),
             Self::Host | Self::Bare | Self::Registry(_) | Self::DockerLocal(_) => None,
         }
     }
@@ -106,6 +134,7 @@ impl fmt::Display for ImageRef {
             Self::DockerLocal(name) => write!(f, "docker:{name}"),
             Self::Tar { digest, .. } => write!(f, "tar sha256:{digest}"),
             Self::Folder { digest, .. } => write!(f, "folder sha256:{digest}"),
+            Self::Built { digest, .. } => write!(f, "build sha256:{digest}"),
             Self::Pack { digest, .. } => write!(f, "smolmachine sha256:{digest}"),
         }
     }

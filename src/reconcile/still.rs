@@ -91,7 +91,12 @@ fn backends(reconciler: &Reconciler, view: &View) -> Option<Vec<Arc<dyn Backend>
     let of_files = view.desired.sandboxes.values().any(|spec| {
         matches!(
             spec.image,
-            Some(ImageRef::Tar { .. } | ImageRef::Folder { .. } | ImageRef::Pack { .. })
+            Some(
+                ImageRef::Tar { .. }
+                    | ImageRef::Folder { .. }
+                    | ImageRef::Built { .. }
+                    | ImageRef::Pack { .. }
+            )
         )
     });
     if !nothing_to_do || of_files || reconciler.depth == Depth::Deep {

@@ -22,6 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::contract::docker::{BUSYBOX, docker, images, settings, sidecar_program, socket};
 use crate::support;
 
+mod build;
 mod cases;
 mod drift;
 mod engine;

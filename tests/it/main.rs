@@ -18,6 +18,7 @@ mod examples;
 mod fuzz;
 mod layering;
 mod manifest;
+mod manifest_build;
 mod manifest_guard;
 mod manifest_hostile;
 mod manifest_keep;

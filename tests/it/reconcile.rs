@@ -1,6 +1,7 @@
 //! The reconciler as a black box: the binary, a tree, and a real backend. Every scenario runs on
 //! every backend that this machine has; each looks at what exists, not at what was printed.
 
+mod built;
 mod chaos;
 mod copies;
 mod detached;
@@ -339,6 +340,13 @@ mod engine {
             && rustix::process::geteuid().is_root()
         {
             super::sources::a_restart_by_the_engine_mounts_what_was_accepted(&rig);
+        }
+    }
+
+    #[test]
+    fn a_change_of_what_is_built_replaces_and_keeps_the_work() {
+        if let Some(rig) = Rig::docker("a_change_of_what_is_built") {
+            super::built::a_change_of_what_is_built_replaces_and_keeps_the_work(&rig);
         }
     }
 

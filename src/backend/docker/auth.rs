@@ -41,7 +41,7 @@ struct Secret {
 }
 
 /// The registry that a reference names.
-fn registry(reference: &str) -> &str {
+pub(super) fn registry(reference: &str) -> &str {
     match reference.split_once('/') {
         Some(("docker.io", _)) => HUB,
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,

@@ -15,7 +15,7 @@ use super::Docker;
 use super::engine::Engine;
 use super::facts::{Cache, ImageFacts, Probe, folders_of_interest};
 use super::user::User;
-use super::{auth, error, feed, labels, rootfs, tarball};
+use super::{auth, build, error, feed, labels, rootfs, tarball};
 use crate::backend::{BackendError, Progress, Scope};
 use crate::model::{ImageRef, MachineSpec, SpecHash};
 
@@ -42,13 +42,13 @@ pub(super) async fn ready(
         |reason: String| BackendError::Image { image: spec.image.to_string(), reason };
     let name = match &spec.image {
         ImageRef::Registry(reference) | ImageRef::DockerLocal(reference) => reference.clone(),
-        ImageRef::Tar { digest, .. } | ImageRef::Folder { digest, .. } => {
-            labels::imported(scope, *digest)
-        }
+        ImageRef::Tar { digest, .. }
+        | ImageRef::Folder { digest, .. }
+        | ImageRef::Built { digest, .. } => labels::imported(scope, *digest),
         ImageRef::Host | ImageRef::Bare | ImageRef::Pack { .. } => {
             return Err(BackendError::Unsupported(format!(
                 "the docker backend cannot make a machine of image `{}`: name a registry \
-                 reference, an image tar or a root folder",
+                 reference, an image tar, a root folder or a folder to build",
                 spec.image
             )));
         }
@@ -56,7 +56,7 @@ pub(super) async fn ready(
     // Sandboxes that share an image wait for one of them to fetch it.
     let lock = docker.image_lock(&name);
     let _one = lock.lock().await;
-    let image = fetch(docker, engine, scope, spec, &name, progress).await?;
+    let image = fetch(docker, engine, scope, &spec.image, &name, progress).await?;
     let id = image.id.clone().unwrap_or_else(|| name.clone());
     let home = spec.env.get("HOME").map(String::as_str);
     let known = docker.with_cache(scope, |cache| cache.image(&id).cloned());
@@ -127,15 +127,15 @@ fn image_home(image: &ImageInspect) -> Option<String> {
 }
 
 /// The image, fetched where it is missing.
-async fn fetch(
+pub(super) async fn fetch(
     docker: &Docker,
     engine: &Engine,
     scope: &Scope,
-    spec: &MachineSpec,
+    wanted: &ImageRef,
     name: &str,
     progress: &Progress,
 ) -> Result<ImageInspect, BackendError> {
-    let remembered = spec.image.digest().and_then(|digest| {
+    let remembered = wanted.digest().and_then(|digest| {
         docker.with_cache(scope, |cache| cache.import(digest).map(str::to_owned))
     });
     if let Some(image) = inspect(engine, name).await? {
@@ -144,17 +144,20 @@ async fn fetch(
             return Ok(image);
         }
     }
-    let not_to_be_had =
-        |reason: String| BackendError::Image { image: spec.image.to_string(), reason };
-    match &spec.image {
+    let not_to_be_had = |reason: String| BackendError::Image { image: wanted.to_string(), reason };
+    match wanted {
         ImageRef::Registry(reference) => pull(docker, engine, reference, progress).await?,
         ImageRef::Tar { path, digest } => {
             progress.say(&format!("loading {}", path.display()));
-            load(engine, scope, path, *digest).await.map_err(|e| located(e, spec, path))?;
+            load(engine, scope, path, *digest).await.map_err(|e| located(e, wanted, path))?;
         }
         ImageRef::Folder { path, digest } => {
             progress.say(&format!("importing {}", path.display()));
-            import(engine, scope, path, *digest).await.map_err(|e| located(e, spec, path))?;
+            import(engine, scope, path, *digest).await.map_err(|e| located(e, wanted, path))?;
+        }
+        ImageRef::Built { path, args, content, .. } => {
+            let build = build::Build { path, args, content: *content, name };
+            build::build(docker, engine, &build, progress).await?;
         }
         _ => {
             return Err(not_to_be_had(
@@ -165,7 +168,7 @@ async fn fetch(
     let image = inspect(engine, name)
         .await?
         .ok_or_else(|| not_to_be_had("it was gone right after it came".to_owned()))?;
-    if let (Some(digest), Some(id)) = (spec.image.digest(), &image.id) {
+    if let (Some(digest), Some(id)) = (wanted.digest(), &image.id) {
         docker.with_cache(scope, |cache: &mut Cache| {
             cache.remember_import(digest, id);
             cache.store(scope);
@@ -175,14 +178,14 @@ async fn fetch(
 }
 
 /// Messages name the file: its digest says nothing to a person.
-fn located(error: BackendError, spec: &MachineSpec, path: &Path) -> BackendError {
+fn located(error: BackendError, wanted: &ImageRef, path: &Path) -> BackendError {
     match error {
         BackendError::Image { reason, .. } => {
             BackendError::Image { image: path.display().to_string(), reason }
         }
         BackendError::Failed { source, .. } => BackendError::Image {
             image: path.display().to_string(),
-            reason: format!("{source:#} ({})", spec.image),
+            reason: format!("{source:#} ({wanted})"),
         },
         other => other,
     }

@@ -7,8 +7,10 @@
 
 mod attach;
 mod auth;
+mod build;
 mod carrier;
 mod connect;
+mod context;
 mod copy;
 mod create;
 mod doctor;

@@ -229,10 +229,17 @@ fn drift(found: &ContainerSummary, fields: &Fields, set: Option<&Set>) -> Vec<Fi
 /// A tag that means another image by now is said, and used for new machines only.
 fn moved_tag(found: &ContainerSummary, fields: &Fields) -> Option<String> {
     let set = fields.0.get("image")?;
-    let imported = set.starts_with("tar sha256:") || set.starts_with("folder sha256:");
+    let imported = has_own_name(set);
     let name = set.strip_prefix("docker:").unwrap_or(set);
     (!imported && !by_id(name) && by_id(found.image.as_deref()?))
         .then(|| format!("image {name} means another image by now; new machines use that"))
+}
+
+/// Whether an image, as fields say it, was made here and is named after its digest.
+fn has_own_name(image: &str) -> bool {
+    ["tar", "folder", "build"]
+        .iter()
+        .any(|kind| image.strip_prefix(kind).is_some_and(|rest| rest.starts_with(" sha256:")))
 }
 
 /// The id of an image, or a part of it.
@@ -244,7 +251,7 @@ fn by_id(text: &str) -> bool {
 /// A listing shows the name that a container was made from, or the image's id once that name means
 /// another image: a tag that moved is no drift.
 fn names_another_image(found: &str, set: &str) -> bool {
-    let imported = set.starts_with("tar sha256:") || set.starts_with("folder sha256:");
+    let imported = has_own_name(set);
     let digest = set.rsplit_once(':').map_or("", |(_, digest)| digest);
     match imported {
         _ if by_id(found) => false,

@@ -101,9 +101,9 @@ impl<W: Write> Writer<W> {
 
 /// A file of which just so many bytes are read: one that grows or shrinks must not shift what
 /// follows it in the tar.
-struct Exact {
-    file: File,
-    left: u64,
+pub(super) struct Exact {
+    pub(super) file: File,
+    pub(super) left: u64,
 }
 
 impl std::io::Read for Exact {

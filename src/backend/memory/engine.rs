@@ -141,6 +141,7 @@ impl Engine {
             ImageRef::DockerLocal(_) => return Err(missing("no such image on the engine")),
             ImageRef::Tar { path, digest }
             | ImageRef::Folder { path, digest }
+            | ImageRef::Built { path, digest, .. }
             | ImageRef::Pack { path, digest } => {
                 let source = self.sources.get(path).cloned();
                 let reason = format!("{}: no such file or directory", path.display());

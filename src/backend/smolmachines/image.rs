@@ -93,6 +93,15 @@ pub(super) async fn ready(
             .map_err(failed)
         }
         ImageRef::DockerLocal(name) => docker(backend, scope, name, progress).await,
+        ImageRef::Built { digest, .. } => {
+            // Exported already, it needs no engine.
+            let path = folder(scope).join(format!("{digest}.tar"));
+            if !path.is_file() {
+                let name = backend.docker.build_image(scope, &spec.image, progress).await?;
+                export(backend, scope, &name, &path, progress).await?;
+            }
+            Ok(Source::Archive { path, digest: *digest })
+        }
     }
 }
 
@@ -230,23 +239,36 @@ async fn docker(
             failed(format!("the Docker engine calls it `{id}`, which is no digest"))
         })?;
     let path = folder(scope).join(format!("{DOCKER}{digest}.tar"));
+    export(backend, scope, name, &path, progress).await?;
+    Ok(Source::Archive { path, digest })
+}
+
+/// Writes an image of the engine to the archive `path`, if that is missing.
+async fn export(
+    backend: &Smolmachines,
+    scope: &Scope,
+    name: &str,
+    path: &Path,
+    progress: &Progress,
+) -> Result<(), BackendError> {
+    let failed = |reason: String| BackendError::Image { image: format!("docker:{name}"), reason };
     let lock = backend.lock(&path.display().to_string());
     let _one = lock.lock().await;
-    if !path.is_file() {
-        progress.say(&format!("exporting {name} from the Docker engine"));
-        let new = path.with_extension("new");
-        let making = |error: std::io::Error| failed(error.to_string());
-        record::make(&folder(scope)).map_err(making)?;
-        clear(&new).map_err(making)?;
-        if let Err(error) = backend.docker.save_image(name, &new).await {
-            drop(std::fs::remove_file(&new));
-            return Err(told(error));
-        }
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        std::fs::set_permissions(&new, readable).map_err(making)?;
-        std::fs::rename(&new, &path).map_err(making)?;
+    if path.is_file() {
+        return Ok(());
     }
-    Ok(Source::Archive { path, digest })
+    progress.say(&format!("exporting {name} from the Docker engine"));
+    let new = path.with_extension("new");
+    let making = |error: std::io::Error| failed(error.to_string());
+    record::make(&folder(scope)).map_err(making)?;
+    clear(&new).map_err(making)?;
+    if let Err(error) = backend.docker.save_image(name, &new).await {
+        drop(std::fs::remove_file(&new));
+        return Err(failed(format!("{:#}", anyhow::Error::from(error))));
+    }
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&new, readable).map_err(making)?;
+    std::fs::rename(&new, path).map_err(making)
 }
 
 /// The archives that are kept, and what an interrupted run left of one.

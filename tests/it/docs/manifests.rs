@@ -21,6 +21,7 @@ impl Around {
         around.write("home/code/site/index.html", "");
         around.write("home/.ssh/agent-key", "");
         around.write("tree/bottles/dev.md", "---\nimage: node:22-slim\n---\n");
+        around.write("tree/images/dev/Dockerfile", "FROM node:22-slim\n");
         around.write("tree/agents/other.md", "---\nbottle: dev\n---\n");
         for skill in ["review", "greet"] {
             around.write(&format!("tree/skills/{skill}/SKILL.md"), "Do.\n");
