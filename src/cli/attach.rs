@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::args::{AttachArgs, Global};
 use super::error::{CliError, Exit};
@@ -226,15 +226,17 @@ async fn attached(connection: UnixStream) -> Result<Left, CliError> {
     ];
     send(&mut to, &Frame::Hello).await;
     let _raw = Raw::enter();
-    let mut keys = Keys::default();
-    let mut typed = read_stdin();
-    let mut input = true;
-    if let Some((rows, columns)) = size() {
-        // A program draws anew when its size changes: the same one twice would be no change.
-        send(&mut to, &Frame::Size(rows.saturating_sub(1).max(1), columns)).await;
-        tokio::time::sleep(NOTICE).await;
-        send(&mut to, &Frame::Size(rows, columns)).await;
-    }
+    let (sizes_to, sizes_from) = mpsc::channel(4);
+    let (leave, mut left_alone) = oneshot::channel();
+    // Apart from all else: a run that does not read what is typed keeps nobody from leaving.
+    let typing = tokio::spawn(async move {
+        if type_in(&mut to, terminal, sizes_from).await {
+            let _ = leave.send(());
+        }
+        // Closing it would say that nobody is attached any more.
+        std::future::pending::<()>().await;
+        drop(to);
+    });
     let (frames, mut coming) = mpsc::channel(16);
     let reading = tokio::spawn(async move {
         // A frame is read whole: this is not dropped half-way.
@@ -265,19 +267,10 @@ async fn attached(connection: UnixStream) -> Result<Left, CliError> {
                 Some(_) => {}
                 None => break Left::Dropped,
             },
-            bytes = typed.recv(), if input => match bytes {
-                None => input = false,
-                Some(bytes) if terminal => match keys.push(&bytes) {
-                    Typed::Keys(bytes) => send(&mut to, &Frame::Input(bytes)).await,
-                    Typed::Leave(bytes) => {
-                        send(&mut to, &Frame::Input(bytes)).await;
-                        break Left::Alone;
-                    }
-                },
-                Some(bytes) => send(&mut to, &Frame::Input(bytes)).await,
-            },
-            _ = sizes.recv() => if let Some((rows, columns)) = size() {
-                send(&mut to, &Frame::Size(rows, columns)).await;
+            Ok(()) = &mut left_alone => break Left::Alone,
+            _ = sizes.recv() => if let Some(size) = size() {
+                // Where four are on their way, the next change is noticed.
+                let _ = sizes_to.try_send(size);
             },
             _ = int.0.recv() => break Left::Signal(int.1),
             _ = term.0.recv() => break Left::Signal(term.1),
@@ -285,12 +278,48 @@ async fn attached(connection: UnixStream) -> Result<Left, CliError> {
         }
     };
     reading.abort();
+    typing.abort();
     if terminal && io::stdout().is_terminal() {
         drop(out.write_all(RESET).await);
         drop(out.write_all(b"\r\n").await);
         drop(out.flush().await);
     }
     Ok(left)
+}
+
+/// Sends what is typed, and the sizes of this terminal. Says whether the keys were typed that leave the run; it
+/// returns also once nobody takes any more.
+async fn type_in(
+    to: &mut OwnedWriteHalf,
+    terminal: bool,
+    mut sizes: mpsc::Receiver<(u16, u16)>,
+) -> bool {
+    if let Some((rows, columns)) = size() {
+        // A program draws anew when its size changes: the same one twice would be no change.
+        send(to, &Frame::Size(rows.saturating_sub(1).max(1), columns)).await;
+        tokio::time::sleep(NOTICE).await;
+        send(to, &Frame::Size(rows, columns)).await;
+    }
+    let (mut keys, mut typed, mut input) = (Keys::default(), read_stdin(), true);
+    loop {
+        tokio::select! {
+            bytes = typed.recv(), if input => match bytes {
+                None => input = false,
+                Some(bytes) if terminal => match keys.push(&bytes) {
+                    Typed::Keys(bytes) => send(to, &Frame::Input(bytes)).await,
+                    Typed::Leave(bytes) => {
+                        send(to, &Frame::Input(bytes)).await;
+                        return true;
+                    }
+                },
+                Some(bytes) => send(to, &Frame::Input(bytes)).await,
+            },
+            size = sizes.recv() => match size {
+                Some((rows, columns)) => send(to, &Frame::Size(rows, columns)).await,
+                None => return false,
+            },
+        }
+    }
 }
 
 /// What cannot be sent is not: that the holder is gone is read from its end.
