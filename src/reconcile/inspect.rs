@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use super::pass::Reconciler;
 use super::view::View;
 use crate::model::work::{Looked, Work};
-use crate::model::{Instance, InstanceState, ResourceKind};
+use crate::model::{Fields, Instance, InstanceState, ResourceKind};
 use crate::plan::{Action, Verdict};
 use crate::work::inspect;
 
@@ -29,12 +29,13 @@ impl Reconciler {
         }
         let looks = going.iter().map(|(change, machine)| {
             let source = source(view, machine);
+            let idles = idles(view, machine);
             let scope = &view.scope;
             async move {
                 let looked = match self.backends.get(&machine.backend) {
                     None => Err("this bottle does not have its backend".to_owned()),
                     Some(backend) => {
-                        inspect(backend.as_ref(), scope, machine, source.as_deref()).await
+                        inspect(backend.as_ref(), scope, machine, source.as_deref(), idles).await
                     }
                 };
                 (*change, looked)
@@ -99,6 +100,13 @@ fn going(view: &View) -> Vec<(usize, Instance)> {
         going.extend(machine.map(|machine| (index, machine)));
     }
     going
+}
+
+/// Whether it was given no `command`. An earlier version made machines with theirs.
+fn idles(view: &View, machine: &Instance) -> bool {
+    let given = view.observed.receipts.get(&machine.id).filter(|receipt| receipt.guest.is_some());
+    let none = |fields: &Fields| !fields.0.contains_key("command");
+    given.is_some_and(|receipt| none(&receipt.fields)) && none(&machine.fields)
 }
 
 /// The folder of the host that its workspace is a copy of.

@@ -53,7 +53,8 @@ done; } | sum changed
 fi
 echo done"#;
 
-/// Looks at a machine. `source` is the folder of the host that its workspace is a copy of.
+/// Looks at a machine. `source` is the folder of the host that its workspace is a copy of; `idles`: it was given no
+/// `command`.
 ///
 /// # Errors
 /// Why it could not be looked at, in a few words for people.
@@ -62,13 +63,14 @@ pub async fn inspect(
     scope: &Scope,
     machine: &Instance,
     source: Option<&Path>,
+    idles: bool,
 ) -> Result<Work, String> {
     if machine.state != InstanceState::Running {
         return Err("it does not run".to_owned());
     }
     let workspace = machine.copied_workspace();
     if workspace.is_none()
-        && let Some(running) = running(backend, scope, machine).await
+        && let Some(running) = running(backend, scope, machine, idles).await
     {
         return Ok(Work { running, ..Work::default() });
     }
@@ -97,17 +99,21 @@ pub async fn inspect(
 
 /// Whether anything runs in a machine of an agent that has no files of its own there to look at, where that can be told
 /// without anybody inside.
-async fn running(backend: &dyn Backend, scope: &Scope, machine: &Instance) -> Option<bool> {
+async fn running(
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    idles: bool,
+) -> Option<bool> {
     let looking = async {
         let all = backend.processes(scope, machine).await.ok().flatten()?;
         if runs(machine.backend, &all, None) {
             return Some(true);
         }
-        // It runs where what keeps the machine up sleeps otherwise.
-        let made = &machine.fields.0;
-        if !made.is_empty() && !made.contains_key("command") {
+        if idles {
             return Some(false);
         }
+        // Its command runs where what keeps the machine up sleeps otherwise.
         let command = backend.main_state(scope, machine).await.ok().flatten()?;
         Some(command == MainState::Running)
     };

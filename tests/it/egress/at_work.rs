@@ -123,3 +123,39 @@ fn each_agent_works_natively() {
         works(cli, &folder.display().to_string(), &path);
     }
 }
+
+/// What the documentation has for an agent that starts with its sandbox: its prompt is its task.
+#[test]
+fn an_agent_works_alone_until_it_is_done() {
+    let Some((folder, path)) = installed("alone", "claude") else { return };
+    let mut place = Place::native("alone");
+    place.cli.env("AGENTS_TOKEN", KEY);
+    let work = place.cli.home().join("work");
+    std::fs::create_dir(&work).unwrap();
+    place.bottle(
+        "dev",
+        &format!(
+            "host_paths: ['{}']\nenv: {{PATH: '{path}'}}\nworkspace: {{path: '{}'}}\n{}",
+            folder.display(),
+            work.display(),
+            route_to(ANTHROPIC, "anthropic-base-url")
+        ),
+    );
+    let command = "command: [sh, -c, 'claude --dangerously-skip-permissions -p \"$(cat /etc/bottle/prompt.md)\"']";
+    place.tree.agent("ada", "dev", command, TASK);
+    place.apply();
+    let status = || place.run(&["-o", "json", "status"]).json()["sandboxes"][0].clone();
+    let begun = std::time::Instant::now();
+    while status()["state"] != "completed" {
+        assert!(
+            begun.elapsed().as_secs() < 100,
+            "{:#} {:?}",
+            status(),
+            place.run(&["logs", "ada"])
+        );
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    assert_eq!(place.say("ada", "cat /workspace/made"), "made");
+    assert!(place.run(&["logs", "ada"]).stdout.contains(DONE));
+    assert!(place.apply().stdout.contains("no changes"));
+}
