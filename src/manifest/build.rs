@@ -162,6 +162,9 @@ impl<'a> Context<'a> {
             }
             let io = |path: &[u8], error: io::Error| at(path, &tree::describe(&error));
             let stat = dir.stat_entry(&name).map_err(|error| io(path, error))?;
+            if left_out && stat.kind == Kind::Folder {
+                self.own(path, &stat)?;
+            }
             if !left_out {
                 self.check(path, &stat, seen)?;
                 visit(dir, &name, path, &stat).map_err(|error| at(path, &error.to_string()))?;
@@ -193,7 +196,11 @@ impl<'a> Context<'a> {
             }
             other => return Err(at(path, &format!("it is {}; {less}", other.describe()))),
         }
-        // What others can change is not what the operator wrote.
+        self.own(path, stat)
+    }
+
+    /// What others can change is not what the operator wrote; nor is what lies in a folder that they can change.
+    fn own(&self, path: &[u8], stat: &Stat) -> Result<(), ReadError> {
         match self.trust.own(&self.path.join(OsStr::from_bytes(path)), stat) {
             Some(found) => {
                 let what = format!("others can change it: it {} ({})", found.who, found.mend);

@@ -53,30 +53,33 @@ pub fn answered(theirs: &str, wanted: &Value) -> Option<String> {
         "" => json!({}),
         theirs => serde_json::from_str(theirs).ok()?,
     };
-    let before = all.clone();
-    add(&mut all, wanted);
-    (all != before).then(|| format!("{all:#}\n"))
+    // On one line: with an indent, a file of brackets that a guest has planted would grow a hundredfold.
+    add(&mut all, wanted).then(|| format!("{all}\n"))
 }
 
-fn add(all: &mut Value, wanted: &Value) {
+/// Adds what is lacking. Whether anything was.
+fn add(all: &mut Value, wanted: &Value) -> bool {
+    let mut added = false;
     match (all, wanted) {
         (Value::Object(all), Value::Object(wanted)) => {
             for (key, value) in wanted {
-                match all.get_mut(key) {
+                added |= match all.get_mut(key) {
                     Some(there) => add(there, value),
-                    None => drop(all.insert(key.clone(), value.clone())),
-                }
+                    None => all.insert(key.clone(), value.clone()).is_none(),
+                };
             }
         }
         (Value::Array(all), Value::Array(wanted)) => {
             for value in wanted {
                 if !all.contains(value) {
                     all.push(value.clone());
+                    added = true;
                 }
             }
         }
         _ => {}
     }
+    added
 }
 
 #[cfg(test)]
@@ -104,6 +107,12 @@ mod tests {
             "customApiKeyResponses": { "approved": ["other", "added-by-the-sidecar"] },
         });
         assert_eq!(both, expected);
+        let planted = format!("{{\"x\": {}{}}}", "[".repeat(100), "0,".repeat(1000));
+        let planted = format!("{}0{}}}", &planted[..planted.len() - 1], "]".repeat(100));
+        assert!(
+            answered(&planted, state).unwrap().len() < planted.len() + 1000,
+            "it does not grow"
+        );
         // What is no file of its kind is left alone.
         for odd in [
             "[]",

@@ -120,9 +120,28 @@ impl HostSource {
         if other.lies_in_reach_of(self) {
             return Some(Nesting::Around);
         }
+        if self.is_made_of(other) {
+            return Some(Nesting::Around);
+        }
+        if other.is_made_of(self) {
+            return Some(Nesting::Inside);
+        }
         let uses = [self.usage, other.usage];
         let rewritten = uses.contains(&Use::Mount) && uses.contains(&Use::Define);
         (rewritten && self.is_same_folder(other)).then_some(Nesting::Same)
+    }
+
+    /// Whether this source decides what a sandbox is, and somebody can write a part of it in `mount`.
+    fn is_made_of(&self, mount: &Self) -> bool {
+        if self.usage != Use::Define || mount.usage != Use::Mount {
+            return false;
+        }
+        let below = |place: &FsPath| {
+            let own = self.located.places.first();
+            own.is_some_and(|own| place != own && place.is_below(own))
+        };
+        mount.path != self.path && mount.path.starts_with(&self.path)
+            || mount.located.writes.iter().any(below)
     }
 
     /// Whether both are one folder, under whatever names.
@@ -206,6 +225,10 @@ mod tests {
         assert_eq!(danger((outer, Use::Mount), (outer, Use::Mount)), None);
         assert_eq!(danger((outer, Use::Mount), (outer, Use::Read)), None);
         assert_eq!(danger((outer, Use::Mount), (outer, Use::Define)), Some(Nesting::Same));
+        // What is made of a folder is made of what somebody writes in it.
+        assert_eq!(danger((outer, Use::Define), (inner, Use::Mount)), Some(Nesting::Around));
+        assert_eq!(danger((inner, Use::Mount), (outer, Use::Define)), Some(Nesting::Inside));
+        assert_eq!(danger((outer, Use::Define), (inner, Use::Read)), None);
         // A link in it leads elsewhere, and can be made to lead anywhere.
         let linked = HostSource { via: vec!["/w/link".into()], ..source("/other", Use::Read) };
         let mount = source(outer, Use::Mount);
@@ -224,6 +247,8 @@ mod tests {
         assert_eq!(located("/alias/sub", Use::Read).endangers(&mount), Some(Nesting::Inside));
         assert_eq!(located("/alias", Use::Define).endangers(&mount), Some(Nesting::Same));
         assert_eq!(located("/alias", Use::Mount).endangers(&mount), None);
+        let part = located("/w/sub", Use::Mount);
+        assert_eq!(located("/alias", Use::Define).endangers(&part), Some(Nesting::Around));
         assert_eq!(located("/other", Use::Mount).endangers(&mount), None);
         // A name that only begins alike is another folder.
         assert_eq!(danger(("/work", Use::Mount), ("/w", Use::Mount)), None);

@@ -5,6 +5,7 @@
 //! machine stays the path of that machine: the tree may name another, a link may not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::Path;
 
 use super::decision::Decision;
@@ -64,6 +65,23 @@ impl<'a> Mounts<'a> {
             for path in place.path.ancestors() {
                 let place = FsPath { device: place.device.clone(), path: path.to_owned() };
                 paths.extend(self.by_place.get(&place).into_iter().flatten());
+            }
+        }
+        // What decides what a sandbox is must not be written in part either.
+        if source.usage == Use::Define {
+            let within = |path: &&Path| path.starts_with(&source.path);
+            let from = (Bound::Included(source.path.as_path()), Bound::Unbounded);
+            let below = self.by_path.range::<Path, _>(from).map(|(path, _)| *path);
+            paths.extend(below.take_while(within));
+            if let Some(own) = source.located.places.first() {
+                let within = |(place, _): &(&&FsPath, &BTreeSet<&'a Path>)| {
+                    place.device == own.device && place.path.starts_with(&own.path)
+                };
+                let below = self
+                    .by_place
+                    .range::<FsPath, _>((Bound::Included(own), Bound::Unbounded))
+                    .take_while(within);
+                paths.extend(below.flat_map(|(_, paths)| paths));
             }
         }
         let mut seen = BTreeSet::new();
@@ -189,6 +207,15 @@ fn exposed(
         (None, _) => format!(
             "`{path}` and `{beside}`, which {who} is given, are mounts of the same folders under other \
              names: from inside one, anything of the host can be put in the place of the other"
+        ),
+        (Some(Nesting::Around), Use::Define) => format!(
+            "`{path}` contains `{beside}`, which {who} can write: from inside, what a sandbox is made of can be \
+             rewritten"
+        ),
+        (Some(Nesting::Inside), Use::Mount) if other.usage == Use::Define => format!(
+            "`{path}` is writable and lies in what {who} is made of (`{beside}`, {}): from inside, it can be \
+             rewritten",
+            other.field
         ),
         (Some(Nesting::Around), _) => format!(
             "`{path}` is writable and contains `{beside}` ({}), which {who} is given: from inside, \

@@ -7,8 +7,6 @@ main() { exec "$@"; }
 pid= id= again=
 # runc gives the tmpfs another mode on every start but the first. Without chmod its files still have theirs.
 chmod 0700 /run/bottle 2>/dev/null
-# Whom to send USR1.
-{ echo $$ >/run/bottle/main.pid; } 2>/dev/null
 # TERM and not the signal itself: sh starts background jobs with INT ignored.
 stop() {
 	trap '' TERM INT HUP QUIT
@@ -26,6 +24,8 @@ load() {
 }
 # Provisioning has put something in. What runs for the same command runs on.
 trap 'load; [ "$main_id" = "$id" ] || { again=1; [ -z "$pid" ] || end; }' USR1
+# Whom to send it: not before it is heard.
+{ echo $$ >/run/bottle/main.pid; } 2>/dev/null
 # A trap runs only while sh waits, and ends the wait.
 await() {
 	[ -z "$again" ] || end

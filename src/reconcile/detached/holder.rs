@@ -40,6 +40,9 @@ const MOST: usize = 16;
 const WAITING: usize = 256;
 const PIECE: usize = 16 * 1024;
 
+/// So many bytes that were typed wait for a run that does not read them.
+const MOST_TYPED: usize = 4 << 20;
+
 /// How long whoever is attached may take to read the end.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -232,8 +235,8 @@ impl Holder {
                         Err(_) => self.typed.clear(),
                     }
                 }
-                // What is typed waits for a run that does not read; its output does not.
-                Some(event) = self.told.recv(), if self.typed.is_empty() => self.heed(event),
+                // Also while a run does not read: who comes, leaves or has another size waits for nobody.
+                Some(event) = self.told.recv() => self.heed(event),
                 connection = self.listener.accept() => match connection {
                     Ok((connection, _)) => self.admit(connection),
                     // Out of descriptors, say: it is tried again, and not at once.
@@ -265,6 +268,7 @@ impl Holder {
             // Nobody has the other side any more.
             _ => {
                 self.open = false;
+                self.typed.clear();
                 false
             }
         }
@@ -294,7 +298,11 @@ impl Holder {
                 }
                 self.attached.push(attached);
             }
-            Event::Input(bytes) => self.typed.extend_from_slice(&bytes),
+            // More than that nobody types: it is for a run that does not read, or has ended.
+            Event::Input(bytes) if self.open && self.typed.len() < MOST_TYPED => {
+                self.typed.extend_from_slice(&bytes);
+            }
+            Event::Input(_) => {}
             Event::Size(rows, columns) => resize(self.master.get_ref(), (rows, columns)),
             Event::Gone(id) => self.attached.retain(|attached| attached.id != id),
         }
