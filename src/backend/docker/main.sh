@@ -78,7 +78,7 @@ now() {
 	now=${now%%.*}
 }
 # One command, until there is another.
-serve() {
+work() {
 	[ "$id" != idle ] || idle idle
 	ended= of=
 	[ ! -f "$mark" ] || { read -r ended && read -r of; } <"$mark"
@@ -127,5 +127,5 @@ load
 while :; do
 	again=
 	id=$main_id
-	serve "$@"
+	work "$@"
 done
