@@ -281,7 +281,7 @@ pub trait Backend: Send + Sync {
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
 
     /// Stops a machine as [`Backend::stop`] does, and takes its name for the one that is to stand in its place:
-    /// from then on it is [`InstanceState::Aside`]. Set aside already, or gone ⇒ `Ok`. A backend of which
+    /// from then on it is [`InstanceState::Aside`](crate::model::InstanceState::Aside). Set aside already, or gone ⇒ `Ok`. A backend of which
     /// [`BackendKind::sets_aside`] does not say so has nothing to implement.
     async fn set_aside(&self, _scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
         Err(BackendError::Unsupported(format!("{} cannot be set aside", machine.name)))
