@@ -46,6 +46,9 @@ pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Conte
             dependents.entry(*before).or_default().push(step.id);
         }
     }
+    // What makes others good is ready once something is to be made good, whatever else it stands on is done.
+    let undoes: BTreeSet<StepId> =
+        steps().filter(|step| !step.undoes.is_empty()).map(|step| step.id).collect();
     let settle = |outcome: StepOutcome, outcomes: &mut BTreeMap<StepId, StepOutcome>| {
         (context.tell)(Event::Ended(&outcome));
         outcomes.insert(outcome.step, outcome);
@@ -102,7 +105,8 @@ pub async fn apply(plan: &Plan, only: Option<&BTreeSet<StepId>>, context: &Conte
             for dependent in dependents.get(&id).into_iter().flatten() {
                 if let Some(count) = open.get_mut(dependent) {
                     *count -= 1;
-                    if *count == 0 && waiting.contains(dependent) {
+                    let is_due = !undoes.contains(dependent) || due.contains(dependent);
+                    if *count == 0 && waiting.contains(dependent) && is_due {
                         ready.insert(*dependent);
                     }
                 }
