@@ -4,7 +4,7 @@
 
 mod as_user;
 pub(crate) mod contract;
-mod full_disk;
+pub(crate) mod full_disk;
 mod hostile;
 mod kill;
 mod leaks;

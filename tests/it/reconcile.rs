@@ -7,6 +7,7 @@ mod copies;
 mod detached;
 mod differs;
 mod everyday;
+mod history;
 mod interrupted;
 mod keep;
 mod kept;

@@ -6,16 +6,20 @@ use std::process::Command;
 use crate::support::{Cli, TempTree, left_out};
 
 /// A file system of the test's own, that is gone with it.
-struct Small(tempfile::TempDir);
+pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
-    fn new(megabytes: u32) -> Self {
+    pub(crate) fn new(megabytes: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={megabytes}m,mode=0700");
         let mount = ["-t", "tmpfs", "-o", &size, "bottle-test"];
         let done = Command::new("mount").args(mount).arg(folder.path()).status().unwrap();
         assert!(done.success());
         Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
     }
 }
 
