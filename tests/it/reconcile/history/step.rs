@@ -112,6 +112,8 @@ pub(super) fn carry_out(world: &mut World, dice: &mut Dice, step: Step, killed: 
                     let others = [Some("one"), Some("two"), None];
                     let others: Vec<_> = others.into_iter().filter(|s| *s != says.site).collect();
                     says.site = others[number % others.len()];
+                    // The folder alone is no reason for another machine.
+                    says.target = other_target(says.target);
                 }
                 Edit::Shown => says.shown = !says.shown,
                 Edit::Host => says.host = (!number.is_multiple_of(3)).then_some(number % 7),
@@ -211,6 +213,32 @@ pub(super) fn carry_out(world: &mut World, dice: &mut Dice, step: Step, killed: 
 fn apply(world: &mut World, dice: &mut Dice, killed: bool) {
     if killed {
         world.kill(dice, world.rig.applier());
+        if dice.chance(40) {
+            meanwhile(world, dice);
+        }
+        if dice.chance(30) {
+            world.kill(dice, world.rig.applier());
+        }
     }
     world.apply(0);
+}
+
+/// What the operator makes of the tree before the next try.
+fn meanwhile(world: &mut World, dice: &mut Dice) {
+    if world.agents.is_empty() {
+        return;
+    }
+    let index = dice.below(world.agents.len());
+    let what = dice.below(4);
+    world.told.push(format!("meanwhile {what} to {}", world.agents[index].name));
+    println!("{}", world.told.last().expect("it was just told"));
+    match what {
+        0 => world.remove(index),
+        // A rename that may not have begun is not the one to follow another.
+        1 | 2 if world.agents[index].was.is_none() => {
+            let name = free(world, dice.below(NAMES.len()));
+            world.rename(index, name, what == 1);
+        }
+        _ => world.edit(index, |says| says.target = other_target(says.target)),
+    }
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::dice::Dice;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, TO_THE_END};
 use super::look::{self, Snapshots};
 use super::tree::{Agent, Fault, Says, WORKSPACE};
 use super::witness::Witness;
@@ -198,7 +198,13 @@ impl World {
         std::thread::sleep(soon);
         child.kill().unwrap();
         child.wait().unwrap();
-        self.hear(true);
+        if TO_THE_END {
+            self.hear(true);
+        } else {
+            // What the machine has said that is set aside by now may have come too late.
+            let said = self.witness.hear(&self.witness.machines());
+            self.ledger.hear(said, &BTreeSet::new(), true);
+        }
     }
 
     /// After a command of `bottle`: all is where it must be. `done`: it has done all that there was to do.
