@@ -4,7 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "records are files of the state folder")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::reserve;
+
+/// Nobody waits for a FIFO that lies in a record's place.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// Whether what is written must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,22 +107,27 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, &error.to_string()))
 }
 
-/// Reads a record as it is; `None` where there is none. What lies in its place and is no file is damage,
-/// and is not opened: nobody waits for a FIFO.
+/// Reads a record as it is; `None` where there is none. What lies in its place and is no file is damage.
 ///
 /// # Errors
 /// See [`read_json()`].
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::metadata(path) {
-        Ok(found) if !found.is_file() => return Err(damaged(path, in_its_place(&found))),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(about(path, &error)),
-    }
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(about(path, &error)),
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(NONBLOCK).open(path);
+    let found = match &opened {
+        Ok(file) => file.metadata(),
+        // A socket cannot be opened.
+        Err(_) => fs::metadata(path),
+    };
+    match (opened, found) {
+        (_, Ok(found)) if !found.is_file() => Err(damaged(path, in_its_place(&found))),
+        (Ok(mut file), Ok(found)) => {
+            let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1);
+            file.read_to_end(&mut bytes).map_err(|error| about(path, &error))?;
+            Ok(Some(bytes))
+        }
+        (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        (Err(error), _) | (_, Err(error)) => Err(about(path, &error)),
     }
 }
 

@@ -118,7 +118,9 @@ impl Trust {
                 continue;
             }
             let entry = at.join(&part);
-            let stat = tree::stat_link(&entry)?;
+            // A folder that many paths lead through is looked at once.
+            let known = self.folders.borrow().get(&entry).map(|(stat, _)| *stat);
+            let stat = known.map_or_else(|| tree::stat_link(&entry), Ok)?;
             if exposed.is_none() {
                 exposed = self.entry(&at, &stat)?;
             }

@@ -1,6 +1,8 @@
 //! What of the host a sandbox is given, as the manifest names it and as it was resolved.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,14 +48,39 @@ pub struct HostSource {
     pub located: Located,
 }
 
-/// Where a source lies on the file systems of this machine. Device numbers change when it starts
-/// again, so none of it is remembered.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a source lies on the file systems of this machine: looked up once somebody asks, which only sources beside
+/// writable mounts are. Device numbers change when the machine starts again, so none of it is remembered, and it
+/// makes no source another.
+#[derive(Debug, Clone, Default)]
 pub struct Located {
-    /// Each of these decides what the source is; its own place is the first.
-    pub places: Vec<FsPath>,
-    /// Where it can be written, if it can: itself, and what is mounted below it.
-    pub writes: Vec<FsPath>,
+    table: MountTable,
+    found: OnceLock<Found>,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    places: Vec<FsPath>,
+    writes: Vec<FsPath>,
+}
+
+impl PartialEq for Located {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Located {}
+
+impl PartialOrd for Located {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Located {
+    fn cmp(&self, _: &Self) -> Ordering {
+        Ordering::Equal
+    }
 }
 
 /// What a sandbox of another tree of the same state folder is given.
@@ -137,17 +164,17 @@ impl HostSource {
             return false;
         }
         let below = |place: &FsPath| {
-            let own = self.located.places.first();
+            let own = self.places().first();
             own.is_some_and(|own| place != own && place.is_below(own))
         };
         mount.path != self.path && mount.path.starts_with(&self.path)
-            || mount.located.writes.iter().any(below)
+            || mount.writes().iter().any(below)
     }
 
     /// Whether both are one folder, under whatever names.
     #[must_use]
     pub fn is_same_folder(&self, other: &Self) -> bool {
-        let (own, theirs) = (self.located.places.first(), other.located.places.first());
+        let (own, theirs) = (self.places().first(), other.places().first());
         self.path == other.path || (own.is_some() && own == theirs)
     }
 
@@ -158,11 +185,10 @@ impl HostSource {
             return false;
         }
         let below = |path: &Path| path != mount.path && path.starts_with(&mount.path);
-        let reached =
-            |place: &FsPath| mount.located.writes.iter().any(|written| place.is_below(written));
+        let reached = |place: &FsPath| mount.writes().iter().any(|written| place.is_below(written));
         below(&self.path)
             || self.via.iter().any(|link| below(link))
-            || self.located.places.iter().any(reached)
+            || self.places().iter().any(reached)
     }
 
     /// What leads there and lies in `mount`, when it does not lie in it itself.
@@ -175,20 +201,39 @@ impl HostSource {
         links.find(|link| link.starts_with(&mount.path))
     }
 
-    /// Finds out where it lies.
+    /// Says what is mounted where, for [`places`](Self::places) and [`writes`](Self::writes).
     pub fn locate(&mut self, table: &MountTable) {
-        let paths = [&self.path].into_iter().chain(&self.via);
-        let mut places: Vec<FsPath> = Vec::new();
-        for place in paths.flat_map(|path| table.places(path)) {
-            if !places.contains(&place) {
-                places.push(place);
+        self.located = Located { table: table.clone(), found: OnceLock::new() };
+    }
+
+    /// What decides what the source is; its own place is the first. None where nobody knows what is mounted.
+    #[must_use]
+    pub fn places(&self) -> &[FsPath] {
+        &self.found().places
+    }
+
+    /// Where it can be written, if it can: itself, and what is mounted below it.
+    #[must_use]
+    pub fn writes(&self) -> &[FsPath] {
+        &self.found().writes
+    }
+
+    fn found(&self) -> &Found {
+        let Located { table, found } = &self.located;
+        found.get_or_init(|| {
+            let paths = [&self.path].into_iter().chain(&self.via);
+            let mut places: Vec<FsPath> = Vec::new();
+            for place in paths.flat_map(|path| table.places(path)) {
+                if !places.contains(&place) {
+                    places.push(place);
+                }
             }
-        }
-        let writes = match self.usage {
-            Use::Mount => table.writes(&self.path),
-            Use::Read | Use::Define => Vec::new(),
-        };
-        self.located = Located { places, writes };
+            let writes = match self.usage {
+                Use::Mount => table.writes(&self.path),
+                Use::Read | Use::Define => Vec::new(),
+            };
+            Found { places, writes }
+        })
     }
 }
 

@@ -50,7 +50,7 @@ impl<'a> Mounts<'a> {
         let mut by_place: BTreeMap<&FsPath, BTreeSet<&Path>> = BTreeMap::new();
         for (whose, source) in all.iter().filter(|(_, source)| source.usage == Use::Mount) {
             by_path.entry(&source.path).or_default().push((*whose, *source));
-            for place in &source.located.writes {
+            for place in source.writes() {
                 by_place.entry(place).or_default().insert(&source.path);
             }
         }
@@ -61,7 +61,9 @@ impl<'a> Mounts<'a> {
     fn over<'m>(&'m self, source: &'m HostSource) -> impl Iterator<Item = &'m [Named<'a>]> {
         let named = [&source.path].into_iter().chain(&source.via);
         let mut paths: Vec<&Path> = named.flat_map(|path| path.ancestors()).collect();
-        for place in &source.located.places {
+        // Where nothing is writable, nobody has to know where the source lies.
+        let places = if self.by_place.is_empty() { &[] } else { source.places() };
+        for place in places {
             for path in place.path.ancestors() {
                 let place = FsPath { device: place.device.clone(), path: path.to_owned() };
                 paths.extend(self.by_place.get(&place).into_iter().flatten());
@@ -73,7 +75,7 @@ impl<'a> Mounts<'a> {
             let from = (Bound::Included(source.path.as_path()), Bound::Unbounded);
             let below = self.by_path.range::<Path, _>(from).map(|(path, _)| *path);
             paths.extend(below.take_while(within));
-            if let Some(own) = source.located.places.first() {
+            if let Some(own) = places.first() {
                 let within = |(place, _): &(&&FsPath, &BTreeSet<&'a Path>)| {
                     place.device == own.device && place.path.starts_with(&own.path)
                 };

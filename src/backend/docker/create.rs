@@ -15,7 +15,7 @@ use super::labels::{self, Set};
 use super::subnet::Subnet;
 use super::user::User;
 use super::wiring::Wiring;
-use super::{NO_NETWORK, error, limits, observe, parse, seccomp, settings};
+use super::{NO_NETWORK, error, limits, observe, parse, seccomp, settings, supervisor};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::access::SIDECAR_NAME;
 use crate::model::{Instance, MachineSpec, Ownership, ResourceKind, SpecHash};
@@ -28,15 +28,6 @@ const NAME_DELAY: Duration = Duration::from_millis(250);
 
 /// Lookups of names fail; they should do so soon.
 const LOOKUPS: [&str; 2] = ["timeout:1", "attempts:1"];
-
-/// The main process, as a person may read it.
-const MAIN_SH: &str = include_str!("main.sh");
-
-/// The main process, as it is sent. The engine repeats it in every listing, so it is kept short.
-fn main_script() -> String {
-    let lines = MAIN_SH.lines().map(str::trim_start);
-    lines.filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
-}
 
 /// What a container is made of, beside its spec.
 pub(super) struct Parts<'a> {
@@ -82,15 +73,12 @@ pub(super) fn check_mount(engine: &Engine, spec: &MachineSpec) -> Result<(), Bac
 
 /// The container of `spec`.
 pub(super) fn body(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> ContainerCreateBody {
-    let mut entrypoint = vec!["/bin/sh".to_owned(), "-c".to_owned(), main_script()];
-    let waits = if spec.waits_for_env { "1" } else { "0" };
-    entrypoint.extend(["bottle", spec.restart.as_str(), waits].map(str::to_owned));
     let mut body = ContainerCreateBody {
         image: Some(parts.image.to_owned()),
         hostname: Some(spec.sandbox.to_string()),
         user: Some(parts.user.spec()),
         env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
-        entrypoint: Some(entrypoint),
+        entrypoint: Some(supervisor::entrypoint(spec)),
         // Empty and not absent: the image's own command would be appended.
         cmd: Some(spec.command.clone()),
         working_dir: spec.workdir.clone(),
@@ -387,19 +375,12 @@ mod tests {
     }
 
     #[test]
-    fn the_main_process_is_sent_without_comments_and_with_its_arguments() {
-        // What it needs of an image is sh and sleep.
-        assert!(!MAIN_SH.contains("$(date"));
+    fn the_command_is_what_the_main_process_is_told_last() {
         let mut spec = machine("ada");
         spec.command = vec!["serve".into(), "a b".into()];
-        spec.waits_for_env = true;
         let body = made(&spec, &traits());
-        let entrypoint = body.entrypoint.unwrap();
-        assert_eq!(entrypoint[..2], ["/bin/sh", "-c"]);
-        assert_eq!(entrypoint[3..], ["bottle", "on-failure", "1"]);
+        assert_eq!(body.entrypoint.unwrap(), supervisor::entrypoint(&spec));
         assert_eq!(body.cmd.unwrap(), spec.command);
-        assert!(!entrypoint[2].lines().any(|line| line.trim().starts_with('#')));
-        assert!(entrypoint[2].len() < 2400, "{}", entrypoint[2].len());
     }
 
     #[test]

@@ -78,6 +78,11 @@ pub(super) async fn adjust(
     Ok(())
 }
 
+/// Whether any container of this tree was given other limits since it was made.
+pub(super) fn any(scope: &Scope) -> bool {
+    folder(scope).exists()
+}
+
 /// What was seen of a container, as it was told last.
 pub(super) fn overlay(scope: &Scope, instance: &mut Instance, made: &mut Made) {
     let Ok(Some(later)) = durable::read_json::<Later>(&file(scope, &instance.id)) else { return };

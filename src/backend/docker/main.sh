@@ -1,4 +1,5 @@
-# The machine's main process: sh -c THIS bottle RESTART WAITS_FOR_ENV [COMMAND…], as the sandbox's user.
+# The supervisor of a machine's command, sourced by its main process, as the sandbox's user: its arguments are
+# RESTART WAITS_FOR_ENV [COMMAND…].
 # POSIX sh and sleep are all that it needs of the image. Comments are stripped before it is sent.
 main_restart=$1 main_waits=$2 main_id=made
 shift 2

@@ -1,6 +1,6 @@
 //! Containers of a Docker engine, over its HTTP API.
 //!
-//! A machine is one container: hardened, with a small main process of our own (`main.sh`) that starts
+//! A machine is one container: hardened, with a small main process of our own (`supervisor`) that starts
 //! and restarts the bottle's command. It is in no network; or, where its bottle grants something, in
 //! one of its own that leads to its sidecar and nowhere else. The labels on all of it are the truth
 //! about what exists; nothing is remembered about containers but what saves a call.
@@ -44,6 +44,7 @@ mod settings;
 mod sidecar;
 mod sidecar_image;
 mod subnet;
+mod supervisor;
 pub(in crate::backend) mod tarball;
 mod transport;
 mod uplink;
@@ -532,6 +533,8 @@ impl Backend for Docker {
     ) -> Result<(), BackendError> {
         let (engine, known) = self.own(scope, instance).await?;
         copy::check(&upload).map_err(|e| BackendError::failed(copy::copying(instance), e))?;
+        let upload = supervisor::equipped(upload)
+            .map_err(|e| BackendError::failed(copy::copying(instance), e))?;
         let user = self.identity(scope, instance).await?;
         if visit::put(self, &engine, instance, &user, &upload).await? {
             return Ok(());

@@ -59,10 +59,13 @@ pub(super) async fn listing(
     }
     let attached = attached(rows.values());
     let mut sidecars = false;
+    let limited = limits::any(scope);
     for container in rows.into_values() {
         match parse::row(scope, container.clone()) {
             Some(Row::Instance(mut instance, mut made)) => {
-                limits::overlay(scope, &mut instance, &mut made);
+                if limited {
+                    limits::overlay(scope, &mut instance, &mut made);
+                }
                 sidecars |= instance.resource == ResourceKind::Sidecar
                     && instance.ownership != Ownership::Foreign;
                 if instance.ownership == Ownership::Ours {

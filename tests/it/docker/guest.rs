@@ -71,10 +71,10 @@ async fn what_root_put_there_is_wiped_too() {
     let tar: Bytes = tar.into_inner().expect("it is in memory").into();
     let upload = Upload { dirs, tar, ..Upload::default() };
     corner.backend.copy_in(&corner.scope, &machine, upload).await.expect("copying in");
-    assert_eq!(corner.says(&machine, "ls /etc/bottle").await, "ready");
+    assert_eq!(corner.says(&machine, "ls /etc/bottle").await, "main\nready");
     let upload = Upload { wipe: vec!["/etc/bottle/ready".into()], ..Upload::default() };
     corner.backend.copy_in(&corner.scope, &machine, upload).await.expect("wiping");
-    assert_eq!(corner.says(&machine, "ls /etc/bottle").await, "");
+    assert_eq!(corner.says(&machine, "ls /etc/bottle").await, "main");
 }
 
 #[tokio::test]

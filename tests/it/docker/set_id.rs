@@ -107,7 +107,7 @@ async fn what_a_command_does_is_asked_and_not_waited_for() {
         assert_eq!(state().await, None, "{planted}");
         assert!(began.elapsed().as_secs() < 5, "{planted}: {:?}", began.elapsed());
     }
-    let running = corner.says(&on, "ps | grep -c 'bottle/mai[n] \\]' || true").await;
+    let running = corner.says(&on, "ps | grep -c 'run/bottle/mai[n] \\]' || true").await;
     assert_eq!(running, "0");
     // The supervisor itself goes on where a fifo waits for it.
     corner.says(&on, "mkfifo /run/bottle/main.new; rm -rf /run/bottle/main").await;

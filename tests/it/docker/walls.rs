@@ -157,12 +157,20 @@ async fn nothing_leaves_a_machine_but_to_its_sidecar() {
     let unknown = &ended["name:unknown.example.com"];
     let took = unknown.strip_prefix("failed after ").and_then(|rest| rest.split(' ').next());
     let took: u64 = took.and_then(|ms| ms.parse().ok()).unwrap_or_else(|| panic!("{unknown}"));
-    assert!(took < 3000, "a lookup took {took} ms");
+    // Without an answer, a resolver gives up after five seconds at the earliest.
+    assert!(took < 5000, "a lookup took {took} ms");
     let before = host.reached();
     let reach = format!("echo {word} | nc -w 1 172.17.0.1 {}; true", host.port());
-    docker(&["exec", &stranger, "sh", "-c", &reach]).expect("it runs");
     let gateway =
         docker(&["network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", "bridge"]);
+    // On a busy machine the kernel drops some of what a sniffer has not fetched yet: so it is sent until it was seen.
+    for _ in 0..20 {
+        docker(&["exec", &stranger, "sh", "-c", &reach]).expect("it runs");
+        let seen = sniffer.as_ref().is_none_or(|sniffer| sniffer.seen().1.contains("172.17.0.1"));
+        if seen && (host.reached() != before || gateway.as_deref() != Ok("172.17.0.1")) {
+            break;
+        }
+    }
     if gateway.as_deref() == Ok("172.17.0.1") {
         assert_ne!(host.reached(), before, "the listener is deaf");
     }

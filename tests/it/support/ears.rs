@@ -71,6 +71,10 @@ impl Sniffer {
         let socket = rustix::net::socket(AddressFamily::PACKET, SocketType::RAW, all).ok()?;
         let patience = Some(Duration::from_millis(50));
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, patience).expect("it is ours");
+        // All tests' packets pass here: as many as may wait do, until they are looked at.
+        sockopt::set_socket_recv_buffer_size_force(&socket, 32 << 20)
+            .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, 32 << 20))
+            .expect("it is ours");
         let (sent, told) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let this = Self { sent: sent.clone(), told: told.clone(), stop: stop.clone() };
