@@ -387,6 +387,7 @@ fn machine(id: &SandboxId, command: &[&str]) -> MachineSpec {
         backend: BackendKind::Native,
         image: ImageRef::Host,
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

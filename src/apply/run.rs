@@ -316,8 +316,8 @@ async fn act(
                 lock(made).by_id.insert(instance.id.clone(), now);
             }
         }
-        Action::Adjust { machine, resources } => {
-            backend.adjust(scope, machine, resources).await?;
+        Action::Adjust { machine, resources, tools } => {
+            backend.adjust(scope, machine, resources, tools).await?;
         }
         Action::Load { sidecar, spec } => {
             let instance = resolve(sidecar, made)?;

@@ -178,6 +178,7 @@ pub(super) mod tests {
             backend,
             image: ImageRef::Registry("node:22".into()),
             host_paths: Vec::new(),
+            tools: Default::default(),
             env: BTreeMap::from([("A".to_owned(), "1=2 3".to_owned())]),
             connected: false,
             waits_for_env: false,

@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, Places, Resources,
-    SandboxId,
+    SandboxId, Tools,
 };
 
 pub mod durable;
@@ -299,14 +299,16 @@ pub trait Backend: Send + Sync {
     }
 
     /// Gives a machine other limits while it stays and whatever runs in it runs on; those in force
-    /// already ⇒ `Ok`. From then on its [`Instance::fields`] say them. `disk` is left as it is.
+    /// already ⇒ `Ok`. From then on its [`Instance::fields`] say them. `disk` is left as it is. `tools`: the same
+    /// programs that it has, where they lie now, which its next start shows.
     async fn adjust(
         &self,
         scope: &Scope,
         machine: &Instance,
         resources: &Resources,
+        tools: &Tools,
     ) -> Result<(), BackendError> {
-        let (_, _) = (scope, resources);
+        let (_, _, _) = (scope, resources, tools);
         Err(BackendError::Unsupported(format!("{} keeps the limits it has", machine.name)))
     }
 

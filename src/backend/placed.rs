@@ -14,7 +14,7 @@ use super::{
     LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, Leftover, MachineSpec, Resources, SandboxId};
+use crate::model::{BackendKind, Instance, Leftover, MachineSpec, Resources, SandboxId, Tools};
 
 /// A backend that is told places where sandboxes are meant.
 pub struct Placed(Arc<dyn Backend>);
@@ -114,8 +114,9 @@ impl Backend for Placed {
         scope: &Scope,
         machine: &Instance,
         resources: &Resources,
+        tools: &Tools,
     ) -> Result<(), BackendError> {
-        self.0.adjust(scope, &inward(machine), resources).await
+        self.0.adjust(scope, &inward(machine), resources, tools).await
     }
 
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

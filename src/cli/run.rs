@@ -2,6 +2,9 @@
 
 use std::io::IsTerminal as _;
 use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::args::{Global, RunArgs};
 use super::error::{CliError, Exit};
@@ -10,10 +13,10 @@ use super::target::Target;
 use super::ui::Ui;
 use crate::backend::{Attach, guest_path};
 use crate::model::text::harmless_line;
-use crate::model::{BackendKind, SandboxSpec};
+use crate::model::{BackendKind, Instance, SandboxSpec};
 
 /// How a shell, and what starts programs in sandboxes, says that there is no such program.
-const NOT_FOUND: i32 = 127;
+pub(super) const NOT_FOUND: i32 = 127;
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
     if args.list {
@@ -41,23 +44,31 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit
     let exit = target.attach(&command, Attach { stdin: true, tty }).await?;
     if matches!(exit, Exit::Of(NOT_FOUND)) {
         let program = command.argv.first().map_or("", String::as_str);
-        missing(ui, &target, &spec.source, program);
+        let bottle = Some(spec.bottle.as_str());
+        missing(ui, &target, &spec.source, bottle, program).await;
     }
     Ok(exit)
 }
 
-/// Says what to do where the program is not in the sandbox.
-pub(super) fn missing(ui: &Ui, target: &Target, source: &str, program: &str) {
+/// Says where a program was looked for that is not in the sandbox, and what to do. `bottle`: the name of its bottle,
+/// where that is known.
+pub(super) async fn missing(
+    ui: &Ui,
+    target: &Target,
+    source: &str,
+    bottle: Option<&str>,
+    program: &str,
+) {
     let name = &target.sandbox;
-    let brings = match target.machine.backend {
-        BackendKind::Native => format!(
-            "name its folder under `host_paths` of the bottle, and put it on PATH by `env`, where \
-             `command -v {program}` is not in a folder of the system"
-        ),
-        _ => "use an image that has it".to_owned(),
+    let looked = match search_path(target).await {
+        Some(path) if !program.contains('/') => format!(", which was looked for on PATH, `{path}`"),
+        _ => String::new(),
     };
+    let file =
+        bottle.map_or_else(|| "the bottle".to_owned(), |bottle| format!("bottles/{bottle}.md"));
     let lines = [
-        format!("hint: if `{program}` is not in the sandbox {name}: {brings}"),
+        format!("hint: the sandbox {name} may not have `{program}`{looked}"),
+        format!("hint: {}", brings(&target.machine, program, &file)),
         format!(
             "hint: `run:` in {source} names another program; `bottle exec {name} -- CMD` runs any"
         ),
@@ -65,6 +76,37 @@ pub(super) fn missing(ui: &Ui, target: &Target, source: &str, program: &str) {
     for line in lines {
         ui.warn(&harmless_line(&line));
     }
+}
+
+/// What brings a program into a sandbox; `file`: its bottle.
+pub(super) fn brings(machine: &Instance, program: &str, file: &str) -> String {
+    let image = machine.fields.0.get("image").map_or("host", String::as_str);
+    if machine.backend == BackendKind::Native && image == "host" {
+        return match program.contains('/') {
+            true => format!("name its folder under `host_paths` in {file}"),
+            false => format!(
+                "`tools: [{program}]` in {file} brings in the one that is on your own PATH, where there is one"
+            ),
+        };
+    }
+    format!(
+        "put it into the image: `image: {{build: ./FOLDER}}` in {file}, with a Dockerfile that installs it"
+    )
+}
+
+/// The longest `PATH` that is shown, in bytes.
+const LONGEST: usize = 1000;
+
+/// How long a guest is asked for it.
+const ANSWERING: Duration = Duration::from_secs(5);
+
+/// Where programs are looked for inside, as its own shell says: for people alone.
+async fn search_path(target: &Target) -> Option<String> {
+    let command = target.command(&["sh", "-c", "printf %s \"$PATH\""].map(str::to_owned));
+    let asked = target.backend.exec(&target.scope, &target.machine, &command, Bytes::new());
+    let output = tokio::time::timeout(ANSWERING, asked).await.ok()?.ok()?;
+    let path = String::from_utf8(output.stdout.to_vec()).ok()?;
+    (output.code == 0 && !path.is_empty() && path.len() <= LONGEST).then(|| harmless_line(&path))
 }
 
 /// What to start. Only `claude` knows the flag, and an empty prompt is none.
@@ -92,6 +134,7 @@ mod tests {
             backend: BackendChoice::Auto { default: None },
             image: None,
             host_paths: Vec::new(),
+            tools: Default::default(),
             sources: Vec::new(),
             env: Default::default(),
             asked_env: Default::default(),

@@ -11,9 +11,6 @@ use super::ui::Ui;
 use crate::backend::{Attach, ExecSpec};
 use crate::reconcile::detached::{self, Detached, End, How, MARK};
 
-/// How a shell says that there is no such program.
-const NOT_FOUND: i32 = 127;
-
 /// The codes of who was ended by a hang-up, or asked to end.
 const HUNG_UP: i32 = 129;
 const ASKED: i32 = 143;
@@ -69,9 +66,10 @@ async fn attached(ui: &Ui, global: &Global, run: &Detached) -> Result<Exit, CliE
     };
     command.env.push((MARK.to_owned(), record.id.clone()));
     let exit = target.attach(&command, Attach { stdin: true, tty: true }).await?;
-    if exit == Exit::Of(NOT_FOUND) {
+    if exit == Exit::Of(super::run::NOT_FOUND) {
         let source = format!("agents/{}.md", record.sandbox);
-        super::run::missing(ui, &target, &source, record.argv.first().map_or("", String::as_str));
+        let program = record.argv.first().map_or("", String::as_str);
+        super::run::missing(ui, &target, &source, None, program).await;
     }
     Ok(exit)
 }

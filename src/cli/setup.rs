@@ -107,6 +107,7 @@ pub(super) fn load_options_of(global: &Global, from: Location) -> Result<LoadOpt
         overlay: from.overlay,
         default_backend: global.backend.map(Into::into),
         home: home(),
+        search_path: std::env::var_os("PATH"),
         skills_dir_override: std::env::var("BOTTLE_GUEST_SKILLS_DIR").ok(),
         ..LoadOptions::new(from.tree, state_dir(global)?)
     })

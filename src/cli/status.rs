@@ -270,13 +270,33 @@ fn sandboxes(
                 drift: drifts.get(id.as_str()).cloned().unwrap_or_default(),
                 age: machine.and_then(|m| m.created).map(|created| now().saturating_sub(created)),
                 last: last.sandboxes.get(id).cloned(),
-                notes: of.iter().flat_map(|change| change.notes.iter().cloned()).collect(),
+                notes: of
+                    .iter()
+                    .flat_map(|change| change.notes.iter().cloned())
+                    .chain(not_found(id, machine, code, view))
+                    .collect(),
                 output: Vec::new(),
                 runs: Vec::new(),
                 sidecar: None,
             }
         })
         .collect()
+}
+
+/// What to do about a command whose program is not inside, as its exit code says.
+fn not_found(
+    id: &SandboxId,
+    machine: Option<&Instance>,
+    code: Option<i32>,
+    view: &View,
+) -> Option<String> {
+    let spec = view.desired.sandboxes.get(id)?;
+    let program = spec.command.first().filter(|_| code == Some(super::run::NOT_FOUND))?;
+    let brings = super::run::brings(machine?, program, &format!("bottles/{}.md", spec.bottle));
+    Some(format!(
+        "its command ended with {}, which says that a program is not inside: where that is `{program}`, {brings}",
+        super::run::NOT_FOUND
+    ))
 }
 
 fn state(

@@ -10,9 +10,9 @@ use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
 use super::yaml::Value;
-use super::{build, cred_proxy, egress, git, image, keep, limits, workspace};
+use super::{build, cred_proxy, egress, git, image, keep, limits, tools, workspace};
 use crate::model::policy::Policy;
-use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Workspace};
+use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Tools, Workspace};
 
 /// The keys of a bottle.
 pub(super) static TABLE: Table = Table {
@@ -34,6 +34,7 @@ pub(super) static TABLE: Table = Table {
             Shape::List(&Shape::Text(None)),
             "folders of the host that are shown read-only (native `host` image)",
         ),
+        Key::new("tools", tools::SHAPE, tools::DOC),
         Key::new("overlay", Shape::Flag, "agents of a project's overlay may use this bottle"),
         Key::new(
             "env",
@@ -128,6 +129,7 @@ pub(super) struct Bottle {
     pub(super) backend: AskedBackend,
     pub(super) image: Option<ImageRef>,
     pub(super) host_paths: Vec<PathBuf>,
+    pub(super) tools: Tools,
     /// Everything of the host that it names.
     pub(super) sources: Vec<HostSource>,
     pub(super) overlay: bool,
@@ -183,6 +185,7 @@ pub(super) fn read(
             .get("host_paths")
             .map(|field| workspace::host_paths(&field, guard, findings))
             .unwrap_or_default(),
+        tools: Tools::new(),
         sources: Vec::new(),
         overlay: section.get("overlay").and_then(|f| f.flag(findings)).unwrap_or(false),
         env,
@@ -198,6 +201,17 @@ pub(super) fn read(
         user: section.get("user").and_then(|field| read_user(&field, findings)),
         policy,
     };
+    if let Some(field) = section.get("tools") {
+        let native = matches!(bottle.image, None | Some(ImageRef::Host))
+            && matches!(
+                bottle.backend,
+                AskedBackend::Auto | AskedBackend::Fixed(BackendKind::Native)
+            );
+        match native {
+            true => bottle.tools = tools::read(&field, guard, &bottle.host_paths, findings),
+            false => findings.add(tools::elsewhere(&field)),
+        }
+    }
     bottle.sources = guard.sources.take();
     if let Some(field) = section.get("keep") {
         bottle.keep = keep::read(&field, bottle.workspace.as_ref(), &bottle.host_paths, findings);

@@ -5,6 +5,7 @@
 //! does it need the kernel's own files, the sockets of what runs, or the operator's keys.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -63,6 +64,8 @@ pub(super) struct Guard<'a> {
     pub(super) base: &'a Path,
     /// The operator's home folder.
     pub(super) home: Option<&'a Path>,
+    /// The operator's `PATH`.
+    pub(super) search_path: Option<&'a OsStr>,
     /// The tree and the overlays, canonical, with what each is called.
     pub(super) trees: &'a [(PathBuf, &'static str)],
     /// Whom the operator's files may belong to.

@@ -36,11 +36,13 @@ mod skill;
 mod snapshots;
 mod source;
 mod suffix;
+mod tools;
 mod tree;
 mod trust;
 mod workspace;
 mod yaml;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub(crate) use keys::nearest;
@@ -60,6 +62,8 @@ pub struct LoadOptions {
     pub default_backend: Option<BackendKind>,
     /// The operator's home folder: `~`, and where skills are looked for after the tree.
     pub home: Option<PathBuf>,
+    /// The operator's `PATH`, on which a bottle's `tools` are looked for.
+    pub search_path: Option<OsString>,
     /// The state folder: no sandbox may see it, and digests of inputs are kept in its `cache`.
     pub state_dir: PathBuf,
     /// Where skills go in the guest, when not to `$HOME/.claude/skills`.
@@ -75,6 +79,7 @@ impl LoadOptions {
             overlay: None,
             default_backend: None,
             home: None,
+            search_path: None,
             state_dir: state_dir.into(),
             skills_dir_override: None,
         }

@@ -263,6 +263,7 @@ impl<'o> Loader<'o> {
                         base: &base,
                         home,
                         trees: &self.trees,
+                        search_path: self.options.search_path.as_deref(),
                         trust: &self.trust,
                         sources: RefCell::default(),
                     };
@@ -475,6 +476,7 @@ impl<'o> Loader<'o> {
             },
             image: bottle.image.clone(),
             host_paths: bottle.host_paths.clone(),
+            tools: bottle.tools.clone(),
             sources,
             env: bottle.env.clone(),
             asked_env: bottle.asked_env.clone(),

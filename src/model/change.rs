@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hash::{Fields, SpecHash};
 use super::id::BackendKind;
+use super::tool;
 
 /// What a change costs those who work in the sandbox.
 #[derive(
@@ -56,6 +57,12 @@ pub fn is_made_with(name: &str) -> bool {
     MADE_WITH.contains(&name)
 }
 
+/// Whether this field changes in place: a limit does, and where a tool lies, which the next start of its sandbox shows.
+#[must_use]
+pub fn is_hot(backend: BackendKind, path: &str) -> bool {
+    is_hot_limit(backend, path) || tool::named(path).is_some()
+}
+
 /// Whether this is a limit that changes in place. smolvm changes those of a stopped machine only.
 #[must_use]
 pub fn is_hot_limit(backend: BackendKind, path: &str) -> bool {
@@ -79,6 +86,12 @@ pub fn variable(path: &str) -> Option<&str> {
 pub fn making(backend: BackendKind, fields: &Fields) -> Fields {
     let mut fields = earlier_making(backend, fields);
     fields.0.retain(|path, _| !is_main(path));
+    // Another place of a tool makes no other machine.
+    for (path, value) in &mut fields.0 {
+        if tool::named(path).is_some() {
+            *value = "read-only".to_owned();
+        }
+    }
     fields
 }
 
@@ -113,11 +126,11 @@ pub fn adjusted(
     (hash, fields)
 }
 
-/// Of a machine's fields the limits that change in place.
+/// Of a machine's fields those that change in place.
 #[must_use]
-pub fn hot_limits(backend: BackendKind, fields: &Fields) -> Fields {
+pub fn hot_fields(backend: BackendKind, fields: &Fields) -> Fields {
     let mut fields = fields.clone();
-    fields.0.retain(|path, _| is_hot_limit(backend, path));
+    fields.0.retain(|path, _| is_hot(backend, path));
     fields
 }
 
@@ -129,7 +142,9 @@ pub fn why_replace(path: &str) -> &'static str {
         "image" => "the image is what a machine is made from",
         "user" => "the owner of its files is set when a machine is made",
         "backend" => "another backend makes machines of its own",
-        "host_paths" | "workspace" | "mounts" => "folders are mounted when a machine is made",
+        "host_paths" | "tools" | "workspace" | "mounts" => {
+            "folders are mounted when a machine is made"
+        }
         "network" | "networks" => "a machine's way out is set when it is made",
         "ca" => "what runs would go on to trust the certificate authority that is lost",
         "command" | "restart" => "an earlier version of bottle built its command in",
@@ -202,11 +217,11 @@ mod tests {
         for backend in [BackendKind::Native, BackendKind::Docker] {
             let made = ["backend", "env.HOME", "image", "resources.disk"];
             assert_eq!(paths(&making(backend, &fields())), made, "{backend}");
-            assert_eq!(paths(&hot_limits(backend, &fields())), LIMITS, "{backend}");
+            assert_eq!(paths(&hot_fields(backend, &fields())), LIMITS, "{backend}");
         }
         let made = paths(&making(BackendKind::Smolmachines, &fields())).join(" ");
         assert!(made.contains("resources.memory") && !made.contains("env.A"), "{made}");
-        assert_eq!(paths(&hot_limits(BackendKind::Smolmachines, &fields())), [""; 0]);
+        assert_eq!(paths(&hot_fields(BackendKind::Smolmachines, &fields())), [""; 0]);
     }
 
     #[test]

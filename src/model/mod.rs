@@ -1,7 +1,7 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `desired` and
+//! its programs find the way there, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
 //! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
@@ -24,6 +24,7 @@ pub mod skill;
 pub mod source;
 pub mod spec;
 pub mod text;
+pub mod tool;
 pub mod work;
 
 pub use change::Class;
@@ -46,4 +47,5 @@ pub use spec::{
     BackendChoice, GuestAccess, GuestSpec, ImageRef, MachineSpec, NetworkSpec, ResourceSpec,
     Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
 };
+pub use tool::{Tool, Tools};
 pub use work::Work;

@@ -10,6 +10,7 @@ use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, InstanceId, ResourceKind, SandboxId};
 use super::kept::Keep;
 use super::source::{Elsewhere, HostSource};
+use super::tool;
 
 /// Whose an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,9 @@ impl Instance {
         let mounted = fields.contains_key("workspace.mount");
         let target = fields.get("workspace.target").filter(|_| mounted);
         let shown = fields.keys().filter_map(|field| field.strip_prefix("host_paths."));
-        target.map(String::as_str).into_iter().chain(shown).collect()
+        let tools = fields.iter().filter(|(field, _)| tool::named(field).is_some());
+        let tools = tools.flat_map(|(_, value)| tool::shown(value));
+        target.map(String::as_str).into_iter().chain(shown).chain(tools).collect()
     }
 
     /// The path in a machine of its workspace, where that is a copy.

@@ -18,6 +18,7 @@ use super::policy::{CredentialRoute, Policy};
 use super::roles;
 use super::skill::SkillFiles;
 use super::source::HostSource;
+use super::tool::{self, Tools};
 
 /// Which backend a bottle asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +247,8 @@ pub struct SandboxSpec {
     pub image: Option<ImageRef>,
     /// Host folders shown read-only (native `host` image).
     pub host_paths: Vec<PathBuf>,
+    /// Programs of the operator's (native `host` image).
+    pub tools: Tools,
     /// Every folder and file of the host that it is given or made from.
     pub sources: Vec<HostSource>,
     /// Plain environment values.
@@ -315,6 +318,17 @@ impl SandboxSpec {
                 )));
             }
         };
+        if !self.tools.is_empty() && (backend != BackendKind::Native || image != ImageRef::Host) {
+            let (what, where_) = match backend {
+                BackendKind::Native => (format!("`image: {image}`"), "on native"),
+                _ => (format!("the {backend} backend"), "there"),
+            };
+            return Err(Unsuitable(format!(
+                "`tools` of bottle {} shows programs of this machine, and {what} has its own: put them into the image, \
+                 with `image: {{build: ./FOLDER}}`, or leave `tools` out {where_}",
+                self.bottle
+            )));
+        }
         let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
         let connected = self.sidecar(backend).is_some();
         let made = self.env.iter().filter(|(name, _)| change::is_made_with(name));
@@ -324,6 +338,7 @@ impl SandboxSpec {
             backend,
             image,
             host_paths: self.host_paths.clone(),
+            tools: self.tools.clone(),
             env,
             connected,
             waits_for_env: self.waits_for_env(),
@@ -545,6 +560,8 @@ pub struct MachineSpec {
     pub image: ImageRef,
     /// Host folders shown read-only.
     pub host_paths: Vec<PathBuf>,
+    /// Programs of the operator's. Their names are a part of the hash; where they lie is none.
+    pub tools: Tools,
     /// Environment values that only creation can set.
     pub env: BTreeMap<String, String>,
     /// It has a sidecar, its only way out. Without one there is none.
@@ -580,6 +597,9 @@ impl MachineSpec {
         }
         for path in &self.host_paths {
             fields.set(format!("host_paths.{}", path.display()), "read-only");
+        }
+        for (name, found) in &self.tools {
+            fields.set(tool::field(name), found.to_string());
         }
         for (name, value) in &self.env {
             if !(self.connected && access::is_constant(self.backend, name, value)) {

@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use super::decision::Decision;
 use super::sources::{self, Shared};
 use super::{Options, Order, Reason, Verdict, aside, guest, load, renames, rest};
-use crate::model::change;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendChoice, BackendKind, Desired, FieldChange, Fields, ImageRef, Instance, InstanceId,
     InstanceState, MachineSpec, Observed, Ownership, Receipt, ResourceKind, SandboxId, SandboxSpec,
     WorkspaceMode,
 };
+use crate::model::{change, tool};
 
 /// All decisions, by sandbox.
 pub(super) fn decide(desired: &Desired, observed: &Observed, options: &Options) -> Vec<Decision> {
@@ -549,7 +549,7 @@ fn decide_resource<'a>(
     if let ResourceSpec::Machine(machine) = wanted
         && !limits(best, wanted).is_empty()
     {
-        decision.adjust.push((best.clone(), machine.resources));
+        decision.adjust.push((best.clone(), machine.resources, machine.tools.clone()));
     }
     if best.state != InstanceState::Running {
         decision.start.push(best.clone());
@@ -601,10 +601,10 @@ fn judge(
     }
 }
 
-/// The limits that change in place.
+/// What changes in place: limits, and where tools lie.
 fn limits(found: &Instance, wanted: &ResourceSpec) -> Vec<FieldChange> {
     let ResourceSpec::Machine(machine) = wanted else { return Vec::new() };
-    let of = |fields: &Fields| change::hot_limits(machine.backend, fields);
+    let of = |fields: &Fields| change::hot_fields(machine.backend, fields);
     differences(&of(&found.fields), &of(&machine.fields()))
 }
 
@@ -645,6 +645,14 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
         change.notes.push(format!("an agent of the overlay {overlay}"));
     }
     change.notes.extend(seen.shared.notes(spec));
+    for field in change.fields.iter().filter(|field| tool::named(&field.path).is_some()) {
+        if change.verdict == Verdict::Reprovision && change.reason == Reason::SpecChanged {
+            let name = tool::named(&field.path).unwrap_or_default();
+            change.notes.push(format!(
+                "{name} has moved: it is shown from its new place at the next start"
+            ));
+        }
+    }
     if matches!(change.verdict, Verdict::Keep | Verdict::Reprovision) {
         let kept = seen.ours().filter(|i| i.resource == ResourceKind::Machine);
         change.notes.extend(kept.flat_map(|machine| machine.notes.iter().cloned()));

@@ -6,7 +6,7 @@ use super::{Change, Reason, Verdict, verdict_of};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, FieldChange, GuestSpec, Instance, InstanceId, Receipt, ResourceKind, Resources,
-    SandboxId, SidecarSpec,
+    SandboxId, SidecarSpec, Tools,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -35,7 +35,7 @@ pub(super) struct Decision {
     /// What exists and is set right in place.
     pub(super) mend: Vec<Instance>,
     /// What exists and gets other limits in place.
-    pub(super) adjust: Vec<(Instance, Resources)>,
+    pub(super) adjust: Vec<(Instance, Resources, Tools)>,
     /// What the sidecar is given.
     pub(super) load: Option<Loading>,
     /// What is put in.

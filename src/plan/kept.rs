@@ -167,7 +167,8 @@ impl Keeping<'_> {
         let Some(spec) = spec.filter(|_| change.verdict == Verdict::Replace) else {
             return Vec::new();
         };
-        let shown = spec.host_paths.iter().map(|path| path.display().to_string());
+        let tools = spec.tools.values().flat_map(|tool| &tool.folders);
+        let shown = spec.host_paths.iter().chain(tools).map(|path| path.display().to_string());
         let mount = spec.workspace.as_ref().filter(|w| w.mode == WorkspaceMode::Mount);
         mount.map(|mount| mount.target.clone()).into_iter().chain(shown).collect()
     }

@@ -15,7 +15,7 @@ use crate::model::spec::ResourceSpec;
 use crate::model::work::Looked;
 use crate::model::{
     BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Kept, Leftover, MachineSpec,
-    Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, change,
+    Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, Tools, change,
 };
 
 mod aside;
@@ -223,6 +223,8 @@ pub enum Action {
         machine: Box<Instance>,
         /// Its limits from now on.
         resources: Resources,
+        /// Where the programs lie that it is shown at its next start.
+        tools: Box<Tools>,
     },
     /// Give a running sidecar its policy, its credentials and its CA.
     Load {

@@ -304,9 +304,10 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     }
     // A limit that cannot be set keeps a machine from being started, and nothing else from being done.
     let mut limited = BTreeSet::new();
-    for (instance, resources) in &decision.adjust {
+    for (instance, resources, tools) in &decision.adjust {
         let machine = Box::new(instance.clone());
-        let action = Action::Adjust { machine, resources: *resources };
+        let tools = Box::new(tools.clone());
+        let action = Action::Adjust { machine, resources: *resources, tools };
         let (backend, kind) = (instance.backend, instance.resource);
         limited.insert(steps.push(action, backend, sandbox, kind, up.clone()));
     }

@@ -12,7 +12,7 @@ use super::decision::Decision;
 use super::{Reason, Verdict};
 use crate::model::{
     Desired, Diagnostic, Elsewhere, Fields, FsPath, HostSource, InstanceId, Nesting, Observed,
-    Ownership, ResourceKind, SandboxId, SandboxSpec, Use, WorkspaceMode,
+    Ownership, ResourceKind, SandboxId, SandboxSpec, Use, WorkspaceMode, tool,
 };
 
 /// Whose a source is.
@@ -252,7 +252,9 @@ fn exposed(
 
 /// Why a machine stays as it is: what the manifest names leads elsewhere than when it was accepted.
 pub(super) fn moved(spec: &SandboxSpec, accepted: &[HostSource]) -> Option<Reason> {
-    spec.sources.iter().find_map(|source| {
+    // A tool is a program of the operator's `PATH`, wherever that is: it moves with every new version.
+    let fixed = |source: &&HostSource| tool::named(&source.field).is_none();
+    spec.sources.iter().filter(fixed).find_map(|source| {
         let mut same = accepted.iter().filter(|known| known.says_the_same(source)).peekable();
         let known = *same.peek()?;
         if same.any(|known| known.path == source.path) {

@@ -32,6 +32,7 @@ fn spec(name: &str) -> crate::model::SandboxSpec {
         backend: BackendChoice::Fixed(BackendKind::Docker),
         image: Some(ImageRef::Registry("busybox:1".to_owned())),
         host_paths: Vec::new(),
+        tools: Default::default(),
         sources: Vec::new(),
         env: BTreeMap::new(),
         asked_env: BTreeSet::new(),

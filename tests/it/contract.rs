@@ -262,6 +262,7 @@ fn machine(f: &dyn Fixture, sandbox: SandboxId) -> MachineSpec {
         backend: f.backend().kind(),
         image: f.image(),
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::from([("GREETING".to_owned(), "hello 'there'".to_owned())]),
         connected: false,
         waits_for_env: false,

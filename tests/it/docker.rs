@@ -156,6 +156,7 @@ fn machine(image: ImageRef) -> MachineSpec {
         backend: BackendKind::Docker,
         image,
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

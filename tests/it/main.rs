@@ -26,6 +26,7 @@ mod manifest_locate;
 mod manifest_policy;
 mod manifest_resolve;
 mod manifest_skill;
+mod manifest_tools;
 mod manifest_trust;
 mod manifest_was;
 mod moving;

@@ -24,6 +24,7 @@ mod secrets;
 mod snapshots;
 mod sources;
 mod stopped;
+mod tools;
 mod watch;
 mod ways;
 
@@ -105,6 +106,7 @@ on_every_backend! {
     sources::the_folder_of_an_overlay_is_named,
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
+    tools::a_program_that_is_not_inside_says_where_it_was_looked_for,
     looked_at::what_goes_is_looked_at,
     looked_at::what_runs_is_seen_beside_no_workspace,
     differs::a_folder_is_compared_file_by_file,
@@ -305,6 +307,12 @@ mod processes {
     fn a_damaged_record_is_said_by_exec_and_down() {
         let rig = super::rig::Rig::native("a_damaged_record_is_said_by_exec_and_down");
         super::scenarios::a_damaged_record_is_said_by_exec_and_down(&rig);
+    }
+
+    #[test]
+    fn tools_of_the_operator_run_inside() {
+        let mut rig = super::rig::Rig::native("tools_of_the_operator");
+        super::tools::tools_of_the_operator_run_inside(&mut rig);
     }
 
     #[test]

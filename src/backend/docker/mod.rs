@@ -75,7 +75,7 @@ use super::{
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, OwnerId, Ownership,
-    ResourceKind, Resources, SpecHash,
+    ResourceKind, Resources, SpecHash, Tools,
 };
 
 /// The engine's network that is none.
@@ -447,6 +447,7 @@ impl Backend for Docker {
         scope: &Scope,
         machine: &Instance,
         resources: &Resources,
+        _: &Tools,
     ) -> Result<(), BackendError> {
         let (engine, _) = self.own(scope, machine).await?;
         limits::adjust(&engine, scope, machine, resources).await

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceState, Leftover, MachineSpec, ResourceKind, Resources, change,
+    BackendKind, Instance, InstanceState, Leftover, MachineSpec, ResourceKind, Resources, Tools,
+    change,
 };
 
 mod archive;
@@ -332,6 +333,7 @@ impl Backend for MemoryBackend {
         scope: &Scope,
         machine: &Instance,
         resources: &Resources,
+        _: &Tools,
     ) -> Result<(), BackendError> {
         self.call(about("adjust", machine, true), |engine, midway| {
             let kind = engine.kind;

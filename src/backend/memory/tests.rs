@@ -25,6 +25,7 @@ fn machine(name: &str) -> MachineSpec {
         backend: BackendKind::Memory,
         image: ImageRef::Registry("image:1".to_owned()),
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

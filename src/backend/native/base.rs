@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::state::{Record, RootFs, Store};
 use super::{etc, observe};
+use crate::model::tool;
 
 /// Changes with what is made of the same host.
 const LAYOUT: u8 = 2;
@@ -57,13 +58,11 @@ fn program_links() -> Vec<(PathBuf, PathBuf)> {
 }
 
 fn top_level() -> Vec<PathBuf> {
-    let wanted =
-        |name: &str| matches!(name, "usr" | "opt" | "bin" | "sbin") || name.starts_with("lib");
     let mut found: Vec<PathBuf> = fs::read_dir("/")
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.file_name().to_str().is_some_and(wanted))
+        .filter(|entry| entry.file_name().to_str().is_some_and(tool::is_program_folder))
         .map(|entry| entry.path())
         .collect();
     found.sort();

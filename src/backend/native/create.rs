@@ -13,7 +13,7 @@ use anyhow::Context;
 use super::state::{self, Mode, Mount, Record, RootFs, Store, User};
 use super::{base, etc, ids, image, remove_folder};
 use crate::backend::{BackendError, Scope};
-use crate::model::{ImageRef, MachineSpec, ResourceSpec};
+use crate::model::{ImageRef, MachineSpec, ResourceSpec, tool};
 
 /// Makes the sandbox's folder under a temporary name and gives it its own once it is whole.
 pub(super) fn create(
@@ -113,6 +113,7 @@ fn fill(
         rootfs,
         image: spec.image.digest(),
         host_paths: spec.host_paths.iter().map(|path| resolved(path)).collect(),
+        tools: spec.tools.clone(),
         mount: spec
             .mount
             .as_ref()
@@ -185,7 +186,10 @@ pub(super) fn check(scope: &Scope, spec: &MachineSpec) -> Result<(), BackendErro
             .map_err(|error| BackendError::Unsupported(format!("user: {error}")))?;
     }
     for path in &spec.host_paths {
-        check_host_path(path, &scope.data)?;
+        check_host_path("host_paths", path, &scope.data)?;
+    }
+    for path in tool::folders(&spec.tools) {
+        check_host_path("tools", path, &scope.data)?;
     }
     if let Some(mount) = &spec.mount
         && !mount.path.is_dir()
@@ -206,10 +210,9 @@ fn resolved(path: &Path) -> PathBuf {
 /// Folders that speak for the host itself, which nothing may be shown of.
 const NEVER: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/var/run"];
 
-fn check_host_path(path: &Path, data: &Path) -> Result<(), BackendError> {
-    let refuse = |why: String| {
-        Err(BackendError::Unsupported(format!("host_paths: {} {why}", path.display())))
-    };
+fn check_host_path(field: &str, path: &Path, data: &Path) -> Result<(), BackendError> {
+    let refuse =
+        |why: String| Err(BackendError::Unsupported(format!("{field}: {} {why}", path.display())));
     let real = match fs::canonicalize(path) {
         Ok(real) => real,
         Err(error) => return refuse(format!("cannot be shown: {error}")),
@@ -265,10 +268,10 @@ mod tests {
         let inner = data.path().join("inner");
         fs::create_dir(&inner).unwrap();
         for path in ["/", "/proc/self", "/dev", "/etc/passwd", "/nowhere/at/all"] {
-            assert!(check_host_path(Path::new(path), data.path()).is_err(), "{path}");
+            assert!(check_host_path("host_paths", Path::new(path), data.path()).is_err(), "{path}");
         }
-        assert!(check_host_path(data.path(), &inner).is_err());
-        assert!(check_host_path(&inner, data.path()).is_err());
-        assert!(check_host_path(Path::new("/usr/share"), data.path()).is_ok());
+        assert!(check_host_path("host_paths", data.path(), &inner).is_err());
+        assert!(check_host_path("host_paths", &inner, data.path()).is_err());
+        assert!(check_host_path("host_paths", Path::new("/usr/share"), data.path()).is_ok());
     }
 }

@@ -141,6 +141,7 @@ async fn boot_in(backend: &super::Native, scope: &Scope) -> anyhow::Result<()> {
         backend: BackendKind::Native,
         image: ImageRef::Host,
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

@@ -77,7 +77,7 @@ use super::{
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind,
-    Resources, SandboxId, change,
+    Resources, SandboxId, Tools, change, tool,
 };
 
 /// How long what should take milliseconds may take.
@@ -232,8 +232,14 @@ fn running(scope: &Scope, instance: &Instance) -> Result<(Target, OwnedFd), Back
 }
 
 /// Other limits for a sandbox, running or not. What it has of cgroups holds at once; a process's own
-/// limits, where there is no cgroup, hold for what is started from now on.
-fn adjust(folder: &Folder, found: Found, resources: &Resources) -> anyhow::Result<()> {
+/// limits, where there is no cgroup, hold for what is started from now on. Its tools are
+/// shown where they lie now when it starts the next time.
+fn adjust(
+    folder: &Folder,
+    found: Found,
+    resources: &Resources,
+    tools: Tools,
+) -> anyhow::Result<()> {
     let record = found.record.context("its record machine.json is missing")?;
     let resources = Resources { disk: record.resources.disk, ..*resources };
     if found.state == InstanceState::Running {
@@ -241,9 +247,13 @@ fn adjust(folder: &Folder, found: Found, resources: &Resources) -> anyhow::Resul
         cgroups.make_room(&resources)?;
         cgroups.set(&resources)?;
     }
+    let mut changed = resources.fields();
+    for (name, found) in &tools {
+        changed.set(tool::field(name), found.to_string());
+    }
     let (hash, fields) =
-        change::adjusted(BackendKind::Native, record.hash, &record.fields, &resources.fields());
-    let record = state::Record { resources, hash, fields, ..record };
+        change::adjusted(BackendKind::Native, record.hash, &record.fields, &changed);
+    let record = state::Record { resources, tools, hash, fields, ..record };
     state::write_json(&folder.join(state::MACHINE), &record).context("writing its record")
 }
 
@@ -302,7 +312,7 @@ impl Backend for Native {
         let seen: Vec<_> = seen
             .iter()
             .filter(|instance| instance.backend == BackendKind::Native)
-            .map(|instance| (instance.resource, instance.sandbox.clone(), instance.boot.clone()))
+            .map(observe::Seen::of)
             .collect();
         let look = move |_: &Shared| Ok(observe::stamp(&scope, &seen));
         self.blocking("looking at native sandboxes", look).await.ok()
@@ -511,12 +521,15 @@ impl Backend for Native {
         scope: &Scope,
         machine: &Instance,
         resources: &Resources,
+        tools: &Tools,
     ) -> Result<(), BackendError> {
         let (scope, machine, resources) = (scope.clone(), machine.clone(), *resources);
+        let tools = tools.clone();
         self.blocking("changing limits", move |_| {
             let (folder, found) = find(&scope, &machine)?;
             let what = format!("changing the limits of {}", machine.name);
-            adjust(&folder, found, &resources).map_err(|error| BackendError::failed(what, error))
+            adjust(&folder, found, &resources, tools)
+                .map_err(|error| BackendError::failed(what, error))
         })
         .await
     }

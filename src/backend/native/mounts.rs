@@ -23,6 +23,7 @@ use super::state::{Mode, Record, RootFs};
 use super::sys;
 use crate::backend::guest_path;
 use crate::model::fs_path::unescape;
+use crate::model::tool;
 
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
 const NODEV: u64 = libc::MOUNT_ATTR_NODEV;
@@ -57,6 +58,7 @@ pub(super) fn enter_root(sources: &Sources<'_>) -> anyhow::Result<()> {
         let target = path.to_str().context("a host path is not UTF-8")?;
         view.show(path, target, Access::Read).with_context(|| format!("showing {target}"))?;
     }
+    view.tools()?;
     view.workspace()?;
     view.kernel_files()?;
     view.devices()?;
@@ -179,6 +181,31 @@ impl<'a> View<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Programs of the operator's, and a folder of links to them that nobody inside can change.
+    fn tools(&mut self) -> anyhow::Result<()> {
+        let tools = &self.sources.record.tools;
+        if tools.is_empty() {
+            return Ok(());
+        }
+        let shown = &self.sources.record.host_paths;
+        for folder in tool::folders(tools) {
+            if tool::is_of_the_system(folder) || shown.iter().any(|path| folder.starts_with(path)) {
+                continue;
+            }
+            let target = folder.to_str().context("the path of a tool is not UTF-8")?;
+            self.show(folder, target, Access::Read).with_context(|| format!("showing {target}"))?;
+        }
+        self.root.ensure_dir("etc/bottle", 0o755, self.owner())?;
+        self.root.ensure_dir(tool::TOOLS, 0o755, self.owner())?;
+        let links = self.tmpfs("0755", "256k", NOSUID | NODEV, self.owner())?;
+        self.put(&links, tool::TOOLS)?;
+        let folder = self.root.open(tool::TOOLS, OFlags::PATH | OFlags::DIRECTORY)?;
+        for (name, found) in tools {
+            rustix::fs::symlinkat(&found.program, &folder, name.as_str())?;
+        }
+        Ok(sys::mount_setattr(folder.as_fd(), RDONLY, None)?)
     }
 
     /// The host folder that is worked on, writable. Its owner is the sandbox's user; nobody else's

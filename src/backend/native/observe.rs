@@ -17,7 +17,7 @@ use crate::backend::stamp::Stamp;
 use crate::backend::{Depth, Observation, Scope, hostside};
 use crate::model::{
     BackendFacts, BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Leftover,
-    LeftoverKind, Ownership, ResourceKind, SandboxId, SpecHash,
+    LeftoverKind, Ownership, ResourceKind, SandboxId, SpecHash, tool,
 };
 
 /// Lists the sandboxes and leftovers of one owner.
@@ -73,9 +73,28 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
     Ok(observation)
 }
 
+/// What was seen of an instance that its stamp depends on.
+pub(super) struct Seen {
+    resource: ResourceKind,
+    sandbox: SandboxId,
+    boot: Option<String>,
+    has_tools: bool,
+}
+
+impl Seen {
+    pub(super) fn of(instance: &Instance) -> Self {
+        Self {
+            resource: instance.resource,
+            sandbox: instance.sandbox.clone(),
+            boot: instance.boot.clone(),
+            has_tools: instance.fields.0.keys().any(|path| tool::named(path).is_some()),
+        }
+    }
+}
+
 /// What all of that looks like from outside: the folders, the records, and the processes that were seen
 /// to run.
-pub(super) fn stamp(scope: &Scope, seen: &[(ResourceKind, SandboxId, Option<String>)]) -> u64 {
+pub(super) fn stamp(scope: &Scope, seen: &[Seen]) -> u64 {
     let store = Store::of(scope);
     let mut stamp = Stamp::default();
     for folder in [store.path().to_owned(), store.bases(), store.images()] {
@@ -84,7 +103,7 @@ pub(super) fn stamp(scope: &Scope, seen: &[(ResourceKind, SandboxId, Option<Stri
     let sidecars: BTreeMap<SandboxId, PathBuf> =
         hostside::places(scope, BackendKind::Native).into_iter().collect();
     stamp.add(sidecars.len());
-    for (resource, sandbox, boot) in seen {
+    for Seen { resource, sandbox, boot, has_tools } in seen {
         let (folder, records): (PathBuf, &[&str]) = match resource {
             ResourceKind::Sidecar => {
                 (sidecars.get(sandbox).cloned().unwrap_or_default(), &hostside::RECORDS)
@@ -97,6 +116,9 @@ pub(super) fn stamp(scope: &Scope, seen: &[(ResourceKind, SandboxId, Option<Stri
         stamp.file(&folder);
         for record in records {
             stamp.file(&folder.join(record));
+        }
+        if *has_tools && let Ok(Some(record)) = store.sandbox(sandbox).record() {
+            tool::folders(&record.tools).into_iter().for_each(|folder| stamp.add(folder.is_dir()));
         }
         if let Some(pid) = boot.as_deref().and_then(|boot| boot.split('.').next()?.parse().ok()) {
             stamp.add(hostside::how_it_is(pid));
@@ -214,13 +236,25 @@ pub(super) fn instance(scope: &Scope, sandbox: SandboxId, found: &Found) -> Inst
         fields: record.map_or_else(Fields::default, |record| record.fields.clone()),
         state: found.state.clone(),
         boot: found.run.as_ref().filter(|_| running).map(Run::boot),
-        drift: Vec::new(),
+        drift: record.map(lost_tools).unwrap_or_default(),
         mendable: found.damaged.then(status_file).into_iter().collect(),
         notes: Vec::new(),
         image: record.and_then(|record| record.image),
         created: record.map(|record| record.created),
         overlay: record.and_then(|record| record.overlay.clone()),
     }
+}
+
+/// The tools whose folder is gone: what is shown of it is empty, and no start could show it again.
+fn lost_tools(record: &Record) -> Vec<FieldChange> {
+    let lost =
+        record.tools.iter().filter(|(_, tool)| tool.folders.iter().any(|path| !path.is_dir()));
+    lost.map(|(name, tool)| FieldChange {
+        path: tool::field(name),
+        from: Some(format!("{tool}, which is gone")),
+        to: Some("where it is now".to_owned()),
+    })
+    .collect()
 }
 
 fn drift(record: &Record, cgroups: &Cgroups) -> Vec<FieldChange> {

@@ -14,6 +14,7 @@ use super::state::{Record, User};
 use super::sys;
 use crate::backend::guest_path;
 use crate::model::Resources;
+use crate::model::tool::TOOLS;
 
 /// A program to become. The process is forked, confined, and has nothing else to do.
 pub(super) struct Program<'a> {
@@ -108,7 +109,7 @@ fn redirect(stdio: [Option<BorrowedFd<'_>>; 3]) -> io::Result<()> {
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment of a program: the usual, the image's, what the machine was made with, the
-/// asked-for and the plain values if it is to have `values`, and `more`.
+/// asked-for and the plain values if it is to have `values`, `more`, and the tools first on `PATH`.
 pub(super) fn environment(
     record: &Record,
     user: &User,
@@ -135,6 +136,10 @@ pub(super) fn environment(
         }
     }
     env.extend(more.iter().cloned());
+    if !record.tools.is_empty() {
+        let path = env.get("PATH").filter(|path| !path.is_empty()).map_or(PATH, String::as_str);
+        env.insert("PATH".to_owned(), format!("{TOOLS}:{path}"));
+    }
     env
 }
 

@@ -17,6 +17,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "writes into state folders"))]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Scope;
 use crate::backend::durable::{self, Keep};
-use crate::model::{Fields, Resources, Restart, SandboxId, SpecHash};
+use crate::model::{Fields, Resources, Restart, SandboxId, SpecHash, Tools};
 
 /// The meaning of [`Record`]; another number is not ours to read.
 pub(super) const RECORD_VERSION: u32 = 2;
@@ -111,6 +112,9 @@ pub(super) struct Record {
     pub(super) rootfs: RootFs,
     pub(super) image: Option<SpecHash>,
     pub(super) host_paths: Vec<PathBuf>,
+    /// Programs of the operator's, where they are shown from; records of older versions have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) tools: Tools,
     pub(super) mount: Option<Mount>,
     pub(super) env: Vec<(String, String)>,
     pub(super) workdir: Option<String>,

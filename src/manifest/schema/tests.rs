@@ -62,6 +62,7 @@ fn parses(table: &'static Table, value: &Value) -> bool {
     let guard = Guard {
         base: Path::new("/"),
         home: None,
+        search_path: None,
         trees: &[],
         trust: &crate::manifest::trust::Trust::new(),
         sources: Default::default(),

@@ -223,7 +223,9 @@ pub(crate) async fn limits_change_while_it_runs_on(f: &dyn Fixture) {
     let machine = start(f, &create(f, &spec).await).await;
     exec(f, &machine, &["sh", "-c", "cat > /tmp/mine"], "mine").await;
     let other = Resources { millicpus: 750, memory: 320 << 20, pids: 80, disk: None };
-    let adjust = async |to: &Resources| f.backend().adjust(f.scope(), &machine, to).await;
+    let adjust = async |to: &Resources| {
+        f.backend().adjust(f.scope(), &machine, to, &Default::default()).await
+    };
     if f.backend().kind() == BackendKind::Smolmachines {
         // Its program changes those of a stopped machine only, so a plan asks for a new one.
         let refused = adjust(&other).await;

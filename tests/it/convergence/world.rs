@@ -120,6 +120,7 @@ impl Wish {
             // What may be on the native backend has no image that it would have to fetch.
             image: Some(image(if self.backend % 3 == 1 { self.image } else { self.image % 2 + 2 })),
             host_paths: Vec::new(),
+            tools: Default::default(),
             sources: Vec::new(),
             env: BTreeMap::from([("LEVEL".to_owned(), (self.prompt % 2).to_string())]),
             asked_env: set(self.asked, &ASKED),

@@ -39,6 +39,7 @@ impl Around {
     fn findings(&self) -> Vec<String> {
         let options = LoadOptions {
             home: Some(self.0.path().join("home")),
+            search_path: std::env::var_os("PATH"),
             ..LoadOptions::new(self.0.path().join("tree"), self.0.path().join("state"))
         };
         match load(&options) {

@@ -16,7 +16,7 @@ use crate::support;
 const API: &str = "api.example.com";
 const CRATES: &str = "crates.example.com";
 pub(super) const NPM: &str = "registry.example.com";
-const PYPI: &str = "packages.example.com";
+pub(super) const PYPI: &str = "packages.example.com";
 
 /// D18: and nothing they do is refused.
 #[test]
@@ -89,7 +89,7 @@ fn git_clone() {
 }
 
 /// A tar.gz of these files.
-fn tgz(files: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn tgz(files: &[(&str, &str)]) -> Vec<u8> {
     let writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     let mut tar = tar::Builder::new(writer);
     for (path, content) in files {
@@ -188,33 +188,35 @@ fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     zip
 }
 
+/// An index of Python's packages with `greet`.
+pub(super) fn pip_index(internet: &Internet) {
+    let files = [
+        ("greet.py", "WORD = 'hello'\n"),
+        ("greet-1.2.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: greet\nVersion: 1.2.3\n"),
+        (
+            "greet-1.2.3.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        ),
+        (
+            "greet-1.2.3.dist-info/RECORD",
+            "greet.py,,\ngreet-1.2.3.dist-info/METADATA,,\ngreet-1.2.3.dist-info/WHEEL,,\n\
+             greet-1.2.3.dist-info/RECORD,,\n",
+        ),
+    ];
+    let (wheel, name) = (zip(&files), "greet-1.2.3-py3-none-any.whl");
+    let sum = hex(&Sha256::digest(&wheel));
+    let page = format!("<a href=\"/files/{name}#sha256={sum}\">{name}</a>\n");
+    internet.put(PYPI, "/simple/greet/index", page);
+    internet.put(PYPI, &format!("/files/{name}"), wheel);
+}
+
 #[test]
 fn pip_install() {
     if !has("pip install", "pip") {
         return;
     }
     for place in Place::each("pip") {
-        let files = [
-            ("greet.py", "WORD = 'hello'\n"),
-            (
-                "greet-1.2.3.dist-info/METADATA",
-                "Metadata-Version: 2.1\nName: greet\nVersion: 1.2.3\n",
-            ),
-            (
-                "greet-1.2.3.dist-info/WHEEL",
-                "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            ),
-            (
-                "greet-1.2.3.dist-info/RECORD",
-                "greet.py,,\ngreet-1.2.3.dist-info/METADATA,,\ngreet-1.2.3.dist-info/WHEEL,,\n\
-                 greet-1.2.3.dist-info/RECORD,,\n",
-            ),
-        ];
-        let (wheel, name) = (zip(&files), "greet-1.2.3-py3-none-any.whl");
-        let sum = hex(&Sha256::digest(&wheel));
-        let page = format!("<a href=\"/files/{name}#sha256={sum}\">{name}</a>\n");
-        place.internet.put(PYPI, "/simple/greet/index", page);
-        place.internet.put(PYPI, &format!("/files/{name}"), wheel);
+        pip_index(&place.internet);
         place.one(&[PYPI], "");
         let install = format!(
             "cd && pip install -q --disable-pip-version-check --target lib \

@@ -120,7 +120,7 @@ async fn changed_limits_hold_at_once_or_for_what_is_started_next() {
     let corner = Corner::new();
     let on = corner.run(&machine("ada")).await;
     let other = Resources { memory: 320 << 20, pids: 80, ..machine("ada").resources };
-    let adjusted = corner.backend.adjust(&corner.scope, &on, &other).await;
+    let adjusted = corner.backend.adjust(&corner.scope, &on, &other, &Default::default()).await;
     adjusted.unwrap();
     if corner.cgroups(&on).is_empty() {
         // Each process carries its own: those of what runs stay, as far as they hold.
@@ -165,7 +165,8 @@ async fn a_limit_below_what_is_in_use_is_refused_and_kills_nothing() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let small = Resources { memory: 64 << 20, ..spec.resources };
-    let refused = corner.backend.adjust(&corner.scope, &on, &small).await.unwrap_err();
+    let refused =
+        corner.backend.adjust(&corner.scope, &on, &small, &Default::default()).await.unwrap_err();
     let refused = format!("{:#}", anyhow::Error::from(refused));
     assert!(refused.contains("nothing was changed") && refused.contains("64 MiB"), "{refused}");
     assert_eq!(of(&on), spec.resources);

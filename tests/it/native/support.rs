@@ -213,6 +213,7 @@ pub(crate) fn machine(name: &str) -> MachineSpec {
         backend: BackendKind::Native,
         image: ImageRef::Host,
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

@@ -112,6 +112,7 @@ pub(super) fn machine(name: &str) -> MachineSpec {
         backend: BackendKind::Smolmachines,
         image: ImageRef::Bare,
         host_paths: Vec::new(),
+        tools: Default::default(),
         env: BTreeMap::from([("GREETING".to_owned(), "it's = \"that\"\n".to_owned())]),
         connected: false,
         waits_for_env: false,
