@@ -388,6 +388,7 @@ fn machine(id: &SandboxId, command: &[&str]) -> MachineSpec {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

@@ -27,6 +27,7 @@ fn spec(number: usize) -> SandboxSpec {
         image: Some(ImageRef::Registry("node:22-slim".to_owned())),
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         sources: Vec::new(),
         env: BTreeMap::from([("LANG".to_owned(), "C.UTF-8".to_owned())]),
         asked_env: BTreeSet::new(),

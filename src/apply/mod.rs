@@ -26,6 +26,7 @@ mod provision;
 pub mod report;
 mod run;
 mod settings;
+mod setup;
 mod slots;
 mod trust;
 mod upload;
@@ -169,6 +170,8 @@ pub struct Deadlines {
     /// A small command inside a machine, a small copy into it, a sidecar's document: nothing that
     /// waits for a guest has longer, but what moves much data.
     pub small: Duration,
+    /// The commands of `setup`, all of them together.
+    pub setup: Duration,
     /// Keeping what is in a machine before it goes, and putting it into the next one.
     pub moving: Duration,
     /// Everything else.
@@ -182,6 +185,7 @@ impl Default for Deadlines {
             silence: Duration::from_secs(10 * 60),
             start: Duration::from_secs(15 * 60),
             small: Duration::from_secs(20),
+            setup: Duration::from_secs(10 * 60),
             moving: Duration::from_secs(30 * 60),
             other: Duration::from_secs(120),
         }

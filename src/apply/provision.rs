@@ -8,12 +8,12 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::upload::{Owner, Tar};
-use super::{Context, Names, first_run, settings, trust, workspace};
+use super::{Context, Names, first_run, settings, setup, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
 use crate::model::policy::RouteRole;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
 use crate::model::{access, change};
-use crate::plan::diff;
+use crate::plan::{StepId, diff};
 
 /// The shell that adds to the asked-for values what stands on its stdin: for backends that cannot read
 /// the file from outside.
@@ -27,11 +27,15 @@ pub(super) struct Provision<'a> {
     pub(super) deliver: &'a Names,
     /// The machine was made by this very run.
     pub(super) fresh: bool,
+    /// The step that this is.
+    pub(super) step: StepId,
 }
 
-/// Brings the guest to what is desired and writes its receipt.
+/// Brings the guest to what is desired and writes its receipt. `unhurried`: the same backend, whose commands have as long
+/// as they take.
 pub(super) async fn provision(
     backend: &dyn Backend,
+    unhurried: &dyn Backend,
     context: &Context<'_>,
     work: &Provision<'_>,
 ) -> anyhow::Result<()> {
@@ -92,12 +96,13 @@ pub(super) async fn provision(
         upload.dirs.push(GuestDir { path: source.target.clone(), uid, gid, mode: 0o755 });
     }
     let changes_env = changes_env(work);
+    let sets_up = setup::is_due(backend, context, work, &identity).await?;
     // The marker that lets `command` start comes last of all.
     let ready = |tar: &mut Tar| match guest.gated {
         true => tar.file(guest_path::READY, 0o644, Owner::ROOT, b""),
         false => Ok(()),
     };
-    if !copies_workspace && !changes_env {
+    if !copies_workspace && !changes_env && !sets_up {
         ready(&mut tar)?;
     }
     upload.tar = tar.finish()?;
@@ -111,6 +116,10 @@ pub(super) async fn provision(
             .context("setting the CA up")?;
     }
     receipt.ca = ca.map(|ca| ca.fingerprint);
+
+    if sets_up {
+        setup::run(backend, unhurried, context, work).await?;
+    }
 
     if copies_workspace && let Some(source) = &guest.workspace {
         let workspace::Copying { tar, ended } =
@@ -134,7 +143,7 @@ pub(super) async fn provision(
     if changes_env {
         deliver(backend, context, work, owner).await.context("delivering the asked-for values")?;
     }
-    if copies_workspace || changes_env {
+    if copies_workspace || changes_env || sets_up {
         let mut tar = Tar::new();
         if copies_workspace {
             tar.file(guest_path::WORKSPACE_DONE, 0o644, Owner::ROOT, b"")?;

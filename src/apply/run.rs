@@ -340,8 +340,9 @@ async fn act(
                 prior: carried.as_ref().or(prior.as_deref()),
                 deliver,
                 fresh: matches!(machine, Target::CreatedBy(_)) && carried.is_none(),
+                step: step.id,
             };
-            provision::provision(&brisk(backend, context), context, &work).await?;
+            provision::provision(&brisk(backend, context), backend, context, &work).await?;
         }
         Action::Keep { machine, kept } => keep(step, backend, context, machine, kept).await?,
         Action::SetAside(machine) => backend.set_aside(scope, machine).await?,

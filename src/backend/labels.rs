@@ -179,6 +179,7 @@ pub(super) mod tests {
             image: ImageRef::Registry("node:22".into()),
             host_paths: Vec::new(),
             tools: Default::default(),
+            setup: Default::default(),
             env: BTreeMap::from([("A".to_owned(), "1=2 3".to_owned())]),
             connected: false,
             waits_for_env: false,

@@ -64,6 +64,8 @@ pub mod guest_path {
     pub const READY: &str = "/etc/bottle/ready";
     /// Its presence says that the workspace was copied in.
     pub const WORKSPACE_DONE: &str = "/etc/bottle/workspace.done";
+    /// Says that `setup` was run, and which, by its hash.
+    pub const SETUP_DONE: &str = "/etc/bottle/setup.done";
     /// tmpfs, owned by the sandbox's user, 0700: what must never stand on a disk.
     pub const RUN: &str = "/run/bottle";
     /// The plain values, as lines of shell (`export NAME='value'`): root's, and on the machine's disk,

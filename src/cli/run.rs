@@ -90,7 +90,7 @@ pub(super) fn brings(machine: &Instance, program: &str, file: &str) -> String {
         };
     }
     format!(
-        "put it into the image: `image: {{build: ./FOLDER}}` in {file}, with a Dockerfile that installs it"
+        "put it into the image: `image: {{build: ./FOLDER}}` in {file}, with a Dockerfile that installs it, or install it by `setup:`"
     )
 }
 
@@ -135,6 +135,7 @@ mod tests {
             image: None,
             host_paths: Vec::new(),
             tools: Default::default(),
+            setup: Default::default(),
             sources: Vec::new(),
             env: Default::default(),
             asked_env: Default::default(),

@@ -10,9 +10,9 @@ use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
 use super::yaml::Value;
-use super::{build, cred_proxy, egress, git, image, keep, limits, tools, workspace};
+use super::{build, cred_proxy, egress, git, image, keep, limits, setup, tools, workspace};
 use crate::model::policy::Policy;
-use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Tools, Workspace};
+use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Setup, Tools, Workspace};
 
 /// The keys of a bottle.
 pub(super) static TABLE: Table = Table {
@@ -35,6 +35,7 @@ pub(super) static TABLE: Table = Table {
             "folders of the host that are shown read-only (native `host` image)",
         ),
         Key::new("tools", tools::SHAPE, tools::DOC),
+        Key::new("setup", setup::SHAPE, setup::DOC),
         Key::new("overlay", Shape::Flag, "agents of a project's overlay may use this bottle"),
         Key::new(
             "env",
@@ -130,6 +131,7 @@ pub(super) struct Bottle {
     pub(super) image: Option<ImageRef>,
     pub(super) host_paths: Vec<PathBuf>,
     pub(super) tools: Tools,
+    pub(super) setup: Setup,
     /// Everything of the host that it names.
     pub(super) sources: Vec<HostSource>,
     pub(super) overlay: bool,
@@ -186,6 +188,7 @@ pub(super) fn read(
             .map(|field| workspace::host_paths(&field, guard, findings))
             .unwrap_or_default(),
         tools: Tools::new(),
+        setup: section.get("setup").map(|field| setup::read(&field, findings)).unwrap_or_default(),
         sources: Vec::new(),
         overlay: section.get("overlay").and_then(|f| f.flag(findings)).unwrap_or(false),
         env,

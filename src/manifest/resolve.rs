@@ -477,6 +477,7 @@ impl<'o> Loader<'o> {
             image: bottle.image.clone(),
             host_paths: bottle.host_paths.clone(),
             tools: bottle.tools.clone(),
+            setup: bottle.setup.clone(),
             sources,
             env: bottle.env.clone(),
             asked_env: bottle.asked_env.clone(),

@@ -145,6 +145,7 @@ pub fn why_replace(path: &str) -> &'static str {
         "host_paths" | "tools" | "workspace" | "mounts" => {
             "folders are mounted when a machine is made"
         }
+        "setup" => "its setup is run when a machine is made",
         "network" | "networks" => "a machine's way out is set when it is made",
         "ca" => "what runs would go on to trust the certificate authority that is lost",
         "command" | "restart" => "an earlier version of bottle built its command in",

@@ -1,7 +1,7 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `desired` and
+//! its programs find the way there, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `setup` what is run in it once, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
 //! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
@@ -20,6 +20,7 @@ pub mod observed;
 pub mod places;
 pub mod policy;
 pub mod roles;
+pub mod setup;
 pub mod skill;
 pub mod source;
 pub mod spec;
@@ -41,6 +42,7 @@ pub use observed::{
 };
 pub use places::Places;
 pub use policy::Policy;
+pub use setup::{Setup, SetupCommand};
 pub use skill::{SkillEntry, SkillFiles, SkillNode};
 pub use source::{Elsewhere, HostSource, Located, Nesting, Place, Use};
 pub use spec::{

@@ -16,6 +16,7 @@ use super::main_process::Main;
 use super::observed::VARIABLES;
 use super::policy::{CredentialRoute, Policy};
 use super::roles;
+use super::setup::Setup;
 use super::skill::SkillFiles;
 use super::source::HostSource;
 use super::tool::{self, Tools};
@@ -249,6 +250,8 @@ pub struct SandboxSpec {
     pub host_paths: Vec<PathBuf>,
     /// Programs of the operator's (native `host` image).
     pub tools: Tools,
+    /// What is run once in its machine.
+    pub setup: Setup,
     /// Every folder and file of the host that it is given or made from.
     pub sources: Vec<HostSource>,
     /// Plain environment values.
@@ -339,6 +342,7 @@ impl SandboxSpec {
             image,
             host_paths: self.host_paths.clone(),
             tools: self.tools.clone(),
+            setup: self.setup.clone(),
             env,
             connected,
             waits_for_env: self.waits_for_env(),
@@ -378,6 +382,7 @@ impl SandboxSpec {
             prompt: self.prompt.clone(),
             skills: self.skills.clone(),
             skills_dir: self.skills_dir.clone(),
+            setup: self.setup.clone(),
             asked_env: self.asked_env.clone(),
             env: self.values(backend),
             unset: BTreeSet::new(),
@@ -562,6 +567,8 @@ pub struct MachineSpec {
     pub host_paths: Vec<PathBuf>,
     /// Programs of the operator's. Their names are a part of the hash; where they lie is none.
     pub tools: Tools,
+    /// What is run in it once, as provisioning does.
+    pub setup: Setup,
     /// Environment values that only creation can set.
     pub env: BTreeMap<String, String>,
     /// It has a sidecar, its only way out. Without one there is none.
@@ -601,6 +608,7 @@ impl MachineSpec {
         for (name, found) in &self.tools {
             fields.set(tool::field(name), found.to_string());
         }
+        fields.0.extend(self.setup.fields().0);
         for (name, value) in &self.env {
             if !(self.connected && access::is_constant(self.backend, name, value)) {
                 fields.set(format!("env.{name}"), value.clone());
@@ -651,6 +659,8 @@ pub struct GuestSpec {
     pub skills: BTreeMap<String, Arc<SkillFiles>>,
     /// Where skills go, when not to `$HOME/.claude/skills`.
     pub skills_dir: Option<String>,
+    /// What is run once, before anything of the agent's starts; it is hashed with the machine.
+    pub setup: Setup,
     /// Names whose values are asked for.
     pub asked_env: BTreeSet<String>,
     /// Plain values for the environment of its programs, and what leads them to its sidecar.

@@ -33,6 +33,7 @@ fn spec(name: &str) -> crate::model::SandboxSpec {
         image: Some(ImageRef::Registry("busybox:1".to_owned())),
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         sources: Vec::new(),
         env: BTreeMap::new(),
         asked_env: BTreeSet::new(),

@@ -263,6 +263,7 @@ fn machine(f: &dyn Fixture, sandbox: SandboxId) -> MachineSpec {
         image: f.image(),
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::from([("GREETING".to_owned(), "hello 'there'".to_owned())]),
         connected: false,
         waits_for_env: false,

@@ -157,6 +157,7 @@ fn machine(image: ImageRef) -> MachineSpec {
         image,
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

@@ -14,6 +14,7 @@ mod place;
 mod roles;
 mod rotation;
 mod search;
+mod setup;
 mod tokens;
 mod tools;
 mod trust;

@@ -25,6 +25,7 @@ mod manifest_keep;
 mod manifest_locate;
 mod manifest_policy;
 mod manifest_resolve;
+mod manifest_setup;
 mod manifest_skill;
 mod manifest_tools;
 mod manifest_trust;

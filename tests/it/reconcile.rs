@@ -21,6 +21,7 @@ mod replaced;
 mod rig;
 mod scenarios;
 mod secrets;
+mod setup;
 mod snapshots;
 mod sources;
 mod stopped;
@@ -106,6 +107,8 @@ on_every_backend! {
     sources::the_folder_of_an_overlay_is_named,
     sources::a_shared_folder_is_said_by_check_and_plan,
     sources::a_path_that_others_can_change_is_held,
+    setup::a_setup_is_run_once,
+    setup::a_setup_that_fails_is_told_and_run_again,
     tools::a_program_that_is_not_inside_says_where_it_was_looked_for,
     looked_at::what_goes_is_looked_at,
     looked_at::what_runs_is_seen_beside_no_workspace,

@@ -26,6 +26,7 @@ fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Registry("image:1".to_owned()),
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

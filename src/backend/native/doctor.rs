@@ -142,6 +142,7 @@ async fn boot_in(backend: &super::Native, scope: &Scope) -> anyhow::Result<()> {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

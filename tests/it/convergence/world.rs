@@ -11,8 +11,8 @@ use bottle::model::policy::{AllowEntry, Egress, HostPattern};
 use bottle::model::{
     AgentsFolder, BackendChoice, BackendKind, Bounds, Desired, Diagnostic, Fields, ImageRef,
     InstanceId, MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources,
-    Restart, SandboxId, SandboxSpec, SidecarSpec, SkillEntry, SkillFiles, SkillNode, SpecHash,
-    Tree, Workspace, WorkspaceMode,
+    Restart, SandboxId, SandboxSpec, Setup, SetupCommand, SidecarSpec, SkillEntry, SkillFiles,
+    SkillNode, SpecHash, Tree, Workspace, WorkspaceMode,
 };
 use bottle::plan::{AllowTeardown, Options};
 use bottle::reconcile::{Reconciler, Sources, State};
@@ -121,6 +121,16 @@ impl Wish {
             image: Some(image(if self.backend % 3 == 1 { self.image } else { self.image % 2 + 2 })),
             host_paths: Vec::new(),
             tools: Default::default(),
+            setup: match self.image % 2 {
+                0 => Setup::default(),
+                _ => Setup {
+                    file: "bottles/dev.md".to_owned(),
+                    commands: vec![SetupCommand {
+                        argv: ["sh", "-c", "exit 0"].map(str::to_owned).to_vec(),
+                        line: 2,
+                    }],
+                },
+            },
             sources: Vec::new(),
             env: BTreeMap::from([("LEVEL".to_owned(), (self.prompt % 2).to_string())]),
             asked_env: set(self.asked, &ASKED),

@@ -89,7 +89,7 @@ fn git_clone() {
 }
 
 /// A tar.gz of these files.
-pub(super) fn tgz(files: &[(&str, &str)]) -> Vec<u8> {
+fn tgz(files: &[(&str, &str)]) -> Vec<u8> {
     let writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     let mut tar = tar::Builder::new(writer);
     for (path, content) in files {

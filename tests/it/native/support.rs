@@ -214,6 +214,7 @@ pub(crate) fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Host,
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::new(),
         connected: false,
         waits_for_env: false,

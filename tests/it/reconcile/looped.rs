@@ -63,7 +63,11 @@ impl Looped {
     fn watch(&mut self) {
         let state = self.state.path().join("state");
         let engine: Arc<dyn Backend> = self.engine.clone();
-        let deadlines = Deadlines { small: Duration::from_secs(30), ..Deadlines::default() };
+        let deadlines = Deadlines {
+            small: Duration::from_secs(30),
+            setup: Duration::from_millis(500),
+            ..Deadlines::default()
+        };
         let reconciler = Reconciler {
             load: LoadOptions::new(self.tree.path(), &state),
             state: State::open(&state).expect("the state folder opens"),
@@ -183,6 +187,37 @@ async fn an_engine_that_hangs_keeps_no_policy_of_another_from_going_in() {
         let begun = Instant::now();
         looped.stop().await;
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    }
+}
+
+/// A command of a setup does not end: its machine is stopped, and the next pass begins anew. On every kind of backend.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setup_that_never_ends_is_ended() {
+    for kind in [BackendKind::Smolmachines, BackendKind::Docker, BackendKind::Native] {
+        let mut looped = Looped::on("endless", kind);
+        let source = std::path::Path::new("/images/a.tar");
+        looped.engine.add_source(source, Image::default());
+        let image = if kind == BackendKind::Native { "host" } else { "image:1" };
+        let setup = format!("backend: {kind}\nimage: {image}\nsetup: [exit 0, [\"true\"]]");
+        looped.tree.bottle("a", &setup).remove("agents/b.md");
+        let a = SandboxId::new("a").expect("the name is valid");
+        looped.engine.fault(Fault::hang("exec", When::Before).of(&a));
+        looped.watch();
+        looped.engine.hung().await;
+        until("the stop", LONG, || looped.calls("stop", "a") > 0).await;
+        until("another try", LONG, || looped.provisioned() == 1).await;
+        let machine =
+            looped.engine.objects().into_iter().find(|o| o.resource == ResourceKind::Machine);
+        let machine = machine.expect("it is there");
+        let marked = machine.files.read("/etc/bottle/setup.done").expect("it is marked");
+        assert_eq!(marked.len(), 65, "{marked:?}");
+        // Nothing of it again.
+        let runs = looped.calls("exec", "a");
+        looped.tree.agent("a", "a", "", "You are CHANGED.");
+        let copies = looped.calls("copy_in", "a");
+        until("the prompt", LONG, || looped.calls("copy_in", "a") > copies).await;
+        assert_eq!(looped.calls("exec", "a"), runs, "{kind}");
+        looped.stop().await;
     }
 }
 

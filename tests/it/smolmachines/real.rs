@@ -113,6 +113,7 @@ pub(super) fn machine(name: &str) -> MachineSpec {
         image: ImageRef::Bare,
         host_paths: Vec::new(),
         tools: Default::default(),
+        setup: Default::default(),
         env: BTreeMap::from([("GREETING".to_owned(), "it's = \"that\"\n".to_owned())]),
         connected: false,
         waits_for_env: false,
