@@ -528,6 +528,22 @@ pub(super) struct InitArgs {
     /// Convert an older layout: a claude-bottle.json, or a .claude-bottle folder
     #[arg(long, value_name = "OLD", value_hint = clap::ValueHint::AnyPath)]
     pub(super) from: Option<PathBuf>,
+    /// Write a tree for this agent, which logs in by its sidecar; with `--backend docker` in an image
+    #[arg(long, value_name = "AGENT", conflicts_with = "from")]
+    pub(super) agent: Option<InitAgent>,
+}
+
+/// Agents that `init` has a tree for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum InitAgent {
+    /// Claude Code
+    Claude,
+    /// Codex
+    Codex,
+    /// Gemini CLI
+    Gemini,
+    /// OpenCode
+    Opencode,
 }
 
 #[derive(Debug, Args)]

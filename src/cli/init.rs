@@ -1,6 +1,8 @@
 //! `bottle init`: a small commented tree, or an older layout converted to one.
 #![expect(clippy::disallowed_methods, reason = "writes the files of a new tree")]
 
+mod agents;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -27,9 +29,12 @@ const FILES: [(&str, &str); 4] = [
 
 pub(super) fn run(ui: &Ui, global: &Global, args: &InitArgs) -> Result<Exit, CliError> {
     let tree = setup::tree_path(global, args.dir.as_deref())?;
-    let (files, untold) = match &args.from {
-        Some(old) => convert::convert(old)?,
-        None => {
+    let agent = args.agent.map(|agent| agents::files(agent, global.backend)).transpose()?;
+    let token = agent.as_ref().map(|(_, token)| *token);
+    let (files, untold) = match (&args.from, agent) {
+        (Some(old), _) => convert::convert(old)?,
+        (None, Some((files, _))) => (files, Vec::new()),
+        (None, None) => {
             let own = |(path, text): (&str, &str)| (PathBuf::from(path), text.as_bytes().to_vec());
             (FILES.into_iter().map(own).collect(), Vec::new())
         }
@@ -68,9 +73,16 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &InitArgs) -> Result<Exit, Cli
         (None, None) => String::new(),
         _ => format!(" {}", tree.display()),
     };
-    ui.say(&format!(
-        "next: look at these files, then `bottle plan{named}` and `bottle apply{named}`"
-    ));
+    ui.say(&match token {
+        None => format!("next: look at these files, then `bottle plan{named}` and `bottle apply{named}`"),
+        Some(token) => {
+            let tree = if named.is_empty() { named.clone() } else { format!(" --tree{named}") };
+            format!(
+                "next: put the agent's token into the variable {token}, then `bottle apply{named}` and `bottle{tree} run \
+                 ada`"
+            )
+        }
+    });
     Ok(Exit::Done)
 }
 

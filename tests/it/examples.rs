@@ -20,6 +20,46 @@ use crate::support::{self, Cli, Ended};
 /// Where neither is so, the encoding of specs was changed by accident.
 const HASHES: &[(&str, &str, &str)] = &[
     (
+        "agents/claude-docker/ada",
+        "30a214743cef9146002e45af8e3627d4fda38ac1b4dc129f431d9a7a855899ad",
+        "0a6a8052621b3182123f7a33a4e55222ff59feca3ba3f00426f22e195f0c62ff",
+    ),
+    (
+        "agents/claude-native/ada",
+        "13ca2a4c123e698c76b497dd64ad9a0ccf4a7fbac9d66b6ce782c0963487a440",
+        "0a6a8052621b3182123f7a33a4e55222ff59feca3ba3f00426f22e195f0c62ff",
+    ),
+    (
+        "agents/codex-docker/ada",
+        "c2b008e672dbf6e7fd324bdcd47b163b37521d61ddef3229949533378e228934",
+        "bf7e4b5c7218631e578f29a2abffeefab72761537e2aaf0008d02b36a339828c",
+    ),
+    (
+        "agents/codex-native/ada",
+        "2a7478725231d907c4d9ef3b67e8d66ea1b003903d2542b58e5314ce8aec258f",
+        "bf7e4b5c7218631e578f29a2abffeefab72761537e2aaf0008d02b36a339828c",
+    ),
+    (
+        "agents/gemini-docker/ada",
+        "5f93e80b786f506893b86c123f39ebaef971b4e953573d2fff890f532f89383a",
+        "12b9aba459729222ca145a48c42af5ff7a045e100fac1a0fcda193013d002160",
+    ),
+    (
+        "agents/gemini-native/ada",
+        "74175278f289b9aac3899fb389f58d41d556295964cb755ecb7689314bee7df7",
+        "12b9aba459729222ca145a48c42af5ff7a045e100fac1a0fcda193013d002160",
+    ),
+    (
+        "agents/opencode-docker/ada",
+        "13a4885bc69fd979ec72a69923bc67aa88399a8e57e7639c428126a51089e58d",
+        "b6f969d798d6ef0c93635e74ca0e7b6811ca17acc429cff4e7444555f4872bb6",
+    ),
+    (
+        "agents/opencode-native/ada",
+        "1ed7ae04be257e7ed068ff37c9503d6f100f1896f2d4e813b5e357e36e25cfca",
+        "b6f969d798d6ef0c93635e74ca0e7b6811ca17acc429cff4e7444555f4872bb6",
+    ),
+    (
         "minimal/ada",
         "7c38c13621f0ce9e0450692c7d31d16b5e614fa0473cdd1a797a1956f5ebad3d",
         "2d5f98887ad2aaeb41c668965c907f52b48e805e3e369dc0765c2ae8e57ee5f5",
@@ -69,7 +109,7 @@ impl Example {
     /// The same under a name of this test's own, to be applied.
     fn named(name: &str) -> Self {
         let example = Self::new(name);
-        let owner = support::unique(name);
+        let owner = support::unique(&name.replace(['/', '-'], ""));
         example.write("bottle.yaml", &format!("name: {owner}\n"));
         example
     }
@@ -90,7 +130,23 @@ impl Example {
 
     fn load(&self) -> Desired {
         let state = self.dir.path().join("state");
-        load(&LoadOptions::new(self.tree(), state)).expect("an example can be read")
+        let options = LoadOptions {
+            search_path: Some(self.programs().into()),
+            ..LoadOptions::new(self.tree(), state)
+        };
+        load(&options).expect("an example can be read")
+    }
+
+    /// A `PATH` with the agents, as far as examples name them: each says how it was called.
+    fn programs(&self) -> String {
+        let folder = self.dir.path().join("programs/bin");
+        fs::create_dir_all(&folder).expect("a folder for programs");
+        for name in ["claude", "codex", "gemini", "node", "opencode"] {
+            let path = folder.join(name);
+            fs::write(&path, format!("#!/bin/sh\necho {name} \"$@\"\n")).expect("a program");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        }
+        format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default())
     }
 
     fn run(&self, args: &[&str]) -> Ended {
@@ -129,14 +185,22 @@ impl Drop for Applied<'_> {
     }
 }
 
+/// The folder of examples that are of agents.
+const AGENTS: &str = "agents";
+
 fn examples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples")
 }
 
 fn names() -> Vec<String> {
-    let entries = fs::read_dir(examples()).expect("examples/ can be listed");
-    let names = entries.map(|entry| entry.expect("examples/ can be listed").file_name());
-    let mut names: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
+    let list = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("examples can be listed");
+        let names = entries.map(|entry| entry.expect("examples can be listed").file_name());
+        names.filter_map(|name| name.into_string().ok()).collect()
+    };
+    let mut names = list(&examples());
+    names.retain(|name| name != AGENTS);
+    names.extend(list(&examples().join(AGENTS)).iter().map(|name| format!("{AGENTS}/{name}")));
     names.sort();
     names
 }
@@ -165,7 +229,10 @@ fn every_example_is_right_as_it_stands() {
     for name in names {
         // The folder itself, by the command that a reader would run.
         let path = examples().join(&name);
-        let checked = Cli::new().run(["-o", "json", "check", path.to_str().expect("a plain path")]);
+        let example = Example::new(&name);
+        let mut cli = Cli::new();
+        cli.env("PATH", example.programs());
+        let checked = cli.run(["-o", "json", "check", path.to_str().expect("a plain path")]);
         let checked = checked.exits(0).json();
         assert_eq!(checked["diagnostics"], Value::Array(Vec::new()), "{name}");
         assert_ne!(checked["agents"], Value::Array(Vec::new()), "{name}");
@@ -238,4 +305,84 @@ fn team_lives_on_an_engine_and_this_machine() {
             assert!(said.contains(&format!("name: {skill}")), "{agent}: {said}");
         }
     });
+}
+
+/// Natively each agent is the one of the operator's `PATH`, with what its role sets up.
+#[test]
+fn agents_live_on_this_machine() {
+    for (agent, variable, set) in [
+        ("claude", "ANTHROPIC_TOKEN", "ANTHROPIC_BASE_URL"),
+        ("codex", "OPENAI_TOKEN", "OPENAI_BASE_URL"),
+        ("gemini", "GEMINI_TOKEN", "GOOGLE_GEMINI_BASE_URL"),
+        ("opencode", "ANTHROPIC_TOKEN", "HTTPS_PROXY"),
+    ] {
+        let mut example = Example::named(&format!("agents/{agent}-native"));
+        let programs = example.programs();
+        example
+            .cli
+            .env("PATH", programs)
+            .env(variable, "sk-ant-api03-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT");
+        example.lives(1, |example| {
+            let said = example.run(&["run", "ada", "--", "hello"]).exits(0).stdout;
+            assert!(said.starts_with(agent) && said.trim_end().ends_with("hello"), "{said}");
+            example
+                .run(&["exec", "ada", "--", "sh", "-c", &format!("test -n \"${set}\"")])
+                .exits(0);
+        });
+    }
+}
+
+/// `init --agent` writes them as they stand there, over nothing, and what it says next is right.
+#[test]
+fn init_writes_the_examples_of_agents() {
+    for agent in ["claude", "codex", "gemini", "opencode"] {
+        for backend in ["native", "docker"] {
+            let name = format!("{AGENTS}/{agent}-{backend}");
+            let mut example = Example::new(&name);
+            let programs = example.programs();
+            example.cli.env("PATH", programs);
+            let new = example.cli.home().join("new");
+            let dir = new.to_str().expect("a plain path");
+            let args = ["--backend", backend, "init", dir, "--agent", agent];
+            let ended = example.cli.run(args).exits(0);
+            let next = ended.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(next.contains(&format!("`bottle apply {dir}`")), "{next}");
+            assert!(next.contains(&format!("`bottle --tree {dir} run ada`")), "{next}");
+            let bottle =
+                fs::read_to_string(new.join(format!("bottles/{agent}.md"))).expect("a bottle");
+            let variable = bottle.lines().find_map(|line| line.trim().strip_prefix("token_ref: "));
+            assert!(next.contains(variable.expect("a token")), "{next}");
+            let mut there = vec![format!("bottles/{agent}.md"), "agents/ada.md".to_owned()];
+            there.extend((backend == "docker").then(|| format!("images/{agent}/Dockerfile")));
+            for file in &there {
+                let of = |folder: &Path| fs::read_to_string(folder.join(file)).expect("a file");
+                assert_eq!(of(&new), of(&examples().join(&name)), "{file}");
+            }
+            assert_eq!(ended.stdout.lines().count(), there.len() + 1, "{}", ended.stdout);
+            example.cli.run(["check", dir]).exits(0);
+            let again = example.cli.run(args).exits(1).stderr;
+            assert!(again.contains("exists; nothing was written"), "{again}");
+        }
+    }
+    let refused = Cli::new().run(["--backend", "smolmachines", "init", "x", "--agent", "claude"]);
+    assert!(refused.exits(1).stderr.contains("for native and docker"));
+}
+
+/// The images of examples have the versions that were tried.
+#[test]
+fn agents_in_images_are_those_that_were_tried() {
+    let tried = include_str!("../support/agents.sh");
+    let tried = tried.lines().find_map(|line| line.strip_prefix("agents=(")?.strip_suffix(')'));
+    let tried: Vec<&str> = tried.expect("a list of packages").split(' ').collect();
+    let mut named = Vec::new();
+    for name in names().iter().filter(|name| name.ends_with("-docker")) {
+        for image in fs::read_dir(examples().join(name).join("images")).expect("images") {
+            let file = image.expect("an image").path().join("Dockerfile");
+            let text = fs::read_to_string(file).expect("a Dockerfile");
+            let package = text.split("npm install --global ").nth(1).expect("an installation");
+            named.push(package.split(' ').next().unwrap_or_default().to_owned());
+        }
+    }
+    assert_eq!(named.len(), 4);
+    assert!(named.iter().all(|package| tried.contains(&package.as_str())), "{named:?} {tried:?}");
 }

@@ -6,6 +6,7 @@
 //! | `yaml bottle.yaml`, `markdown agents/ada.md` | the file of that path; those of a page are a tree |
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use bottle::manifest::{LoadOptions, load};
@@ -20,6 +21,12 @@ impl Around {
         let around = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         around.write("home/code/site/index.html", "");
         around.write("home/.ssh/agent-key", "");
+        for program in ["claude", "node"] {
+            let path = format!("home/.local/bin/{program}");
+            around.write(&path, "#!/bin/sh\n");
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(around.0.path().join(path), mode).expect("a mode");
+        }
         around.write("tree/bottles/dev.md", "---\nimage: node:22-slim\n---\n");
         around.write("tree/images/dev/Dockerfile", "FROM node:22-slim\n");
         around.write("tree/agents/other.md", "---\nbottle: dev\n---\n");
@@ -37,9 +44,12 @@ impl Around {
 
     /// What is wrong with the tree.
     fn findings(&self) -> Vec<String> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let own = self.0.path().join("home/.local/bin");
+        let folders = std::iter::once(own).chain(std::env::split_paths(&path));
         let options = LoadOptions {
             home: Some(self.0.path().join("home")),
-            search_path: std::env::var_os("PATH"),
+            search_path: std::env::join_paths(folders).ok(),
             ..LoadOptions::new(self.0.path().join("tree"), self.0.path().join("state"))
         };
         match load(&options) {
