@@ -195,6 +195,11 @@ impl<'a> View<'a> {
                 continue;
             }
             let target = folder.to_str().context("the path of a tool is not UTF-8")?;
+            // What leads there may be the user's own home, who works in it.
+            let way = folder.parent().filter(|way| way.starts_with(&self.sources.record.user.home));
+            if let Some(way) = way.and_then(Path::to_str) {
+                self.root.ensure_dir(way, 0o755, self.user())?;
+            }
             self.show(folder, target, Access::Read).with_context(|| format!("showing {target}"))?;
         }
         self.root.ensure_dir("etc/bottle", 0o755, self.owner())?;

@@ -89,6 +89,15 @@ pub(super) fn tools_of_the_operator_run_inside(rig: &mut Rig) {
     assert!(run(rig).starts_with("agent v3"), "{}", run(rig));
     assert_eq!(rig.inside("a0", "cat ~/mine"), "mine");
 
+    // Inside, the home folder may be at the same path: it is the user's, and so is what leads to a tool.
+    rig.bottle(&format!("tools: [agent, node]\nenv: {{HOME: {home}}}"));
+    rig.apply(0);
+    assert!(run(rig).starts_with("agent v3"), "{}", run(rig));
+    rig.inside("a0", "cd && mkdir .mine .nvm/mine && touch x .nvm/versions/node/y");
+    rig.apply(0);
+    rig.bottle("tools: [agent, node]");
+    rig.apply(0);
+
     // A program that is not found holds, and says so; so does one whose interpreter is not named.
     rig.bottle("tools: [agent]");
     let held = rig.plan().json();
