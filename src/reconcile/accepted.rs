@@ -402,8 +402,10 @@ fn sorted<'a>(sources: impl Iterator<Item = &'a HostSource>) -> Vec<HostSource> 
         located: Default::default(),
         ..source.clone()
     });
-    let all: BTreeSet<HostSource> = plain.collect();
-    all.into_iter().collect()
+    let mut all: Vec<HostSource> = plain.collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 #[cfg(test)]
