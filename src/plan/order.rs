@@ -82,7 +82,8 @@ pub(super) fn order(
         order_sandbox(&mut steps, decision, &keeping);
         let before = gone.iter().filter(|(gone, _)| follows(desired, observed, gone, decision));
         let before: BTreeSet<StepId> = before.flat_map(|(_, ids)| ids.iter().copied()).collect();
-        for step in &mut steps.steps[from..] {
+        // What makes others good waits for what it undoes, and for nothing else.
+        for step in steps.steps[from..].iter_mut().filter(|step| step.undoes.is_empty()) {
             step.after.extend(before.iter().copied());
         }
     }
@@ -115,7 +116,7 @@ fn order_sandbox(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) 
     let renamed = steps.push(action, backend, sandbox, machine, BTreeSet::new());
     order_work(steps, decision, keeping);
     // Whatever is remembered of it from now on is under the new name.
-    for step in &mut steps.steps[renamed + 1..] {
+    for step in steps.steps[renamed + 1..].iter_mut().filter(|step| step.undoes.is_empty()) {
         step.after.insert(renamed);
     }
 }

@@ -55,7 +55,13 @@ fn a_renamed_one_is_nothing_but_a_rename() {
     tree.sandboxes.get_mut(&id("grace")).unwrap().image = Some(other);
     let (plan, ..) = planned(tree.clone(), seen.clone(), &known(), &Options::default());
     assert_eq!(actions(&plan)[0], "rename");
-    assert!(plan.steps[1..].iter().all(|step| step.after.contains(&0)), "{:?}", plan.steps);
+    let (undo, rest): (Vec<&Step>, Vec<&Step>) =
+        plan.steps[1..].iter().partition(|step| !step.undoes.is_empty());
+    assert!(rest.iter().all(|step| step.after.contains(&0)), "{:?}", plan.steps);
+    // The way back is taken where something fails, and not because the rename is done.
+    let way: BTreeSet<StepId> = undo.iter().map(|step| step.id).collect();
+    assert_eq!(way.len(), 3, "{:?}", plan.steps);
+    assert!(undo.iter().all(|step| step.after.is_subset(&way)), "{:?}", plan.steps);
     let change = machine(&plan, "grace");
     assert_eq!(change.why, ["the image is what a machine is made from"]);
     assert_eq!(change.fields[0].path, "name");
