@@ -37,7 +37,7 @@ pub(super) async fn is_due(
     let marker = guest_path::SETUP_DONE;
     let archive = match backend.copy_out(context.scope, work.instance, marker, MARKER).await {
         Ok(archive) => archive,
-        Err(error) if error.is_absent() => return Ok(true),
+        Err(error) if error.is_absent() || error.is_too_large() => return Ok(true),
         Err(error) => return Err(error).with_context(|| format!("reading {marker}")),
     };
     let found = upload::found(&archive, identity).with_context(|| format!("reading {marker}"))?;
@@ -63,6 +63,8 @@ pub(super) async fn run(
         for (index, command) in setup.commands.iter().enumerate() {
             let spec = ExecSpec {
                 user: ExecUser::Root,
+                // In the workspace, root would run what an agent left there: Python imports from where it starts.
+                workdir: Some("/".to_owned()),
                 values: !work.guest.env.is_empty(),
                 ..ExecSpec::new(command.argv.iter().cloned())
             };

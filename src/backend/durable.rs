@@ -121,8 +121,8 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     };
     match (opened, found) {
         (_, Ok(found)) if !found.is_file() => Err(damaged(path, in_its_place(&found))),
-        (Ok(mut file), Ok(found)) => {
-            let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(0) + 1);
+        (Ok(mut file), Ok(_)) => {
+            let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|error| about(path, &error))?;
             Ok(Some(bytes))
         }

@@ -29,6 +29,10 @@ const MOST: usize = 64;
 /// Where a sandbox looks for programs that no bottle names.
 const USUAL: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What a project, or a tool's settings, has its keys in: a folder with one of these is not shown.
+const KEYS: [&str; 9] =
+    [".git", ".hg", ".jj", ".env", ".env.local", ".npmrc", ".netrc", ".pypirc", ".git-credentials"];
+
 /// What starts the program that is meant, by files of its own that lie elsewhere.
 const SHIMS: [&str; 6] = ["rustup", "volta-shim", "pyenv", "asdf", "mise", "rbenv"];
 
@@ -285,6 +289,10 @@ impl Search<'_> {
             }
             return Ok(());
         }
+        // What is no program runs nothing, and is not shown either.
+        if tree::stat(Path::new(program)).is_ok_and(|stat| !is_program(&stat)) {
+            return Ok(());
+        }
         self.gather(Path::new(program), depth + 1).map(drop)
     }
 
@@ -318,7 +326,7 @@ impl Search<'_> {
         let prefix = own.file_name().filter(|name| *name == "bin").and_then(|_| own.parent());
         let is_one = |prefix: &&Path| {
             let has = |name: &str| tree::stat_link(&prefix.join(name)).is_ok();
-            has("lib") && !has(".git") && !has(".env") && self.refuses(prefix).is_none()
+            has("lib") && self.refuses(prefix).is_none()
         };
         prefix.filter(is_one).unwrap_or(own).to_owned()
     }
@@ -334,6 +342,9 @@ impl Search<'_> {
         }
         if parent == Path::new("/home") {
             return Some("is the home folder of a user".to_owned());
+        }
+        if let Some(name) = KEYS.iter().find(|name| tree::stat_link(&folder.join(name)).is_ok()) {
+            return Some(format!("has `{name}` in it, which may hold secrets"));
         }
         let home = self.guard.home.map(resolved).filter(|home| home != Path::new("/"))?;
         let below = folder.strip_prefix(&home).ok()?;

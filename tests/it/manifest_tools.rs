@@ -175,6 +175,14 @@ fn what_holds_secrets_or_too_much_is_not_shown() {
     }
     host.program("bin/own", SHELL).link("on-path/own", "../bin/own");
     assert_eq!(host.shown("own"), ["bin"]);
+    // A project's folder, which a link of npm leads to.
+    for (number, keys) in [".env", ".git/config", ".npmrc"].into_iter().enumerate() {
+        let (place, name) = (format!("src/p{number}"), format!("project{number}"));
+        host.scratch.write(&format!("home/{place}/{keys}"), "token");
+        host.program(&format!("{place}/cli.js"), SHELL);
+        host.link(&format!("on-path/{name}"), &format!("../{place}/cli.js"));
+        host.wrong(&format!("tools: [{name}]"), &["in it, which may hold secrets"]);
+    }
 }
 
 #[test]

@@ -80,7 +80,8 @@ pub(super) async fn adjust(
 
 /// Whether any container of this tree was given other limits since it was made.
 pub(super) fn any(scope: &Scope) -> bool {
-    folder(scope).exists()
+    // What cannot be looked at is looked for one by one.
+    folder(scope).try_exists().unwrap_or(true)
 }
 
 /// What was seen of a container, as it was told last.

@@ -7,14 +7,17 @@ trap 'exit 131' QUIT
 trap : USR1
 # runc gives the tmpfs another mode on every start but the first.
 chmod 0700 /run/bottle 2>/dev/null
-[ $# -gt 2 ] && set waiting "$@" || set idle "$@"
-{ echo $$ >/run/bottle/main.pid; echo "$1" >/run/bottle/main; } 2>/dev/null
-shift
+state=waiting
+# Without a command there is nothing to wait for, until provisioning brings one and says so by USR1.
+[ $# -gt 2 ] || state=idle
+{ echo $$ >/run/bottle/main.pid; echo $state >/run/bottle/main; } 2>/dev/null
 n=0
-until [ -f /etc/bottle/main ]; do
+# The supervisor comes before the marker.
+until [ -e /etc/bottle/ready ] && [ -f /etc/bottle/main ]; do
 	t=0.1
 	n=$((n+1))
 	[ $n -lt 300 ] || t=1
+	[ $state = waiting ] || t=3600
 	# In the background, for the traps. Not every sleep knows fractions. 127: there is none.
 	sleep $t &
 	wait $!

@@ -247,8 +247,11 @@ pub(super) fn instance(scope: &Scope, sandbox: SandboxId, found: &Found) -> Inst
 
 /// The tools whose folder is gone: what is shown of it is empty, and no start could show it again.
 fn lost_tools(record: &Record) -> Vec<FieldChange> {
-    let lost =
-        record.tools.iter().filter(|(_, tool)| tool.folders.iter().any(|path| !path.is_dir()));
+    // What cannot be looked at now may be there again in a moment.
+    let is_gone = |path: &PathBuf| {
+        path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let lost = record.tools.iter().filter(|(_, tool)| tool.folders.iter().any(is_gone));
     lost.map(|(name, tool)| FieldChange {
         path: tool::field(name),
         from: Some(format!("{tool}, which is gone")),
