@@ -242,6 +242,9 @@ pub(super) struct CheckArgs {
     pub(super) path: Option<PathBuf>,
     #[command(flatten)]
     pub(super) read: ReadArgs,
+    /// Read this file of values as plan and apply would, and tell what is wrong with it
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(super) env_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -688,6 +691,8 @@ pub(super) enum SchemaOf {
     Bottle,
     /// The front matter of agents/NAME.md
     Agent,
+    /// The file bottle.yaml
+    Tree,
     /// What `plan -o json` prints
     Plan,
     /// What `apply -o json` prints

@@ -14,10 +14,13 @@ use super::ui::{Ui, paint, style};
 use crate::apply;
 use crate::manifest::{self, diagnostic};
 use crate::model::{AgentsFolder, BackendChoice, Desired, Diagnostic, Severity, WorkspaceMode};
-use crate::reconcile::{accepted, sidecars};
+use crate::reconcile::{accepted, sidecars, values};
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &CheckArgs) -> Result<Exit, CliError> {
     let options = setup::load_options(global, args.path.as_deref(), &args.read)?;
+    if let Some(file) = &args.env_file {
+        values::check_env_file(file.clone()).await?;
+    }
     let mut desired = manifest::load(&options).map_err(anyhow::Error::from)?;
     sidecars::check_rules(&mut desired);
     accepted::hold_exposed(&options.state_dir, &mut desired)?;

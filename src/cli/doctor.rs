@@ -12,8 +12,19 @@ use super::error::{CliError, Exit};
 use super::setup;
 use super::text::wrap;
 use super::ui::{Ui, harmless, paint, style};
+#[cfg(target_os = "linux")]
+use crate::backend::native::filesystem::{ELSEWHERE, unsuited};
 use crate::backend::{Finding, Health, reserve};
 use crate::reconcile::State;
+
+#[cfg(not(target_os = "linux"))]
+const ELSEWHERE: &str = "";
+
+/// There is no native backend.
+#[cfg(not(target_os = "linux"))]
+fn unsuited(_: &std::path::Path) -> Option<&'static str> {
+    None
+}
 
 /// Findings under one heading.
 struct Group {
@@ -66,6 +77,10 @@ fn works(findings: &[Finding]) -> bool {
 
 async fn host(global: &Global) -> Group {
     let mut findings = vec![kernel(), state_folder(global), git().await];
+    #[cfg(target_os = "linux")]
+    if let Ok(state) = setup::state_dir(global) {
+        findings.extend(crate::backend::native::astray::finding(&state));
+    }
     findings.retain(|finding| !finding.what.is_empty());
     Group { name: "this machine".to_owned(), works: None, findings }
 }
@@ -91,9 +106,20 @@ fn state_folder(global: &Global) -> Finding {
             format!("{}: less than {} MiB are free", state.root().display(), reserve::LOW >> 20),
             Some("make room: look which sandbox fills it (`du -s`, below `trees/*/native`)"),
         ),
-        Ok(state) => {
-            finding("state folder", Health::Works, state.root().display().to_string(), None)
-        }
+        Ok(state) => match unsuited(state.root()) {
+            Some(name) => finding(
+                "state folder",
+                Health::Limited,
+                format!(
+                    "{}: on {name}, where no native sandbox can be made",
+                    state.root().display()
+                ),
+                Some(ELSEWHERE),
+            ),
+            None => {
+                finding("state folder", Health::Works, state.root().display().to_string(), None)
+            }
+        },
         Err(error) => finding(
             "state folder",
             Health::Broken,

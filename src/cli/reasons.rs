@@ -93,6 +93,7 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
             parts.extend(fields(change, around).into_iter().skip(1));
             parts
         }
+        Reason::Impossible { why } => one(why),
         Reason::Suspended => one("suspended"),
         Reason::Stopped if change.verdict != Verdict::Reprovision => Vec::new(),
         Reason::Stopped if resource == ResourceKind::Machine => {

@@ -11,6 +11,7 @@ pub(super) fn run(ui: &Ui, args: &SchemaArgs) -> Result<Exit, CliError> {
     let schema = match args.of {
         SchemaOf::Bottle => schema::bottle(),
         SchemaOf::Agent => schema::agent(),
+        SchemaOf::Tree => schema::settings(),
         SchemaOf::Plan => schemars::schema_for!(PlanDocument).to_value(),
         SchemaOf::Report => schemars::schema_for!(ReportDocument).to_value(),
     };

@@ -78,16 +78,35 @@ fn locate(
     positional: Option<&Path>,
     overlay: Option<&Path>,
 ) -> Result<Location, CliError> {
-    let around = Surroundings {
+    let around = surroundings(global, positional, overlay)?;
+    manifest::locate(&around).map_err(|error| {
+        let hint = agent_named(&around).unwrap_or_else(|| error.hint());
+        CliError::new(Kind::Failed, error).hint(hint)
+    })
+}
+
+fn surroundings(
+    global: &Global,
+    positional: Option<&Path>,
+    overlay: Option<&Path>,
+) -> Result<Surroundings, CliError> {
+    Ok(Surroundings {
         path: named_tree(global, positional)?.map(Path::to_owned),
         overlay: overlay.map(Path::to_owned),
         bottle_tree: std::env::var_os("BOTTLE_TREE"),
         home: home(),
         current: std::env::current_dir().ok(),
-    };
-    manifest::locate(&around).map_err(|error| {
-        let hint = error.hint();
-        CliError::new(Kind::Failed, error).hint(hint)
+    })
+}
+
+/// What to write where an agent was named in the place of the tree.
+fn agent_named(around: &Surroundings) -> Option<String> {
+    let name = around.path.as_ref().filter(|path| !path.exists())?;
+    let name = SandboxId::new(name.to_str()?).ok()?;
+    let tree = manifest::locate(&Surroundings { path: None, ..around.clone() }).ok()?.tree;
+    tree.join(format!("agents/{name}.md")).is_file().then(|| {
+        let tree = tree.display();
+        format!("{name} is an agent of {tree}, and a tree stands here: `--only {name}` names it")
     })
 }
 
@@ -115,6 +134,9 @@ pub(super) fn load_options_of(global: &Global, from: Location) -> Result<LoadOpt
 
 /// The tree as it was named, whether or not it is there.
 pub(super) fn tree_path(global: &Global, positional: Option<&Path>) -> Result<PathBuf, CliError> {
+    if let Some(hint) = agent_named(&surroundings(global, positional, None)?) {
+        return Err(CliError::failed("there is no such tree").hint(hint));
+    }
     let named = match named_tree(global, positional)? {
         Some(path) => Some(path.to_owned()),
         None => variable("BOTTLE_TREE").or_else(|| Some(home()?.join(".bottle"))),
@@ -245,9 +267,14 @@ pub(super) fn check_only(
     }
     let error = CliError::failed(format!("there is no sandbox {}", unknown.join(", ")));
     let known: Vec<&str> = known.into_iter().map(SandboxId::as_str).collect();
-    Err(match known.len() {
-        0 => error.hint("the tree declares none, and none exists"),
-        1..=30 => error.hint(format!("there are: {}", known.join(", "))),
-        more => error.hint(format!("there are {more}, from {} on", known[..30].join(", "))),
-    })
+    Err(error.hint(there_are(&known)))
+}
+
+/// Which sandboxes there are, for a hint.
+pub(super) fn there_are(names: &[&str]) -> String {
+    match names.len() {
+        0 => "the tree declares none, and none exists".to_owned(),
+        1..=30 => format!("there are: {}", names.join(", ")),
+        more => format!("there are {more}, from {} on", names[..30].join(", ")),
+    }
 }

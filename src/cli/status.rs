@@ -1,7 +1,6 @@
 //! `bottle status`: every sandbox, declared or existing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,11 +123,9 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
         .iter()
         .map(|name| SandboxId::new(name.as_str()).map_err(|e| anyhow::Error::from(e).into()))
         .collect::<Result<_, CliError>>()?;
-    let load = setup::load_options(global, args.path.as_deref(), &args.read);
-    let load = load.map_err(|error| not_a_tree(error, args.path.as_deref()))?;
+    let load = setup::load_options(global, args.path.as_deref(), &args.read)?;
     let reconciler = setup::onlooker(load, &LookArgs::default(), None)?;
-    let looked = reconciler.look(Options::default()).await.map_err(CliError::from);
-    let view = looked.map_err(|error| not_a_tree(error, args.path.as_deref()))?;
+    let view = reconciler.look(Options::default()).await?;
     let last: Last = view.memory.last().unwrap_or_default().unwrap_or_default();
     let mains = mains(&reconciler, &view).await;
     let mut sandboxes = sandboxes(&view, &last, &mains);
@@ -141,7 +138,9 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
     if !only.is_empty() {
         let known = |id: &SandboxId| sandboxes.iter().any(|status| status.sandbox == *id);
         if let Some(unknown) = only.iter().find(|id| !known(id)) {
-            return Err(CliError::failed(format!("there is no sandbox {unknown}")));
+            let names = sandboxes.iter().map(|status| status.sandbox.as_str());
+            let told = CliError::failed(format!("there is no sandbox {unknown}"));
+            return Err(told.hint(setup::there_are(&names.collect::<Vec<_>>())));
         }
         sandboxes.retain(|status| only.contains(&status.sandbox));
     }
@@ -163,17 +162,6 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
         ui.data(&status_text::render(&document, now(), ui.width()))?;
     }
     Ok(Exit::Done)
-}
-
-/// Who names an agent means its sandbox, and not a tree that is not there.
-fn not_a_tree(error: CliError, path: Option<&Path>) -> CliError {
-    let name = path.and_then(Path::to_str).filter(|name| SandboxId::new(*name).is_ok());
-    match name {
-        Some(name) if !Path::new(name).exists() => {
-            error.hint(format!("`bottle status --only {name}` shows one sandbox"))
-        }
-        _ => error,
-    }
 }
 
 /// The machines of this tree, by sandbox.

@@ -1,5 +1,7 @@
 //! The command line that cannot be understood: says what was probably meant.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Error, Parser as _};
 
@@ -7,8 +9,7 @@ use super::args::Cli;
 use crate::manifest::nearest;
 
 /// Words that other tools have for what is done here by another one.
-const WORDS: [(&[&str], &str); 10] = [
-    (&["help"], "`bottle --help` lists the commands, `bottle COMMAND --help` explains one"),
+const WORDS: [(&[&str], &str); 9] = [
     (&["version"], "`bottle --version` prints it"),
     (&["shell", "sh", "bash", "enter", "ssh"], "`bottle exec -it NAME -- sh` opens a shell"),
     (&["up", "create", "deploy", "sync-all"], "`bottle apply` makes and starts what the tree says"),
@@ -29,10 +30,20 @@ const WORDS: [(&[&str], &str); 10] = [
 /// Reads the command line. What cannot be understood is told, and ends the program.
 #[must_use]
 pub fn parse() -> Cli {
-    Cli::try_parse().unwrap_or_else(|error| {
-        let words: Vec<String> = std::env::args().skip(1).collect();
-        explained(error, &words).exit()
+    let asked = helped(std::env::args_os().collect());
+    Cli::try_parse_from(&asked).unwrap_or_else(|error| {
+        let words = asked.iter().skip(1).map(|word| word.to_string_lossy().into_owned());
+        explained(error, &words.collect::<Vec<_>>()).exit()
     })
+}
+
+/// `help COMMAND` is `COMMAND --help`, and `help` alone `--help`.
+fn helped(mut words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_some_and(|word| word == "help") {
+        words.remove(1);
+        words.push("--help".into());
+    }
+    words
 }
 
 /// The same error with a tip that helps, and without one that does not.
@@ -106,7 +117,6 @@ mod tests {
     #[test]
     fn what_was_meant_is_told() {
         for (line, tip) in [
-            ("help exec", "bottle COMMAND --help"),
             ("version", "bottle --version"),
             ("shell ada", "bottle exec -it NAME -- sh"),
             ("up", "bottle apply"),
@@ -120,6 +130,26 @@ mod tests {
             let said = said(line);
             assert!(said.contains(tip), "{line}: {said}");
         }
+    }
+
+    #[test]
+    fn help_of_a_command_is_that_of_the_command() {
+        let said = |words: &[&str]| {
+            let all = std::iter::once("bottle").chain(words.iter().copied()).map(OsString::from);
+            let error = Cli::try_parse_from(helped(all.collect())).expect_err("help is no command");
+            (error.kind(), error.to_string())
+        };
+        for (words, usage) in [
+            (&["help"][..], "Usage: bottle [OPTIONS] <COMMAND>"),
+            (&["help", "exec"], "Usage: bottle exec"),
+            (&["help", "policy", "check"], "Usage: bottle policy check"),
+            (&["-o", "json", "exec", "--help"], "Usage: bottle exec"),
+        ] {
+            let (kind, text) = said(words);
+            assert_eq!(kind, ErrorKind::DisplayHelp, "{words:?}");
+            assert!(text.contains(usage), "{words:?}: {text}");
+        }
+        assert_eq!(said(&["help", "nothing"]).0, ErrorKind::InvalidSubcommand);
     }
 
     #[test]

@@ -116,7 +116,22 @@ pub(super) static SETTINGS: Table = Table {
         ),
     ],
     removed: &[],
-    instead: &[],
+    instead: &[
+        (
+            "services",
+            "write one file in bottles/ for each kind of sandbox, and one in agents/ for each of them",
+        ),
+        ("version", "leave it out"),
+        (
+            "networks",
+            "use `egress.allowlist` in the bottle: without one, a sandbox reaches nothing",
+        ),
+        ("volumes", "use `workspace` and `keep` in the bottle"),
+        (
+            "overlays",
+            "a bottle says `overlay: true`, and `--overlay DIR` names the project's folder",
+        ),
+    ],
 };
 
 /// A name in an agent's file, and where it stands.
@@ -148,6 +163,12 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
     }
     let told = NOT_ENFORCED.into_iter().chain(TABLE.idle());
     let told = told.filter(|key| section.has(key)).collect();
+    if let Some(field) = section.get("memory")
+        && is_amount(&field.node.value)
+    {
+        let told = "`memory` of an agent is a key of Claude Code, and limits nothing";
+        findings.add(field.warning(told).hint("write `resources: {memory: …}` in the bottle"));
+    }
     let bottle = section.get("bottle").and_then(|field| {
         let name = field.word(findings)?.to_owned();
         Some(Named { name, span: field.span() })
@@ -187,6 +208,18 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> Agent 
         suspend: section.get("suspend").and_then(|f| f.flag(findings)).unwrap_or(false),
         was,
         told,
+    }
+}
+
+/// Whether somebody means so many bytes.
+fn is_amount(value: &Value) -> bool {
+    match value {
+        Value::Number(_) => true,
+        Value::Text(text) => {
+            let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            digits.len() < text.len() && digits.parse::<f64>().is_ok()
+        }
+        _ => false,
     }
 }
 

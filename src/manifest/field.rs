@@ -118,20 +118,34 @@ fn unknown(entry: &Entry, table: &'static Table, at: &At<'_>) -> Problem {
         let line = format!("write it below `{section}`, further in");
         return problem.label(format!("belongs under `{section}`")).hint(line);
     }
-    // The two kinds of files are easily taken for each other.
-    for (other, place) in [(&agent::TABLE, "agents/"), (&bottle::TABLE, "bottles/")] {
-        let files = std::ptr::eq(table, &agent::TABLE) || std::ptr::eq(table, &bottle::TABLE);
+    // The kinds of files are easily taken for each other.
+    let files = [
+        (&agent::TABLE, "write it in a file of agents/"),
+        (&bottle::TABLE, "write it in a file of bottles/"),
+        (&agent::SETTINGS, "write it in bottle.yaml, for the whole tree"),
+    ];
+    let is_file = files.iter().any(|(file, _)| std::ptr::eq(table, *file));
+    for (other, hint) in files {
         let own = |key: &Key| !matches!(key.shape, Shape::Any | Shape::AnyText | Shape::Idle);
-        if files && !std::ptr::eq(table, other) && other.find(&entry.key).is_some_and(own) {
-            let hint = format!("write it in a file of {place}");
+        if is_file && !std::ptr::eq(table, other) && other.find(&entry.key).is_some_and(own) {
             return problem.label(format!("is a key of {}", other.what)).hint(hint);
         }
     }
     let problem = problem.hint(allowed(table));
     let meant = table.keys.iter().filter(|key| !matches!(key.shape, Shape::Idle));
     let names = meant.flat_map(|key| [Some(key.name), key.alias]).flatten();
-    match nearest(&entry.key, names) {
-        Some(name) => problem.label(format!("did you mean `{name}`?")),
+    if let Some(name) = nearest(&entry.key, names) {
+        return problem.label(format!("did you mean `{name}`?"));
+    }
+    // What stands too far in.
+    match bottle::TABLE.section_of(&entry.key) {
+        _ if is_file => problem,
+        _ if bottle::TABLE.find(&entry.key).is_some() => problem
+            .label("is a key of a bottle")
+            .hint("write it further out, where the line begins"),
+        Some(section) => problem
+            .label(format!("belongs under `{section}`"))
+            .hint(format!("write it below `{section}`")),
         None => problem,
     }
 }

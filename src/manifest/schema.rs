@@ -22,7 +22,7 @@ pub fn agent() -> Value {
 /// The file `bottle.yaml`.
 #[must_use]
 pub fn settings() -> Value {
-    document("settings", "bottle.yaml: what holds for a whole tree", &agent::SETTINGS)
+    document("tree", "bottle.yaml: what holds for a whole tree", &agent::SETTINGS)
 }
 
 fn document(title: &str, description: &str, table: &Table) -> Value {

@@ -197,18 +197,17 @@ impl Builder<'_, '_> {
                 let problem = Problem::error(span, "a YAML alias cannot be used here");
                 let text = self.findings.source().rest_of_line(span.start);
                 // `*` begins a pattern for everybody but YAML.
-                let hint = match text.split([' ', ',', ']', '\t']).next() {
-                    Some(pattern) if pattern.starts_with("*.") => {
-                        format!("quote it: \"{}\"", shorten(pattern))
-                    }
-                    _ => "write the value out, or quote it if the `*` is meant".to_owned(),
+                let word = text.split([' ', ',', ']', '\t']).next().unwrap_or_default();
+                let is_pattern = word.trim_start_matches('*').starts_with('.');
+                let (hint, value) = if is_pattern {
+                    let value = Value::Text(word.to_owned());
+                    (format!("quote it: \"{}\"", shorten(word)), value)
+                } else {
+                    let hint = "write the value out, or quote it if the `*` is meant";
+                    (hint.to_owned(), Value::Null)
                 };
                 self.findings.add(problem.hint(hint));
-                if self.wants_key() {
-                    Err(complex_key(span))
-                } else {
-                    self.place(Value::Null, span)
-                }
+                if self.wants_key() { Err(complex_key(span)) } else { self.place(value, span) }
             }
             Event::DocumentStart(..) if self.root.is_some() => {
                 Err(Box::new(Problem::error(span, "a second YAML document starts here")))
@@ -532,6 +531,22 @@ mod tests {
         let (node, found) = read(&format!("a: [{}]\n", "1,".repeat(MAX_NODES)));
         assert!(node.is_none());
         assert!(found[0].message.contains("more than"), "{found:?}");
+    }
+
+    #[test]
+    fn a_pattern_without_quotes_is_told_once_and_how_to_write_it() {
+        for (text, quoted) in [
+            ("a: [*.example.org]", "quote it: \"*.example.org\""),
+            ("a:\n  - **.example.org # both\n", "quote it: \"**.example.org\""),
+        ] {
+            let (node, found) = read(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].hint.as_deref(), Some(quoted));
+            // It is read as what is meant, so that nothing follows from it.
+            let Some(Value::Map(entries)) = node.map(|node| node.value) else { panic!("a map") };
+            let Value::List(items) = &entries[0].value.value else { panic!("a list") };
+            assert!(matches!(&items[0].value, Value::Text(text) if quoted.contains(text.as_str())));
+        }
     }
 
     #[test]

@@ -161,6 +161,10 @@ pub struct BackendFacts {
     pub root_images: BTreeSet<String>,
     /// Limits that this machine cannot enforce, each as a sentence.
     pub unenforced: Vec<String>,
+    /// Why no machine can be made or started, and what to do about it.
+    pub no_machines: Option<String>,
+    /// Why no sidecar can be made, and what to do about it.
+    pub no_sidecars: Option<String>,
 }
 
 /// What was put into a machine, as this state folder remembers it. The guest is not asked.

@@ -388,10 +388,32 @@ fn declared(
         restarted(&mut decision, kept.as_ref(), spec, options);
     }
     let missing = missing(spec, seen, options, std::mem::take(&mut decision.waits));
-    if let Some(reason) = missing {
+    if let Some(why) = impossible(&decision, spec, backend, seen) {
+        decision.refuse(backend, Reason::Impossible { why });
+    } else if let Some(reason) = missing {
         decision.wait(backend, reason);
     }
     decision
+}
+
+/// Why the backend cannot do what was decided, as it says itself: nothing is begun then.
+fn impossible(
+    decision: &Decision,
+    spec: &SandboxSpec,
+    backend: BackendKind,
+    seen: &Seen<'_>,
+) -> Option<String> {
+    let facts = seen.observed.facts.get(&backend)?;
+    let starts = decision.start.iter().any(|i| i.resource == ResourceKind::Machine);
+    if let Some(why) = &facts.no_machines
+        && (decision.makes_machine() || starts)
+    {
+        return Some(format!("no machine can be made: {why}"));
+    }
+    let makes_sidecar = decision.create.iter().any(|spec| spec.kind() == ResourceKind::Sidecar);
+    let connected = spec.sidecar(backend).is_some() && decision.makes_machine();
+    let why = facts.no_sidecars.as_ref().filter(|_| makes_sidecar || connected)?;
+    Some(format!("its sidecar cannot be made: {why}"))
 }
 
 /// Says of a machine that runs anew why it does. What it would lose and could not be given again keeps it

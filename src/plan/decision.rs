@@ -153,6 +153,14 @@ impl Decision {
         self.changes[0].notes.extend(then.map(|then| format!("once it has {names}, {then}")));
     }
 
+    /// Does nothing of it, for this reason; what was to become of it is said all the same.
+    pub(super) fn refuse(&mut self, at: BackendKind, reason: Reason) {
+        self.withhold();
+        self.changes.retain(|change| !matches!(change.reason, Reason::NeedsInput { .. }));
+        self.change(ResourceKind::Machine, Some(at), Verdict::Hold, reason);
+        self.changes.rotate_right(1);
+    }
+
     /// Drops all work and holds what would have been removed.
     pub(super) fn withhold(&mut self) {
         for change in &mut self.changes {

@@ -131,6 +131,11 @@ pub enum Reason {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         tokens: Vec<String>,
     },
+    /// Its backend cannot make it as this machine is set up.
+    Impossible {
+        /// Why, and what to do about it.
+        why: String,
+    },
     /// The tree says to leave it exactly as it is.
     Suspended,
     /// The operator stopped it, and it stays down until the operator starts it.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 mod aside;
 mod classes;
 mod holds;
+mod impossible;
 mod kept;
 mod renames;
 mod stopped;

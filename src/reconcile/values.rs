@@ -107,10 +107,23 @@ pub(super) async fn read(
     trusted: Option<(&EnvFile, PathBuf)>,
 ) -> anyhow::Result<Values> {
     let asks = |spec: &SandboxSpec| !spec.asked_env.is_empty() || !spec.policy.routes.is_empty();
-    match trusted.filter(|_| desired.sandboxes.values().any(asks)) {
+    let asked = desired.sandboxes.values().any(asks);
+    // A mistake in a file is told before anybody needs it. A pipe may have nobody who writes to it.
+    let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+    match trusted.filter(|(_, judged)| asked || is_file(judged)) {
         Some((file, judged)) => file.read(judged).await,
         None => Ok(Values::new()),
     }
+}
+
+/// Says what is wrong with an `--env-file`, whoever needs it.
+///
+/// # Errors
+/// When others can change it, it cannot be read, or it holds a line that is not `NAME=value`.
+pub async fn check_env_file(path: PathBuf) -> anyhow::Result<()> {
+    let file = EnvFile::new(path);
+    let judged = file.judge()?.path;
+    file.read(judged).await.map(drop)
 }
 
 /// The values that are at hand of those that the tree asks for; `from_file` is what the `--env-file` says.
@@ -173,11 +186,17 @@ fn parse_env_file(text: &str) -> anyhow::Result<Values> {
         let Some((name, value)) = line.split_once('=') else {
             anyhow::bail!("line {}: expected NAME=value, found no `=`", index + 1);
         };
+        let name = name.trim();
+        anyhow::ensure!(
+            !name.is_empty() && !name.contains(char::is_whitespace),
+            "line {}: expected NAME=value, and what stands before the `=` is no name",
+            index + 1
+        );
         let value = ['"', '\'']
             .iter()
             .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
             .unwrap_or(value);
-        values.insert(name.trim().to_owned(), Zeroizing::new(value.to_owned()));
+        values.insert(name.to_owned(), Zeroizing::new(value.to_owned()));
     }
     Ok(values)
 }
@@ -222,6 +241,21 @@ mod tests {
             ("F", "2"),
         ];
         assert_eq!(more, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn a_line_that_is_no_value_is_refused_and_not_shown() {
+        for (text, line) in [
+            ("A=1\nhunter2\n", 2),
+            ("# c\n\nAPI KEY=hunter2\n", 3),
+            ("API_KEY: x=hunter2\n", 1),
+            ("=hunter2\n", 1),
+            ("set A=hunter2\n", 1),
+        ] {
+            let error = parse_env_file(text).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("line {line}: expected NAME=value")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

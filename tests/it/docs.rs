@@ -3,6 +3,9 @@
 
 mod cases;
 mod commands;
+#[cfg(target_os = "linux")]
+mod console;
 mod links;
 mod manifests;
 mod markdown;
+mod tables;

@@ -1,5 +1,7 @@
 //! The examples: what a newcomer copies has to be right, and to stay what it was.
 
+mod image;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

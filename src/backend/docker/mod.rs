@@ -290,6 +290,8 @@ impl Backend for Docker {
         if depth == Depth::Deep {
             observe::deepen(&engine, &mut seen).await?;
         }
+        let named = self.settings.sidecar_program.as_deref();
+        seen.observation.facts.no_sidecars = Program::check(named).err();
         seen.observation.facts.elsewhere |= engine.endpoint.socket().is_none();
         seen.observation.facts.root_images = self.with_cache(scope, |cache| cache.root_images());
         let mut known = locked(&self.known);

@@ -34,20 +34,19 @@ impl Program {
     ///
     /// An error says what is wrong with it, and what to do.
     pub(super) fn find(named: Option<&Path>) -> Result<Self, String> {
-        let path = named.unwrap_or(Path::new(SELF));
-        let shown = match named {
-            Some(path) => format!("BOTTLE_SIDECAR_PROGRAM {}", path.display()),
-            None => "this bottle".to_owned(),
-        };
-        let reading = |error: std::io::Error| {
-            format!("{shown} cannot be read for the sidecar's image: {error}; {FIX}")
-        };
-        let mut file = File::open(path).map_err(reading)?;
-        let architecture =
-            architecture(&mut file).map_err(|reason| format!("{shown} {reason}; {FIX}"))?;
+        let (mut file, architecture) = opened(named)?;
+        let reading = |error: std::io::Error| unreadable(named, &error);
         file.seek(SeekFrom::Start(0)).map_err(reading)?;
         let digest = digest_of(&mut file).map_err(reading)?;
-        Ok(Self { path: path.to_owned(), digest, architecture })
+        let path = named.unwrap_or(Path::new(SELF)).to_owned();
+        Ok(Self { path, digest, architecture })
+    }
+
+    /// Says whether there is one, by its headers alone: a plan asks, and reads no more than it needs.
+    ///
+    /// An error is that of [`Program::find`].
+    pub(super) fn check(named: Option<&Path>) -> Result<(), String> {
+        opened(named).map(drop)
     }
 
     /// Its bytes, which are those that were looked at.
@@ -60,6 +59,27 @@ impl Program {
         );
         Ok(bytes)
     }
+}
+
+/// How messages name the program.
+fn shown(named: Option<&Path>) -> String {
+    named.map_or_else(
+        || "this bottle".to_owned(),
+        |path| format!("BOTTLE_SIDECAR_PROGRAM {}", path.display()),
+    )
+}
+
+fn unreadable(named: Option<&Path>, error: &std::io::Error) -> String {
+    format!("{} cannot be read for the sidecar's image: {error}; {FIX}", shown(named))
+}
+
+/// Opens the program, and says what it runs on.
+fn opened(named: Option<&Path>) -> Result<(File, &'static str), String> {
+    let path = named.unwrap_or(Path::new(SELF));
+    let mut file = File::open(path).map_err(|error| unreadable(named, &error))?;
+    let architecture =
+        architecture(&mut file).map_err(|reason| format!("{} {reason}; {FIX}", shown(named)))?;
+    Ok((file, architecture))
 }
 
 /// Checks that an ELF file asks for no interpreter, and returns what it runs on.
@@ -151,10 +171,12 @@ mod tests {
         let program = Program::find(Some(&path)).unwrap();
         assert_eq!(program.digest, SpecHash::of_bytes(&bytes));
         assert_eq!(program.bytes().unwrap(), bytes);
+        assert_eq!(Program::check(Some(&path)), Ok(()));
         std::fs::write(&path, elf(62, &[1, 1])).unwrap();
         assert!(program.bytes().unwrap_err().to_string().contains("changed"));
         std::fs::write(&path, elf(62, &[3])).unwrap();
         let error = Program::find(Some(&path)).unwrap_err();
+        assert_eq!(Program::check(Some(&path)), Err(error.clone()));
         for part in ["BOTTLE_SIDECAR_PROGRAM", "docs/operations.md", "libraries"] {
             assert!(error.contains(part), "{part}: {error}");
         }

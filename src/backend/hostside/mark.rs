@@ -38,6 +38,11 @@ impl Marks {
         format!("{}{sandbox}", self.0)
     }
 
+    /// How all of them begin.
+    pub(in crate::backend) fn prefix(&self) -> &str {
+        &self.0
+    }
+
     /// The sandbox that the first argument of a process names.
     fn in_argument(&self, first: &[u8]) -> Option<SandboxId> {
         let sandbox = first.strip_prefix(self.0.as_bytes())?;

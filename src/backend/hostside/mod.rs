@@ -24,7 +24,13 @@ pub use launch::main_if_asked;
 
 pub(super) use life::{Sidecar, Sidecars, marks, places, process_of, processes, unrecorded};
 pub(super) use mark::{Marks, bearers};
+pub(super) use process::is_outside;
 pub(super) use process::{Process, ask_to_end, host_boot, kill, lives, pids};
 pub(super) use process::{how_it_is, start_time};
 pub(super) use program::Program;
 pub(super) use record::RECORDS;
+
+/// Whether this process has a user that bottle gives to its processes.
+pub(super) fn may_be_of_bottle(pid: i32) -> bool {
+    process::user_of(pid).is_some_and(user::may_be_of_bottle)
+}

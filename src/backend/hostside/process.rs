@@ -162,7 +162,7 @@ pub(super) fn user_of(pid: i32) -> Option<u32> {
 }
 
 /// Whether a process is in no process namespace below ours, as a guest's is.
-pub(super) fn is_outside(pid: i32) -> bool {
+pub(in crate::backend) fn is_outside(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     pids.is_some_and(|pids| pids.split_ascii_whitespace().count() == 1)

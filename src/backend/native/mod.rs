@@ -10,6 +10,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a backend is effects")]
 
+pub mod astray;
 mod base;
 mod call;
 mod caps;
@@ -21,6 +22,7 @@ mod etc;
 mod events;
 mod exec;
 mod fence;
+pub mod filesystem;
 mod helper;
 mod holes;
 mod ids;

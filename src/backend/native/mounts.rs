@@ -18,6 +18,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags,
 };
 
+use super::filesystem;
 use super::inside::{Inside, Owner};
 use super::state::{Mode, Record, RootFs};
 use super::sys;
@@ -94,8 +95,7 @@ impl<'a> View<'a> {
             RootFs::Image { digest } => format!("../.images/{digest}/rootfs"),
         };
         let lower = stage_lower(Path::new(&lower), sources.userns, &mut staged)?;
-        let root = overlay(&lower, Some("root"), sources.record.mode)
-            .context("putting a writable layer over its root")?;
+        let root = overlay(&lower, Some("root"), sources.record.mode).map_err(no_layer)?;
         sys::mount_setattr(root.as_fd(), NOSUID | NODEV, None)?;
         put(&root, CWD, "stage/root")?;
         let mut skipped = mount_points()?;
@@ -479,6 +479,18 @@ fn overlay(lower: &str, upper: Option<&str>, mode: Mode) -> anyhow::Result<Owned
         options.push(("userxattr", ""));
     }
     filesystem("overlay", &options, if upper.is_some() { 0 } else { RDONLY })
+}
+
+/// Why a root got no writable layer: mostly because of what the state folder lies on.
+fn no_layer(error: anyhow::Error) -> anyhow::Error {
+    let what = "putting a writable layer over its root";
+    match filesystem::unsuited(Path::new(".")) {
+        Some(name) => error.context(format!(
+            "{what}: the state folder lies on {name}, and the kernel puts none there: {}",
+            filesystem::ELSEWHERE
+        )),
+        None => error.context(what),
+    }
 }
 
 /// Where the host has mounts.

@@ -115,26 +115,52 @@ impl Accounts {
     }
 }
 
-/// Which setting of this machine forbids user namespaces, and how to change it.
+/// The setting of this machine that forbids every sandbox, and how to change it. Only settings are read:
+/// what else may forbid them, `doctor` finds out by trying.
+pub(super) fn forbidden() -> Option<String> {
+    forbidding(mode(), &setting)
+}
+
+/// What a file below `/proc/sys` or `/proc/self` says.
+fn setting(path: &str) -> Option<String> {
+    fs::read_to_string(format!("/proc/{path}")).ok().map(|text| text.trim().to_owned())
+}
+
+fn forbidding(mode: Mode, setting: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let is = |path: &str, value: &str| setting(path).as_deref() == Some(value);
+    if is("sys/user/max_user_namespaces", "0") {
+        let told = "user.max_user_namespaces is 0; allow user namespaces with \
+                    `sysctl user.max_user_namespaces=15000`";
+        return Some(told.to_owned());
+    }
+    if mode != Mode::Rootless {
+        return None;
+    }
+    if is("sys/kernel/unprivileged_userns_clone", "0") {
+        let told = "kernel.unprivileged_userns_clone is 0; allow user namespaces with \
+                    `sysctl kernel.unprivileged_userns_clone=1`";
+        return Some(told.to_owned());
+    }
+    // A profile may allow them. Without one the kernel makes the namespace, and takes its rights away.
+    let confined = setting("self/attr/apparmor/current").or_else(|| setting("self/attr/current"));
+    let confined = confined.is_some_and(|profile| profile != "unconfined");
+    if is("sys/kernel/apparmor_restrict_unprivileged_userns", "1") && !confined {
+        return Some(APPARMOR.to_owned());
+    }
+    None
+}
+
+const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns is 1; allow user namespaces with \
+                        `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give bottle an \
+                        AppArmor profile with `userns,`";
+
+/// Why the kernel has refused a user namespace, and what to do about it.
 pub(super) fn why_refused() -> String {
-    let setting = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/{name}")).ok().map(|text| text.trim().to_owned())
-    };
-    if setting("user/max_user_namespaces").as_deref() == Some("0") {
-        return "user.max_user_namespaces is 0; allow them with \
-                `sysctl user.max_user_namespaces=15000`"
-            .to_owned();
+    if let Some(told) = forbidden() {
+        return told;
     }
-    if setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        return "kernel.unprivileged_userns_clone is 0; allow them with \
-                `sysctl kernel.unprivileged_userns_clone=1`"
-            .to_owned();
-    }
-    if setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        return "kernel.apparmor_restrict_unprivileged_userns is 1; allow them with \
-                `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or give bottle an \
-                AppArmor profile with `userns,`"
-            .to_owned();
+    if setting("sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        return APPARMOR.to_owned();
     }
     if in_chroot() {
         return "this process is in a chroot, and the kernel makes no user namespace there"
@@ -169,4 +195,37 @@ pub(super) fn probe() -> anyhow::Result<()> {
 pub(super) fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> anyhow::Error {
     let what = what.into();
     move |error| anyhow::Error::new(error).context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_setting_that_forbids_sandboxes_is_named() {
+        let said = |mode, set: &[(&str, &str)]| {
+            let set: BTreeMap<&str, &str> = set.iter().copied().collect();
+            forbidding(mode, &|path| set.get(path).map(|value| (*value).to_owned()))
+        };
+        let (root, user) = (Mode::Root { base: 0 }, Mode::Rootless);
+        let off = [("sys/user/max_user_namespaces", "0")];
+        let clone = [("sys/kernel/unprivileged_userns_clone", "0")];
+        let apparmor = ("sys/kernel/apparmor_restrict_unprivileged_userns", "1");
+        for mode in [root, user] {
+            assert_eq!(said(mode, &[("sys/user/max_user_namespaces", "15000")]), None);
+            assert!(said(mode, &off).is_some_and(|told| told.contains("=15000`")));
+        }
+        assert!(said(user, &clone).is_some_and(|told| told.contains("userns_clone=1`")));
+        assert!(
+            said(user, &[apparmor]).is_some_and(|told| told.contains("profile with `userns,`"))
+        );
+        let profile = ("self/attr/apparmor/current", "bottle (enforce)");
+        assert_eq!(said(user, &[apparmor, profile]), None);
+        let unconfined = ("self/attr/current", "unconfined");
+        assert!(said(user, &[apparmor, unconfined]).is_some());
+        // Root's rights come from elsewhere.
+        assert_eq!(said(root, &[clone[0], apparmor]), None);
+    }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::base;
 use super::limits::Cgroups;
+use super::namespaces;
 use super::state::{self, Folder, Record, Run, Store};
 use super::status::{self, Life};
 use crate::backend::durable::about;
@@ -29,6 +30,7 @@ pub(super) fn observe(scope: &Scope, depth: Depth) -> io::Result<Observation> {
         facts: BackendFacts {
             version: version(),
             unenforced: cgroups.unenforced(),
+            no_machines: namespaces::forbidden(),
             ..BackendFacts::default()
         },
         ..Observation::default()

@@ -197,7 +197,7 @@ impl Bears {
 
 /// Whether it is the first process of a process namespace below ours, and this user's as far as that can
 /// be compared. What an init starts is called like it for a moment, and is none.
-fn is_first(pid: i32) -> bool {
+pub(super) fn is_first(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;

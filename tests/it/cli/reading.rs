@@ -186,9 +186,13 @@ fn init_converts_an_older_layout() {
 #[test]
 fn schemas_are_schemas() {
     let cli = Cli::new();
-    for (what, property) in
-        [("bottle", "image"), ("agent", "bottle"), ("plan", "changes"), ("report", "outcomes")]
-    {
+    for (what, property) in [
+        ("bottle", "image"),
+        ("agent", "bottle"),
+        ("tree", "network_pool"),
+        ("plan", "changes"),
+        ("report", "outcomes"),
+    ] {
         let schema = cli.run(["schema", what]).exits(0).json();
         assert!(schema["$schema"].as_str().is_some_and(|s| s.contains("2020-12")), "{what}");
         assert!(schema["properties"][property].is_object(), "{what}: {schema}");

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use bottle::manifest::{LoadOptions, load};
 
-use super::markdown::{Page, pages};
+use super::markdown::{Fence, Page, pages};
 
 /// A tree around what is shown: what the pages speak of without showing it is there.
 struct Around(tempfile::TempDir);
@@ -21,7 +21,7 @@ impl Around {
         let around = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         around.write("home/code/site/index.html", "");
         around.write("home/.ssh/agent-key", "");
-        for program in ["claude", "node"] {
+        for program in ["claude", "codex", "gemini", "node", "opencode"] {
             let path = format!("home/.local/bin/{program}");
             around.write(&path, "#!/bin/sh\n");
             let mode = fs::Permissions::from_mode(0o755);
@@ -62,10 +62,19 @@ impl Around {
     }
 }
 
-fn is_manifest(path: &str) -> bool {
+pub(super) fn is_manifest(path: &str) -> bool {
     path == "bottle.yaml"
         || (Path::new(path).extension().is_some_and(|e| e == "md")
             && ["bottles/", "agents/", "skills/"].iter().any(|folder| path.starts_with(folder)))
+}
+
+/// The file that a block shows: of `yaml` under a page of Markdown the block is the front matter.
+pub(super) fn file_of(fence: &Fence) -> String {
+    let markdown = fence.info.split_whitespace().nth(1).is_some_and(|path| path.ends_with(".md"));
+    if fence.info.starts_with("yaml") && markdown {
+        return format!("---\n{}---\n", fence.content);
+    }
+    fence.content.clone()
 }
 
 /// How many manifests the page shows, and what is wrong with them.
@@ -85,7 +94,7 @@ fn check(page: &Page) -> (usize, Vec<String>) {
             ["yaml", "bottle"] => alone("tree/bottles/dev.md"),
             ["yaml", "agent"] => alone("tree/agents/ada.md"),
             ["yaml" | "markdown", path] if is_manifest(path) => {
-                tree.write(&format!("tree/{path}"), &fence.content);
+                tree.write(&format!("tree/{path}"), &file_of(&fence));
                 files.push(at.clone());
                 Vec::new()
             }

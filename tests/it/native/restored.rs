@@ -198,3 +198,53 @@ fn a_tree_whose_records_are_gone_is_held() {
     world.run(&["down", "--yes", "--allow-teardown", "all"]).exits(0);
     assert_eq!(world.alive(), Vec::<String>::new());
 }
+
+/// What runs and has no record is named by `doctor`, with where its files are.
+#[test]
+fn doctor_names_what_runs_without_a_record() {
+    if !rustix::process::geteuid().is_root() {
+        // Of what an ordinary user runs, the kernel does not say which files it has.
+        return crate::support::left_out(
+            "processes without a record",
+            "only root sees their files",
+        );
+    }
+    let world = World::new();
+    world.apply();
+    let (state, aside) = (world.cli.state(), world.cli.home().join("aside"));
+    let processes = || {
+        let said = world.cli.run(["-o", "json", "doctor"]).json();
+        let host = said["host"].as_array().unwrap().clone();
+        let found = host.into_iter().find(|finding| finding["what"] == "processes");
+        found.map(|found| format!("{} → {}", found["detail"], found["fix"])).unwrap_or_default()
+    };
+    let pid = |name: &str| {
+        let mark = world.alive().into_iter().find(|mark| mark.ends_with(&format!(":{name}")));
+        let mark = mark.unwrap();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let of = |entry: &std::fs::DirEntry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            line.starts_with(mark.as_bytes())
+        };
+        entries.filter(of).map(|entry| entry.file_name().into_string().unwrap()).next().unwrap()
+    };
+    let ada = format!("ada (process {})", pid("ada"));
+    assert!(!processes().contains(&ada), "{}", processes());
+
+    std::fs::rename(&state, &aside).unwrap();
+    let said = processes();
+    assert!(said.contains(&ada) && said.contains("bob (process "), "{said}");
+    assert!(said.contains(&aside.display().to_string()), "{said}");
+    assert!(said.contains("put the folder back"), "{said}");
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&aside, &state).unwrap();
+    assert!(!processes().contains(&ada), "{}", processes());
+
+    world.copy(&state, &aside);
+    std::fs::remove_dir_all(&state).unwrap();
+    let said = processes();
+    assert!(said.contains(&ada) && said.contains("the files are gone"), "{said}");
+    assert!(said.contains("kill -9"), "{said}");
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&aside, &state).unwrap();
+}
