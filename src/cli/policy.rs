@@ -274,6 +274,9 @@ fn leak_lines(dlp: &DlpPart, rules: Option<&std::path::Path>) -> Vec<String> {
     let action = match dlp.action {
         Action::Block => "a request that holds a secret is refused",
         Action::Warn => "a request that holds a secret passes and is logged; credentials never do",
+        Action::Redact => {
+            "a secret is taken out of a body that is text and the request passes; any other request that holds one is refused"
+        }
     };
     let mut lines = vec![action.to_owned()];
     lines.extend(rules.map(|file| format!("rules: the built-in ones and {}", file.display())));

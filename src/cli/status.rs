@@ -84,6 +84,8 @@ pub(super) struct SidecarStatus {
     pub(super) allowed: u64,
     /// Requests that were let through although a leak rule matched.
     pub(super) warned: u64,
+    /// What was taken out of requests that were let through: how many lines of the log say so.
+    pub(super) redacted: u64,
     /// Requests and connections that were refused, by why.
     pub(super) denied: BTreeMap<String, u64>,
 }
@@ -91,6 +93,10 @@ pub(super) struct SidecarStatus {
 impl SidecarStatus {
     fn of(state: State) -> Self {
         let count = |event: &str| state.counts.get(event).copied().unwrap_or(0);
+        let all = |begin: &str| {
+            let counts = state.counts.iter().filter(|(event, _)| event.starts_with(begin));
+            counts.map(|(_, count)| count).sum()
+        };
         let denied = state
             .counts
             .iter()
@@ -98,12 +104,8 @@ impl SidecarStatus {
         Self {
             loaded: state.generation > 0,
             allowed: count("allow"),
-            warned: state
-                .counts
-                .iter()
-                .filter(|(event, _)| event.starts_with("warn"))
-                .map(|(_, count)| count)
-                .sum(),
+            warned: all("warn:"),
+            redacted: all("redacted:"),
             denied: denied.collect(),
             started_at: state.started_at,
         }

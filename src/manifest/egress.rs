@@ -24,7 +24,7 @@ pub(super) static TABLE: Table = Table {
         ),
         Key::new(
             "dlp_action",
-            Shape::Word(&["block", "warn"]),
+            Shape::Word(&["block", "warn", "redact"]),
             "what happens to a request that holds a secret",
         ),
         Key::new(
@@ -97,7 +97,8 @@ pub(super) fn read(field: &Field<'_>, guard: &Guard<'_>, findings: &mut Findings
             egress.allowlist.extend(entry);
         }
     }
-    let actions = [("block", DlpAction::Block), ("warn", DlpAction::Warn)];
+    let actions =
+        [("block", DlpAction::Block), ("warn", DlpAction::Warn), ("redact", DlpAction::Redact)];
     if let Some(action) = section.get("dlp_action").and_then(|f| f.choice(&actions, findings)) {
         egress.dlp_action = action;
     }

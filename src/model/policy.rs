@@ -135,6 +135,8 @@ pub enum DlpAction {
     Block,
     /// Let it pass and say so.
     Warn,
+    /// Let it pass without the secret, where that can be taken out; else refuse it.
+    Redact,
 }
 
 impl DlpAction {
@@ -144,6 +146,7 @@ impl DlpAction {
         match self {
             Self::Block => "block",
             Self::Warn => "warn",
+            Self::Redact => "redact",
         }
     }
 }

@@ -108,6 +108,8 @@ pub enum Action {
     Block,
     /// It passes, and the log says so.
     Warn,
+    /// It passes without the secret, where that can be taken out of its body; else it is refused.
+    Redact,
 }
 
 /// One narrow suppression of a leak rule.
@@ -134,6 +136,7 @@ impl From<&model::Policy> for PolicyPart {
                 action: match policy.egress.dlp_action {
                     DlpAction::Block => Action::Block,
                     DlpAction::Warn => Action::Warn,
+                    DlpAction::Redact => Action::Redact,
                 },
                 rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
                 allow: policy.egress.dlp_allow.iter().map(SuppressionPart::from).collect(),

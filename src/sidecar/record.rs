@@ -32,6 +32,8 @@ pub enum Event {
     Allow,
     /// A request is passed on although a leak rule matched.
     Warn,
+    /// A request is passed on without what was found in it.
+    Redacted,
     /// A request, a connection or a response is refused.
     Deny,
     /// A request ended before it was decided, because whoever asked is gone.
@@ -53,6 +55,7 @@ impl Event {
             Self::ConfigRejected => "config_rejected",
             Self::Allow => "allow",
             Self::Warn => "warn",
+            Self::Redacted => "redacted",
             Self::Deny => "deny",
             Self::Abandoned => "abandoned",
             Self::Revoked => "revoked",
@@ -90,6 +93,9 @@ pub struct Line<'a> {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'a str>,
+    /// How often that was taken out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// The path of the credential route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'a str>,
@@ -125,6 +131,7 @@ impl<'a> Line<'a> {
             host: None,
             path: None,
             code: None,
+            count: None,
             route: None,
             inject: None,
             unscanned: None,

@@ -11,6 +11,7 @@ mod microvm;
 mod networks;
 mod node;
 mod place;
+mod refused;
 mod roles;
 mod rotation;
 mod search;

@@ -23,6 +23,7 @@ mod packed_heads;
 #[path = "../../src/sidecar/packing.rs"]
 mod packing;
 mod parts;
+mod redacted;
 mod running;
 mod spellings;
 mod told;

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::accident::is_accident;
 use super::entropy::shannon;
+use super::marker::is_marker;
 use super::rules::pattern::Pattern;
 use super::rules::{Allow, Rule, Rules};
 
@@ -34,10 +35,11 @@ pub(super) struct Hit {
 }
 
 /// A match that a rule means.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Found {
     rule: usize,
     start: usize,
+    secret: Range<usize>,
 }
 
 /// How much of its entropy a token of letters and digits keeps in one case.
@@ -45,6 +47,21 @@ const ONE_CASE: f64 = 0.85;
 
 /// The rules that find something, as indices, in order; `hits` are the keywords that are there.
 pub(super) fn detect(rules: &Rules, hits: &mut [Hit], view: View<'_>) -> Vec<usize> {
+    let mut ids: Vec<usize> = matches(rules, hits, view).iter().map(|one| one.rule).collect();
+    ids.dedup();
+    ids
+}
+
+/// Where the secrets are that rules find, each with its rule's index.
+pub(super) fn locate(
+    rules: &Rules,
+    hits: &mut [Hit],
+    view: View<'_>,
+) -> impl Iterator<Item = (usize, Range<usize>)> {
+    matches(rules, hits, view).into_iter().map(|found| (found.rule, found.secret))
+}
+
+fn matches(rules: &Rules, hits: &mut [Hit], view: View<'_>) -> Vec<Found> {
     let mut found = Vec::new();
     hits.sort_unstable();
     let mut hits = hits.chunk_by(|one, other| one.rule == other.rule).peekable();
@@ -60,10 +77,8 @@ pub(super) fn detect(rules: &Rules, hits: &mut [Hit], view: View<'_>) -> Vec<usi
             found.extend(search(rules, index, &regions, view));
         }
     }
-    let mut ids: Vec<usize> =
-        found.iter().filter(|one| met(rules, one, view)).map(|one| one.rule).collect();
-    ids.dedup();
-    ids
+    found.retain(|one| met(rules, one, view));
+    found
 }
 
 #[expect(clippy::single_range_in_vec_init, reason = "a list of regions, of which there is one")]
@@ -134,7 +149,7 @@ fn judge(
     if rule.entropy != 0.0 && shannon(&view.bytes[secret.clone()]) <= least {
         return None;
     }
-    if is_accident(view, secret.clone()) {
+    if is_accident(view, secret.clone()) || is_marker(rules, view.bytes, secret.clone()) {
         return None;
     }
     let line = || match touched {
@@ -149,7 +164,7 @@ fn judge(
     if allowed(&rules.allow) || allowed(&rule.allow) {
         return None;
     }
-    Some(Found { rule: index, start: range.start })
+    Some(Found { rule: index, start: range.start, secret })
 }
 
 fn trim_newlines(bytes: &[u8], range: Range<usize>) -> Range<usize> {

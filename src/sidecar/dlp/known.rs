@@ -26,6 +26,7 @@ pub struct Known {
 
 struct Value {
     name: String,
+    /// Itself first.
     forms: Vec<Form>,
 }
 
@@ -88,15 +89,15 @@ impl Known {
         })
     }
 
-    /// Whether a form stands around a place at which one of its pieces was found.
+    /// Where a form stands around a place at which one of its pieces was found, if it does.
     pub(super) fn stands_at(
         &self,
         (value, form, place): (u32, u32, u32),
         text: &[u8],
         anchor: usize,
-    ) -> bool {
-        let form = self.values.get(value as usize).and_then(|of| of.forms.get(form as usize));
-        form.is_some_and(|form| form.around(text, anchor, place as usize).is_some())
+    ) -> Option<Range<usize>> {
+        let form = self.values.get(value as usize).and_then(|of| of.forms.get(form as usize))?;
+        form.around(text, anchor, place as usize)
     }
 
     /// The length of the longest form of any value.

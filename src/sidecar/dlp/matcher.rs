@@ -61,6 +61,8 @@ pub(super) struct Hits {
     pub(super) encoded: Vec<(usize, Coding)>,
     /// Indices of known values.
     pub(super) known: Vec<u32>,
+    /// Where they stand as they are, in no other form.
+    pub(super) as_they_are: Vec<(u32, Range<usize>)>,
     /// Keywords count in any case.
     any_case: bool,
 }
@@ -74,6 +76,7 @@ impl Hits {
         self.keywords.clear();
         self.encoded.clear();
         self.known.clear();
+        self.as_they_are.clear();
     }
 }
 
@@ -174,8 +177,11 @@ impl Matcher {
                 }
             }
             Meaning::Known { value, form, place } => {
-                if known.stands_at((*value, *form, *place), bytes, range.start) {
+                if let Some(place) = known.stands_at((*value, *form, *place), bytes, range.start) {
                     hits.known.push(*value);
+                    if *form == 0 {
+                        hits.as_they_are.push((*value, place));
+                    }
                 }
             }
         }

@@ -17,6 +17,8 @@
 //!   encoding, and [`Suppression`]s do not hold for them.
 //! - [`Scanner::scan`] takes a text as a whole, [`Scanner::stream`] one that comes in pieces; both
 //!   find the same. [`Scanner::scan_body`] takes codings off and opens archives.
+//! - [`Scanner::take_out`] puts a marker in the place of what was found, as far as that stands in a text;
+//!   what comes of it is searched again.
 
 mod accident;
 mod archive;
@@ -25,8 +27,10 @@ mod decode;
 mod engine;
 mod entropy;
 mod known;
+mod marker;
 mod matcher;
 mod pack;
+mod redact;
 mod rules;
 mod scanner;
 mod stream;
@@ -38,6 +42,7 @@ pub(in crate::sidecar) use archive::find::begins_packed;
 pub(in crate::sidecar) use archive::{Kind, Layers, packing};
 pub use archive::{Report, Unscanned, is_packed};
 pub use known::{Finder, Known, SHORTEST, TooShort};
+pub use redact::{Taken, Written};
 pub use rules::{Rules, RulesError};
 pub use scanner::{DEPTH, Finding, Scanner};
 pub use stream::BodyScanner;

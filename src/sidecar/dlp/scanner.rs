@@ -6,7 +6,7 @@ use std::sync::Arc;
 use time::Date;
 
 use super::decode::{self, local};
-use super::engine::{View, detect};
+use super::engine::{View, detect, locate};
 use super::known::Known;
 use super::matcher::{Hits, Matcher};
 use super::rules::Rules;
@@ -189,6 +189,30 @@ impl Scanner {
             let rule = self.rules.rules[index].id.to_string();
             found.push(Finding { rule, known: false });
         }
+    }
+}
+
+impl Scanner {
+    /// Where in a text as it stands something is that must not leave, which may go on on either side. What is
+    /// encoded in it is not looked into.
+    pub(super) fn places(
+        &self,
+        host: &str,
+        today: Date,
+        view: View<'_>,
+    ) -> Vec<(Range<usize>, Finding)> {
+        let mut hits = Hits::default();
+        self.matcher.search(&self.known, view.bytes, &[], &mut hits);
+        let known = hits.as_they_are.into_iter().map(|(value, range)| {
+            (range, Finding { rule: self.known.name(value).to_owned(), known: true })
+        });
+        let mut places: Vec<_> = known.collect();
+        let rules = locate(&self.rules, &mut hits.keywords, view).map(|(index, range)| {
+            let rule = self.rules.rules[index].id.to_string();
+            (range, Finding { rule, known: false })
+        });
+        places.extend(rules.filter(|(_, finding)| !self.suppressed(finding, host, today)));
+        places
     }
 }
 

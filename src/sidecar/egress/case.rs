@@ -7,12 +7,14 @@ use bytes::Bytes;
 use hyper::Response;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::dialect::Dialect;
 use super::framed::Wire;
 use super::page::{self, About, page};
+use super::scan::code;
 use super::serve::Shared;
 use super::state::Loaded;
 use super::trouble::Trouble;
-use crate::sidecar::dlp::{Finding, Unscanned};
+use crate::sidecar::dlp::{Finding, Taken, Unscanned};
 use crate::sidecar::record::{Event, Line};
 use crate::sidecar::{Authority, CanonicalPath, Code, Route};
 
@@ -28,6 +30,8 @@ pub(super) struct Case {
     /// The canonical path, without its query. A path in which a secret was found is not told.
     path: OnceLock<String>,
     route: OnceLock<Arc<Route>>,
+    /// In which form whoever asks understands a refusal.
+    pub(super) dialect: OnceLock<Dialect>,
     /// Why not all of its body was scanned.
     unscanned: OnceLock<Unscanned>,
     /// What to do about this very case of its code, and what the operator is told of it.
@@ -63,6 +67,7 @@ impl Case {
             host: OnceLock::new(),
             path: OnceLock::new(),
             route: OnceLock::new(),
+            dialect: OnceLock::new(),
             unscanned: OnceLock::new(),
             next: OnceLock::new(),
             detail: OnceLock::new(),
@@ -124,6 +129,7 @@ impl Case {
             route: self.route.get().map(|route| route.path()),
             request_id: &self.id,
             next: self.next.get().copied(),
+            dialect: self.dialect.get().copied(),
         }
     }
 
@@ -230,6 +236,17 @@ impl Case {
         loaded.scan.judge(finding)?;
         let line = Line { path: None, ..self.line(Event::Warn, Some(&rule)) };
         self.shared.record.write(&line).map_err(|_| Code::AuditUnavailable)
+    }
+
+    /// It is passed on without this, which was taken out of its body.
+    pub(super) fn redacted(&self, taken: Taken) -> Result<(), Code> {
+        for (finding, count) in taken {
+            let code = code(finding);
+            let code = code.as_str();
+            let line = Line { count: Some(count), ..self.line(Event::Redacted, Some(&code)) };
+            self.shared.record.write(&line).map_err(|_| Code::AuditUnavailable)?;
+        }
+        Ok(())
     }
 
     /// Its body, or part of it, is passed on without being searched. The first reason is told.

@@ -108,6 +108,13 @@ pub const UPSTREAM_CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How much of a request's body is looked at before its upstream is dialled.
 pub const HELD_BODY: usize = 1024 * 1024;
 
+/// The same of a text out of which secrets are taken: that is done to one that is there as a whole, and
+/// a long conversation is one.
+pub const REDACTED_BODY: usize = 4 * 1024 * 1024;
+
+/// How often what was found is taken out of one body: what is left may be a secret of another rule.
+pub const REDACTIONS: usize = 8;
+
 /// How long a body of a known length may take to arrive or to fill that, and between two pieces of it; what
 /// has come by then goes on behind the scanner.
 pub const HELD_BODY_TIME: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1)];

@@ -16,6 +16,7 @@ mod connection;
 mod course;
 mod decided;
 mod dial;
+mod dialect;
 mod framed;
 mod headers;
 mod heedless;

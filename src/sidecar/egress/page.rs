@@ -4,7 +4,9 @@ use bytes::Bytes;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use super::dialect::Dialect;
 use crate::sidecar::Code;
 
 /// Says which code it is, so that a program need not read the page.
@@ -12,9 +14,16 @@ pub(super) const BLOCK: HeaderName = HeaderName::from_static("x-bottle-block");
 /// The request's name in the log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-bottle-request-id");
 
+/// Says to clients of models whether to ask again.
+const RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+const REFUSED: &str = "refused by the sandbox's sidecar";
+
 #[derive(Serialize)]
 struct Page<'a> {
-    error: &'static str,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    error: Value,
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
@@ -34,6 +43,21 @@ pub(super) struct About<'a> {
     pub(super) request_id: &'a str,
     /// What to do, where there is more to say than for every case of the code.
     pub(super) next: Option<&'static str>,
+    /// In which form it is understood, where that is not the page's own.
+    pub(super) dialect: Option<Dialect>,
+}
+
+/// What a client of models shows of a refusal, in the form that it knows.
+fn error(dialect: Dialect, code: &str, status: u16, next: &str) -> Value {
+    let message = format!("{REFUSED}: {code}: {next}");
+    let kind = dialect.kind(status);
+    match dialect {
+        Dialect::Anthropic => json!({ "type": kind, "message": message }),
+        Dialect::OpenAi => {
+            json!({ "message": message, "type": kind, "param": null, "code": code })
+        }
+        Dialect::Google => json!({ "code": status, "message": message, "status": kind }),
+    }
 }
 
 /// The page for a refusal. `close`: nothing else is answered on this connection.
@@ -44,21 +68,27 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
         Code::KnownSecret { .. } => Some("known-secret"),
         _ => None,
     };
+    let status = about.dialect.map_or(code.status(), |_| Dialect::status(code));
+    let next = about.next.unwrap_or(code.next());
     let page = Page {
-        error: "refused by the sandbox's sidecar",
+        kind: (about.dialect == Some(Dialect::Anthropic)).then_some("error"),
+        error: match about.dialect {
+            None => REFUSED.into(),
+            Some(dialect) => error(dialect, &text, status, next),
+        },
         code: &text,
         rule,
         host: about.host,
         route: about.route,
         request_id: about.request_id,
-        next: about.next.unwrap_or(code.next()),
+        next,
     };
     // A page of strings is always written.
     let mut body = serde_json::to_vec(&page).unwrap_or_default();
     body.push(b'\n');
     let mut response = Response::new(Bytes::from(body));
     *response.status_mut() =
-        StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     // git shows what is plain text to whoever pushes, and nothing else.
     let kind = if *code == Code::UseGitGate { "text/plain" } else { "application/json" };
@@ -68,6 +98,9 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
     }
     if let Ok(value) = HeaderValue::from_str(about.request_id) {
         headers.insert(REQUEST_ID, value);
+    }
+    if about.dialect.is_some() && status < 500 {
+        headers.insert(RETRY, HeaderValue::from_static("false"));
     }
     if close || code.closes() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

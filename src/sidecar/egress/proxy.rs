@@ -18,6 +18,7 @@ use super::arriving::Arriving;
 use super::case::Case;
 use super::course::Course;
 use super::decided::{Decided, decided};
+use super::dialect::Dialect;
 use super::framed::Wire;
 use super::headers::{
     asks_for_websocket, door_location, is_head_too_large, is_partial, strip_partial, strip_request,
@@ -105,6 +106,9 @@ async fn work(
     case: &Arc<Case>,
     mut request: Request<Incoming>,
 ) -> Result<Answer, Refusal> {
+    if let Some(dialect) = spoken(door, &request) {
+        let _ = case.dialect.set(dialect);
+    }
     if let Some(violation) = door.wire.stands_for(request.uri().path()) {
         return Err(violation.into());
     }
@@ -131,7 +135,7 @@ async fn work(
     let (head, body) = request.into_parts();
     let body = Arriving::new(body, head.version);
     let mut headers = head.headers;
-    let coding = codings(&headers);
+    let (coding, written) = (codings(&headers), loaded.scan.redacts(&headers));
     join_cookies(&mut headers);
     search_head(case, &loaded, &decided, &mut headers)?;
     if let Some(route) = &decided.route {
@@ -144,7 +148,8 @@ async fn work(
         activity.moves();
     }
     let mut revoked = again();
-    let held = Upload::hold(body, coding, case, &loaded, &door.shared.budget, &again);
+    let budget = &door.shared.budget;
+    let held = Upload::hold(body, coding, written, case, &loaded, budget, &again);
     let upload = tokio::select! {
         biased;
         upload = held => upload?,
@@ -166,6 +171,18 @@ async fn work(
     relay(&loaded, &decided, response, revoked, back, turn)
         .await
         .map(|response| Answer::Relayed(Box::new(response)))
+}
+
+/// In which form whoever asks understands a refusal. A CONNECT is none of theirs.
+fn spoken(door: &Door, request: &Request<Incoming>) -> Option<Dialect> {
+    if request.method() == Method::CONNECT {
+        return None;
+    }
+    let host = match &door.kind {
+        Kind::Tunnel(authority) => authority.host().to_string(),
+        Kind::Front(_) => String::new(),
+    };
+    Dialect::of(request.uri().path(), request.headers(), &host)
 }
 
 /// Waits until a new policy forbids what is under way, and says so. Where it forbids the whole tunnel,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use hyper::HeaderMap;
-use hyper::header::{CONTENT_ENCODING, COOKIE};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, COOKIE};
 use time::{Date, OffsetDateTime};
 use zeroize::Zeroizing;
 
@@ -14,7 +14,8 @@ use crate::sidecar::Code;
 use crate::sidecar::credential::{Redactions, Redactor, basic_forms};
 use crate::sidecar::dlp::coding::{self, Coding, Unscannable};
 use crate::sidecar::dlp::{
-    BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression, Unscanned,
+    BodyScanner, Bounds, Finding, Known, Report, Rules, Scanner, Suppression, Taken, Unscanned,
+    Written,
 };
 use crate::sidecar::document::Document;
 use crate::sidecar::part::{Action, SuppressionPart};
@@ -153,10 +154,25 @@ impl Scan {
     /// Whether a request with this finding is refused, and how.
     pub(super) fn judge(&self, finding: Finding) -> Result<(), Code> {
         match (finding.known, self.action) {
-            (true, _) => Err(Code::KnownSecret { name: finding.rule.into() }),
-            (false, Action::Block) => Err(Code::Dlp { rule: finding.rule.into() }),
             (false, Action::Warn) => Ok(()),
+            (_, Action::Block | Action::Redact) | (true, Action::Warn) => Err(code(finding)),
         }
+    }
+
+    /// How a body is written that something can be taken out of, if that is what is done about leaks.
+    pub(super) fn redacts(&self, headers: &HeaderMap) -> Option<Written> {
+        written(headers).filter(|_| self.action == Action::Redact)
+    }
+
+    /// Takes out of a body what must not leave, as far as that goes.
+    pub(super) fn take_out(
+        &self,
+        host: &str,
+        written: &Written,
+        body: &[u8],
+        taken: &mut Taken,
+    ) -> Option<Vec<u8>> {
+        self.scanner.take_out(host, today(), written, body, taken)
     }
 
     /// Takes known values out of what comes back, if there are any; in every form out of what answers a
@@ -170,7 +186,40 @@ impl Scan {
 
     /// Whether what cannot be searched is refused.
     pub(super) fn blocks(&self) -> bool {
-        self.action == Action::Block
+        self.action != Action::Warn
+    }
+}
+
+/// Why a request with this finding is refused.
+pub(super) fn code(finding: Finding) -> Code {
+    let name = finding.rule.into();
+    if finding.known { Code::KnownSecret { name } } else { Code::Dlp { rule: name } }
+}
+
+/// Fields that hold for the body as it was sent: its digest, its signature, its place in something larger.
+const OF_THE_BODY: [&str; 9] = [
+    "content-md5",
+    "digest",
+    "content-digest",
+    "repr-digest",
+    "signature-input",
+    "x-amz-content-sha256",
+    "x-goog-hash",
+    "content-range",
+    "upload-offset",
+];
+
+/// How a body is written, if something else may be sent in its place.
+fn written(headers: &HeaderMap) -> Option<Written> {
+    let bound = |name: &str| OF_THE_BODY.contains(&name) || name.starts_with("x-amz-checksum-");
+    if codings(headers).ok()? != [] || headers.keys().any(|name| bound(name.as_str())) {
+        return None;
+    }
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    match (types.next(), types.next()) {
+        (None, _) => Some(Written::Text),
+        (Some(kind), None) => Written::of_type(kind.as_bytes()),
+        (Some(_), Some(_)) => None,
     }
 }
 
@@ -243,6 +292,33 @@ mod tests {
         assert!(date("2030-02-28").is_some());
         for wrong in ["2030-02-30", "2030-2-28", "30-02-28", "2030-02-28-1", "soon", ""] {
             assert!(date(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_a_body_that_nothing_else_holds_for_is_written_anew() {
+        let map = |fields: &[(&str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                let name = hyper::header::HeaderName::from_bytes(name.as_bytes()).unwrap();
+                map.append(name, value.parse().unwrap());
+            }
+            map
+        };
+        let json = ("content-type", "application/json; charset=utf-8");
+        assert_eq!(written(&map(&[])), Some(Written::Text));
+        assert_eq!(written(&map(&[json])), Some(Written::Json));
+        assert_eq!(written(&map(&[json, ("content-encoding", "identity")])), Some(Written::Json));
+        for other in [
+            ("content-type", "text/plain"),
+            ("content-encoding", "gzip"),
+            ("content-encoding", "snappy"),
+            ("content-md5", "x"),
+            ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+            ("x-amz-checksum-crc32", "x"),
+            ("content-range", "bytes 0-1/2"),
+        ] {
+            assert_eq!(written(&map(&[json, other])), None, "{other:?}");
         }
     }
 

@@ -19,9 +19,9 @@ use super::state::Loaded;
 use super::trouble::Trouble;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
-use crate::sidecar::dlp::{BodyScanner, Finding, Opener, Room, Unscanned};
+use crate::sidecar::dlp::{BodyScanner, Finding, Opener, Room, Taken, Unscanned, Written};
 use crate::sidecar::framing::may_be_late;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
 
 /// A search that is done aside, with what it searches.
@@ -306,12 +306,21 @@ const fn reason(error: &Unscannable) -> Unscanned {
     }
 }
 
-/// Searches a whole body. What takes long goes beside what else there is to do.
+/// How a body may be read.
+pub(super) struct Reading {
+    /// What is to be taken off.
+    pub(super) codings: Vec<Coding>,
+    /// How it is written, if what must not leave is to be taken out of it.
+    pub(super) written: Option<Written>,
+}
+
+/// Searches a whole body, and what is sent in its place, if something was taken out of it. What takes long goes
+/// beside what else there is to do.
 pub(super) async fn search_whole(
     case: &Arc<Case>,
     loaded: &Arc<Loaded>,
-    codings: Vec<Coding>,
-    held: BytesMut,
+    reading: Reading,
+    mut held: BytesMut,
     kept: Share,
 ) -> Result<(BytesMut, Share), Code> {
     let gone = Gone::default();
@@ -320,20 +329,35 @@ pub(super) async fn search_whole(
     let search = {
         let (case, loaded) = (Arc::clone(case), Arc::clone(loaded));
         move || {
-            let (report, scanned) = loaded.scan.whole_body(case.host(), &codings, &held, &flag);
-            if flag.load(Ordering::Relaxed) {
-                // There is nobody to be refused anything.
-                return Err(Code::DlpUnscannable);
+            let Reading { codings, written } = reading;
+            let (mut taken, mut rounds) = (Taken::new(), 0);
+            loop {
+                let (report, scanned) = loaded.scan.whole_body(case.host(), &codings, &held, &flag);
+                if flag.load(Ordering::Relaxed) {
+                    // There is nobody to be refused anything.
+                    return Err(Code::DlpUnscannable);
+                }
+                if let Err(error) = scanned {
+                    unscannable(&case, &loaded, reason(&error))?;
+                }
+                if !report.findings.is_empty()
+                    && rounds < limits::REDACTIONS
+                    && let Some(written) = &written
+                    && let Some(new) =
+                        loaded.scan.take_out(case.host(), written, &held, &mut taken)
+                {
+                    held = Bytes::from(new).into();
+                    rounds += 1;
+                    continue;
+                }
+                // A known value goes in no mode, whatever it stands in.
+                report.findings.into_iter().try_for_each(|finding| case.judge(&loaded, finding))?;
+                if let Some(reason) = report.unscanned {
+                    case.unscanned(reason);
+                }
+                case.redacted(taken)?;
+                return Ok((held, kept));
             }
-            if let Err(error) = scanned {
-                unscannable(&case, &loaded, reason(&error))?;
-            }
-            // A known value goes in no mode, whatever it stands in.
-            report.findings.into_iter().try_for_each(|finding| case.judge(&loaded, finding))?;
-            if let Some(reason) = report.unscanned {
-                case.unscanned(reason);
-            }
-            Ok((held, kept))
         }
     };
     if small {

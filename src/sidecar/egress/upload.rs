@@ -24,12 +24,12 @@ use super::case::Case;
 use super::course::Course;
 use super::limits;
 use super::packed::Packed;
-use super::search::{Away, Flushed, Search, search_whole, unscannable};
+use super::search::{Away, Flushed, Reading, Search, search_whole, unscannable};
 use super::share::{Budget, Share};
 use super::state::Loaded;
 use crate::sidecar::Code;
 use crate::sidecar::dlp::coding::{Coding, Unscannable};
-use crate::sidecar::dlp::{Unscanned, is_packed, packing};
+use crate::sidecar::dlp::{Unscanned, Written, is_packed, packing};
 
 /// What an upstream is sent.
 pub(super) struct Upload {
@@ -101,10 +101,10 @@ fn hold_time(codings: &[Coding], length: Option<u64>) -> [Duration; 2] {
     }
 }
 
-/// The share of the budget that a body begins with.
-async fn share(length: Option<u64>, budget: &Arc<Budget>) -> Result<Share, Code> {
+/// The share of the budget that a body begins with, of which so much is held at most.
+async fn share(length: Option<u64>, most: usize, budget: &Arc<Budget>) -> Result<Share, Code> {
     let length = length.and_then(|length| usize::try_from(length).ok());
-    let whole = length.map_or(limits::HELD_BODY, |length| length.min(limits::HELD_BODY));
+    let whole = length.map_or(limits::HELD_BODY, |length| length.min(most));
     let mut share = budget.take(whole.min(limits::STREAMED_BODY)).await?;
     if length.is_some() {
         // Without it, less of it is held.
@@ -146,6 +146,7 @@ impl Upload {
     pub(super) async fn hold(
         mut incoming: Arriving,
         coding: Result<Vec<Coding>, Unscannable>,
+        written: Option<Written>,
         case: &Arc<Case>,
         loaded: &Arc<Loaded>,
         budget: &Arc<Budget>,
@@ -166,18 +167,26 @@ impl Upload {
         if length.is_some_and(|length| length > limits::SCANNED_BODY) {
             unscannable(case, loaded, Unscanned::Large)?;
         }
-        let mut share = share(length, budget).await?;
+        let most = match written {
+            Some(_) => limits::REDACTED_BODY,
+            None => limits::HELD_BODY,
+        };
+        let mut share = share(length, most, budget).await?;
         let mut search = Search::new(case, loaded, budget, length);
         // As large as it may become, so that it never moves: what is not used of it takes no memory.
         let mut held = match length {
-            Some(length) if length >= limits::HELD_BODY as u64 => {
-                BytesMut::with_capacity(limits::HELD_BODY + limits::READ_BUFFER)
+            Some(length) if length >= most as u64 => {
+                BytesMut::with_capacity(most + limits::READ_BUFFER)
             }
             Some(length) => BytesMut::with_capacity(usize::try_from(length).unwrap_or(0)),
             None => BytesMut::new(),
         };
         let mut trailers = None;
-        let [all, mut between] = hold_time(&codings, length);
+        let [all, mut between] = match &written {
+            // Nor to a part of a value, or of a form.
+            Some(Written::Json | Written::Form | Written::Parts(_)) => limits::HELD_BODY_TIME,
+            Some(Written::Text) | None => hold_time(&codings, length),
+        };
         let deadline = tokio::time::sleep(all);
         tokio::pin!(deadline);
         let mut waited = !codings.is_empty();
@@ -202,7 +211,7 @@ impl Upload {
                 Ok(data) => {
                     let wanted = held.len() + data.len();
                     held.extend_from_slice(&data);
-                    if held.len() >= limits::HELD_BODY || !budget.grow(&mut share, wanted) {
+                    if held.len() >= most || !budget.grow(&mut share, wanted) {
                         break incoming.is_end_stream();
                     }
                 }
@@ -216,7 +225,8 @@ impl Upload {
         };
         let course = Course::new();
         if ended {
-            let (held, share) = search_whole(case, loaded, codings, held, share).await?;
+            let reading = Reading { codings, written };
+            let (held, share) = search_whole(case, loaded, reading, held, share).await?;
             let length = trailers.is_none().then_some(held.len() as u64);
             let (rest, first, decoders) = (None, None, None);
             let share = Some(Arc::new(share));

@@ -6,19 +6,19 @@ use super::place::Place;
 use super::vendors::{ANTHROPIC, DONE, GOOGLE, OPENAI, TASK};
 
 /// An agent's program, and how it is run without a person.
-struct Cli {
-    program: &'static str,
-    role: &'static str,
-    host: &'static str,
-    token: &'static str,
+pub(super) struct Cli {
+    pub(super) program: &'static str,
+    pub(super) role: &'static str,
+    pub(super) host: &'static str,
+    pub(super) token: &'static str,
     /// The header that its vendor documents, and what stands there before the token.
     header: (&'static str, &'static str),
     /// How it begins, and how it goes on: what it is told comes last.
-    begins: &'static str,
-    goes_on: &'static str,
+    pub(super) begins: &'static str,
+    pub(super) goes_on: &'static str,
 }
 
-const CLIS: [Cli; 5] = [
+pub(super) const CLIS: [Cli; 5] = [
     Cli {
         program: "claude",
         role: "anthropic-base-url",
