@@ -15,7 +15,7 @@ use crate::model::policy::AuthScheme;
 use crate::model::{SandboxId, SandboxSpec};
 use crate::reconcile::accepted;
 use crate::sidecar::allowlist::is_method;
-use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart, Scheme};
+use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart, Scheme, ServicePart};
 use crate::sidecar::{
     Allowed, Authority, CanonicalPath, Code, Policy, PolicyPart, RouteRequest, Transport, decide,
     decide_path_door,
@@ -100,10 +100,11 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
         Ok((Allowed { grant, route }, upstream)) => {
             answer.allowed = true;
             answer.by = Some(grant.entry.into());
+            let service = grant.service.map(|port| format!("http://127.0.0.1:{port}"));
             answer.exceptions = grant.exceptions.iter().map(ToString::to_string).collect();
             answer.route = route.as_ref().map(|route| route.path().to_owned());
             answer.credential = route.map(|route| route.credential().to_owned());
-            answer.upstream = upstream;
+            answer.upstream = upstream.or(service);
         }
         Err(code) => {
             answer.status = Some(code.status());
@@ -224,7 +225,7 @@ fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliErro
 fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
     let PolicyDocument { sandbox, bottle, policy, dlp_rules, .. } = document;
     let mut text = format!("{} of bottle {bottle} may reach", paint(style::BOLD, sandbox.as_str()));
-    if policy.allow.is_empty() && policy.routes.is_empty() {
+    if policy.allow.is_empty() && policy.routes.is_empty() && policy.services.is_empty() {
         text.push_str(" nothing\n");
         return text;
     }
@@ -234,6 +235,10 @@ fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
     }
     for route in &policy.routes {
         labelled(&mut text, "route", &route_text(route), width);
+    }
+    for ServicePart { name, port } in &policy.services {
+        let line = format!("{name}.host:{port} is 127.0.0.1:{port} of this machine");
+        labelled(&mut text, "service", &line, width);
     }
     for line in leak_lines(&policy.dlp, *dlp_rules) {
         labelled(&mut text, "leaks", &line, width);

@@ -10,8 +10,10 @@ use super::inputs::Inputs;
 use super::keys::{Key, Shape, Table};
 use super::source::{Findings, Problem};
 use super::yaml::Value;
-use super::{build, cred_proxy, egress, git, image, keep, limits, setup, tools, workspace};
-use crate::model::policy::Policy;
+use super::{
+    build, cred_proxy, egress, git, image, keep, limits, services, setup, tools, workspace,
+};
+use crate::model::policy::{Policy, SERVICES_ELSEWHERE, SERVICES_WITH_DOCKER};
 use crate::model::{BackendKind, HostSource, ImageRef, Keep, Resources, Setup, Tools, Workspace};
 
 /// The keys of a bottle.
@@ -61,6 +63,7 @@ pub(super) static TABLE: Table = Table {
             "credentials that the agent can use but never sees",
         ),
         Key::new("egress", Shape::Section(&egress::TABLE), "what the machine can reach"),
+        Key::new("services", services::SHAPE, services::DOC),
         Key::new("supervise", Shape::Flag, "the agent may ask the operator for a change"),
     ],
     removed: &[
@@ -221,6 +224,10 @@ pub(super) fn read(
             .get("egress")
             .map(|f| egress::read(&f, guard, findings))
             .unwrap_or_default(),
+        services: section
+            .get("services")
+            .map(|field| services::read(&field, findings))
+            .unwrap_or_default(),
         supervise: section.get("supervise").and_then(|f| f.flag(findings)).unwrap_or(false),
     };
     let mut bottle = Bottle {
@@ -310,6 +317,13 @@ fn check_backend(section: &Section<'_>, bottle: &Bottle, findings: &mut Findings
                 .error("the docker backend needs the key `image`")
                 .hint("name a registry reference, or the path of an image tar or root folder"),
         );
+    }
+    if fixed == Some(BackendKind::Docker)
+        && !bottle.policy.services.is_empty()
+        && let Some(field) = section.get("services")
+    {
+        let problem = Problem::error(field.key_span, SERVICES_ELSEWHERE);
+        findings.add(problem.field(&field.at).hint(SERVICES_WITH_DOCKER));
     }
     let host_image = matches!(bottle.image, None | Some(ImageRef::Host)) && elsewhere.is_none();
     if let Some(field) = section.get("host_paths").filter(|_| !host_image) {

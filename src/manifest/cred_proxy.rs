@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::field::{Field, Section, shorten};
 use super::guard::Guard;
 use super::host;
+use super::services;
 use super::keys::{Key, Shape, Table};
 use super::source::Findings;
 use super::yaml::Value;
@@ -222,7 +223,9 @@ fn parse_upstream(text: &str) -> Result<(String, u16, String), String> {
     if rest.contains(['?', '#']) {
         return Err("holds a query or a fragment".into());
     }
-    let name = host::dns_name(url.host).map_err(|reason| format!("has a host that {reason}"))?;
+    let name = host::dns_name(url.host)
+        .and_then(|name| services::refuse_reserved(&name).map(|()| name))
+        .map_err(|reason| format!("has a host that {reason}"))?;
     let port = match url.port {
         None => 443,
         Some(text) => host::port(text).ok_or("has a port that is not a number from 1 to 65535")?,

@@ -6,6 +6,7 @@ use super::field::{Field, shorten};
 use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
+use super::services;
 use super::source::Findings;
 use super::suffix::{self, Public};
 use super::tree::{self, Dir, Kind, Links, ReadError};
@@ -211,11 +212,12 @@ fn pattern(text: &str) -> Result<HostPattern, String> {
         return Err("has a `*` in the middle: a wildcard is `*.host` or `**.host`".into());
     }
     let name = host::dns_name(name)?;
+    services::refuse_reserved(&name)?;
     let pattern = wrap(name.clone());
     let own = ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
     if own.contains(&name.as_str()) || name.ends_with(".localhost") {
-        return Err("is the machine itself, which no sandbox reaches by its sidecar: give the \
-                    service a name with a private address, and declare `{host, port, cidr}`"
+        return Err("is the machine itself, of which a sandbox reaches only what \
+                    `services: [{name, port}]` opens, as `NAME.host`"
             .into());
     }
     if !matches!(pattern, HostPattern::Exact(_))

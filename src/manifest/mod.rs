@@ -32,6 +32,7 @@ mod limits;
 mod locate;
 mod resolve;
 pub mod schema;
+mod services;
 mod setup;
 mod skill;
 mod snapshots;

@@ -23,11 +23,54 @@ pub struct Policy {
     pub routes: Vec<CredentialRoute>,
     /// What the machine can reach.
     pub egress: Egress,
+    /// Ports of this machine's loopback that the sandbox reaches.
+    pub services: Vec<Service>,
     /// The agent may ask the operator for a change.
     pub supervise: bool,
 }
 
+/// One port on 127.0.0.1 of the machine that `bottle` runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// A label of a host's name, unique in the bottle.
+    pub name: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Service {
+    /// What the sandbox asks for.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("{}.{SERVICES}:{}", self.name, self.port)
+    }
+}
+
+/// The domain of services' names.
+const SERVICES: &str = "host";
+
+/// The service that a host's name in lower case stands for, whether or not there is one: such a name is never asked of DNS.
+#[must_use]
+pub fn service_of(name: &str) -> Option<&str> {
+    let (label, domain) = name.split_once('.')?;
+    (domain == SERVICES && !label.is_empty()).then_some(label)
+}
+
+/// Why services cannot be had on Docker.
+pub const SERVICES_ELSEWHERE: &str = "`services` opens ports of this machine's loopback, and with Docker a sidecar is in a \
+     container, which has a loopback of its own";
+
+/// What to do where a sandbox with services is on Docker.
+pub const SERVICES_WITH_DOCKER: &str = "use `backend: native` or `smolmachines`; or let the service listen on an address of a      network of yours, and name that in `egress.allowlist` as `{host, port, cidr}`";
+
 impl Policy {
+    /// Why the services cannot be had on Docker.
+    #[must_use]
+    pub fn services_elsewhere(&self) -> String {
+        "`services` opens ports of this machine's loopback, and a sidecar with Docker is in a container, which has a          loopback of its own"
+            .to_owned()
+    }
+
     /// The names of the manifest's sections that say something.
     #[must_use]
     pub fn sections(&self) -> Vec<&'static str> {
@@ -41,6 +84,9 @@ impl Policy {
         if self.egress != Egress::default() {
             sections.push("egress");
         }
+        if !self.services.is_empty() {
+            sections.push("services");
+        }
         if self.supervise {
             sections.push("supervise");
         }
@@ -50,7 +96,7 @@ impl Policy {
     /// Something is granted that only a sidecar can let through.
     #[must_use]
     pub fn needs_sidecar(&self) -> bool {
-        !self.routes.is_empty() || self.egress != Egress::default()
+        !self.routes.is_empty() || self.egress != Egress::default() || !self.services.is_empty()
     }
 
     /// The fields of what the sidecar enforces, by the names that the manifest uses.
@@ -80,6 +126,10 @@ impl Policy {
                 allow.reason
             );
             fields.set(format!("egress.dlp_allow.{index}"), value);
+        }
+        for service in &self.services {
+            let value = format!("{} is 127.0.0.1:{} of this machine", service.authority(), service.port);
+            fields.set(format!("services.{}", service.name), value);
         }
         for route in &self.routes {
             let path = format!("cred_proxy.routes.{}", route.path);

@@ -14,7 +14,7 @@ use super::id::{BackendKind, ResourceKind, SandboxId};
 use super::kept::Keep;
 use super::main_process::Main;
 use super::observed::VARIABLES;
-use super::policy::{CredentialRoute, Policy};
+use super::policy::{CredentialRoute, Policy, SERVICES_ELSEWHERE, SERVICES_WITH_DOCKER};
 use super::roles;
 use super::setup::Setup;
 use super::skill::SkillFiles;
@@ -331,6 +331,9 @@ impl SandboxSpec {
                  with `image: {{build: ./FOLDER}}`, or leave `tools` out {where_}",
                 self.bottle
             )));
+        }
+        if !self.policy.services.is_empty() && backend == BackendKind::Docker {
+            return Err(Unsuitable(format!("{SERVICES_ELSEWHERE}: {SERVICES_WITH_DOCKER}")));
         }
         let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
         let connected = self.sidecar(backend).is_some();

@@ -646,15 +646,35 @@ pub(super) fn differences(from: &Fields, to: &Fields) -> Vec<FieldChange> {
         .collect()
 }
 
+/// That ports of this machine are opened to it: where a sandbox comes, and where its policy changes.
+fn widened(decision: &mut Decision, spec: &SandboxSpec) {
+    for change in &mut decision.changes {
+        let comes = change.resource == ResourceKind::Machine
+            && matches!(change.verdict, Verdict::Create | Verdict::Replace);
+        let changes = change.resource == ResourceKind::Sidecar && change.verdict == Verdict::Reprovision;
+        for service in &spec.policy.services {
+            let path = format!("services.{}", service.name);
+            let opened = change.fields.iter().any(|field| field.path == path && field.to.is_some());
+            if comes || changes && opened {
+                let (port, asked) = (service.port, service.authority());
+                change.notes.push(format!(
+                    "widens: it reaches 127.0.0.1:{port} of this machine, as {asked}"
+                ));
+            }
+        }
+    }
+}
+
 /// What a person should know beside the verdict. A section that is not enforced is never silent.
 fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
+    widened(decision, spec);
     let Some(change) = decision.changes.iter_mut().find(|c| c.resource == ResourceKind::Machine)
     else {
         return;
     };
     let backend = change.backend.unwrap_or(BackendKind::Native);
     let enforced: &[&str] =
-        if spec.sidecar(backend).is_some() { &["cred_proxy", "egress"] } else { &[] };
+        if spec.sidecar(backend).is_some() { &["cred_proxy", "egress", "services"] } else { &[] };
     let mut sections = spec.policy.sections();
     sections.retain(|section| !enforced.contains(section));
     if !sections.is_empty() {

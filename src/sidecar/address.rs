@@ -36,6 +36,12 @@ impl CheckedAddr {
         Ok(Self(SocketAddr::new(ip, address.port())))
     }
 
+    /// The port of the host's loopback that an operator has declared as a service. Nothing else of it passes.
+    #[must_use]
+    pub fn of_service(port: u16) -> Self {
+        Self(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+    }
+
     /// An address that was not checked: upstreams of tests listen on the loopback.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]

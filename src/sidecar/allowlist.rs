@@ -38,6 +38,8 @@ pub struct Grant {
     pub entry: Box<str>,
     /// The private ranges into which the host may resolve: those of every entry for it.
     pub exceptions: Vec<Cidr>,
+    /// It is this port of the host's loopback, and no name to resolve.
+    pub service: Option<u16>,
 }
 
 impl Allowlist {
@@ -153,7 +155,7 @@ impl Allowlist {
 }
 
 fn grant(entries: &[&Entry], entry: &Entry) -> Grant {
-    Grant { entry: entry.text.clone(), exceptions: exceptions(entries) }
+    Grant { entry: entry.text.clone(), exceptions: exceptions(entries), service: None }
 }
 
 fn exceptions(entries: &[&Entry]) -> Vec<Cidr> {

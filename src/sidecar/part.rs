@@ -17,6 +17,19 @@ pub struct PolicyPart {
     pub routes: Vec<RoutePart>,
     /// What happens about leaks.
     pub dlp: DlpPart,
+    /// Ports of the loopback of the host that the sidecar runs on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServicePart>,
+}
+
+/// One port of the host's loopback: `name.host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePart {
+    /// One label.
+    pub name: String,
+    /// The port, there and here.
+    pub port: u16,
 }
 
 /// One entry of the allowlist.
@@ -141,6 +154,11 @@ impl From<&model::Policy> for PolicyPart {
                 rules: policy.egress.dlp_rules.as_ref().map(|rules| rules.text.to_string()),
                 allow: policy.egress.dlp_allow.iter().map(SuppressionPart::from).collect(),
             },
+            services: policy
+                .services
+                .iter()
+                .map(|service| ServicePart { name: service.name.clone(), port: service.port })
+                .collect(),
         }
     }
 }
@@ -238,6 +256,7 @@ mod tests {
             entry(HostPattern::AnyLabels("c.example".into())),
         ];
         policy.egress.dlp_action = DlpAction::Warn;
+        policy.services = vec![model::policy::Service { name: "ollama".into(), port: 11_434 }];
         policy.routes = vec![CredentialRoute {
             path: "/gh/".into(),
             host: "api.example.com".into(),

@@ -1,5 +1,6 @@
 //! What a sandbox may ask for: the function that the proxy and `bottle policy check` both call.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -9,9 +10,9 @@ use zeroize::Zeroizing;
 use super::allowlist::{Allowlist, Grant, is_method, is_never_passed_on};
 use super::authority::{Authority, Host};
 use super::code::Code;
-use super::part::{PolicyPart, RoutePart, Scheme};
+use super::part::{PolicyPart, RoutePart, Scheme, ServicePart};
 use super::path::{CanonicalPath, decode_fully};
-use crate::model::policy::{AllowEntry, auth};
+use crate::model::policy::{AllowEntry, HostPattern, auth, service_of};
 
 /// A compiled policy. The default grants nothing.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,8 @@ pub struct Policy {
     allowlist: Allowlist,
     /// In the bottle's order.
     routes: Vec<Arc<Route>>,
+    /// Ports of the host's loopback by their names.
+    services: BTreeMap<Box<str>, u16>,
 }
 
 /// One credential route. Both front doors lead to it: the upstream's own host, port and path
@@ -163,7 +166,24 @@ impl Policy {
     /// What is wrong with it, as a sentence. It never holds a value of a credential.
     pub fn compile(part: &PolicyPart) -> Result<Self, String> {
         let entries: Vec<AllowEntry> = part.allow.iter().map(AllowEntry::from).collect();
+        for entry in &entries {
+            if let HostPattern::Exact(name) = &entry.host {
+                refuse_reserved(name)?;
+            }
+        }
         let allowlist = Allowlist::compile(&entries)?;
+        let mut services = BTreeMap::new();
+        for ServicePart { name, port } in &part.services {
+            let asked = format!("{name}.host:{port}");
+            let canonical = Authority::parse(asked.as_bytes(), None);
+            let fine = canonical.is_ok_and(|canonical| service(&canonical) == Some(name));
+            if !fine || *port == 0 {
+                return Err(format!("service `{asked}`: its name is not one label in lower case, or it has no port"));
+            }
+            if services.insert(name.as_str().into(), *port).is_some() {
+                return Err(format!("service `{asked}`: another service has this name"));
+            }
+        }
         let mut routes: Vec<Arc<Route>> = Vec::new();
         for part in &part.routes {
             let route = route(part).map_err(|why| format!("route `{}`: {why}", part.path))?;
@@ -172,7 +192,7 @@ impl Policy {
             }
             routes.push(Arc::new(route));
         }
-        Ok(Self { allowlist, routes })
+        Ok(Self { allowlist, routes, services })
     }
 
     /// The routes, in the bottle's order.
@@ -193,7 +213,38 @@ impl Policy {
         Grant {
             entry: format!("route {}", route.path).into(),
             exceptions: self.allowlist.exceptions(&route.upstream),
+            service: None,
         }
+    }
+
+    /// What is granted of a name that stands for a service; `None`: it is any other name.
+    fn service(&self, authority: &Authority) -> Option<Result<Grant, Code>> {
+        let name = service(authority)?;
+        let Some(port) = self.services.get(name) else { return Some(Err(Code::HostNotAllowed)) };
+        if *port != authority.port() {
+            return Some(Err(Code::PortNotAllowed));
+        }
+        let entry = format!("service {name}").into();
+        Some(Ok(Grant { entry, exceptions: Vec::new(), service: Some(*port) }))
+    }
+
+    /// Whether this is a service of the host's, with which plain HTTP is spoken.
+    #[must_use]
+    pub fn is_service(&self, authority: &Authority) -> bool {
+        matches!(self.service(authority), Some(Ok(_)))
+    }
+}
+
+/// The name of the service that is asked for here, if this is such a name. It is never asked of DNS.
+fn service(authority: &Authority) -> Option<&str> {
+    service_of(authority.host().name()?)
+}
+
+/// Names of services are in no list of hosts: whoever reads it would take them for names of the internet.
+fn refuse_reserved(name: &str) -> Result<(), String> {
+    match service_of(name) {
+        Some(_) => Err(format!("`{name}` is the name of a service, and no host's")),
+        None => Ok(()),
     }
 }
 
@@ -206,6 +257,7 @@ fn route(part: &RoutePart) -> Result<Route, String> {
         return Err("its path is not canonical, or does not start and end with `/`".into());
     }
     // `Host` takes no port, so that what follows it is the port that the part says.
+    refuse_reserved(&part.host)?;
     let host = Host::parse(part.host.as_bytes()).ok();
     if host.as_ref().and_then(Host::name) != Some(&part.host) {
         return Err("its upstream is not a host name in lower case".into());
@@ -237,6 +289,9 @@ fn route(part: &RoutePart) -> Result<Route, String> {
 /// # Errors
 /// [`Code::SsrfDenied`] for an address, [`Code::HostNotAllowed`], [`Code::PortNotAllowed`].
 pub fn decide_connect(policy: &Policy, authority: &Authority) -> Result<Grant, Code> {
+    if let Some(service) = policy.service(authority) {
+        return service;
+    }
     policy.allowlist.authority(authority).or_else(|refusal| {
         let to_host = |route: &&Arc<Route>| route.upstream.host() == authority.host();
         let mut routes = policy.routes.iter().filter(to_host).peekable();
@@ -265,7 +320,12 @@ pub fn decide(
     if !is_method(method.as_bytes()) || is_never_passed_on(method) {
         return Err(Code::MethodNotAllowed);
     }
-    decide_connect(policy, authority)?;
+    let grant = decide_connect(policy, authority)?;
+    if grant.service.is_some() {
+        // What is pushed is compressed, wherever it is pushed to.
+        let push = takes_part_in_push(method, path);
+        return if push { Err(Code::UseGitGate) } else { Ok(Allowed { grant, route: None }) };
+    }
     if transport == Transport::Http && policy.is_for_tls(authority) {
         return Err(Code::PlainHttpRefused);
     }

@@ -15,6 +15,7 @@ mod refused;
 mod roles;
 mod rotation;
 mod search;
+mod services;
 mod setup;
 mod tokens;
 mod tools;

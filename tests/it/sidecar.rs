@@ -25,6 +25,7 @@ mod packing;
 mod parts;
 mod redacted;
 mod running;
+mod services;
 mod spellings;
 mod told;
 mod tunnel;

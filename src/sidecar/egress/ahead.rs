@@ -51,6 +51,11 @@ impl<S: AsyncRead + Unpin> Ahead<S> {
         }
         true
     }
+
+    /// The first byte of those that were read ahead.
+    pub(super) fn first(&self) -> Option<u8> {
+        self.read.first().copied()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Ahead<S> {

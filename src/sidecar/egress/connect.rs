@@ -26,7 +26,7 @@ use super::serve::Shared;
 use super::slots::Slot;
 use super::state::Loaded;
 use crate::sidecar::record::{Event, Line};
-use crate::sidecar::{Authority, Code, Host, decide_connect};
+use crate::sidecar::{Authority, Code, Host, Transport, decide_connect};
 
 /// The CONNECT that a connection was granted, until the connection becomes its tunnel.
 #[derive(Default)]
@@ -82,8 +82,12 @@ pub(super) async fn tunnel<S>(
     }
 }
 
-async fn served<S>(shared: &Arc<Shared>, slot: Arc<Slot>, socket: Ahead<S>, authority: &Authority)
-where
+async fn served<S>(
+    shared: &Arc<Shared>,
+    slot: Arc<Slot>,
+    mut socket: Ahead<S>,
+    authority: &Authority,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let Ok(wire) = Wire::new(Arc::clone(&slot)) else { return };
@@ -93,6 +97,12 @@ where
     let Some(loaded) = loaded else { return };
     let _ = case.method.set("CONNECT".to_owned());
     let _ = case.generation.set(loaded.generation);
+    if loaded.policy.is_service(authority) && speaks_plainly(&mut socket).await {
+        drop((case, loaded));
+        let kind = Kind::Tunnel(authority.clone(), Transport::Http);
+        let door = Arc::new(Door { shared: Arc::clone(shared), wire, kind });
+        return serve_http1(socket, door).await;
+    }
     let handshake = tokio::time::timeout(limits::HEAD, handshake(&loaded, socket, authority));
     let stream = match handshake.await.unwrap_or(Err(NoTunnel::Refused(Code::NotTls))) {
         Ok(stream) => stream,
@@ -105,10 +115,18 @@ where
     let door = Arc::new(Door {
         shared: Arc::clone(shared),
         wire: Arc::clone(&wire),
-        kind: Kind::Tunnel(authority.clone()),
+        kind: Kind::Tunnel(authority.clone(), Transport::Https),
     });
     let stream = Paced::new(stream, Arc::clone(&shared.relaying));
     if http2 { Box::pin(serve_http2(stream, door)).await } else { serve_http1(stream, door).await }
+}
+
+/// Whether what is said to a service is no TLS. Clients differ in whether they put a tunnel around plain HTTP.
+async fn speaks_plainly<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut Ahead<S>) -> bool {
+    /// The first byte of a handshake.
+    const HANDSHAKE: u8 = 0x16;
+    let begins = tokio::time::timeout(limits::CLIENT_HELLO, socket.begins()).await;
+    begins.unwrap_or(false) && socket.first() != Some(HANDSHAKE)
 }
 
 enum NoTunnel {

@@ -79,12 +79,15 @@ pub(super) fn decided(
 ) -> Result<(Arc<Loaded>, Decided), Code> {
     let uri = request.uri();
     let by_path = matches!(door, Kind::Front(_)) && uri.authority().is_none();
-    let transport = if matches!(door, Kind::Front(_)) { Transport::Http } else { Transport::Https };
+    let transport = match door {
+        Kind::Front(_) => Transport::Http,
+        Kind::Tunnel(_, transport) => *transport,
+    };
     let authority = match door {
         Kind::Front(_) if by_path => None,
         Kind::Front(_) => Some(named(uri, request.headers(), Transport::Http)?),
-        Kind::Tunnel(of_tunnel) => {
-            let authority = named(uri, request.headers(), Transport::Https)?;
+        Kind::Tunnel(of_tunnel, _) => {
+            let authority = named(uri, request.headers(), transport)?;
             if authority != *of_tunnel {
                 case.is_for(&authority, loaded.as_deref());
                 return Err(Code::AuthorityMismatch);
@@ -148,8 +151,11 @@ pub(super) fn decided(
     let question =
         Question::Proxy { authority: authority.clone(), transport, method, path: path.clone() };
     let http2 = request.version() == Version::HTTP_2;
-    let target = Target { authority, secure: transport == Transport::Https, http2 };
     let Allowed { grant, route } = allowed;
+    // With a service plain HTTP is spoken, whatever the machine speaks with the sidecar.
+    let remote = grant.service.is_none();
+    let secure = remote && transport == Transport::Https;
+    let target = Target { authority, secure, http2: remote && http2 };
     Ok((loaded, Decided { target, path, grant, route, by_path, question }))
 }
 

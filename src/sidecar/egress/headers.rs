@@ -126,6 +126,14 @@ pub(super) fn door_location(location: &str, route: &Route) -> Option<String> {
     }
 }
 
+/// Where a place is for the machine that a service names by its own address.
+pub(super) fn service_location(location: &str, port: u16, asked: &Authority) -> Option<String> {
+    let own = [format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")];
+    let rest = own.iter().find_map(|own| location.strip_prefix(own.as_str()))?;
+    let ends = rest.is_empty() || rest.starts_with(['/', '?', '#']);
+    ends.then(|| format!("http://{}{rest}", asked.to_header(80)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +197,17 @@ mod tests {
             ("content-type", " Multipart/ByteRanges; boundary=x"),
         ] {
             assert!(is_partial(StatusCode::OK, &map(&[(name, value)])), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_service_names_itself() {
+        let asked = Authority::parse(b"web.host:3000", None).unwrap();
+        let at = |location| service_location(location, 3000, &asked);
+        assert_eq!(at("http://localhost:3000/a?b").as_deref(), Some("http://web.host:3000/a?b"));
+        assert_eq!(at("http://127.0.0.1:3000").as_deref(), Some("http://web.host:3000"));
+        for other in ["/a", "http://localhost:30001/", "https://localhost:3000/", "http://localhost/"] {
+            assert_eq!(at(other), None, "{other}");
         }
     }
 

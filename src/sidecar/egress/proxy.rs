@@ -21,8 +21,8 @@ use super::decided::{Decided, decided};
 use super::dialect::Dialect;
 use super::framed::Wire;
 use super::headers::{
-    asks_for_websocket, door_location, is_head_too_large, is_partial, strip_partial, strip_request,
-    strip_response,
+    asks_for_websocket, door_location, is_head_too_large, is_partial, service_location,
+    strip_partial, strip_request, strip_response,
 };
 use super::outgoing::{Outgoing, Relayed, redact};
 use super::relaying::Turn;
@@ -35,7 +35,7 @@ use super::upload::{Revoked, Upload};
 use super::upstream::{Connection, Reach, Target, Unanswered};
 use super::{connect, limits};
 use crate::sidecar::dlp::{Report, Unscanned};
-use crate::sidecar::{Authority, Code, Route, decide_connect};
+use crate::sidecar::{Authority, Code, Route, Transport, decide_connect};
 
 /// Where requests come in.
 pub(super) struct Door {
@@ -49,7 +49,7 @@ pub(super) enum Kind {
     /// The connection itself: the proxy's front, and the path door.
     Front(connect::Pending),
     /// Inside the tunnel of a CONNECT.
-    Tunnel(Authority),
+    Tunnel(Authority, Transport),
 }
 
 /// Answers one request. Whatever happens, there is an answer.
@@ -179,7 +179,7 @@ fn spoken(door: &Door, request: &Request<Incoming>) -> Option<Dialect> {
         return None;
     }
     let host = match &door.kind {
-        Kind::Tunnel(authority) => authority.host().to_string(),
+        Kind::Tunnel(authority, _) => authority.host().to_string(),
         Kind::Front(_) => String::new(),
     };
     Dialect::of(request.uri().path(), request.headers(), &host)
@@ -191,7 +191,7 @@ fn revoked(door: &Door, case: &Arc<Case>, generation: u64, decided: &Decided) ->
     let question = decided.question.clone();
     let tunnel = match &door.kind {
         Kind::Front(_) => None,
-        Kind::Tunnel(authority) => Some(authority.clone()),
+        Kind::Tunnel(authority, _) => Some(authority.clone()),
     };
     let forbidden = door.shared.until(generation, move |loaded| {
         let ends = |authority| decide_connect(&loaded.policy, authority).is_err();
@@ -296,6 +296,7 @@ async fn exchange(
     let reach = Reach {
         exceptions: &decided.grant.exceptions,
         forbidden: &loaded.forbidden,
+        service: decided.grant.service,
         relaying: &case.shared.relaying,
     };
     let course = upload.course();
@@ -365,7 +366,11 @@ fn request(
     body: Upload,
 ) -> Result<Request<Upload>, Code> {
     let (scheme, port) = if decided.target.secure { ("https", 443) } else { ("http", 80) };
-    let authority = decided.target.authority.to_header(port);
+    let authority = match decided.grant.service {
+        // By this name it knows itself; of others many programs think that they are attacked.
+        Some(port) => format!("localhost:{port}"),
+        None => decided.target.authority.to_header(port),
+    };
     let uri = if connection.is_http2() {
         format!("{scheme}://{authority}{}", decided.path)
     } else {
@@ -412,6 +417,13 @@ async fn relay(
         && let Ok(own) = HeaderValue::from_str(&own)
     {
         head.headers.insert(LOCATION, own);
+    }
+    if let Some(port) = decided.grant.service
+        && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+        && let Some(asked) = service_location(location, port, &decided.target.authority)
+        && let Ok(asked) = HeaderValue::from_str(&asked)
+    {
+        head.headers.insert(LOCATION, asked);
     }
     let redactor = loaded.scan.redactor(decided.route.is_some());
     if let Some(redactor) = &redactor {

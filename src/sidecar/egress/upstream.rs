@@ -52,6 +52,8 @@ pub(super) struct Reach<'a> {
     pub(super) exceptions: &'a [Cidr],
     /// What nothing opens.
     pub(super) forbidden: &'a [IpAddr],
+    /// The port of the host's loopback that is granted, and nothing else.
+    pub(super) service: Option<u16>,
     /// What it has to share memory with.
     pub(super) relaying: &'a Arc<Relaying>,
 }
@@ -145,12 +147,14 @@ impl Upstreams {
         target: &Target,
         reach: &Reach<'_>,
     ) -> Result<Connection, Trouble> {
-        let addresses = match target.authority.host() {
-            Host::Name(name) => self.resolver.addresses(name.as_str()).await?,
-            Host::Ip(_) => return Err(Code::SsrfDenied.into()),
+        let addresses = match (reach.service, target.authority.host()) {
+            (Some(port), _) => vec![CheckedAddr::of_service(port)],
+            (None, Host::Name(name)) => {
+                let addresses = self.resolver.addresses(name.as_str()).await?;
+                checked(&addresses, target.authority.port(), reach.exceptions, reach.forbidden)?
+            }
+            (None, Host::Ip(_)) => return Err(Code::SsrfDenied.into()),
         };
-        let addresses =
-            checked(&addresses, target.authority.port(), reach.exceptions, reach.forbidden)?;
         let (stream, address) = dial(&addresses, &self.route).await?;
         let sender = if target.secure {
             let name = target.authority.host().to_string();
@@ -267,8 +271,12 @@ impl Kept {
     }
 
     fn usable(&mut self, reach: &Reach<'_>) -> bool {
-        let address = self.connection.address.get();
-        self.open() && CheckedAddr::check(address, reach.exceptions, reach.forbidden).is_ok()
+        let address = self.connection.address;
+        let passes = match reach.service {
+            Some(port) => address == CheckedAddr::of_service(port),
+            None => CheckedAddr::check(address.get(), reach.exceptions, reach.forbidden).is_ok(),
+        };
+        self.open() && passes
     }
 }
 

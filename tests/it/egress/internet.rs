@@ -158,6 +158,11 @@ impl Internet {
         self.names.ip()
     }
 
+    /// Where it listens for plain HTTP.
+    pub(super) fn plain_port(&self) -> u16 {
+        self.plain.port()
+    }
+
     /// What is laid over the documents that a test build writes: where the name server is, who
     /// vouches for the hosts, and where their addresses really lead.
     pub(super) fn overlay(&self) -> String {
