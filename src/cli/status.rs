@@ -93,7 +93,7 @@ pub(super) struct SidecarStatus {
 impl SidecarStatus {
     fn of(state: State) -> Self {
         let count = |event: &str| state.counts.get(event).copied().unwrap_or(0);
-        let all = |begin: &str| {
+        let all = |begin: &str| -> u64 {
             let counts = state.counts.iter().filter(|(event, _)| event.starts_with(begin));
             counts.map(|(_, count)| count).sum()
         };

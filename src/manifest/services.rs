@@ -24,7 +24,10 @@ static TABLE: Table = Table {
     ],
     removed: &[],
     instead: &[
-        ("host", "a service is on 127.0.0.1 of this machine; name another host in `egress.allowlist`"),
+        (
+            "host",
+            "a service is on 127.0.0.1 of this machine; name another host in `egress.allowlist`",
+        ),
         ("url", "write `name` and `port`: a service is on 127.0.0.1 of this machine"),
     ],
 };
@@ -33,8 +36,7 @@ static TABLE: Table = Table {
 pub(super) const SHAPE: Shape = Shape::List(&Shape::Section(&TABLE));
 
 /// For editors.
-pub(super) const DOC: &str =
-    "ports on 127.0.0.1 of this machine that the sandbox reaches as `NAME.host:PORT` (not with Docker)";
+pub(super) const DOC: &str = "ports on 127.0.0.1 of this machine that the sandbox reaches as `NAME.host:PORT` (not with Docker)";
 
 /// More than that are no longer single ports.
 const MOST: usize = 32;

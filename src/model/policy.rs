@@ -128,7 +128,8 @@ impl Policy {
             fields.set(format!("egress.dlp_allow.{index}"), value);
         }
         for service in &self.services {
-            let value = format!("{} is 127.0.0.1:{} of this machine", service.authority(), service.port);
+            let value =
+                format!("{} is 127.0.0.1:{} of this machine", service.authority(), service.port);
             fields.set(format!("services.{}", service.name), value);
         }
         for route in &self.routes {

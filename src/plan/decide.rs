@@ -651,7 +651,8 @@ fn widened(decision: &mut Decision, spec: &SandboxSpec) {
     for change in &mut decision.changes {
         let comes = change.resource == ResourceKind::Machine
             && matches!(change.verdict, Verdict::Create | Verdict::Replace);
-        let changes = change.resource == ResourceKind::Sidecar && change.verdict == Verdict::Reprovision;
+        let changes =
+            change.resource == ResourceKind::Sidecar && change.verdict == Verdict::Reprovision;
         for service in &spec.policy.services {
             let path = format!("services.{}", service.name);
             let opened = change.fields.iter().any(|field| field.path == path && field.to.is_some());

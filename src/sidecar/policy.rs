@@ -176,9 +176,11 @@ impl Policy {
         for ServicePart { name, port } in &part.services {
             let asked = format!("{name}.host:{port}");
             let canonical = Authority::parse(asked.as_bytes(), None);
-            let fine = canonical.is_ok_and(|canonical| service(&canonical) == Some(name));
+            let fine = canonical.is_ok_and(|canonical| service(&canonical) == Some(name.as_str()));
             if !fine || *port == 0 {
-                return Err(format!("service `{asked}`: its name is not one label in lower case, or it has no port"));
+                return Err(format!(
+                    "service `{asked}`: its name is not one label in lower case, or it has no port"
+                ));
             }
             if services.insert(name.as_str().into(), *port).is_some() {
                 return Err(format!("service `{asked}`: another service has this name"));

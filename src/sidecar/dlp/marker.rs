@@ -30,7 +30,7 @@ pub(super) fn is_marker(rules: &Rules, text: &[u8], part: Range<usize>) -> bool 
         let name = from + at + begin.len();
         let rest = &text[name..text.len().min(name + LONGEST)];
         let Some(length) = memchr::memmem::find(rest, end) else { return false };
-        let of_rule = |id| safe(id).as_bytes() == &rest[..length];
+        let of_rule = |id: &str| safe(id).as_bytes() == &rest[..length];
         part.end <= name + length + end.len() && rules.ids().any(of_rule)
     })
 }
@@ -56,14 +56,22 @@ mod tests {
             assert!(!whole(&marker("hunter2", in_form)));
         }
         let text = b"a <redacted:c-d.e> <redacted:c-d.e>b";
-        for (part, is) in
-            [(2..18, true), (3..18, true), (5..9, true), (1..18, false), (2..19, false), (19..36, false), (0..1, false)]
-        {
+        for (part, is) in [
+            (2..18, true),
+            (3..18, true),
+            (5..9, true),
+            (1..18, false),
+            (2..19, false),
+            (19..36, false),
+            (0..1, false),
+        ] {
             assert_eq!(is_marker(&rules, text, part.clone()), is, "{part:?}");
         }
         assert_eq!(marker("a \"b", false), b"<redacted:a__b>");
         assert_eq!(marker("c-d.e", true), b"%3Credacted%3Ac-d.e%3E");
-        for other in ["<redacted:c-d.e", "<redacted:c-d.e>x", "x<redacted:c-d.e>", "<redacted:>", ""] {
+        for other in
+            ["<redacted:c-d.e", "<redacted:c-d.e>x", "x<redacted:c-d.e>", "<redacted:>", ""]
+        {
             assert!(!whole(other.as_bytes()), "{other}");
         }
     }

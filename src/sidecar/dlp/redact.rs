@@ -74,9 +74,10 @@ impl Written {
         match (class, name) {
             ("text", "html" | "xml") => None,
             ("application", "x-www-form-urlencoded") => Some(Self::Form),
-            ("application", "json" | "json5" | "jsonl" | "ndjson" | "x-ndjson" | "x-json-stream") => {
-                Some(Self::Json)
-            }
+            (
+                "application",
+                "json" | "json5" | "jsonl" | "ndjson" | "x-ndjson" | "x-json-stream",
+            ) => Some(Self::Json),
             ("application", "x-jsonlines" | "jsonlines" | "x-amz-json-1.0" | "x-amz-json-1.1") => {
                 Some(Self::Json)
             }

@@ -206,7 +206,9 @@ mod tests {
         let at = |location| service_location(location, 3000, &asked);
         assert_eq!(at("http://localhost:3000/a?b").as_deref(), Some("http://web.host:3000/a?b"));
         assert_eq!(at("http://127.0.0.1:3000").as_deref(), Some("http://web.host:3000"));
-        for other in ["/a", "http://localhost:30001/", "https://localhost:3000/", "http://localhost/"] {
+        for other in
+            ["/a", "http://localhost:30001/", "https://localhost:3000/", "http://localhost/"]
+        {
             assert_eq!(at(other), None, "{other}");
         }
     }

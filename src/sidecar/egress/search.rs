@@ -343,8 +343,7 @@ pub(super) async fn search_whole(
                 if !report.findings.is_empty()
                     && rounds < limits::REDACTIONS
                     && let Some(written) = &written
-                    && let Some(new) =
-                        loaded.scan.take_out(case.host(), written, &held, &mut taken)
+                    && let Some(new) = loaded.scan.take_out(case.host(), written, &held, &mut taken)
                 {
                     held = Bytes::from(new).into();
                     rounds += 1;

@@ -39,7 +39,8 @@ fn each(what: &str, action: &str, check: impl Fn(&Place, &str, [&str; 2])) {
 #[test]
 fn each_agent_says_why_it_was_refused() {
     each("refused", "block", |place, program, [begins, _]| {
-        let line = format!("cd /workspace && timeout 100 {begins} 'use {}' </dev/null 2>&1", token());
+        let line =
+            format!("cd /workspace && timeout 100 {begins} 'use {}' </dev/null 2>&1", token());
         let ended = place.sh("ada", &line);
         let said = ended.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(said.contains("dlp:github-token: leave the secret out"), "{program}: {ended:?}");
@@ -70,6 +71,9 @@ fn each_agent_goes_on_with_a_secret_in_its_conversation() {
         assert!(!bodies.iter().any(|body| body.contains(&token())), "{program}");
         let record = place.record("ada");
         assert!(record.iter().any(|line| line["event"] == "redacted"), "{program}: {record:#?}");
-        assert!(!record.iter().any(|line| line["event"] == "deny"), "{program}: {record:#?}");
+        // What else it asks for is on no list.
+        let denied = record.iter().filter(|line| line["event"] == "deny");
+        let leaks = denied.filter(|line| line["code"] != "host_not_allowed").count();
+        assert_eq!(leaks, 0, "{program}: {record:#?}");
     });
 }

@@ -46,7 +46,10 @@ fn comes_and_goes(place: &Place) {
     }
     assert!(place.internet.asked().iter().all(|name| !name.contains("host")));
     let arrived = place.internet.arrived();
-    assert!(arrived.iter().all(|one| one.header("host") == [format!("localhost:{port}")]), "{arrived:?}");
+    assert!(
+        arrived.iter().all(|one| one.header("host") == [format!("localhost:{port}")]),
+        "{arrived:?}"
+    );
     assert_eq!(place.say("ada", "cat /tmp/mine"), "mine");
     let url = format!("http://web.host:{port}/x");
     let asked = place.run(&["policy", "check", "ada", &url]).exits(0);
@@ -81,7 +84,10 @@ fn a_service_alone_is_enough() {
     let said = one_line(&place.run(&["plan"]).stdout);
     assert!(said.contains("widens: it reaches 127.0.0.1:"), "{said}");
     place.apply();
-    assert_eq!(place.say("ada", &format!("curl -sS -m 30 http://web.host:{port}/x")), "of the host");
+    assert_eq!(
+        place.say("ada", &format!("curl -sS -m 30 http://web.host:{port}/x")),
+        "of the host"
+    );
     assert!(place.apply().stdout.contains("no changes"));
 }
 
@@ -94,7 +100,10 @@ fn docker_has_no_services() {
     place.bottle("dev", &bottle(11_434));
     let ended = place.run(&["check"]);
     let said = one_line(&format!("{} {}", ended.stdout, ended.stderr));
-    assert!(ended.code == Some(1) && said.contains("`services` opens ports of this machine's loopback"), "{said}");
+    assert!(
+        ended.code == Some(1) && said.contains("`services` opens ports of this machine's loopback"),
+        "{said}"
+    );
     assert!(said.contains("backend: native"), "{said}");
     assert_eq!(place.run(&["apply", "--yes"]).code, Some(3));
     assert_eq!(place.say("ada", "cat /tmp/mine"), "mine");

@@ -17,7 +17,7 @@ fn token() -> String {
 
 fn scanner() -> Scanner {
     let rules = "\
-        [[rules]]\nid = 'github-token'\nregex = '\\bghp_[0-9A-Za-z]{36}\\b'\nkeywords = ['ghp_']\n\
+        [[rules]]\nid = 'github-token'\nregex = 'ghp_[0-9A-Za-z]{36}\\b'\nkeywords = ['ghp_']\n\
         [[rules]]\nid = 'secret-word'\nregex = 'password\\W{1,5}(\\S{6,40}?)[\\s&\"\\\\]'\nkeywords = ['password']\n\
         [[rules]]\nid = 'key'\nregex = 'BEGIN KEY[\\s\\S]{20,400}?END KEY'\nkeywords = ['begin key']\n";
     let known = Known::new([("API_TOKEN", VALUE)]).unwrap();
@@ -50,7 +50,12 @@ fn all_out(written: &Written, text: &[u8]) -> (Option<Vec<u8>>, Vec<(String, u64
 fn clean(written: &Written, text: &str) -> String {
     let (out, _) = all_out(written, text.as_bytes());
     let out = out.unwrap_or_else(|| panic!("nothing was taken out of {text}"));
-    assert_eq!(scanner().scan("example.com", today(), &out), [], "{}", String::from_utf8_lossy(&out));
+    assert_eq!(
+        scanner().scan("example.com", today(), &out),
+        [],
+        "{}",
+        String::from_utf8_lossy(&out)
+    );
     String::from_utf8(out).unwrap()
 }
 
@@ -59,7 +64,12 @@ fn clean(written: &Written, text: &str) -> String {
 fn stays(written: &Written, text: &[u8]) {
     let (out, _) = all_out(written, text);
     let left = out.as_deref().unwrap_or(text);
-    assert_ne!(scanner().scan("example.com", today(), left), [], "{}", String::from_utf8_lossy(left));
+    assert_ne!(
+        scanner().scan("example.com", today(), left),
+        [],
+        "{}",
+        String::from_utf8_lossy(left)
+    );
 }
 
 #[test]
@@ -87,8 +97,14 @@ fn escapes_go_as_a_whole() {
         (format!(r#"{{"a":"{escaped}\\"}}"#), r#"{"a":"<redacted:github-token>\\"}"#),
         (format!(r#"{{"a":"\u0067{} x"}}"#, &token[1..]), r#"{"a":"<redacted:github-token> x"}"#),
         (format!(r#"{{"a":"{}"}}"#, VALUE.replace('/', "\\/")), r#"{"a":"<redacted:API_TOKEN>"}"#),
-        (format!(r#"{{"a":"\"{}\""}}"#, VALUE.replace('/', r"\\/")), r#"{"a":"\"<redacted:API_TOKEN>\""}"#),
-        (format!(r#"{{"{token}":"\ud83d\ude00"}}"#), r#"{"<redacted:github-token>":"\ud83d\ude00"}"#),
+        (
+            format!(r#"{{"a":"\"{}\""}}"#, VALUE.replace('/', r"\\/")),
+            r#"{"a":"\"<redacted:API_TOKEN>\""}"#,
+        ),
+        (
+            format!(r#"{{"{token}":"\ud83d\ude00"}}"#),
+            r#"{"<redacted:github-token>":"\ud83d\ude00"}"#,
+        ),
         (format!("\"{token}\"\n{{\"b\":1}}\n"), "\"<redacted:github-token>\"\n{\"b\":1}\n"),
     ] {
         assert_eq!(clean(&Written::Json, &text), left);
@@ -111,9 +127,9 @@ fn json_stays_json() {
 
 #[test]
 fn a_marker_is_no_secret() {
-    let text = "password = hunter2hunter2\npassword: other-one ";
+    let text = "password = hunter2hunter2 and\npassword: other-one ";
     let left = clean(&Written::Text, text);
-    assert_eq!(left, "password = <redacted:secret-word>\npassword: <redacted:secret-word> ");
+    assert_eq!(left, "password = <redacted:secret-word> and\npassword: <redacted:secret-word> ");
     let left = clean(&Written::Form, "password=hunter2hunter2&b=1");
     assert_eq!(left, "password=%3Credacted%3Asecret-word%3E&b=1");
     let left = clean(&Written::Form, "password=%3Credacted%3Ahunter2%3E&b=1");
@@ -142,7 +158,10 @@ fn parts_of_a_form_are_texts_of_their_own() {
         [
             part("Content-Disposition: form-data; name=\"a\"", &format!("one {secret}\r\ntwo")),
             part("Content-Disposition: form-data; name=\"e\"", ""),
-            part("Content-Type: application/json", &json!({ "x": format!("\n{secret}") }).to_string()),
+            part(
+                "Content-Type: application/json",
+                &json!({ "x": format!("\n{secret}") }).to_string(),
+            ),
             part("content-type: text/plain; charset=utf-8\r\nX-A: b", "nothing"),
             "--xY--\r\n".to_owned(),
         ]

@@ -86,9 +86,7 @@ fn percent(text: &[u8]) -> Option<(usize, u32)> {
 
 /// Digits of hex, all of them.
 fn digits(text: &[u8]) -> Option<u32> {
-    text.iter().try_fold(0, |number, digit| {
-        Some(number << 4 | char::from(*digit).to_digit(16)?)
-    })
+    text.iter().try_fold(0, |number, digit| Some(number << 4 | char::from(*digit).to_digit(16)?))
 }
 
 /// Something that is written in another way: where it stands, and where what it stands for does.
