@@ -19,10 +19,12 @@ use crate::model::{
     SandboxId, Tools,
 };
 
+pub mod dial;
 pub mod durable;
 mod error;
 mod exec;
 mod moment;
+pub mod port;
 pub mod reserve;
 pub mod stamp;
 
@@ -361,6 +363,21 @@ pub trait Backend: Send + Sync {
         spec: &ExecSpec,
         attach: Attach,
     ) -> Result<i32, BackendError>;
+
+    /// A way to a port on the loopback of a running machine.
+    ///
+    /// # Errors
+    /// [`BackendError::NotRunning`]; or why this backend has no such way.
+    async fn port(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        port: u16,
+    ) -> Result<Box<dyn port::Port>, BackendError> {
+        let _ = scope;
+        let why = format!("port {port} of {} cannot be reached from outside", machine.name);
+        Err(BackendError::Unsupported(why))
+    }
 
     /// Puts files into a running machine. Paths are resolved inside it and cannot leave it.
     async fn copy_in(

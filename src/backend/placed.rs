@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 
+use super::port::Port;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
@@ -166,6 +167,15 @@ impl Backend for Placed {
         attach: Attach,
     ) -> Result<i32, BackendError> {
         self.0.attach(scope, &inward(instance), spec, attach).await
+    }
+
+    async fn port(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        port: u16,
+    ) -> Result<Box<dyn Port>, BackendError> {
+        self.0.port(scope, &inward(machine), port).await
     }
 
     async fn copy_in(

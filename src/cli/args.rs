@@ -129,6 +129,9 @@ pub(super) enum Command {
     Attach(AttachArgs),
     /// Show the output of a sandbox's main process
     Logs(LogsArgs),
+    /// Lead a port of this machine's loopback into a sandbox, while the command runs
+    #[command(after_help = "Ctrl-C ends it")]
+    Forward(ForwardArgs),
     /// Copy files out of a sandbox, or into one
     Cp(CpArgs),
     /// Bring what an agent has committed into the repository that it got
@@ -414,6 +417,33 @@ pub(super) struct ExecArgs {
     /// The command and its arguments
     #[arg(value_name = "CMD", last = true, required = true)]
     pub(super) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ForwardArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// The port on the sandbox's loopback, and the one on 127.0.0.1 here [default: the same; 0: any that is free]
+    #[arg(value_name = "PORT[:HOSTPORT]", value_parser = ports)]
+    pub(super) ports: Ports,
+}
+
+/// A port of a sandbox, and one of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ports {
+    pub(super) port: u16,
+    pub(super) host: u16,
+}
+
+/// `PORT[:HOSTPORT]`.
+fn ports(text: &str) -> Result<Ports, String> {
+    let (port, host) = text.split_once(':').unwrap_or((text, text));
+    let of = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?;
+    match (of(port), of(host)) {
+        (Some(port), Some(host)) if port > 0 => Ok(Ports { port, host }),
+        _ => Err("expected a port of the sandbox from 1 to 65535, and one of this machine: 3000, 3000:8080".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -22,6 +22,7 @@ mod documents;
 mod down;
 mod error;
 mod exec;
+mod forward;
 mod heap;
 mod init;
 mod logs;
@@ -69,6 +70,8 @@ pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
     match &cli.command {
         Command::Sidecar(args) => match &args.command {
             sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
+            sidecar::SidecarCommand::Dial(args) => Some(sidecar::dial(args)),
+            sidecar::SidecarCommand::Wait => Some(sidecar::wait()),
             _ => None,
         },
         Command::Hold(args) => Some(runs::hold(&cli.global, args)),
@@ -133,6 +136,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
             session::run(ui, global, args).await.map_err(CliError::in_sandbox)
         }
         Command::Hold(_) => Err(CliError::failed("it is begun before anything else")),
+        Command::Forward(args) => forward::run(ui, global, args).await,
         Command::Logs(args) => logs::run(ui, global, args).await,
         Command::Cp(args) => cp::run(ui, global, args).await,
         Command::Sync(args) if args.files => bring::run(ui, global, args).await,

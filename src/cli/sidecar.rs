@@ -29,6 +29,32 @@ pub(super) enum SidecarCommand {
     State(ControlArgs),
     /// End a sidecar
     Stop(ControlArgs),
+    /// Be a connection to a port of this network's loopback, on stdin and stdout
+    Dial(DialArgs),
+    /// Wait until stdin ends
+    Wait,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DialArgs {
+    /// The port
+    #[arg(value_name = "PORT")]
+    port: u16,
+}
+
+/// Dials, before there is a second thread.
+pub(super) fn dial(args: &DialArgs) -> ExitCode {
+    // Whoever asked for it is gone when this fails.
+    match crate::backend::dial::run(args.port) {
+        Ok(()) => Exit::Done.into(),
+        Err(_) => Exit::Failed.into(),
+    }
+}
+
+/// Waits until stdin ends.
+pub(super) fn wait() -> ExitCode {
+    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+    Exit::Done.into()
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +105,9 @@ pub(super) fn serve(args: &ServeArgs) -> ExitCode {
 
 pub(super) async fn run(ui: &Ui, args: &SidecarArgs) -> Result<Exit, CliError> {
     let state = match &args.command {
-        SidecarCommand::Serve(_) => return Err(CliError::failed("serving begins before this")),
+        SidecarCommand::Serve(_) | SidecarCommand::Dial(_) | SidecarCommand::Wait => {
+            return Err(CliError::failed("it begins before this"));
+        }
         SidecarCommand::Load(args) => {
             let document = document()?;
             control::load(&args.control, &document).await.map_err(anyhow::Error::from)?

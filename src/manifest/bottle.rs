@@ -93,11 +93,11 @@ pub(super) static TABLE: Table = Table {
         ),
         (
             "ports",
-            "a sandbox opens no port of this machine; `bottle exec` starts what talks to it inside",
+            "a sandbox opens no port of this machine; `bottle forward NAME PORT` leads one of 127.0.0.1 into it",
         ),
         (
             "expose",
-            "a sandbox opens no port of this machine; `bottle exec` starts what talks to it inside",
+            "a sandbox opens no port of this machine; `bottle forward NAME PORT` leads one of 127.0.0.1 into it",
         ),
         ("network", "use `egress.allowlist`: without one, a sandbox reaches nothing"),
         ("networks", "use `egress.allowlist`: without one, a sandbox reaches nothing"),

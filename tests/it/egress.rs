@@ -6,6 +6,7 @@ mod at_work;
 mod canary;
 mod days;
 mod environment;
+mod forward;
 mod internet;
 mod microvm;
 mod networks;

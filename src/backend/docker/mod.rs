@@ -33,6 +33,7 @@ mod network;
 mod observe;
 mod parse;
 mod pin;
+mod port;
 mod processes;
 mod program;
 mod remove;
@@ -72,6 +73,7 @@ use super::{
     LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
     guest_path,
 };
+use crate::backend::port::Port;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, OwnerId, Ownership,
@@ -526,6 +528,16 @@ impl Backend for Docker {
     ) -> Result<i32, BackendError> {
         let (engine, _) = self.own(scope, instance).await?;
         attach::attach(&engine, instance, spec, attach).await
+    }
+
+    async fn port(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        port: u16,
+    ) -> Result<Box<dyn Port>, BackendError> {
+        let (engine, _) = self.own(scope, machine).await?;
+        port::open(self, engine, scope, machine, port).await
     }
 
     async fn copy_in(

@@ -134,7 +134,7 @@ pub(super) async fn prepare(
     sidecar_image::ready(docker, engine, scope, &program, progress).await.map(drop)
 }
 
-async fn program(docker: &Docker) -> Result<Arc<Program>, BackendError> {
+pub(super) async fn program(docker: &Docker) -> Result<Arc<Program>, BackendError> {
     let reason = |reason| BackendError::Unsupported(format!("a sidecar cannot be made: {reason}"));
     docker.program().await.map_err(reason)
 }

@@ -17,7 +17,7 @@ use super::call::{ROOTLESS, WORD};
 use super::inside::{Inside, own_descriptors};
 use super::maker::Maker;
 use super::wire::{self, Answer, Request, Target, Visit};
-use super::{caps, copy, enter, landlock, namespaces, sealed, sidecar, start, sys, visit};
+use super::{caps, copy, enter, landlock, namespaces, port, sealed, sidecar, start, sys, visit};
 
 /// Does the helper's work and ends the process, if that is what it was started for.
 pub(super) fn run_if_asked() {
@@ -89,6 +89,13 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
             let [init, out] = take(fds)?;
             let listener = sidecar::listen(&target, &init)?;
             let fds = [std::os::fd::AsFd::as_fd(&listener)];
+            wire::send(&mut UnixStream::from(out), &Answer::Done, &fds)?;
+            Ok(Answer::Done)
+        }
+        Request::Connect { target, port } => {
+            let [init, out] = take(fds)?;
+            let connected = port::connect(&target, &init, port)?;
+            let fds: Vec<_> = connected.iter().map(std::os::fd::AsFd::as_fd).collect();
             wire::send(&mut UnixStream::from(out), &Answer::Done, &fds)?;
             Ok(Answer::Done)
         }

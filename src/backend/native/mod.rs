@@ -37,6 +37,7 @@ mod maker;
 mod mounts;
 mod namespaces;
 mod observe;
+mod port;
 mod program;
 mod pump;
 mod remove;
@@ -72,6 +73,7 @@ use self::observe::Found;
 use self::state::{Folder, Mode, Store};
 use self::wire::{Request, Target};
 use super::hostside::Program;
+use super::port::Port;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
@@ -647,6 +649,19 @@ impl Backend for Native {
             exec::Command { helper, what, target, init, spec, slot }.attached(attach)
         })
         .await
+    }
+
+    async fn port(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        port: u16,
+    ) -> Result<Box<dyn Port>, BackendError> {
+        let of = (scope.clone(), machine.clone());
+        self.blocking("looking at a sandbox", move |_| running(&of.0, &of.1).map(drop)).await?;
+        let native = Self { shared: self.shared.clone() };
+        let (scope, machine) = (scope.clone(), machine.clone());
+        Ok(Box::new(port::OfSandbox { native, scope, machine, port }))
     }
 
     async fn copy_in(

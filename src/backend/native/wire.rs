@@ -70,6 +70,14 @@ pub(super) enum Request {
         /// Where.
         target: Target,
     },
+    /// Connect to a port of the sandbox's loopback. Descriptors: its init, and a socket that the connection goes
+    /// through, if something listens there. Answer: [`Answer::Done`].
+    Connect {
+        /// Where.
+        target: Target,
+        /// The port.
+        port: u16,
+    },
     /// Enter a container of an engine; wipe, make folders, unpack. Descriptors: its mount namespace,
     /// the tar, its user namespace where it has one. Answer: [`Answer::Done`], [`Answer::Outside`].
     VisitPut {

@@ -122,6 +122,17 @@ impl Target {
     }
 }
 
+/// The arguments of the program that run a command with these options.
+pub(super) async fn args(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    spec: &ExecSpec,
+    options: &[&str],
+) -> Result<Vec<String>, BackendError> {
+    Target::of(backend, scope, instance).await?.args(spec, options)
+}
+
 /// Runs a command, up to `keep` bytes of its stdout.
 pub(super) async fn captured(
     backend: &Smolmachines,

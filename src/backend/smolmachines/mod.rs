@@ -21,6 +21,7 @@ mod logs;
 mod observe;
 mod orphans;
 mod parse;
+mod port;
 mod record;
 mod run;
 mod sidecar;
@@ -42,6 +43,7 @@ use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
     LogOptions, Observation, Progress, Scope, TarSink, TarStream, Upload,
 };
+use crate::backend::port::Port;
 use crate::model::spec::ResourceSpec;
 use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec, ResourceKind};
 
@@ -209,6 +211,17 @@ impl Backend for Smolmachines {
         attach: Attach,
     ) -> Result<i32, BackendError> {
         exec::attach(self, scope, instance, spec, attach).await
+    }
+
+    async fn port(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        port: u16,
+    ) -> Result<Box<dyn Port>, BackendError> {
+        observe::running(self, scope, machine).await?;
+        let (backend, scope, machine) = (self.clone(), scope.clone(), machine.clone());
+        Ok(Box::new(port::OfMicroVm { backend, scope, machine, port }))
     }
 
     async fn copy_in(

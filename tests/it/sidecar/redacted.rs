@@ -34,7 +34,7 @@ fn post(target: &str, fields: &str, body: &[u8]) -> Vec<u8> {
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// The whole of a conversation, also in an answer of a tool, within escapes and chunked.
+/// D14: the whole of a conversation, also in an answer of a tool, within escapes and chunked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_with_a_secret_in_it_goes_on() {
     let world = world().await;
@@ -140,7 +140,7 @@ async fn every_kind_of_text_stays_what_it_is() {
     world.wait_for("redacted", 4).await;
 }
 
-/// What cannot be taken out is refused, as in block mode.
+/// D14: what cannot be taken out is refused, as in block mode.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_it_cannot_be_taken_out_of_is_refused() {
     let world = world().await;
@@ -185,7 +185,7 @@ async fn what_it_cannot_be_taken_out_of_is_refused() {
     assert!(world.log("redacted").is_empty());
 }
 
-/// Beyond what is held it is refused as it passes.
+/// D14: beyond what is held it is refused as it passes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_streams_is_refused() {
     let world = world().await;
