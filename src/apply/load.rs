@@ -22,7 +22,7 @@ pub(super) async fn load(
         sandbox: spec.sandbox.clone(),
         // Should this run be cut short, the next one loads again.
         guest: None,
-        fields: spec.policy.fields(),
+        fields: spec.content(),
         skills: Default::default(),
         skills_dir: None,
         env: document.credentials,

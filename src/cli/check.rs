@@ -57,14 +57,21 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &CheckArgs) -> Result<Ex
     Ok(if errors > 0 { Exit::Failed } else { Exit::Done })
 }
 
-/// Says what the backend that `bottle.yaml` or `--backend` names could not make: a new sandbox of it would
-/// be held.
+/// Says what the backend of a bottle, or the one that `bottle.yaml` or `--backend` names, could not make: a new
+/// sandbox of it would be held.
 fn unsuitable(desired: &mut Desired) {
     let mut found: Vec<Diagnostic> = Vec::new();
     for spec in desired.sandboxes.values() {
-        let BackendChoice::Auto { default: Some(kind) } = spec.backend else { continue };
+        let (kind, by_default) = match spec.backend {
+            BackendChoice::Auto { default: Some(kind) } => (kind, true),
+            BackendChoice::Fixed(kind) => (kind, false),
+            BackendChoice::Auto { default: None } => continue,
+        };
         let Err(what) = spec.resources(kind) else { continue };
-        let message = format!("{what} ({kind} is the default backend of this tree)");
+        let message = match by_default {
+            true => format!("{what} ({kind} is the default backend of this tree)"),
+            false => what.to_string(),
+        };
         let diagnostic = Diagnostic {
             line: 1,
             column: 1,

@@ -1,6 +1,8 @@
 //! `bottle doctor`: what works on this machine, what does not, and what to do about it.
 #![expect(clippy::disallowed_methods, reason = "asks git, the kernel and the state folder")]
 
+mod proxy;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -82,6 +84,7 @@ async fn host(global: &Global) -> Group {
         findings.extend(crate::backend::native::astray::finding(&state));
     }
     findings.retain(|finding| !finding.what.is_empty());
+    findings.extend(proxy::look(global).await);
     Group { name: "this machine".to_owned(), works: None, findings }
 }
 

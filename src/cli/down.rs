@@ -81,7 +81,13 @@ pub(super) fn remembered(
     };
     tracing::warn!(error = %format!("{error:#}"), owner = %owner, "the tree cannot be read");
     Ok(Desired {
-        tree: Tree { owner, path, network_pool: None, snapshots: Some(Bounds::default()) },
+        tree: Tree {
+            owner,
+            path,
+            network_pool: None,
+            snapshots: Some(Bounds::default()),
+            proxy: None,
+        },
         sandboxes: BTreeMap::new(),
         held: BTreeMap::new(),
         unread: BTreeMap::new(),

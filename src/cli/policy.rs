@@ -11,7 +11,7 @@ use super::text::wrap;
 use super::ui::{Ui, harmless, paint, style};
 use crate::manifest;
 use crate::model::access::{MICROVM_GATEWAY, PROXY_PORT, SIDECAR_NAME};
-use crate::model::policy::AuthScheme;
+use crate::model::policy::{AuthScheme, Login, Resolve};
 use crate::model::{SandboxId, SandboxSpec};
 use crate::reconcile::accepted;
 use crate::sidecar::allowlist::is_method;
@@ -202,6 +202,19 @@ struct PolicyDocument<'a> {
     policy: &'a PolicyPart,
     /// The file of the operator's own rules.
     dlp_rules: Option<&'a std::path::Path>,
+    /// By which proxy upstreams are reached; never with its login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<ProxyDocument<'a>>,
+}
+
+/// The proxy of a network, as `-o json` prints it.
+#[derive(Debug, Serialize)]
+struct ProxyDocument<'a> {
+    url: String,
+    /// It has a login.
+    login: bool,
+    no_proxy: &'a [String],
+    resolve: &'static str,
 }
 
 fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliError> {
@@ -213,6 +226,14 @@ fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliErro
         bottle: &spec.bottle,
         policy: &part,
         dlp_rules: spec.policy.egress.dlp_rules.as_ref().map(|rules| rules.path.as_path()),
+        proxy: spec.sidecar.as_ref().and_then(|sidecar| sidecar.proxy.as_ref()).map(|proxy| {
+            ProxyDocument {
+                url: proxy.url(),
+                login: proxy.login != Login::None,
+                no_proxy: &proxy.no_proxy,
+                resolve: proxy.resolve.as_str(),
+            }
+        }),
     };
     if ui.json() {
         ui.document(&document)?;
@@ -223,7 +244,7 @@ fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliErro
 }
 
 fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
-    let PolicyDocument { sandbox, bottle, policy, dlp_rules, .. } = document;
+    let PolicyDocument { sandbox, bottle, policy, dlp_rules, proxy, .. } = document;
     let mut text = format!("{} of bottle {bottle} may reach", paint(style::BOLD, sandbox.as_str()));
     if policy.allow.is_empty() && policy.routes.is_empty() && policy.services.is_empty() {
         text.push_str(" nothing\n");
@@ -242,6 +263,9 @@ fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
     }
     for line in leak_lines(&policy.dlp, *dlp_rules) {
         labelled(&mut text, "leaks", &line, width);
+    }
+    if let Some(proxy) = proxy {
+        labelled(&mut text, "proxy", &proxy_text(proxy), width);
     }
     text
 }
@@ -273,6 +297,20 @@ fn route_text(route: &RoutePart) -> String {
         Scheme::OfToken => format!("{credential}, as its kind wants it"),
     };
     format!("{path} is https://{host}:{port}{upstream_path}/ with {how}")
+}
+
+fn proxy_text(proxy: &ProxyDocument<'_>) -> String {
+    let mut text = proxy.url.clone();
+    if proxy.login {
+        text.push_str(", with a login");
+    }
+    if proxy.resolve == Resolve::Proxy.as_str() {
+        text.push_str(", which resolves names and checks addresses");
+    }
+    if !proxy.no_proxy.is_empty() {
+        let _ = write!(text, ", but not to {}", proxy.no_proxy.join(", "));
+    }
+    text
 }
 
 fn leak_lines(dlp: &DlpPart, rules: Option<&std::path::Path>) -> Vec<String> {

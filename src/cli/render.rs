@@ -296,8 +296,9 @@ fn below(text: &mut String, document: &PlanDocument, around: &Around) {
     }
     if let Some(name) = tokens.first() {
         let line = format!(
-            "the token of a route comes from a line {name}=value in `--env-file FILE`, else from the \
-             environment: `export {name}=…`; or write `token_from` for a command or a file"
+            "the token of a route, or a proxy's password, comes from a line {name}=value in `--env-file FILE`, \
+             else from the environment: `export {name}=…`; or write `token_from`, or `password_from`, for a \
+             command or a file"
         );
         note(text, "hint:", style::HINT, &line, around.width);
     }

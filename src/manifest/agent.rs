@@ -1,12 +1,17 @@
 //! `agents/<name>.md` and `bottle.yaml`: what runs in a bottle, and what holds for a tree.
 
+use std::sync::Arc;
+
 use super::bottle::{AskedBackend, backends};
 use super::field::{Field, Section, shorten};
+use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
+use super::proxy;
 use super::snapshots;
 use super::source::{Findings, Span};
 use super::yaml::Value;
+use crate::model::policy::Proxy;
 use crate::model::{BackendKind, Bounds, OwnerId, Restart, SandboxId};
 
 /// What editors show beside a key that Claude Code documents for its sub-agents
@@ -114,6 +119,11 @@ pub(super) static SETTINGS: Table = Table {
             snapshots::SHAPE,
             "how much of the work of sandboxes that go is kept, or `off`",
         ),
+        Key::new(
+            "proxy",
+            Shape::Section(&proxy::TABLE),
+            "the proxy by which sandboxes reach what they may, where this network has one",
+        ),
     ],
     removed: &[],
     instead: &[
@@ -131,6 +141,9 @@ pub(super) static SETTINGS: Table = Table {
             "overlays",
             "a bottle says `overlay: true`, and `--overlay DIR` names the project's folder",
         ),
+        ("https_proxy", "use `proxy: {url: …}`"),
+        ("http_proxy", "use `proxy: {url: …}`"),
+        ("no_proxy", "write it below `proxy`"),
     ],
 };
 
@@ -265,16 +278,22 @@ pub(super) struct Settings {
     pub(super) network_pool: Option<String>,
     /// `None`: `off`.
     pub(super) snapshots: Option<Bounds>,
+    pub(super) proxy: Option<Arc<Proxy>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { name: None, backend: None, network_pool: None, snapshots: Some(Bounds::default()) }
+        let snapshots = Some(Bounds::default());
+        Self { name: None, backend: None, network_pool: None, snapshots, proxy: None }
     }
 }
 
 /// Reads `bottle.yaml`.
-pub(super) fn settings(section: &Section<'_>, findings: &mut Findings<'_>) -> Settings {
+pub(super) fn settings(
+    section: &Section<'_>,
+    guard: &Guard<'_>,
+    findings: &mut Findings<'_>,
+) -> Settings {
     let name = section.get("name").and_then(|field| {
         let text = field.word(findings)?;
         OwnerId::new(text).map_err(|error| findings.add(field.error(error.to_string()))).ok()
@@ -302,5 +321,6 @@ pub(super) fn settings(section: &Section<'_>, findings: &mut Findings<'_>) -> Se
     let snapshots = section
         .get("snapshots")
         .map_or(Some(Bounds::default()), |field| snapshots::read(&field, findings));
-    Settings { name, backend, network_pool, snapshots }
+    let proxy = section.get("proxy").and_then(|field| proxy::read(&field, guard, findings));
+    Settings { name, backend, network_pool, snapshots, proxy: proxy.map(Arc::new) }
 }

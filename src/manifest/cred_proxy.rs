@@ -12,7 +12,7 @@ use super::yaml::Value;
 use crate::model::policy::{CredentialRoute, RouteRole};
 
 mod scheme;
-mod token;
+pub(super) mod token;
 
 /// The keys of `cred_proxy`.
 pub(super) static TABLE: Table = Table {

@@ -9,7 +9,7 @@
 //! | `tree`, `inputs` | all that is read from the file system, bounded |
 //! | `frontmatter`, `yaml`, `source` | text → values that know where they stand |
 //! | `keys`, `field`, `host` | typed access, the tables of keys, the grammars |
-//! | `bottle`, `agent` and their sections | values → what the model calls them |
+//! | `bottle`, `agent`, `proxy` and their sections | values → what the model calls them |
 //! | `resolve` | agents in their bottles, skills, overlays |
 //! | [`diagnostic`], [`schema`] | for people, for editors |
 
@@ -30,6 +30,7 @@ mod keep;
 mod keys;
 mod limits;
 mod locate;
+mod proxy;
 mod resolve;
 pub mod schema;
 mod services;

@@ -21,7 +21,7 @@ use super::keys::nearest;
 use super::source::{At, Findings, Problem, Source, Span, shorten_path};
 use super::tree::{self, Dir, MAX_MANIFEST, ReadError, Stat};
 use super::trust::{Exposed, Trust, Walked};
-use super::{LoadError, LoadOptions, frontmatter, skill, yaml};
+use super::{LoadError, LoadOptions, frontmatter, proxy, skill, yaml};
 use crate::model::{
     AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, HostSource, Located, MountTable,
     NetworkSpec, OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec, SkillFiles,
@@ -74,6 +74,8 @@ pub(super) struct Loader<'o> {
     trust: Trust,
     inputs: Inputs,
     settings: Settings,
+    /// What `bottle.yaml` names of the host.
+    settings_sources: Vec<HostSource>,
     bottles: BTreeMap<String, BottleFile>,
     /// Why `bottles/` could not be listed.
     bottles_unreadable: Option<String>,
@@ -131,6 +133,7 @@ impl<'o> Loader<'o> {
             trust,
             inputs: Inputs::new(options.inputs_cache()),
             settings: Settings::default(),
+            settings_sources: Vec::new(),
             bottles: BTreeMap::new(),
             bottles_unreadable: None,
             skills: BTreeMap::new(),
@@ -205,6 +208,9 @@ impl<'o> Loader<'o> {
         let (text, bad) = frontmatter::decode(bytes);
         let source = Source::new(SETTINGS_FILE, text);
         let mut findings = Findings::new(&source);
+        for login in proxy::logins(source.text()) {
+            findings.conceal(Span { start: login.start, end: login.end });
+        }
         if let Some(span) = bad {
             findings.add(frontmatter::not_utf8(span, source.text()));
         } else {
@@ -219,7 +225,16 @@ impl<'o> Loader<'o> {
                     &mut findings,
                 )
             {
-                self.settings = agent::settings(&section, &mut findings);
+                let guard = Guard {
+                    base: &self.path,
+                    home: self.options.home.as_deref(),
+                    trees: &self.trees,
+                    search_path: self.options.search_path.as_deref(),
+                    trust: &self.trust,
+                    sources: RefCell::default(),
+                };
+                self.settings = agent::settings(&section, &guard, &mut findings);
+                self.settings_sources = guard.sources.into_inner();
             }
         }
         let holds = !findings.has_errors();
@@ -455,6 +470,7 @@ impl<'o> Loader<'o> {
         let enforced = bottle.policy.needs_sidecar();
         let mut sources = bottle.sources.clone();
         sources.extend(skill_sources);
+        sources.extend(self.settings_sources.iter().filter(|_| enforced).cloned());
         let overlay = origin.overlay.and(self.ways.get(1));
         for (field, way) in [("the tree", self.ways.first()), ("the overlay", overlay)] {
             let Some(way) = way else { continue };
@@ -497,6 +513,7 @@ impl<'o> Loader<'o> {
                 sandbox: id.clone(),
                 fields: Fields::default(),
                 policy: Arc::new(bottle.policy.clone()),
+                proxy: self.settings.proxy.clone(),
             }),
             run: agent.run,
             suspend: agent.suspend,
@@ -680,8 +697,8 @@ fn told(found: &BTreeMap<&'static str, BTreeSet<SandboxId>>) -> Vec<Diagnostic> 
 
 fn tree(path: PathBuf, settings: Settings) -> Tree {
     let owner = settings.name.unwrap_or_else(|| owner_of(&path));
-    let Settings { network_pool, snapshots, .. } = settings;
-    Tree { owner, path, network_pool, snapshots }
+    let Settings { network_pool, snapshots, proxy, .. } = settings;
+    Tree { owner, path, network_pool, snapshots, proxy }
 }
 
 /// The owner of a tree that has no name: `t` and twelve digits of a digest of its path.

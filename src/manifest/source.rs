@@ -217,6 +217,11 @@ impl<'s> Findings<'s> {
         self.list.push(found);
     }
 
+    /// What stands there may be a secret: no finding shows it.
+    pub(super) fn conceal(&mut self, secret: Span) {
+        self.secrets.push(secret);
+    }
+
     /// A finding with its line, which is not told here.
     pub(super) fn locate(&self, problem: Problem) -> Diagnostic {
         let Problem { span, severity, message, label, hint, field, cause, secret: _ } = problem;

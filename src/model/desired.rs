@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
 use super::id::{OwnerId, SandboxId};
 use super::kept::Bounds;
+use super::policy::Proxy;
 use super::source::Place;
 use super::spec::SandboxSpec;
 
@@ -20,6 +22,8 @@ pub struct Tree {
     pub network_pool: Option<String>,
     /// `snapshots:` of `bottle.yaml`; `None`: what goes is not kept.
     pub snapshots: Option<Bounds>,
+    /// `proxy:` of `bottle.yaml`.
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 /// `was` of an agent: the name that its sandbox had.

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use super::diagnostic::Diagnostic;
 use super::hash::{Fields, SpecHash};
 
+mod proxy;
 mod route;
 
+pub use proxy::{CaFile, Hidden, Login, PROXY_LOGIN, Proxy, Resolve};
 pub use route::{
     ANTHROPIC, AuthScheme, CredentialRoute, Misfit, RouteRole, TokenFrom, TokenSource, auth,
 };

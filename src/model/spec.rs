@@ -14,7 +14,9 @@ use super::id::{BackendKind, ResourceKind, SandboxId};
 use super::kept::Keep;
 use super::main_process::Main;
 use super::observed::VARIABLES;
-use super::policy::{CredentialRoute, Policy, SERVICES_ELSEWHERE, SERVICES_WITH_DOCKER};
+use super::policy::{
+    CredentialRoute, PROXY_LOGIN, Policy, Proxy, SERVICES_ELSEWHERE, SERVICES_WITH_DOCKER,
+};
 use super::roles;
 use super::setup::Setup;
 use super::skill::SkillFiles;
@@ -365,6 +367,10 @@ impl SandboxSpec {
     /// [`Unsuitable`] when the bottle asks for something that this backend cannot make.
     pub fn resources(&self, backend: BackendKind) -> Result<Vec<ResourceSpec>, Unsuitable> {
         let machine = self.machine(backend)?;
+        let proxy = self.sidecar(backend).and_then(|sidecar| sidecar.proxy.as_ref());
+        if let Some(why) = proxy.and_then(|proxy| proxy.unsuited(backend)) {
+            return Err(Unsuitable(why));
+        }
         let network = self.network.clone().filter(|_| backend.has_networks());
         let network = network.map(ResourceSpec::Network);
         let sidecar = self.sidecar(backend).cloned().map(ResourceSpec::Sidecar);
@@ -458,6 +464,8 @@ pub struct SidecarSpec {
     pub fields: Fields,
     /// What it enforces. It is loaded into the running sidecar: no part of [`Self::hash`].
     pub policy: Arc<Policy>,
+    /// By which proxy it reaches upstreams. That is loaded as well.
+    pub proxy: Option<Arc<Proxy>>,
 }
 
 impl SidecarSpec {
@@ -470,7 +478,23 @@ impl SidecarSpec {
     /// The hash of what is loaded into it.
     #[must_use]
     pub fn content_hash(&self) -> SpecHash {
-        self.policy.fields().hash("bottle.policy.v1")
+        self.content().hash("bottle.policy.v1")
+    }
+
+    /// The fields of what is loaded into it.
+    #[must_use]
+    pub fn content(&self) -> Fields {
+        let mut fields = self.policy.fields();
+        fields.0.extend(self.proxy.iter().flat_map(|proxy| proxy.fields().0));
+        fields
+    }
+
+    /// The credentials that it is given, each by the name under which it is known, with the name by which a
+    /// person knows it.
+    pub fn credentials(&self) -> impl Iterator<Item = (&str, &str)> {
+        let routes = self.policy.routes.iter().map(|route| (&*route.token_ref, &*route.token_ref));
+        let login = self.proxy.iter().filter_map(|proxy| Some((PROXY_LOGIN, proxy.login.name()?)));
+        routes.chain(login)
     }
 }
 

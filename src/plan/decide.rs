@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use super::decision::Decision;
 use super::sources::{self, Shared};
 use super::{Options, Order, Reason, Verdict, aside, guest, load, renames, rest};
+use crate::model::policy::PROXY_LOGIN;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendChoice, BackendKind, Desired, FieldChange, Fields, ImageRef, Instance, InstanceId,
@@ -445,9 +446,12 @@ fn missing(
     options: &Options,
     waits: BTreeSet<String>,
 ) -> Option<Reason> {
-    let tokens = spec.policy.routes.iter().map(|route| &route.token_ref);
-    let mut names: Vec<String> =
-        tokens.filter(|name| !options.tokens.contains_key(*name)).cloned().collect();
+    let routes = spec.policy.routes.iter().map(|route| (&*route.token_ref, &*route.token_ref));
+    let login = spec.sidecar.iter().flat_map(|sidecar| sidecar.proxy.iter());
+    let login = login.filter_map(|proxy| Some((PROXY_LOGIN, proxy.login.name()?)));
+    let used: Vec<(&str, &str)> = routes.chain(login).collect();
+    let missing = used.iter().filter(|(known, _)| !options.tokens.contains_key(*known));
+    let mut names: Vec<String> = missing.map(|(_, name)| (*name).to_owned()).collect();
     if !names.is_empty() {
         // All that is missing, at once: also values that nothing inside has.
         let inside = |name: &String| {
@@ -459,7 +463,7 @@ fn missing(
     names.extend(waits);
     let mut named = BTreeSet::new();
     names.retain(|name| named.insert(name.clone()));
-    let is_token = |name: &&String| spec.policy.routes.iter().any(|r| r.token_ref == **name);
+    let is_token = |name: &&String| used.iter().any(|(_, used)| used == name);
     let tokens = names.iter().filter(is_token).cloned().collect();
     (!names.is_empty()).then_some(Reason::NeedsInput { names, tokens })
 }

@@ -124,6 +124,9 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
             all.set(key(&format!("guest.{kind}")), spec.guest(*kind).hash().to_string());
         }
         all.set(key("policy"), format!("{:?}", spec.policy));
+        if let Some(proxy) = spec.sidecar.as_ref().and_then(|sidecar| sidecar.proxy.as_ref()) {
+            all.set(key("proxy"), format!("{:?}", proxy.fields()));
+        }
         all.set(key("suspend"), spec.suspend.to_string());
         all.set_list(key("run"), &spec.run);
         all.set(key("keep"), spec.keep.to_string());

@@ -5,6 +5,7 @@ use super::decide::{Seen, differences};
 use super::decision::{Decision, Loading};
 use super::guest::{keyed, short};
 use super::{Options, Reason, Verdict};
+use crate::model::policy::PROXY_LOGIN;
 use crate::model::{
     BackendKind, FieldChange, Instance, InstanceState, ResourceKind, SandboxId, SidecarSpec,
 };
@@ -35,11 +36,13 @@ pub(super) fn decide_load(
         decision.load = Some(loading);
         return;
     };
-    let mut fields = differences(&loaded.fields, &spec.policy.fields());
-    for route in &spec.policy.routes {
-        let name = &route.token_ref;
+    let mut fields = differences(&loaded.fields, &spec.content());
+    for (name, _) in spec.credentials() {
         let (old, new) = (loaded.env.get(name), options.tokens.get(name));
-        let path = format!("cred_proxy.{name}");
+        let path = match name {
+            PROXY_LOGIN => format!("{name}.value"),
+            _ => format!("cred_proxy.{name}"),
+        };
         // Several routes may use one credential. One that is not set is waited for.
         if new.is_some() && old != new && fields.iter().all(|field| field.path != path) {
             let (from, to) = (old.map(|digest| keyed(digest)), new.map(|digest| keyed(digest)));

@@ -62,6 +62,7 @@ fn desired(specs: impl IntoIterator<Item = crate::model::SandboxSpec>) -> Desire
             path: PathBuf::from("/tree"),
             network_pool: None,
             snapshots: Some(crate::model::Bounds::default()),
+            proxy: None,
         },
         sandboxes: specs.into_iter().map(|spec| (spec.id.clone(), spec)).collect(),
         held: BTreeMap::new(),
@@ -143,7 +144,7 @@ fn loaded(spec: &SidecarSpec, instance: &Instance) -> Receipt {
         backend: instance.backend,
         sandbox: spec.sandbox.clone(),
         guest: Some(spec.content_hash()),
-        fields: spec.policy.fields(),
+        fields: spec.content(),
         skills: BTreeSet::new(),
         skills_dir: None,
         env: spec.policy.routes.iter().map(digest).collect(),
@@ -347,6 +348,7 @@ fn rule_4_what_stands_on_a_replaced_resource_is_replaced_too() {
             sandbox: id("ada"),
             fields: Fields::default(),
             policy: Arc::default(),
+            proxy: None,
         }),
         ..spec("ada")
     };
@@ -378,7 +380,12 @@ fn rule_4_a_sidecar_is_replaced_beside_its_running_machine() {
         let mut fields = Fields::default();
         fields.set("generation", generation);
         crate::model::SandboxSpec {
-            sidecar: Some(SidecarSpec { sandbox: id("ada"), fields, policy: Arc::default() }),
+            sidecar: Some(SidecarSpec {
+                sandbox: id("ada"),
+                fields,
+                policy: Arc::default(),
+                proxy: None,
+            }),
             ..spec("ada")
         }
     };
@@ -423,6 +430,7 @@ fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
             sandbox: id("ada"),
             fields: Fields::default(),
             policy: Arc::new(policy.clone()),
+            proxy: None,
         }),
         policy,
         ..spec("ada")

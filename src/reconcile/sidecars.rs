@@ -17,11 +17,11 @@ use super::state::TreeState;
 use super::tokens::Credentials;
 use crate::apply::{Certificate, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
-use crate::model::policy::{DlpAllow, RulesFile};
+use crate::model::policy::{DlpAllow, PROXY_LOGIN, Proxy, Resolve, RulesFile};
 use crate::model::{BackendKind, Desired, Diagnostic, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
 use crate::sidecar::dlp::Rules;
-use crate::sidecar::document::{self, Document};
+use crate::sidecar::document::{self, Document, ProxyPart};
 
 /// Holds the sandboxes whose bottle names a file of leak rules that does not hold, or makes an exception
 /// from a rule that is in none. Each file is tried once, and each exception is told once.
@@ -162,6 +162,32 @@ impl<'a> Documents<'a> {
     }
 }
 
+impl Documents<'_> {
+    /// The proxy, with its login.
+    fn proxy(
+        &self,
+        proxy: &Proxy,
+        digests: &mut BTreeMap<String, String>,
+    ) -> anyhow::Result<ProxyPart> {
+        let mut login = None;
+        if let Some(name) = proxy.login.name() {
+            let secret = self.credentials.get(PROXY_LOGIN);
+            let secret =
+                secret.with_context(|| format!("the password {name} is no longer at hand"))?;
+            login = Some(document::Secret::new(secret.value.to_string()));
+            digests.insert(PROXY_LOGIN.to_owned(), secret.digest.clone());
+        }
+        Ok(ProxyPart {
+            host: proxy.host.clone(),
+            port: proxy.port,
+            secure: proxy.secure,
+            login,
+            no_proxy: proxy.no_proxy.clone(),
+            by_name: proxy.resolve == Resolve::Proxy,
+        })
+    }
+}
+
 impl Sidecars for Documents<'_> {
     fn document(
         &self,
@@ -180,6 +206,11 @@ impl Sidecars for Documents<'_> {
             credentials.insert(name.clone(), document::Secret::new(secret.value.to_string()));
             digests.insert(name.clone(), secret.digest.clone());
         }
+        let proxy =
+            spec.proxy.as_deref().map(|proxy| self.proxy(proxy, &mut digests)).transpose()?;
+        let more_roots = spec.proxy.iter().filter_map(|proxy| proxy.ca.as_ref());
+        let more_roots =
+            more_roots.flat_map(|ca| ca.certificates.iter().map(|it| STANDARD.encode(it)));
         let mut document = Document {
             version: document::VERSION,
             sandbox: authority.name(&spec.sandbox).to_string(),
@@ -190,6 +221,8 @@ impl Sidecars for Documents<'_> {
             forbidden: Vec::new(),
             ca: Some(authority.ca),
             roots: self.roots().to_vec(),
+            more_roots: more_roots.collect(),
+            proxy,
             credentials,
             resolver: told.map(|told| told.resolver.clone()).unwrap_or_default(),
             hosts: told.and_then(|told| told.hosts.clone()),

@@ -1,4 +1,4 @@
-//! The tokens of credential routes: from the `--env-file`, the environment, a command or a file. They are
+//! The tokens of credential routes, and the login of a proxy: from the `--env-file`, the environment, a command or a file. They are
 //! had anew for every pass, kept in memory only, and what becomes of one that cannot be used is decided here.
 #![expect(clippy::disallowed_methods, reason = "reads the environment")]
 
@@ -12,11 +12,12 @@ use zeroize::Zeroizing;
 use super::state::State;
 use super::values::Values;
 use crate::apply::Secret;
-use crate::model::policy::{AuthScheme, CredentialRoute, TokenFrom, TokenSource};
+use crate::model::policy::{AuthScheme, CredentialRoute, PROXY_LOGIN, TokenFrom, TokenSource};
 use crate::model::{Desired, Diagnostic, Observed, SandboxId, SandboxSpec};
 use crate::sidecar::dlp::SHORTEST;
 
 mod ask;
+mod proxy;
 
 pub use ask::Hung;
 use ask::{had, judged};
@@ -26,6 +27,9 @@ const GRAPHIC: &str = "set it to the token alone: printable ASCII, no blanks, no
 /// The tokens that routes refer to, by name, as far as they are at hand.
 #[derive(Default)]
 pub struct Credentials(BTreeMap<String, Secret>);
+
+/// What a command or a file gave.
+type Asked = Result<Zeroizing<String>, Trouble>;
 
 /// What is wrong with a token.
 struct Trouble {
@@ -53,22 +57,24 @@ impl Credentials {
         let routes = desired.sandboxes.values().flat_map(|spec| &spec.policy.routes);
         let wanted: BTreeMap<String, Option<TokenFrom>> =
             routes.map(|route| (route.token_ref.clone(), route.token_from.clone())).collect();
+        let proxy = proxy::of(desired);
+        let of_proxy = proxy.iter().filter_map(|proxy| proxy.login.from());
         let sources: BTreeMap<&TokenSource, &TokenFrom> = wanted
             .values()
             .flatten()
+            .chain(of_proxy)
             .filter(|_| ask.is_some())
             .map(|from| (&from.source, from))
             .collect();
         let tree = &*desired;
         let asked = sources.into_values().map(async |from| {
-            let token = match judged(from, tree, observed) {
+            let token: Asked = match judged(from, tree, observed) {
                 Ok(judged) => had(from, judged, ask.unwrap_or(&Hung::default())).await,
                 Err(trouble) => Err(trouble),
             };
             (from.source.clone(), token)
         });
-        let asked: BTreeMap<TokenSource, Result<Zeroizing<String>, Trouble>> =
-            join_all(asked).await.into_iter().collect();
+        let asked: BTreeMap<TokenSource, Asked> = join_all(asked).await.into_iter().collect();
         let (mut found, mut troubles) = (BTreeMap::new(), BTreeMap::new());
         for (name, from) in &wanted {
             let value = match from {
@@ -93,9 +99,20 @@ impl Credentials {
                 }
             }
         }
+        let mut of_login = None;
+        match proxy.as_ref().map(|proxy| proxy::login(proxy, given, &asked)) {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(value))) => {
+                let digest = state.digest(PROXY_LOGIN, &value);
+                found.insert(PROXY_LOGIN.to_owned(), Secret { value, digest });
+            }
+            Some(Err(told)) => of_login = Some(told),
+        }
         let mut held = BTreeMap::new();
         for (id, spec) in &mut desired.sandboxes {
-            let wrong = settle(spec, observed, &found, &troubles);
+            let mut wrong = settle(spec, observed, &found, &troubles);
+            let by_proxy = spec.sidecar.as_ref().is_some_and(|sidecar| sidecar.proxy.is_some());
+            wrong.extend(of_login.iter().filter(|_| by_proxy).cloned());
             if !wrong.is_empty() {
                 held.insert(id.clone(), wrong);
             }
@@ -221,10 +238,12 @@ fn told_of(route: &CredentialRoute, bottle: &str, agent: &str, trouble: &Trouble
     diagnostic.with_hint(trouble.hint.clone())
 }
 
-/// The files that tokens come from; `None` where a command has to be asked.
+/// The files that tokens and a login come from; `None` where a command has to be asked.
 pub(super) fn files(desired: &Desired) -> Option<BTreeSet<PathBuf>> {
     let routes = desired.sandboxes.values().flat_map(|spec| &spec.policy.routes);
-    let from = routes.filter_map(|route| route.token_from.as_ref());
+    let proxy = proxy::of(desired);
+    let login = proxy.iter().filter_map(|proxy| proxy.login.from());
+    let from = routes.filter_map(|route| route.token_from.as_ref()).chain(login);
     from.map(|from| match &from.source {
         TokenSource::File(path) => Some(path.clone()),
         TokenSource::Command(_) => None,

@@ -106,7 +106,11 @@ pub(super) async fn read(
     desired: &Desired,
     trusted: Option<(&EnvFile, PathBuf)>,
 ) -> anyhow::Result<Values> {
-    let asks = |spec: &SandboxSpec| !spec.asked_env.is_empty() || !spec.policy.routes.is_empty();
+    let asks = |spec: &SandboxSpec| {
+        let proxy = spec.sidecar.as_ref().and_then(|sidecar| sidecar.proxy.as_ref());
+        let login = proxy.is_some_and(|proxy| proxy.login.name().is_some());
+        login || !spec.asked_env.is_empty() || !spec.policy.routes.is_empty()
+    };
     let asked = desired.sandboxes.values().any(asks);
     // A mistake in a file is told before anybody needs it. A pipe may have nobody who writes to it.
     let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.is_file());

@@ -77,6 +77,18 @@ pub enum Code {
     UpstreamTls,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// The network's proxy does not answer, or not as one.
+    ProxyUnreachable,
+    /// The certificate of the network's proxy is not valid.
+    ProxyTls,
+    /// The network's proxy wants a login, or another one.
+    ProxyLogin,
+    /// The network's proxy does not let it pass.
+    ProxyRefused,
+    /// The network's proxy does not reach the upstream.
+    ProxyFailed,
+    /// The network's proxy did not answer in time.
+    ProxyTimeout,
     /// A response whose body cannot be searched for credentials.
     ResponseRefused,
     /// A part of a response to a request with a credential: an echo cut to pieces is not found.
@@ -122,6 +134,12 @@ impl Code {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamTls => "upstream_tls",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::ProxyUnreachable => "proxy_unreachable",
+            Self::ProxyTls => "proxy_tls",
+            Self::ProxyLogin => "proxy_login",
+            Self::ProxyRefused => "proxy_refused",
+            Self::ProxyFailed => "proxy_failed",
+            Self::ProxyTimeout => "proxy_timeout",
             Self::ResponseRefused => "response_refused",
             Self::PartialResponse => "partial_response",
             Self::ResponseHeadTooLarge => "response_head_too_large",
@@ -145,6 +163,7 @@ impl Code {
             | Self::PlainHttpRefused
             | Self::PathNotAllowed
             | Self::SsrfDenied
+            | Self::ProxyRefused
             | Self::UseGitGate
             | Self::WebsocketRefused
             | Self::Dlp { .. }
@@ -158,6 +177,10 @@ impl Code {
             Self::UpstreamDns
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
+            | Self::ProxyUnreachable
+            | Self::ProxyTls
+            | Self::ProxyLogin
+            | Self::ProxyFailed
             | Self::ResponseRefused
             | Self::PartialResponse
             | Self::ResponseHeadTooLarge => 502,
@@ -165,7 +188,7 @@ impl Code {
             | Self::CredentialMissing
             | Self::NotReady
             | Self::AuditUnavailable => 503,
-            Self::UpstreamTimeout => 504,
+            Self::UpstreamTimeout | Self::ProxyTimeout => 504,
         }
     }
 
@@ -256,6 +279,24 @@ impl Code {
                 "the upstream's certificate is not valid for its name: do not retry"
             }
             Self::UpstreamTimeout => "try again later: the upstream did not answer in time",
+            Self::ProxyUnreachable => {
+                "the proxy of this network does not answer: the operator looks at `proxy` in bottle.yaml; its log says why"
+            }
+            Self::ProxyTls => {
+                "the certificate of this network's proxy is not valid: the operator names its authority in `ca` of `proxy` in bottle.yaml; its log says more"
+            }
+            Self::ProxyLogin => {
+                "the proxy of this network wants a login: the operator gives it one in bottle.yaml, by `password_ref` or `password_from` of `proxy`"
+            }
+            Self::ProxyRefused => {
+                "the proxy of this network does not let this host and port pass, and many let 443 pass alone: do not retry; the operator asks whoever runs it"
+            }
+            Self::ProxyFailed => {
+                "try again later: the proxy of this network does not reach the upstream"
+            }
+            Self::ProxyTimeout => {
+                "try again later: the proxy of this network did not answer in time"
+            }
             Self::ResponseRefused => {
                 "the response cannot be searched for credentials: ask for an uncompressed one"
             }

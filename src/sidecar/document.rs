@@ -39,6 +39,12 @@ pub struct Document {
     /// roots.
     #[serde(default)]
     pub roots: Vec<String>,
+    /// More of them, which are trusted whatever `roots` holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_roots: Vec<String>,
+    /// By which proxy upstreams are reached; none: they are dialled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyPart>,
     /// Each credential's value by its name. A route whose credential is not here answers 503.
     #[serde(default)]
     pub credentials: BTreeMap<String, Secret>,
@@ -64,6 +70,28 @@ pub struct CaPart {
     pub key: Secret,
 }
 
+/// The proxy by which upstreams are reached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyPart {
+    /// Its name, or its address; IPv6 without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// It is spoken to over TLS.
+    #[serde(default)]
+    pub secure: bool,
+    /// `user:password`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Secret>,
+    /// What is dialled all the same: `host`, `*.host`, `**.host`, or a network in CIDR notation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_proxy: Vec<String>,
+    /// It is asked for names, and resolves them; else for addresses that were checked here.
+    #[serde(default)]
+    pub by_name: bool,
+}
+
 /// Switches for tests, which no release knows.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -76,6 +104,9 @@ pub struct Testing {
     /// How long an upstream may take to answer, in milliseconds.
     #[serde(default)]
     pub response_head_ms: Option<u64>,
+    /// How long a proxy may take to answer, in milliseconds.
+    #[serde(default)]
+    pub proxy_ms: Option<u64>,
     /// A request for this path panics.
     #[serde(default)]
     pub panic_path: Option<String>,

@@ -102,6 +102,9 @@ pub struct Line<'a> {
     /// The name of the credential that is injected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inject: Option<&'a str>,
+    /// `proxy`: it goes by the network's proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<&'a str>,
     /// Not all of the body was scanned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unscanned: Option<bool>,
@@ -134,6 +137,7 @@ impl<'a> Line<'a> {
             count: None,
             route: None,
             inject: None,
+            via: None,
             unscanned: None,
             reason: None,
             detail: None,

@@ -12,6 +12,7 @@ mod microvm;
 mod networks;
 mod node;
 mod place;
+mod proxied;
 mod refused;
 mod roles;
 mod rotation;

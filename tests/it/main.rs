@@ -24,6 +24,7 @@ mod manifest_hostile;
 mod manifest_keep;
 mod manifest_locate;
 mod manifest_policy;
+mod manifest_proxy;
 mod manifest_resolve;
 mod manifest_setup;
 mod manifest_skill;

@@ -23,6 +23,7 @@ mod packed_heads;
 #[path = "../../src/sidecar/packing.rs"]
 mod packing;
 mod parts;
+mod proxied;
 mod redacted;
 mod running;
 mod services;

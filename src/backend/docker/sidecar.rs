@@ -327,6 +327,7 @@ mod tests {
             sandbox: "ada".parse().unwrap(),
             fields: Fields::default(),
             policy: Arc::default(),
+            proxy: None,
         };
         let parts = Parts {
             image: "sha256:side",

@@ -23,12 +23,15 @@ pub(super) static TABLE: Table = Table {
         Key::new("file", Shape::Text(None), "a file that holds the token and nothing else"),
     ],
     removed: &[],
-    instead: &[
-        ("env", "use `token_ref`: the name of the environment variable"),
-        ("exec", "use `command`: a list of the program and its arguments"),
-        ("path", "use `file`"),
-    ],
+    instead: INSTEAD,
 };
+
+/// What other tools call the same.
+pub(in crate::manifest) const INSTEAD: &[(&str, &str)] = &[
+    ("env", "name the environment variable beside it, with the key that ends in `_ref`"),
+    ("exec", "use `command`: a list of the program and its arguments"),
+    ("path", "use `file`"),
+];
 
 /// How tokens begin: what begins so is no name of a variable.
 const TOKEN_PREFIXES: [&str; 15] = [
@@ -60,7 +63,7 @@ pub(super) fn read(
     match (section.get("token_ref"), section.get("token_from")) {
         (Some(name), None) => token_ref(&name, findings).map(|name| (name, None)),
         (None, Some(from)) => {
-            let from = token_from(&from, guard, findings)?;
+            let from = source(&from, &TABLE, guard, findings)?;
             Some((named(path?, &from.source), Some(from)))
         }
         (Some(_), Some(from)) => {
@@ -99,12 +102,14 @@ fn token_ref(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn token_from(
+/// Reads what gives a secret, under the keys of `table`.
+pub(in crate::manifest) fn source(
     field: &Field<'_>,
+    table: &'static Table,
     guard: &Guard<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<TokenFrom> {
-    let section = field.section(&TABLE, findings)?;
+    let section = field.section(table, findings)?;
     let (command, file) = (section.get("command"), section.get("file"));
     let source = match (command, file) {
         (Some(command), None) => {
@@ -144,8 +149,8 @@ fn token_from(
         }
         (command, _) => {
             let problem = match command {
-                Some(_) => field.error("`token_from` has both a `command` and a `file`"),
-                None => field.error("`token_from` needs `command` or `file`"),
+                Some(_) => field.error(format!("{} has both a `command` and a `file`", table.what)),
+                None => field.error(format!("{} needs `command` or `file`", table.what)),
             };
             findings.add(problem.hint("write `{command: [gh, auth, token]}` or `{file: ~/token}`"));
             return None;

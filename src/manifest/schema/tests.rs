@@ -72,7 +72,7 @@ fn parses(table: &'static Table, value: &Value) -> bool {
     } else if std::ptr::eq(table, &agent::TABLE) {
         agent::read(&section, &mut findings);
     } else {
-        agent::settings(&section, &mut findings);
+        agent::settings(&section, &guard, &mut findings);
     }
     !findings.has_errors()
 }
@@ -205,7 +205,13 @@ fn both_accept_what_is_right() {
     });
     assert!(passes(&super::agent(), &agent));
     assert!(parses(&agent::TABLE, &agent));
-    let settings = json!({"name": "team", "backend": "native", "network_pool": "10.213.0.0/16"});
+    let settings = json!({
+        "name": "team", "backend": "native", "network_pool": "10.213.0.0/16",
+        "proxy": {
+            "url": "http://ada@proxy.corp.example:3128", "password_ref": "PROXY_PASSWORD",
+            "no_proxy": [".corp.example", "10.0.0.0/8"], "resolve": "here",
+        },
+    });
     assert!(passes(&super::settings(), &settings));
     assert!(parses(&agent::SETTINGS, &settings));
 }

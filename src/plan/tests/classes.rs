@@ -37,6 +37,7 @@ fn grant(ada: &mut SandboxSpec) {
         sandbox: id("ada"),
         fields: Fields::default(),
         policy: ada.policy.clone().into(),
+        proxy: None,
     });
 }
 

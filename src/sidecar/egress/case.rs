@@ -158,11 +158,12 @@ impl Case {
     }
 
     /// Says that the request is passed on.
-    pub(super) fn allow(&self) -> Result<(), Code> {
+    pub(super) fn allow(&self, by_proxy: bool) -> Result<(), Code> {
         self.is_told();
         let unscanned = self.unscanned.get();
         let line = Line {
             inject: self.route.get().map(|route| route.credential()),
+            via: by_proxy.then_some("proxy"),
             unscanned: unscanned.map(|_| true),
             reason: unscanned.map(|reason| reason.as_str()),
             ..self.line(Event::Allow, None)

@@ -1,4 +1,4 @@
-//! Connections to addresses that were checked, and to no others.
+//! Connections to addresses that were checked, and to the operator's proxy.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -39,12 +39,13 @@ pub(super) fn checked(
 }
 
 /// Connects to the first of them that answers. One that is slow gets company.
-pub(super) async fn dial(
-    addresses: &[CheckedAddr],
-    route: &(impl Fn(SocketAddr) -> SocketAddr + Sync),
-) -> Result<(TcpStream, CheckedAddr), Code> {
-    let attempt = |address: CheckedAddr| async move {
-        let stream = TcpStream::connect(route(address.get())).await?;
+pub(super) async fn dial<A: Copy>(
+    addresses: &[A],
+    place: impl Fn(&A) -> SocketAddr,
+) -> Result<(TcpStream, A), Code> {
+    let place = &place;
+    let attempt = |address: A| async move {
+        let stream = TcpStream::connect(place(&address)).await?;
         stream.set_nodelay(true)?;
         Ok::<_, io::Error>((stream, address))
     };

@@ -213,6 +213,13 @@ pub const DIAL: Duration = Duration::from_secs(10);
 /// For the upstream's TLS handshake.
 pub const UPSTREAM_HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// For a proxy to answer a CONNECT: it resolves and dials meanwhile.
+pub const PROXY_ANSWER: Duration = Duration::from_secs(30);
+/// The head of that answer.
+pub const PROXY_HEAD: usize = 16 * 1024;
+/// Addresses of one name for which a proxy is asked.
+pub const PROXY_ADDRESSES: usize = 3;
+
 /// Until an upstream begins to answer, from when the request's body moved last. Answers of language models that are not streamed take
 /// minutes.
 pub const RESPONSE_HEAD: Duration = Duration::from_secs(600);

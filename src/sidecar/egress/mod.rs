@@ -2,7 +2,7 @@
 //!
 //! A connection of the machine goes from `serve` to `connection`, through `framed`, and each of its
 //! requests to `proxy`; a CONNECT becomes a tunnel in `connect`, with the same inside. A request's
-//! body goes out as an `upload`, behind its `search`, to one of the `upstream`s, and what comes back is `outgoing`.
+//! body goes out as an `upload`, behind its `search`, to one of the `upstream`s, `via` a proxy where the network has one, and what comes back is `outgoing`.
 
 mod activity;
 mod ahead;
@@ -39,6 +39,7 @@ mod trouble;
 mod upload;
 mod upstream;
 mod verified;
+mod via;
 
 pub use resolve::System;
 pub(super) use serve::keep_little_memory;

@@ -316,7 +316,7 @@ async fn exchange(
             }
         };
         if !logged {
-            case.allow()?;
+            case.allow(connection.is_by_proxy())?;
             logged = true;
         }
         let body = upload.take().ok_or(Code::UpstreamUnreachable)?;

@@ -348,6 +348,8 @@ mod tests {
             forbidden: Vec::new(),
             ca: None,
             roots: Vec::new(),
+            more_roots: Vec::new(),
+            proxy: None,
             credentials: std::collections::BTreeMap::new(),
             resolver: Vec::new(),
             hosts: None,

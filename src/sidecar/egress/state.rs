@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::resolve::{Resolver, System};
 use super::scan::{Scan, basic_users};
 use super::upstream::{Upstreams, client_config};
+use super::via::Proxy;
 use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
 use crate::sidecar::credential::check;
@@ -62,6 +64,13 @@ impl Loaded {
             .iter()
             .map(|root| BASE64_STANDARD.decode(root).map_err(|_| "`roots`: not base64".to_owned()))
             .collect::<Result<Vec<_>, _>>()?;
+        let more = document
+            .more_roots
+            .iter()
+            .map(|root| {
+                BASE64_STANDARD.decode(root).map_err(|_| "`more_roots`: not base64".to_owned())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         // A reload leaves the leaves that were signed.
         let same = before.filter(|before| match (&before.ca_part, &document.ca) {
             (Some(old), Some(new)) => old.certificate == new.certificate && old.key == new.key,
@@ -77,13 +86,15 @@ impl Loaded {
             .filter(|before| before.credentials == document.credentials && before.users == users);
         let same_values = same_values.map(|before| &before.scan);
         let resolver = Resolver::new(&document.resolver, document.hosts.as_deref(), system)?;
-        let tls = client_config(&roots, provider)?;
+        let tls = client_config(&roots, &more, provider)?;
+        let proxy = document.proxy.as_ref().map(|part| Proxy::new(part, &tls, patience(&document)));
+        let proxy = proxy.transpose().map_err(|why| format!("`proxy`: {why}"))?;
         Ok(Self {
             generation,
             digest: digest(&document)?,
             names,
             ca,
-            upstreams: Upstreams::new(resolver, tls, dial_route(&document)),
+            upstreams: Upstreams::new(resolver, tls, proxy, dial_route(&document)),
             scan: Scan::new(&document, same_values)?,
             policy,
             forbidden: document.forbidden.into_iter().chain(system.around.clone()).collect(),
@@ -126,6 +137,17 @@ fn digest(document: &Document) -> Result<String, String> {
     let text = serde_json::to_vec(&document.policy)
         .map_err(|error| format!("writing the policy: {error}"))?;
     Ok(hex::encode(Sha256::digest(text)))
+}
+
+/// How long a proxy may take to answer.
+#[cfg(not(any(test, feature = "testing")))]
+fn patience(_document: &Document) -> Duration {
+    super::limits::PROXY_ANSWER
+}
+
+#[cfg(any(test, feature = "testing"))]
+fn patience(document: &Document) -> Duration {
+    document.testing.proxy_ms.map_or(super::limits::PROXY_ANSWER, Duration::from_millis)
 }
 
 /// Where a checked address is dialled: there. Tests stand upstreams of their own behind it.

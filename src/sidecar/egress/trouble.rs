@@ -54,6 +54,19 @@ impl Trouble {
         Self { code: Code::UpstreamDns, next: Some(next), detail: Some(detail) }
     }
 
+    /// The same, where upstreams are reached by a proxy that may know more names.
+    pub(super) fn where_a_proxy_may_know(self) -> Self {
+        let next = "the host's address is not known here, and upstreams are reached by the network's proxy: where only that resolves names, the operator writes `resolve: proxy` below `proxy` in bottle.yaml; the log says more";
+        let detail = self.detail.or_else(|| Some("the name has no address here".to_owned()));
+        Self { code: self.code, next: Some(next), detail }
+    }
+
+    /// An upstream that `no_proxy` excepts from the network's proxy does not answer.
+    pub(super) fn not_by_proxy(code: Code) -> Self {
+        let next = "the upstream does not answer; it is dialled without the network's proxy, because `no_proxy` in bottle.yaml covers it: the operator looks whether it should";
+        Self { code, next: Some(next), detail: Some("dialled without the proxy".to_owned()) }
+    }
+
     /// A name has addresses, and none of them may be dialled.
     pub(super) fn denied(addresses: &[IpAddr], forbidden: &[IpAddr]) -> Self {
         let openable = |ip: &IpAddr| is_excepted_by_a_range(*ip) && !forbidden.contains(ip);

@@ -32,6 +32,7 @@ use super::resolve::Resolver;
 use super::trouble::Trouble;
 use super::upload::Upload;
 use super::verified::{Verifier, failed};
+use super::via::{Proxy, Way};
 use crate::sidecar::{Authority, CheckedAddr, Cidr, Code, Host};
 
 /// Which upstream.
@@ -64,12 +65,15 @@ pub(super) struct Upstreams {
     /// With HTTP/2 offered, and without.
     tls: [TlsConnector; 2],
     kept: Mutex<HashMap<Target, Vec<Kept>>>,
+    proxy: Option<Proxy>,
     route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
 }
 
 /// An open connection.
 pub(super) struct Connection {
-    address: CheckedAddr,
+    /// Where it leads; not known of a name that the network's proxy resolves.
+    address: Option<CheckedAddr>,
+    by_proxy: bool,
     sender: Sender,
 }
 
@@ -97,12 +101,13 @@ impl Upstreams {
     pub(super) fn new(
         resolver: Resolver,
         tls: ClientConfig,
+        proxy: Option<Proxy>,
         route: Box<dyn Fn(SocketAddr) -> SocketAddr + Send + Sync>,
     ) -> Self {
         let mut http1 = tls.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];
         let tls = [tls, http1].map(|config| Arc::new(config).into());
-        Self { resolver, tls, kept: Mutex::default(), route }
+        Self { resolver, tls, kept: Mutex::default(), proxy, route }
     }
 
     /// A connection that is open already, whose address passes the check of this request.
@@ -141,21 +146,25 @@ impl Upstreams {
         });
     }
 
-    /// Resolves, checks every address, dials one that passed, and verifies who answers.
+    /// Resolves, checks every address, dials one that passed or has the network's proxy do so, and verifies
+    /// who answers.
     pub(super) async fn connect(
         &self,
         target: &Target,
         reach: &Reach<'_>,
     ) -> Result<Connection, Trouble> {
-        let addresses = match (reach.service, target.authority.host()) {
-            (Some(port), _) => vec![CheckedAddr::of_service(port)],
-            (None, Host::Name(name)) => {
-                let addresses = self.resolver.addresses(name.as_str()).await?;
-                checked(&addresses, target.authority.port(), reach.exceptions, reach.forbidden)?
+        let (stream, address) = match reach.service {
+            // It is this machine's own, to which no proxy leads.
+            Some(port) => {
+                let service = [CheckedAddr::of_service(port)];
+                let (stream, address) =
+                    dial(&service, |address| (self.route)(address.get())).await?;
+                (Way::Left(stream), Some((address, false)))
             }
-            (None, Host::Ip(_)) => return Err(Code::SsrfDenied.into()),
+            None => self.way(&target.authority, reach).await?,
         };
-        let (stream, address) = dial(&addresses, &self.route).await?;
+        let by_proxy = address.is_none_or(|(_, by_proxy)| by_proxy);
+        let address = address.map(|(address, _)| address);
         let sender = if target.secure {
             let name = target.authority.host().to_string();
             let name = ServerName::try_from(name).map_err(|_| Code::UpstreamTls)?;
@@ -168,18 +177,53 @@ impl Upstreams {
             let stream = tokio::time::timeout(limits::UPSTREAM_HANDSHAKE, handshake)
                 .await
                 .map_err(|_| Code::UpstreamTimeout)?
-                .map_err(|error| failed(&error))?;
+                .map_err(|error| failed(&error, by_proxy))?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let stream = Gathered::new(stream, Arc::clone(reach.relaying));
             if http2 { http2_over(stream).await? } else { http1_over(stream).await? }
         } else {
             http1_over(stream).await?
         };
-        let connection = Connection { address, sender };
+        let connection = Connection { address, by_proxy, sender };
         if let Some(shared) = connection.share() {
             self.keep(target, shared);
         }
         Ok(connection)
+    }
+
+    /// A way to an upstream, with the address where it leads and whether by the proxy; without one where the
+    /// proxy resolves the name.
+    async fn way(
+        &self,
+        authority: &Authority,
+        reach: &Reach<'_>,
+    ) -> Result<(Way, Option<(CheckedAddr, bool)>), Trouble> {
+        let Host::Name(name) = authority.host() else { return Err(Code::SsrfDenied.into()) };
+        let proxy = self.proxy.as_ref().filter(|proxy| !proxy.is_passed_by(name.as_str()));
+        if let Some(proxy) = proxy.filter(|proxy| proxy.resolves()) {
+            let way = proxy.tunnel(&authority.to_string(), &self.resolver).await?;
+            return Ok((way, None));
+        }
+        let found = self.resolver.addresses(name.as_str()).await;
+        let found = found.map_err(|trouble| match proxy {
+            Some(_) => trouble.where_a_proxy_may_know(),
+            None => trouble,
+        })?;
+        let mut addresses = checked(&found, authority.port(), reach.exceptions, reach.forbidden)?;
+        if let Some(proxy) = proxy {
+            let direct = proxy.passed_by(&addresses);
+            if direct.is_empty() {
+                let (way, address) = proxy.reach(&addresses, &self.resolver).await?;
+                return Ok((way, Some((address, true))));
+            }
+            addresses = direct;
+        }
+        let dialled = dial(&addresses, |address| (self.route)(address.get())).await;
+        let (stream, address) = dialled.map_err(|code| match self.proxy {
+            Some(_) => Trouble::not_by_proxy(code),
+            None => code.into(),
+        })?;
+        Ok((Way::Left(stream), Some((address, false))))
     }
 }
 
@@ -218,13 +262,20 @@ impl Connection {
         matches!(self.sender, Sender::Http2(_))
     }
 
+    /// Whether it goes by the network's proxy.
+    pub(super) fn is_by_proxy(&self) -> bool {
+        self.by_proxy
+    }
+
     /// The same connection for another request, where it takes several at once.
     fn share(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
-            Sender::Http2(sender) => {
-                Some(Self { address: self.address, sender: Sender::Http2(sender.clone()) })
-            }
+            Sender::Http2(sender) => Some(Self {
+                address: self.address,
+                by_proxy: self.by_proxy,
+                sender: Sender::Http2(sender.clone()),
+            }),
         }
     }
 
@@ -271,10 +322,12 @@ impl Kept {
     }
 
     fn usable(&mut self, reach: &Reach<'_>) -> bool {
-        let address = self.connection.address;
-        let passes = match reach.service {
-            Some(port) => address == CheckedAddr::of_service(port),
-            None => CheckedAddr::check(address.get(), reach.exceptions, reach.forbidden).is_ok(),
+        let passes = match (reach.service, self.connection.address) {
+            (Some(port), address) => address == Some(CheckedAddr::of_service(port)),
+            (None, Some(address)) => {
+                CheckedAddr::check(address.get(), reach.exceptions, reach.forbidden).is_ok()
+            }
+            (None, None) => true,
         };
         self.open() && passes
     }
@@ -283,6 +336,7 @@ impl Kept {
 /// How upstreams are verified. There is no way to leave it out.
 pub(super) fn client_config(
     roots: &[Vec<u8>],
+    more: &[Vec<u8>],
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<ClientConfig, String> {
     let mut store = RootCertStore::empty();
@@ -290,6 +344,10 @@ pub(super) fn client_config(
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     let (_, ignored) = store.add_parsable_certificates(roots.iter().cloned().map(Into::into));
+    let (_, unread) = store.add_parsable_certificates(more.iter().cloned().map(Into::into));
+    if unread > 0 {
+        return Err(format!("`more_roots`: {unread} of its certificates cannot be read"));
+    }
     if store.is_empty() {
         return Err(format!("`roots` holds no certificate: none of {ignored} can be read"));
     }

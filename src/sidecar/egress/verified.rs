@@ -120,12 +120,23 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// A handshake that failed: by what the upstream showed, or because it went away.
-pub(super) fn failed(error: &io::Error) -> Trouble {
+/// A handshake that failed: by what the upstream showed, or because it went away. `by_proxy`: the network's
+/// proxy is on the way, and may look into TLS.
+pub(super) fn failed(error: &io::Error, by_proxy: bool) -> Trouble {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
-        return Code::UpstreamUnreachable.into();
+        let mut trouble = Trouble::from(Code::UpstreamUnreachable);
+        if by_proxy {
+            trouble.next = Some(
+                "the connection ended in the TLS handshake, behind the proxy of this network: it may not let this host pass, or the upstream speaks no TLS there",
+            );
+            trouble.detail = Some("closed in the TLS handshake, behind the proxy".to_owned());
+        }
+        return trouble;
     };
     let next = match tls {
+        Error::InvalidCertificate(why) if by_proxy && is_unrooted(why) => {
+            "the certificate is of an authority that is not trusted here: where the proxy of this network looks into TLS, the operator names its authority in `ca` of `proxy` in bottle.yaml"
+        }
         Error::InvalidCertificate(why) => certificate(why),
         _ => "the upstream and the sidecar agree on no TLS: do not retry",
     };
@@ -135,6 +146,15 @@ pub(super) fn failed(error: &io::Error) -> Trouble {
     };
     // The error has names of the upstream's making in it.
     Trouble { code: Code::UpstreamTls, next: Some(next), detail: Some(plain(&detail)) }
+}
+
+/// Whether whoever signed it is not trusted.
+fn is_unrooted(why: &CertificateError) -> bool {
+    match why {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => true,
+        CertificateError::Other(OtherError(why)) => why.downcast_ref::<Unrooted>().is_some(),
+        _ => false,
+    }
 }
 
 fn certificate(why: &CertificateError) -> &'static str {

@@ -24,7 +24,7 @@ fn specs(f: &dyn Fixture) -> (Option<ResourceSpec>, ResourceSpec, MachineSpec) {
         ResourceSpec::Network(NetworkSpec { sandbox: ada(), fields, pool: None })
     });
     let fields = Fields::default();
-    let sidecar = SidecarSpec { sandbox: ada(), fields, policy: Arc::default() };
+    let sidecar = SidecarSpec { sandbox: ada(), fields, policy: Arc::default(), proxy: None };
     let machine = MachineSpec { connected: true, ..machine(f, ada()) };
     (network, ResourceSpec::Sidecar(sidecar), machine)
 }

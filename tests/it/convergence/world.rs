@@ -157,6 +157,7 @@ impl Wish {
                 sandbox,
                 fields: fields(self.sidecar % 3),
                 policy: Arc::new(policy(self.sidecar / 3)),
+                proxy: None,
             }),
             run: vec!["claude".to_owned()],
             suspend: self.suspend,
@@ -280,6 +281,7 @@ impl World {
                 path: "/tree".into(),
                 network_pool: None,
                 snapshots: Some(Bounds::default()),
+                proxy: None,
             },
             sandboxes: wished
                 .map(|(id, wish)| (id.clone(), wish.spec(id, &self.workspace())))

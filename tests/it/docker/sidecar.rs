@@ -20,7 +20,12 @@ pub(super) fn network(name: &str) -> NetworkSpec {
 
 fn sidecar(name: &str) -> ResourceSpec {
     let policy = Arc::default();
-    ResourceSpec::Sidecar(SidecarSpec { sandbox: named(name), fields: Fields::default(), policy })
+    ResourceSpec::Sidecar(SidecarSpec {
+        sandbox: named(name),
+        fields: Fields::default(),
+        policy,
+        proxy: None,
+    })
 }
 
 fn connected(name: &str) -> MachineSpec {

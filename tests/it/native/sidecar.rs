@@ -24,6 +24,7 @@ pub(super) fn spec(name: &str) -> ResourceSpec {
         sandbox: SandboxId::new(name).unwrap(),
         fields: Fields::default(),
         policy: Arc::default(),
+        proxy: None,
     })
 }
 

@@ -90,6 +90,7 @@ impl Corner {
             sandbox: SandboxId::new("ada").unwrap(),
             fields: Fields::default(),
             policy: Arc::default(),
+            proxy: None,
         };
         let spec = ResourceSpec::Sidecar(spec);
         self.backend.create(&self.scope, &spec).await.expect("creating")

@@ -10,6 +10,8 @@ mod command;
 pub(crate) mod ears;
 #[cfg(target_os = "linux")]
 mod far;
+#[cfg(target_os = "linux")]
+pub(crate) mod proxy;
 mod screen;
 mod tree;
 

@@ -243,6 +243,7 @@ fn wired(kind: ResourceKind, networks: &[(&str, &str)]) -> ContainerSummary {
             sandbox: "ada".parse().unwrap(),
             fields: Fields::default(),
             policy: std::sync::Arc::default(),
+            proxy: None,
         };
         found.names = Some(vec!["/bottle-team-ada.sidecar".into()]);
         found.image = Some("bottle-sidecar:1".into());

@@ -101,7 +101,7 @@ fn each_mistake_has_the_text_that_is_true() {
         let host = ServerName::try_from(HOST).unwrap();
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_893_456_000));
         let error = verifier.verify_server_cert(&leaf, &[], &host, &[], now).unwrap_err();
-        let trouble = failed(&io::Error::other(error));
+        let trouble = failed(&io::Error::other(error), false);
         assert_eq!(trouble.code, Code::UpstreamTls, "{name}");
         assert!(trouble.next.unwrap().contains(words), "{name}: {trouble:?}");
         let detail = trouble.detail.unwrap();
