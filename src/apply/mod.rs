@@ -22,6 +22,7 @@ mod brisk;
 mod delivered;
 mod first_run;
 mod load;
+mod pkcs12;
 mod provision;
 pub mod report;
 mod run;

@@ -65,10 +65,13 @@ pub(super) async fn provision(
     };
     if let Some(ca) = &ca {
         tar.file(access::CA_PATH, 0o644, Owner::ROOT, ca.pem.as_bytes())?;
+        let store = super::pkcs12::trusting(&ca.pem).context("writing the CA for JVMs")?;
+        tar.file(access::CA_STORE_PATH, 0o644, Owner::ROOT, &store)?;
         let preload = access::NODE_PROXY.as_bytes();
         tar.file(access::NODE_PROXY_PATH, 0o644, Owner::ROOT, preload)?;
     } else if prior.is_some_and(|prior| prior.ca.is_some()) {
-        upload.wipe.extend([access::CA_PATH, access::NODE_PROXY_PATH].map(str::to_owned));
+        let ours = [access::CA_PATH, access::CA_STORE_FOLDER, access::NODE_PROXY_PATH];
+        upload.wipe.extend(ours.map(str::to_owned));
     }
     let role = RouteRole::GeminiBaseUrl;
     let routes = guest.access.iter().flat_map(|access| &access.routes);
@@ -229,7 +232,9 @@ fn folders(guest: &GuestSpec, identity: &Identity, skills_dir: &str) -> Vec<Gues
         gid: identity.gid,
         mode: 0o755,
     };
-    let mut dirs = vec![GuestDir { path: "/etc/bottle".to_owned(), uid: 0, gid: 0, mode: 0o755 }];
+    let root = |path: &str| GuestDir { path: path.to_owned(), uid: 0, gid: 0, mode: 0o755 };
+    let mut dirs = vec![root("/etc/bottle")];
+    dirs.extend(guest.access.iter().map(|_| root(access::CA_STORE_FOLDER)));
     if guest.skills.is_empty() {
         return dirs;
     }

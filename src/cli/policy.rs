@@ -1,5 +1,7 @@
 //! `bottle policy`: what a sandbox may reach, from the very function that its sidecar asks.
 
+mod never;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -17,8 +19,7 @@ use crate::reconcile::accepted;
 use crate::sidecar::allowlist::is_method;
 use crate::sidecar::part::{Action, AllowPart, DlpPart, RoutePart, Scheme, ServicePart};
 use crate::sidecar::{
-    Allowed, Authority, CanonicalPath, Code, Policy, PolicyPart, RouteRequest, Transport, decide,
-    decide_path_door,
+    Allowed, Authority, Code, Policy, PolicyPart, RouteRequest, Transport, decide, decide_path_door,
 };
 
 /// The version of both documents.
@@ -104,13 +105,18 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
             answer.exceptions = grant.exceptions.iter().map(ToString::to_string).collect();
             answer.route = route.as_ref().map(|route| route.path().to_owned());
             answer.credential = route.map(|route| route.credential().to_owned());
+            // A service behind such a port may be granted all the same; it will not be what it looks like.
+            let never = never::never(&args.url, spec.id.as_str());
+            answer.next = never.filter(|_| upstream.is_none() && service.is_none());
             answer.upstream = upstream.or(service);
         }
         Err(code) => {
             answer.status = Some(code.status());
-            answer.next = Some(
-                what_to_write(&args.method, &args.url).unwrap_or_else(|| code.next().to_owned()),
-            );
+            let never = never::never(&args.url, spec.id.as_str());
+            let never =
+                never.filter(|_| code != Code::RouteNotFound && code != Code::NameHoldsData);
+            let write = || what_to_write(&args.method, &args.url);
+            answer.next = Some(never.or_else(write).unwrap_or_else(|| code.next().to_owned()));
             answer.code = Some(code.as_str().into_owned());
             if code == Code::NameHoldsData {
                 // As in the log and on the page: what it holds may be a credential.
@@ -155,7 +161,7 @@ fn ask(policy: &Policy, method: &str, url: &str) -> Result<(Allowed, Option<Stri
     let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let authority = Authority::parse(host.as_bytes(), Some(transport.default_port()))?;
     let target = if target.is_empty() { "/" } else { target };
-    let path = CanonicalPath::parse(target.as_bytes())?;
+    let path = policy.path(target.as_bytes())?;
     if transport == Transport::Http && is_door(&authority) {
         let RouteRequest { grant, route, upstream_path } = decide_path_door(policy, method, &path)?;
         let upstream = format!("https://{}{upstream_path}", route.upstream().to_header(443));
@@ -271,13 +277,16 @@ fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
 }
 
 fn entry_text(entry: &AllowPart) -> String {
-    let AllowPart { host, port, methods, paths, cidr } = entry;
+    let AllowPart { host, port, methods, paths, cidr, encoded_slash } = entry;
     let mut text = format!("{host}:{port}");
     if !methods.is_empty() {
         let _ = write!(text, ", {}", methods.join(" "));
     }
     if !paths.is_empty() {
         let _ = write!(text, ", {}", paths.join(" "));
+    }
+    if *encoded_slash {
+        text.push_str(", with encoded slashes");
     }
     if let Some(cidr) = cidr {
         let _ = write!(text, ", also within {cidr}");

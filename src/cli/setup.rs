@@ -42,6 +42,14 @@ pub(super) fn home() -> Option<PathBuf> {
     variable("HOME")
 }
 
+/// What the caller's terminal says of its colours, for a program that is to draw on it: a word such as `truecolor`.
+pub(super) fn colours() -> Option<(String, String)> {
+    const NAME: &str = "COLORTERM";
+    let value = std::env::var(NAME).ok()?;
+    let word = (1..=32).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_alphanumeric());
+    word.then(|| (NAME.to_owned(), value))
+}
+
 /// Where the state folder is.
 pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
     let named = global.state_dir.clone().or_else(|| variable("BOTTLE_STATE_DIR"));

@@ -118,7 +118,9 @@ impl Target {
     /// Runs a command on the caller's own stdio.
     pub(super) async fn attach(&self, spec: &ExecSpec, attach: Attach) -> Result<Exit, CliError> {
         self.must_be_known()?;
-        let code = self.backend.attach(&self.scope, &self.machine, spec, attach).await;
+        let mut spec = spec.clone();
+        spec.env.extend(super::setup::colours().filter(|_| attach.tty));
+        let code = self.backend.attach(&self.scope, &self.machine, &spec, attach).await;
         code.map(Exit::Of).map_err(explain)
     }
 

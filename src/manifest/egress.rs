@@ -60,6 +60,11 @@ static ENTRY: Table = Table {
             "only these paths: `*` is one segment, `**` any",
         ),
         Key::new("cidr", Shape::Text(None), "the private range that this host may resolve into"),
+        Key::new(
+            "encoded_slash",
+            Shape::Flag,
+            "`%2F` may stand in a segment of a path, as GitLab and Google Cloud Storage want it",
+        ),
     ],
     removed: &[],
     instead: &[],
@@ -153,7 +158,8 @@ fn short(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry> {
     let text = field.word(findings)?;
     match parse_short(text) {
         Ok((host, port)) => {
-            Some(AllowEntry { host, port, methods: Vec::new(), paths: Vec::new(), cidr: None })
+            let (methods, paths) = (Vec::new(), Vec::new());
+            Some(AllowEntry { host, port, methods, paths, cidr: None, encoded_slash: false })
         }
         Err(reason) => {
             findings.add(field.refused(text, &reason));
@@ -268,6 +274,9 @@ fn detailed(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry
         }
     };
     let methods = section.get("methods").map(|f| some(&f, method, findings)).unwrap_or_default();
+    let encoded_slash = section.get("encoded_slash").and_then(|field| field.flag(findings));
+    let encoded_slash = encoded_slash.unwrap_or_default();
+    let path = if encoded_slash { path_with_slashes } else { path };
     let paths = section.get("paths").map(|f| some(&f, path, findings)).unwrap_or_default();
     let cidr = section.get("cidr").and_then(|field| {
         let text = field.word(findings)?;
@@ -280,7 +289,7 @@ fn detailed(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry
         });
         checked.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
-    Some(AllowEntry { host: host?, port: port?, methods, paths, cidr })
+    Some(AllowEntry { host: host?, port: port?, methods, paths, cidr, encoded_slash })
 }
 
 /// A list that restricts: an empty one would restrict nothing, so it is refused.
@@ -317,6 +326,24 @@ fn method(text: &str) -> Result<(), String> {
         return Err("is not an HTTP method".into());
     }
     if text == upper { Ok(()) } else { Err(format!("is not an HTTP method: write `{upper}`")) }
+}
+
+/// A path in which a slash may stand encoded, within a segment.
+fn path_with_slashes(text: &str) -> Result<(), String> {
+    let slashes = |text: &str| text.replace("%2f", "%2F");
+    let of_segment = |segment: &str| {
+        let parts: Vec<String> = slashes(segment).split("%2F").map(str::to_owned).collect();
+        let odd =
+            |part: &String| part.is_empty() || matches!(part.as_str(), "." | ".." | "*" | "**");
+        parts.len() > 1 && parts.iter().any(odd)
+    };
+    if text.split('/').any(of_segment) {
+        return Err(
+            "has an encoded slash at an end of a segment, or beside another one, a dot or a `*`"
+                .into(),
+        );
+    }
+    path(&slashes(text).replace("%2F", "-"))
 }
 
 fn path(text: &str) -> Result<(), String> {

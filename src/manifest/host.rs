@@ -13,11 +13,20 @@ pub(super) fn is_env_name(text: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// A DNS name, in lower case.
+/// The name of a host as registries have it, in lower case.
 ///
 /// # Errors
 /// What is wrong with it, as the end of a sentence that starts with the name.
 pub(super) fn host_name(text: &str) -> Result<String, String> {
+    match text.contains('_') {
+        true => Err("is not a host name: it has a `_`".into()),
+        false => name(text),
+    }
+}
+
+/// A DNS name, in lower case. It may have a `_`, as those of buckets and of services have:
+/// `_acme.example.org`.
+fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty: expected a host name".into());
     }
@@ -32,10 +41,11 @@ pub(super) fn host_name(text: &str) -> Result<String, String> {
     }
     let name = text.to_ascii_lowercase();
     for label in name.split('.') {
-        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let inner =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
         if label.is_empty() || label.len() > 63 || !label.bytes().all(inner) {
             return Err(
-                "is not a host name: expected letters, digits and `-`, in labels joined by dots"
+                "is not a host name: expected letters, digits, `-` and `_`, in labels joined by dots"
                     .into(),
             );
         }
@@ -59,18 +69,18 @@ pub(super) fn looks_numeric(name: &str) -> bool {
 /// A DNS name that is no numeric address.
 ///
 /// # Errors
-/// As [`host_name`].
+/// What is wrong with it, as the end of a sentence that starts with the name.
 pub(super) fn dns_name(text: &str) -> Result<String, String> {
     if looks_numeric(text) {
         return Err("is an IP address: name the host".into());
     }
-    host_name(text)
+    name(text)
 }
 
 /// A DNS name, or an IPv4 address as everyone writes it.
 ///
 /// # Errors
-/// As [`host_name`].
+/// As [`dns_name`].
 pub(super) fn host_or_ipv4(text: &str) -> Result<String, String> {
     if text.parse::<Ipv4Addr>().is_ok() { Ok(text.to_owned()) } else { dns_name(text) }
 }
@@ -224,7 +234,15 @@ mod tests {
 
     #[test]
     fn host_names() {
-        for good in ["a", "api.github.com", "x-1.example", "API.GitHub.com", "1password.com"] {
+        for good in [
+            "a",
+            "api.github.com",
+            "x-1.example",
+            "API.GitHub.com",
+            "1password.com",
+            "_acme.example.org",
+            "my_bucket.s3.example.com",
+        ] {
             assert_eq!(dns_name(good), Ok(good.to_lowercase()), "{good}");
         }
         let long = format!("{}.com", "a".repeat(64));
@@ -236,7 +254,6 @@ mod tests {
             "a.",
             "-a.b",
             "a-.b",
-            "a_b.c",
             "ä.de",
             "a b",
             "127.0.0.1",
@@ -255,6 +272,7 @@ mod tests {
         for bad in bad {
             assert!(dns_name(bad).is_err(), "{bad}");
         }
+        assert!(host_name("a_b.c").is_err() && host_name("a-b.c").is_ok());
     }
 
     #[test]

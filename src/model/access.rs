@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::id::BackendKind;
+use super::id::{BackendKind, SandboxId};
 use super::policy::{CredentialRoute, Policy, RouteRole};
 use super::roles::PLACEHOLDER;
 
@@ -11,6 +11,12 @@ pub const PROXY_PORT: u16 = 3128;
 
 /// The sandbox's own CA, alone.
 pub const CA_PATH: &str = "/etc/bottle/ca.pem";
+
+/// The same as a JVM reads it.
+pub const CA_STORE_PATH: &str = "/etc/bottle/java/ca.p12";
+
+/// The folder of that: what a person shows with `cat /etc/bottle/*` is text.
+pub const CA_STORE_FOLDER: &str = "/etc/bottle/java";
 
 /// What leads a Node.js to the sidecar that is too old to be told of a proxy; see [`environment`].
 pub const NODE_PROXY_PATH: &str = "/etc/bottle/node-proxy.cjs";
@@ -103,9 +109,32 @@ fn opencode(routes: &[CredentialRoute], backend: BackendKind) -> Option<String> 
     (!providers.is_empty()).then(|| format!("{{\"provider\":{{{all}}}}}"))
 }
 
+/// What leads a JVM to the sidecar, whose programs heed no variable of these, and makes it trust it: Gradle, Maven and
+/// sbt are such programs. Maven's newer transports heed the settings only where they are told to.
+fn java(backend: BackendKind, sandbox: &SandboxId) -> String {
+    let host = sidecar_host(backend);
+    let direct = format!("localhost|127.*|[::1]|0.0.0.0|{sandbox}|{host}");
+    let settings = [
+        ("http.proxyHost", host),
+        ("http.proxyPort", &PROXY_PORT.to_string()),
+        ("https.proxyHost", host),
+        ("https.proxyPort", &PROXY_PORT.to_string()),
+        ("http.nonProxyHosts", &direct),
+        ("javax.net.ssl.trustStore", CA_STORE_PATH),
+        ("javax.net.ssl.trustStoreType", "PKCS12"),
+        ("aether.transport.http.useSystemProperties", "true"),
+        ("aether.connector.http.useSystemProperties", "true"),
+    ];
+    settings.map(|(name, value)| format!("-D{name}={value}")).join(" ")
+}
+
 /// What leads a machine's programs to its sidecar and makes them trust it. Nothing here is secret.
 #[must_use]
-pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, String> {
+pub fn environment(
+    policy: &Policy,
+    backend: BackendKind,
+    sandbox: &SandboxId,
+) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
     let proxy = sidecar_url(backend);
@@ -114,9 +143,13 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
     {
         set(name, &proxy);
     }
-    let mut direct = vec!["localhost", "127.0.0.1", "::1"];
-    if !direct.contains(&sidecar_host(backend)) {
-        direct.push(sidecar_host(backend));
+    // What is served inside: by whichever address of the loopback, and by the machine's own name. Some programs
+    // know networks, and others names and addresses alone.
+    let mut direct = vec!["localhost", "127.0.0.1", "::1", "0.0.0.0", "127.0.0.0/8"];
+    for own in [sandbox.as_str(), sidecar_host(backend)] {
+        if !direct.contains(&own) {
+            direct.push(own);
+        }
     }
     let direct = direct.join(",");
     set("NO_PROXY", &direct);
@@ -130,6 +163,7 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
     for name in CA_VARIABLES {
         set(name, CA_PATH);
     }
+    set("JAVA_TOOL_OPTIONS", &java(backend, sandbox));
     for route in &policy.routes {
         let has = |role| route.roles.contains(&role);
         // Programs want a credential to start; the sidecar throws it away.
@@ -158,8 +192,8 @@ pub fn environment(policy: &Policy, backend: BackendKind) -> BTreeMap<String, St
 /// Whether programs have this variable only because there is a sidecar: a constant of this program's,
 /// which another version may set otherwise.
 #[must_use]
-pub fn is_constant(backend: BackendKind, name: &str, value: &str) -> bool {
-    environment(&Policy::default(), backend).get(name).is_some_and(|own| own == value)
+pub fn is_constant(backend: BackendKind, sandbox: &SandboxId, name: &str, value: &str) -> bool {
+    environment(&Policy::default(), backend, sandbox).get(name).is_some_and(|own| own == value)
 }
 
 #[cfg(test)]
@@ -167,14 +201,20 @@ mod tests {
     use super::*;
     use crate::model::policy::AuthScheme;
 
+    fn ada() -> SandboxId {
+        SandboxId::new("ada").unwrap()
+    }
+
     #[test]
     fn who_is_asked_directly_stands_there_once() {
         for (backend, direct) in [
-            (BackendKind::Native, "localhost,127.0.0.1,::1"),
-            (BackendKind::Docker, "localhost,127.0.0.1,::1,sidecar"),
-            (BackendKind::Smolmachines, "localhost,127.0.0.1,::1,100.96.0.1"),
+            (BackendKind::Native, ""),
+            (BackendKind::Docker, ",sidecar"),
+            (BackendKind::Smolmachines, ",100.96.0.1"),
         ] {
-            let env = environment(&Policy::default(), backend);
+            let env = environment(&Policy::default(), backend, &ada());
+            let direct = format!("localhost,127.0.0.1,::1,0.0.0.0,127.0.0.0/8,ada{direct}");
+            let direct = direct.as_str();
             assert_eq!((env["NO_PROXY"].as_str(), env["no_proxy"].as_str()), (direct, direct));
         }
     }
@@ -194,7 +234,7 @@ mod tests {
                 roles: vec![RouteRole::AnthropicBaseUrl],
             };
             let policy = Policy { routes: vec![route], ..Policy::default() };
-            let env = environment(&policy, BackendKind::Native);
+            let env = environment(&policy, BackendKind::Native, &ada());
             assert_eq!(env["ANTHROPIC_BASE_URL"], "http://127.0.0.1:3128/anthropic");
             let set = env.into_iter().filter(|(_, value)| value == PLACEHOLDER);
             set.map(|(name, _)| name).collect::<Vec<_>>()
@@ -216,7 +256,7 @@ mod tests {
             };
         let env = |routes: &[CredentialRoute]| {
             let policy = Policy { routes: routes.to_vec(), ..Policy::default() };
-            environment(&policy, BackendKind::Native)
+            environment(&policy, BackendKind::Native, &ada())
         };
         let all = env(&[
             route("/o/", "api.openai.com", "", &[RouteRole::OpenaiBaseUrl, RouteRole::Opencode]),

@@ -41,6 +41,7 @@
     const name = String(host || 'localhost').toLowerCase().replace(/^\[|\]$/g, '');
     return list.toLowerCase().split(/[\s,]+/).some((entry) => {
       if (entry === '*') return true;
+      if (entry === '127.0.0.0/8') return /^127\.\d+\.\d+\.\d+$/.test(name);
       const wanted = entry.replace(/^\*(?=\.)/, '');
       return [name, name + ':' + port].some((it) =>
         wanted.startsWith('.') ? it.endsWith(wanted) : it === wanted);

@@ -268,6 +268,8 @@ pub struct AllowEntry {
     pub paths: Vec<String>,
     /// The private range into which this host may resolve, as written.
     pub cidr: Option<String>,
+    /// A slash may stand encoded in a segment of a path, which stays one segment.
+    pub encoded_slash: bool,
 }
 
 impl AllowEntry {
@@ -283,7 +285,8 @@ impl AllowEntry {
             false => format!(" on {}", self.paths.join(", ")),
         };
         let cidr = self.cidr.as_ref().map(|cidr| format!(" into {cidr}"));
-        format!("{methods}{paths}{}", cidr.unwrap_or_default())
+        let slash = if self.encoded_slash { " with encoded slashes" } else { "" };
+        format!("{methods}{paths}{slash}{}", cidr.unwrap_or_default())
     }
 }
 

@@ -426,7 +426,7 @@ impl SandboxSpec {
     /// The plain values of its programs' environment that can change while its machine stays.
     fn values(&self, backend: BackendKind) -> BTreeMap<String, String> {
         let mut env = match self.sidecar(backend) {
-            Some(_) => access::environment(&self.policy, backend),
+            Some(_) => access::environment(&self.policy, backend, &self.id),
             None => BTreeMap::new(),
         };
         // What the bottle itself says stands over what leads to the sidecar.
@@ -435,6 +435,9 @@ impl SandboxSpec {
         env
     }
 }
+
+/// What programs speak where neither image nor bottle says (`LANG`): no language, in UTF-8.
+pub const LANGUAGE: &str = "C.UTF-8";
 
 /// The network of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -637,7 +640,7 @@ impl MachineSpec {
         }
         fields.0.extend(self.setup.fields().0);
         for (name, value) in &self.env {
-            if !(self.connected && access::is_constant(self.backend, name, value)) {
+            if !(self.connected && access::is_constant(self.backend, &self.sandbox, name, value)) {
                 fields.set(format!("env.{name}"), value.clone());
             }
         }
@@ -732,7 +735,7 @@ impl GuestSpec {
         }
         let backend = self.access.as_ref().map(|access| access.backend);
         let constant = |name: &str, value: &str| {
-            backend.is_some_and(|backend| access::is_constant(backend, name, value))
+            backend.is_some_and(|backend| access::is_constant(backend, &self.sandbox, name, value))
         };
         let mut constants = Fields::default();
         for (name, value) in &self.env {

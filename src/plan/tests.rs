@@ -409,6 +409,7 @@ fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
         methods: Vec::new(),
         paths: Vec::new(),
         cidr: None,
+        encoded_slash: false,
     };
     let route = CredentialRoute {
         path: "/gh/".to_owned(),

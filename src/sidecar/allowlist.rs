@@ -29,6 +29,7 @@ struct Entry {
     /// Empty: all.
     paths: Box<[PathPattern]>,
     cidr: Option<Cidr>,
+    encoded_slash: bool,
 }
 
 /// What let a request pass.
@@ -69,7 +70,8 @@ impl Allowlist {
                     return Err(named(&format!("`{method}` is not a method that can be listed")));
                 }
             }
-            let paths = entry.paths.iter().map(|path| PathPattern::parse(path));
+            let slash = entry.encoded_slash;
+            let paths = entry.paths.iter().map(|path| PathPattern::parse(path, slash));
             let cidr = entry.cidr.as_deref().map(Cidr::parse).transpose();
             let compiled = Entry {
                 port: entry.port,
@@ -77,6 +79,7 @@ impl Allowlist {
                 paths: paths.collect::<Result<_, _>>().map_err(|reason| named(&reason))?,
                 cidr: cidr.map_err(|reason| named(&reason))?,
                 text: text.as_str().into(),
+                encoded_slash: slash,
             };
             table.entry(name.as_str().into()).or_default().push(compiled);
         }
@@ -107,6 +110,12 @@ impl Allowlist {
         let entries = self.entries(authority)?;
         let mut refusal = Code::PortNotAllowed;
         for entry in &entries {
+            if path.has_encoded_slash() && !entry.encoded_slash {
+                if refusal == Code::PortNotAllowed {
+                    refusal = Code::PathNotCanonical;
+                }
+                continue;
+            }
             let listed = entry.methods.is_empty() || entry.methods.iter().any(|m| **m == *method);
             if !listed || is_never_passed_on(method) {
                 // That a path is wrong says more than that another entry has other methods.
@@ -120,6 +129,13 @@ impl Allowlist {
             }
         }
         Err(refusal)
+    }
+
+    /// Whether any entry lets an encoded slash pass.
+    #[must_use]
+    pub fn passes_encoded_slashes(&self) -> bool {
+        let tables = [&self.exact, &self.one_label, &self.any_labels];
+        tables.into_iter().flat_map(BTreeMap::values).flatten().any(|entry| entry.encoded_slash)
     }
 
     /// The private ranges that the entries of a host and port declare.
@@ -184,7 +200,8 @@ mod tests {
             (_, Some(name)) => HostPattern::OneLabel(name.into()),
             _ => HostPattern::Exact(host.into()),
         };
-        AllowEntry { host, port: 443, methods: Vec::new(), paths: Vec::new(), cidr: None }
+        let (methods, paths) = (Vec::new(), Vec::new());
+        AllowEntry { host, port: 443, methods, paths, cidr: None, encoded_slash: false }
     }
 
     fn list(hosts: &[&str]) -> Allowlist {

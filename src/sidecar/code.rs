@@ -239,7 +239,7 @@ impl Code {
                 "send either one Content-Length or `Transfer-Encoding: chunked`, once"
             }
             Self::PathNotCanonical => {
-                "send the path without `.` or `..` segments, `//`, encoded slashes or control characters"
+                "send the path without `.` or `..` segments, `//`, encoded slashes or control characters; for a host that wants slashes encoded the operator writes `encoded_slash: true` in its entry of `egress.allowlist`"
             }
             Self::SsrfDenied => {
                 "name the host: an address is never dialled as such, public or not; for a name with a private address the operator declares `{host, cidr}` in `egress.allowlist`"

@@ -49,6 +49,9 @@ pub struct AllowPart {
     /// The private range into which this host may resolve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<String>,
+    /// A slash may stand encoded in a segment of a path.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encoded_slash: bool,
 }
 
 /// One credential route.
@@ -176,6 +179,7 @@ impl From<&AllowEntry> for AllowPart {
             methods: entry.methods.clone(),
             paths: entry.paths.clone(),
             cidr: entry.cidr.clone(),
+            encoded_slash: entry.encoded_slash,
         }
     }
 }
@@ -195,6 +199,7 @@ impl From<&AllowPart> for AllowEntry {
             methods: part.methods.clone(),
             paths: part.paths.clone(),
             cidr: part.cidr.clone(),
+            encoded_slash: part.encoded_slash,
         }
     }
 }
@@ -244,6 +249,7 @@ mod tests {
             methods: vec!["GET".into()],
             paths: vec!["/a/**".into()],
             cidr: Some("10.0.0.0/8".into()),
+            encoded_slash: true,
         }
     }
 

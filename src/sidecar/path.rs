@@ -3,7 +3,8 @@
 //! A server behind the sidecar may decode once, twice, treat `\` as `/`, drop `;parameters` or
 //! merge slashes. A path passes only if all of these readers see the same segments. The one
 //! encoded slash that passes is the one of npm's scoped names, `/@scope%2fname`: npm sends it in
-//! every request for such a package.
+//! every request for such a package. Others pass where an entry of the allowlist says that its host
+//! takes them for a part of a segment ([`CanonicalPath::parse_with_slashes`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,6 +21,8 @@ pub struct CanonicalPath {
     text: Box<str>,
     /// Where `?` stands, or the end.
     path_end: usize,
+    /// A segment holds an encoded slash, and is no scoped name.
+    encoded_slash: bool,
 }
 
 impl CanonicalPath {
@@ -28,18 +31,32 @@ impl CanonicalPath {
     /// # Errors
     /// [`Code::PathNotCanonical`].
     pub fn parse(raw: &[u8]) -> Result<Self, Code> {
+        Self::parse_with_slashes(raw).and_then(|path| match path.encoded_slash {
+            true => Err(Code::PathNotCanonical),
+            false => Ok(path),
+        })
+    }
+
+    /// The same of a path in whose segments slashes may stand encoded, once, between what is plain itself.
+    ///
+    /// # Errors
+    /// [`Code::PathNotCanonical`].
+    pub fn parse_with_slashes(raw: &[u8]) -> Result<Self, Code> {
         let path_end = memchr::memchr(b'?', raw).unwrap_or(raw.len());
         let (path, query) = raw.split_at(path_end);
         // What is left out is what the grammars and parsers of URLs quarrel about.
         let fine = path.iter().all(|b| b.is_ascii_graphic() && !b"#\\<>`".contains(b))
             && query.iter().all(|b| b.is_ascii_graphic() && !b"#\"<>".contains(b));
         let text = std::str::from_utf8(raw).map_err(|_| Code::PathNotCanonical)?;
-        let canonical = fine && text[..path_end].strip_prefix('/').is_some_and(is_canonical);
-        if canonical {
-            Ok(Self { text: text.into(), path_end })
-        } else {
-            Err(Code::PathNotCanonical)
-        }
+        let rest = text[..path_end].strip_prefix('/').filter(|_| fine);
+        let encoded_slash = rest.and_then(judged).ok_or(Code::PathNotCanonical)?;
+        Ok(Self { text: text.into(), path_end, encoded_slash })
+    }
+
+    /// Whether a segment holds an encoded slash, beside those of npm's scoped names.
+    #[must_use]
+    pub fn has_encoded_slash(&self) -> bool {
+        self.encoded_slash
     }
 
     /// The path, without the query.
@@ -79,15 +96,39 @@ impl fmt::Display for CanonicalPath {
     }
 }
 
-/// Judges what stands after the leading slash.
-fn is_canonical(rest: &str) -> bool {
+/// Judges what stands after the leading slash: `None` where it is not canonical, else whether a segment holds an
+/// encoded slash.
+fn judged(rest: &str) -> Option<bool> {
     let (parents, last) = match rest.rsplit_once('/') {
         Some((parents, last)) => (Some(parents), last),
         None => (None, rest),
     };
-    let plain = |segment: &str| scoped(segment).is_some() || is_plain(segment);
-    (last.is_empty() || plain(last))
-        && parents.is_none_or(|parents| parents.split('/').all(|s| !s.is_empty() && plain(s)))
+    let mut slashes = false;
+    let mut fine = |segment: &str, is_last: bool| {
+        if scoped(segment).is_some() || is_plain(segment) {
+            return true;
+        }
+        let holds = holds_slashes(segment, is_last);
+        slashes |= holds;
+        holds
+    };
+    let parents_fine =
+        parents.is_none_or(|parents| parents.split('/').all(|s| !s.is_empty() && fine(s, false)));
+    (parents_fine && (last.is_empty() || fine(last, true))).then_some(slashes)
+}
+
+/// Whether a segment is plain but for slashes that are encoded once. What a reader who decodes them sees has no
+/// empty segment, but for one at the end of the whole path, and no dots.
+fn holds_slashes(segment: &str, is_last: bool) -> bool {
+    let upper = segment.replace("%2f", "%2F");
+    let parts: Vec<&str> = upper.split("%2F").collect();
+    let whole = match parts.as_slice() {
+        [whole @ .., ""] if is_last => whole,
+        whole => whole,
+    };
+    parts.len() > 1
+        && !whole.is_empty()
+        && whole.iter().all(|part| !part.is_empty() && is_plain(part))
 }
 
 /// Whether no reader sees anything but one segment.
@@ -181,13 +222,14 @@ enum Segment {
 }
 
 impl PathPattern {
-    /// Reads a pattern, itself a canonical path.
+    /// Reads a pattern, itself a canonical path; `slashes`: with encoded ones.
     ///
     /// # Errors
     /// What is wrong with it, as a sentence.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let path = CanonicalPath::parse(text.as_bytes())
+    pub fn parse(text: &str, slashes: bool) -> Result<Self, String> {
+        let path = CanonicalPath::parse_with_slashes(text.as_bytes())
             .ok()
+            .filter(|path| slashes || !path.has_encoded_slash())
             .filter(|path| path.query().is_none())
             .ok_or_else(|| format!("`{text}` is not a canonical path"))?;
         let segment = |text: &str| match text {
@@ -216,7 +258,7 @@ impl PathPattern {
                     continue;
                 }
                 Some(Segment::One) => !path[at].is_empty(),
-                Some(Segment::Is(text)) => **text == *path[at],
+                Some(Segment::Is(text)) => is_same(text, path[at]),
                 None => false,
             };
             match (fits, retry) {
@@ -230,6 +272,12 @@ impl PathPattern {
         }
         self.segments[of..].iter().all(|segment| *segment == Segment::Any)
     }
+}
+
+/// Whether two segments are the same, in whichever case an encoded slash is written.
+fn is_same(one: &str, other: &str) -> bool {
+    one == other
+        || (one.len() == other.len() && one.replace("%2f", "%2F") == other.replace("%2f", "%2F"))
 }
 
 #[cfg(test)]
@@ -359,7 +407,7 @@ mod tests {
             ("/a%20b", &["/a%20b"], &["/a", "/a%20c"]),
         ];
         for (pattern, covered, not) in table {
-            let compiled = PathPattern::parse(pattern).unwrap();
+            let compiled = PathPattern::parse(pattern, false).unwrap();
             for path in *covered {
                 assert!(compiled.matches(&parse(path).unwrap()), "{pattern} covers {path}");
             }
@@ -368,7 +416,52 @@ mod tests {
             }
         }
         for bad in ["", "a", "/a*", "/***", "/a?b", "/a/../b", "//"] {
-            assert!(PathPattern::parse(bad).is_err(), "{bad}");
+            assert!(PathPattern::parse(bad, false).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_encoded_slash_is_a_part_of_its_segment_where_that_is_said() {
+        let parse = |text: &str| CanonicalPath::parse_with_slashes(text.as_bytes());
+        for text in [
+            "/api/v4/projects/a%2Fb/issues",
+            "/api/v4/projects/a%2fb%2fc",
+            "/o/dir%2Fa%20b.txt?alt=media",
+            "/o/dir%2F",
+            "/o/.dir%2F..a",
+        ] {
+            let path = parse(text).unwrap_or_else(|_| panic!("{text}"));
+            assert!(path.has_encoded_slash(), "{text}");
+            assert_eq!(path.as_str(), text);
+            assert!(CanonicalPath::parse(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(!parse("/@a%2fb/x?y=%2F").unwrap().has_encoded_slash());
+        for text in [
+            "/a%2F..%2Fb",
+            "/a%2F.%2Fb",
+            "/a%2F%2e%2e",
+            "/..%2Fa",
+            "/a%2F..;x",
+            "/%2Fa",
+            "/a%2F%2Fb",
+            "/a%2F/b",
+            "/a%252Fb",
+            "/a%2F%252e%252e",
+            "/a%2Fb%5cc",
+            "/a%2Fb%00",
+            "/a%2F%ff",
+            "/%2F",
+            "/a%2Fb//c",
+        ] {
+            assert_eq!(parse(text), Err(Code::PathNotCanonical), "{text}");
+        }
+        let pattern = |text: &str| PathPattern::parse(text, true).unwrap();
+        let covers = |of: &str, path: &str| pattern(of).matches(&parse(path).unwrap());
+        assert!(covers("/projects/*/issues", "/projects/a%2Fb/issues"));
+        assert!(!covers("/projects/*/*/issues", "/projects/a%2Fb/issues"));
+        assert!(covers("/projects/a%2Fb/**", "/projects/a%2fb/issues"));
+        assert!(!covers("/projects/a%2Fb/**", "/projects/a/b/issues"));
+        assert!(!covers("/projects/a/b/**", "/projects/a%2Fb/issues"));
+        assert!(PathPattern::parse("/projects/a%2Fb", false).is_err());
     }
 }

@@ -203,6 +203,23 @@ impl Policy {
         &self.routes
     }
 
+    /// Reads the path of a request, as strictly as the policy wants it.
+    ///
+    /// # Errors
+    /// [`Code::PathNotCanonical`].
+    pub fn path(&self, raw: &[u8]) -> Result<CanonicalPath, Code> {
+        match self.allowlist.passes_encoded_slashes() {
+            true => CanonicalPath::parse_with_slashes(raw),
+            false => CanonicalPath::parse(raw),
+        }
+    }
+
+    /// Whether an encoded slash in a request by a route may pass: where an entry of its host lists the request
+    /// and says so.
+    fn slashes_pass(&self, authority: &Authority, method: &str, path: &CanonicalPath) -> bool {
+        !path.has_encoded_slash() || self.allowlist.request(authority, method, path).is_ok()
+    }
+
     /// Whether what is granted there is TLS: at the port of `https`, which an entry means that names
     /// none, and where a route's upstream speaks it.
     fn is_for_tls(&self, authority: &Authority) -> bool {
@@ -347,6 +364,9 @@ pub fn decide(
         if is_push(path) {
             return Err(Code::UseGitGate);
         }
+        if !policy.slashes_pass(authority, method, path) {
+            return Err(Code::PathNotCanonical);
+        }
         if takes_credential(method) {
             let grant = policy.by_route(route);
             return Ok(Allowed { grant, route: Some(Arc::clone(route)) });
@@ -380,10 +400,19 @@ pub fn decide_path_door(
     }
     // The paths of routes end with `/`, so a prefix is one at a boundary.
     let routes = policy.routes.iter().filter(|route| path.path().starts_with(&*route.path));
-    let route = routes.max_by_key(|route| route.path.len()).ok_or(Code::RouteNotFound)?;
+    let Some(route) = routes.max_by_key(|route| route.path.len()) else {
+        return Err(if path.has_encoded_slash() {
+            Code::PathNotCanonical
+        } else {
+            Code::RouteNotFound
+        });
+    };
     let rest = &path.as_str()[route.path.len()..];
     let upstream_path = format!("{}/{rest}", route.upstream_path);
-    let upstream_path = CanonicalPath::parse(upstream_path.as_bytes())?;
+    let upstream_path = policy.path(upstream_path.as_bytes())?;
+    if !policy.slashes_pass(&route.upstream, method, &upstream_path) {
+        return Err(Code::PathNotCanonical);
+    }
     if is_push(&upstream_path) {
         return Err(Code::UseGitGate);
     }
@@ -414,7 +443,12 @@ fn takes_part_in_push(method: &str, path: &CanonicalPath) -> bool {
 
 /// The segments as the most lenient reader sees them, without empty ones at the end.
 fn segments(path: &CanonicalPath) -> Vec<Vec<u8>> {
-    let mut segments: Vec<Vec<u8>> = path.segments().map(|s| plain(s.as_bytes())).collect();
+    // One that holds an encoded slash is several to a lenient reader.
+    let parts = |segment: &str| -> Vec<Vec<u8>> {
+        let decoded = decode_fully(segment);
+        decoded.split(|b| *b == b'/').map(bare).collect()
+    };
+    let mut segments: Vec<Vec<u8>> = path.segments().flat_map(parts).collect();
     while segments.last().is_some_and(Vec::is_empty) {
         segments.pop();
     }
@@ -448,8 +482,7 @@ fn is_push(path: &CanonicalPath) -> bool {
 }
 
 /// A name as the most lenient reader sees it: decoded, in lower case, without parameters.
-fn plain(text: &[u8]) -> Vec<u8> {
-    let decoded = decode_fully(&String::from_utf8_lossy(text));
+fn bare(decoded: &[u8]) -> Vec<u8> {
     let end = decoded.iter().position(|b| b";?#".contains(b)).unwrap_or(decoded.len());
     decoded[..end].trim_ascii().to_ascii_lowercase()
 }

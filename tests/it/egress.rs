@@ -8,6 +8,7 @@ mod days;
 mod environment;
 mod forward;
 mod internet;
+mod java;
 mod microvm;
 mod networks;
 mod node;

@@ -18,6 +18,7 @@ use super::wiring::Wiring;
 use super::{NO_NETWORK, error, limits, observe, parse, seccomp, settings, supervisor};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::access::SIDECAR_NAME;
+use crate::model::spec::LANGUAGE;
 use crate::model::{Instance, MachineSpec, Ownership, ResourceKind, SpecHash};
 
 /// How often a name is tried again that is taken by nothing that is listed: by a container that the
@@ -39,6 +40,8 @@ pub(super) struct Parts<'a> {
     pub subnet: Option<Subnet>,
     /// The mount of ours that holds the workspace; none: the engine gets its path.
     pub workspace: Option<&'a std::path::Path>,
+    /// Its programs are told to speak no language in particular, because its image says nothing of it.
+    pub language: bool,
 }
 
 /// Whether the engine sees no such mount of ours.
@@ -73,11 +76,13 @@ pub(super) fn check_mount(engine: &Engine, spec: &MachineSpec) -> Result<(), Bac
 
 /// The container of `spec`.
 pub(super) fn body(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> ContainerCreateBody {
+    let own = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let language = parts.language.then(|| format!("LANG={LANGUAGE}"));
     let mut body = ContainerCreateBody {
         image: Some(parts.image.to_owned()),
         hostname: Some(spec.sandbox.to_string()),
         user: Some(parts.user.spec()),
-        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
+        env: Some(language.into_iter().chain(own).collect()),
         entrypoint: Some(supervisor::entrypoint(spec)),
         // Empty and not absent: the image's own command would be appended.
         cmd: Some(spec.command.clone()),
@@ -289,7 +294,14 @@ mod tests {
         body(
             &scope(),
             spec,
-            &Parts { image: "node:22", user: &user, traits, subnet, workspace: None },
+            &Parts {
+                image: "node:22",
+                user: &user,
+                traits,
+                subnet,
+                workspace: None,
+                language: false,
+            },
         )
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Ready {
     pub user: User,
     /// Whether these folders are in it.
     pub dirs: BTreeMap<String, bool>,
+    /// It says which language its programs speak.
+    pub has_language: bool,
 }
 
 /// Sees to it that the image of `spec` is there and that a machine can be made of it.
@@ -60,6 +62,7 @@ pub(super) async fn ready(
     let id = image.id.clone().unwrap_or_else(|| name.clone());
     let home = spec.env.get("HOME").map(String::as_str);
     let known = docker.with_cache(scope, |cache| cache.image(&id).cloned());
+    let has_language = image_variable(&image, "LANG").is_some();
     let resolve = |facts: &ImageFacts| {
         if !facts.shell {
             return Err(not_to_be_had(
@@ -73,14 +76,14 @@ pub(super) async fn ready(
         let user = resolve(facts)?;
         if wanted(&user).iter().all(|path| facts.dirs.contains_key(path)) {
             note_root(docker, scope, spec, &user);
-            return Ok(Ready { name, user, dirs: facts.dirs.clone() });
+            return Ok(Ready { name, user, dirs: facts.dirs.clone(), has_language });
         }
     }
     let probe = Probe::open(engine, scope, &name).await?;
     let looked = async {
         let mut facts = match known {
             Some(facts) => facts,
-            None => probe.facts(image_user(&image), image_home(&image)).await?,
+            None => probe.facts(image_user(&image), image_variable(&image, "HOME")).await?,
         };
         // Remembered also when it does not fit: the next bottle may ask for another user.
         if let Ok(user) = resolve(&facts) {
@@ -102,7 +105,7 @@ pub(super) async fn ready(
     });
     let user = resolve(&facts)?;
     note_root(docker, scope, spec, &user);
-    Ok(Ready { name, user, dirs: facts.dirs })
+    Ok(Ready { name, user, dirs: facts.dirs, has_language })
 }
 
 /// So that the next plan can say it.
@@ -121,9 +124,10 @@ fn image_user(image: &ImageInspect) -> Option<String> {
     image.config.as_ref()?.user.clone().filter(|user| !user.is_empty())
 }
 
-fn image_home(image: &ImageInspect) -> Option<String> {
+fn image_variable(image: &ImageInspect, name: &str) -> Option<String> {
     let env = image.config.as_ref()?.env.iter().flatten();
-    env.filter_map(|line| line.strip_prefix("HOME=")).map(str::to_owned).next_back()
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+    env.filter_map(|line| value(line)).next_back()
 }
 
 /// The image, fetched where it is missing.

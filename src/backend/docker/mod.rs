@@ -349,6 +349,7 @@ impl Backend for Docker {
             traits: &traits,
             subnet,
             workspace: pin.as_deref(),
+            language: !ready.has_language,
         };
         let name = scope.object_name(&spec.sandbox);
         let (image, hash) = (spec.image.to_string(), spec.hash());

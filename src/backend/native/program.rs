@@ -14,6 +14,7 @@ use super::state::{Record, User};
 use super::sys;
 use crate::backend::guest_path;
 use crate::model::Resources;
+use crate::model::spec::LANGUAGE;
 use crate::model::tool::TOOLS;
 
 /// A program to become. The process is forked, confined, and has nothing else to do.
@@ -122,6 +123,7 @@ pub(super) fn environment(
         ("USER", user.name.as_str()),
         ("LOGNAME", user.name.as_str()),
         ("HOSTNAME", record.sandbox.as_str()),
+        ("LANG", LANGUAGE),
     ];
     let mut env: BTreeMap<String, String> =
         usual.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -29,6 +29,7 @@ const NOT_STARTED: i32 = 255;
 /// `PIDS WORKDIR COMMAND…`. The shell gives a command that cannot be run its usual codes, on machines
 /// of every kind.
 const EXEC_SH: &str = r#"[ -z "$2" ] || cd "$2" || exit 126
+export "LANG=${LANG:-C.UTF-8}"
 shift 2
 exec "$@""#;
 

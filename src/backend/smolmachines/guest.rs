@@ -66,6 +66,7 @@ const MAIN_SH_START: &str = r#"mkdir /run/bottle/.main 2>/dev/null || exit 0
 log=$2 workdir=$3
 shift 3
 [ -z "$workdir" ] || cd "$workdir" || exit
+export "LANG=${LANG:-C.UTF-8}"
 if [ -p "$log" ]; then exec 1<>"$log"; else exec >>"$log"; fi
 exec /bin/sh -c "$@" 2>&1"#;
 

@@ -79,13 +79,16 @@ pub(super) fn decided(
 ) -> Result<(Arc<Loaded>, Decided), Code> {
     let uri = request.uri();
     let by_path = matches!(door, Kind::Front(_)) && uri.authority().is_none();
+    // Some clients send a proxy `https` as they send it `http`, with the whole URL in the request line: that asks
+    // for the same as within a tunnel, and goes on over TLS all the same.
     let transport = match door {
+        Kind::Front(_) if uri.scheme_str() == Some("https") => Transport::Https,
         Kind::Front(_) => Transport::Http,
         Kind::Tunnel(_, transport) => *transport,
     };
     let authority = match door {
         Kind::Front(_) if by_path => None,
-        Kind::Front(_) => Some(named(uri, request.headers(), Transport::Http)?),
+        Kind::Front(_) => Some(named(uri, request.headers(), transport)?),
         Kind::Tunnel(of_tunnel, _) => {
             let authority = named(uri, request.headers(), transport)?;
             if authority != *of_tunnel {
@@ -100,7 +103,10 @@ pub(super) fn decided(
     }
     // Only an absolute form without a path has none here.
     let raw = uri.path_and_query().map_or("/", |path| path.as_str());
-    let path = CanonicalPath::parse(raw.as_bytes())?;
+    let path = match &loaded {
+        Some(loaded) => loaded.policy.path(raw.as_bytes())?,
+        None => CanonicalPath::parse(raw.as_bytes())?,
+    };
     let method = request.method().as_str().to_owned();
     let Some(authority) = authority else {
         let loaded = loaded.ok_or(Code::CredentialMissing)?;

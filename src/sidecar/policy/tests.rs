@@ -2,7 +2,8 @@ use super::*;
 use crate::sidecar::part::AllowPart;
 
 fn allow(host: &str, port: u16) -> AllowPart {
-    AllowPart { host: host.into(), port, methods: Vec::new(), paths: Vec::new(), cidr: None }
+    let (methods, paths) = (Vec::new(), Vec::new());
+    AllowPart { host: host.into(), port, methods, paths, cidr: None, encoded_slash: false }
 }
 
 fn to(path: &str, host: &str, upstream_path: &str, credential: &str) -> RoutePart {
@@ -319,4 +320,52 @@ fn routes_that_do_not_compile() {
     assert!(Policy::compile(&PolicyPart { routes: twice, ..PolicyPart::default() }).is_err());
     let allow = vec![allow("A.example", 443)];
     assert!(Policy::compile(&PolicyPart { allow, ..PolicyPart::default() }).is_err());
+}
+
+#[test]
+fn an_encoded_slash_passes_where_an_entry_says_so() {
+    let mut part = part();
+    part.allow.push(AllowPart {
+        paths: vec!["/projects/*/issues".into(), "/private/**".into()],
+        encoded_slash: true,
+        ..allow("git.example", 443)
+    });
+    part.allow.push(allow("git.example", 443));
+    let policy = Policy::compile(&part).unwrap();
+    let ask = |url: &str| {
+        let (host, target) = url.split_at(url.find('/').unwrap());
+        let authority = Authority::parse(host.as_bytes(), Some(443)).unwrap();
+        let path = match policy.path(target.as_bytes()) {
+            Ok(path) => path,
+            Err(code) => return code.to_string(),
+        };
+        match decide(&policy, &authority, Transport::Https, "GET", &path) {
+            Ok(allowed) => allowed.route.map_or("-".to_owned(), |route| route.credential().into()),
+            Err(code) => code.to_string(),
+        }
+    };
+    // The host has a route for all of it, which alone lets none pass.
+    assert_eq!(ask("git.example/projects/a%2Fb/issues"), "GH");
+    assert_eq!(ask("git.example/projects/a/b/issues"), "GH");
+    for refused in [
+        "git.example/projects/a%2Fb/other",
+        "git.example/projects/a%2Fb",
+        "git.example/a%2Fb",
+        "git.example/projects/a%2F..%2Fb/issues",
+        "pypi.example/a%2Fb",
+        "api.example.com/pub/a%2Fb",
+        "llm.example/v1/a%2Fb",
+    ] {
+        assert_eq!(ask(refused), "path_not_canonical", "{refused}");
+    }
+    // What a lenient reader makes of it is a push all the same.
+    assert_eq!(ask("git.example/private/r%2Fgit-receive-pack"), "use_git_gate");
+    let door = |path: &str| {
+        let path = policy.path(path.as_bytes()).unwrap();
+        decide_path_door(&policy, "GET", &path).map(|request| request.upstream_path.to_string())
+    };
+    assert_eq!(door("/gh-git/projects/a%2Fb/issues"), Ok("/projects/a%2Fb/issues".into()));
+    for refused in ["/gh-git/a%2Fb", "/gh/a%2Fb", "/gh%2Fuser", "/anthropic/a%2Fb"] {
+        assert_eq!(door(refused), Err(Code::PathNotCanonical), "{refused}");
+    }
 }

@@ -167,6 +167,16 @@ fn words_that_are_no_request_are_told_what_to_write() {
         ("post", "https://packages.example.org/", "write the method in capitals: `--method POST`"),
         ("P0ST", "https://packages.example.org/", "write a method such as `--method POST`"),
         ("GET", "https://93.184.216.34/", "name the host: an address is never dialled as such"),
+        ("GET", "localhost:3000", "inside ada this is ada itself"),
+        ("GET", "http://127.0.0.1:8080/x", "inside ada this is ada itself"),
+        ("GET", "http://ada:8080/x", "inside ada this is ada itself"),
+        (
+            "GET",
+            "github.com:22",
+            "SSH is not passed on, whatever the bottle grants: clone by `https",
+        ),
+        ("GET", "git@github.com:o/r.git", "SSH is not passed on"),
+        ("GET", "https://db.example.org:5432/", "PostgreSQL is not passed on"),
     ] {
         let json = run(&tree, &["-o", "json", "check", "ada", url, "--method", method]);
         let json = json.exits(1).json();

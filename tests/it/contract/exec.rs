@@ -78,6 +78,9 @@ pub(crate) async fn environment_user_and_folder(f: &dyn Fixture) {
     };
     assert_eq!(say(&ExecSpec::new(printenv(f, "GREETING"))).await, "hello 'there'");
     assert_eq!(say(&ExecSpec::new(["pwd"])).await, "/workspace");
+    if is_real(f.backend().kind()) {
+        assert_eq!(say(&ExecSpec::new(printenv(f, "LANG"))).await, "C.UTF-8");
+    }
     assert_eq!(say(&ExecSpec::new(["id", "-u"])).await, "1000");
     assert_eq!(say(&ExecSpec::new(["id", "-g"])).await, "1000");
     let root = ExecSpec {

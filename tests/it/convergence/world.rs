@@ -85,6 +85,7 @@ pub(super) fn policy(number: u8) -> Policy {
         methods: Vec::new(),
         paths: Vec::new(),
         cidr: None,
+        encoded_slash: false,
     };
     let egress = Egress { allowlist: vec![entry], ..Egress::default() };
     Policy { egress, ..Policy::default() }

@@ -1,7 +1,9 @@
 //! X14: what stands in the environment of whoever runs `bottle` stays there.
 
-use super::place::Place;
-use crate::support;
+use std::time::Duration;
+
+use super::place::{Place, has};
+use crate::support::{self, Screen};
 
 /// Names that change what programs load, whom they talk to, or who they say they are.
 const NAMES: &[&str] = &[
@@ -80,5 +82,49 @@ fn nothing_of_it_gets_inside() {
         {
             assert!(!seen.contains(&format!("{name}=")), "{}: {name}: {seen}", place.backend);
         }
+    }
+}
+
+/// What a person's terminal can show is said to a program on it, and to no other.
+#[test]
+fn a_program_on_a_terminal_knows_its_colours() {
+    for mut place in Place::each("colours") {
+        place.cli.env("COLORTERM", "truecolor");
+        place.one(&["api.example.com"], "");
+        let tree = place.tree.path().to_str().unwrap();
+        let script = "echo got=$COLORTERM=$LANG=";
+        let args = ["--tree", tree, "exec", "-it", "ada", "--", "sh", "-c", script];
+        let screen = Screen::open(&place.cli.command(args), Duration::from_secs(60));
+        screen.shows("got=truecolor=C.UTF-8=");
+        assert_eq!(place.say("ada", script), "got==C.UTF-8=");
+        // Nothing but a word goes on.
+        place.cli.env("COLORTERM", "a b;c");
+        let screen = Screen::open(&place.cli.command(args), Duration::from_secs(60));
+        screen.shows("got==C.UTF-8=");
+        // A bottle's own word counts.
+        place.bottle("dev", "env: {LANG: de_DE.UTF-8}\negress:\n  allowlist: [api.example.com]\n");
+        place.apply();
+        assert_eq!(place.say("ada", script), "got==de_DE.UTF-8=");
+    }
+}
+
+/// What listens inside is asked directly, by whichever name or address of the machine's own.
+#[test]
+fn a_machine_reaches_itself_without_its_sidecar() {
+    if !has("a machine that asks itself", "python3") {
+        return;
+    }
+    for place in Place::each("itself") {
+        place.one(&["api.example.com"], "");
+        let serve = "cd /tmp && echo mine >here && (python3 -m http.server 8123 >/dev/null 2>&1 </dev/null &)";
+        place.say("ada", serve);
+        for host in ["localhost", "127.0.0.1", "127.0.0.2", "0.0.0.0", "ada"] {
+            let ask = format!(
+                "curl -sS --retry 20 --retry-connrefused --retry-delay 1 http://{host}:8123/here"
+            );
+            assert_eq!(place.say("ada", &ask), "mine", "{}: {host}", place.backend);
+        }
+        let denied = place.record("ada");
+        assert!(!denied.iter().any(|line| line["event"] == "deny"), "{denied:#?}");
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn spec(name: &str) -> ResourceSpec {
 
 /// A machine that is to have a way out, and is told where it is.
 pub(super) fn connected(name: &str) -> MachineSpec {
-    let env = access::environment(&Policy::default(), BackendKind::Native);
+    let sandbox = SandboxId::new(name).unwrap();
+    let env = access::environment(&Policy::default(), BackendKind::Native, &sandbox);
     MachineSpec { connected: true, env, ..machine(name) }
 }
 

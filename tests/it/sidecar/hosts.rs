@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::upstream::{Certificate, Upstream};
 use super::world::{PUBLIC, World, allowing};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -20,6 +21,102 @@ async fn an_allowed_request_goes_through() {
     assert_eq!(allowed[0]["host"], "api.example.com:443");
     assert_eq!(allowed[0]["path"], "/echo");
     assert!(world.log("deny").is_empty());
+}
+
+/// H23: what an axios sends a proxy for a URL of `https`: the whole of it in the request line, and no CONNECT. It is
+/// judged as within a tunnel, and goes on over TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absolute_form_of_https_goes_on_over_tls() {
+    const TOKEN: &str = "q8Zx1vN4-kP2sLm7tR8wB1nM4yHc0dJe6fUaGi5o";
+    let mut policy = allowing(&["api.example.com"]);
+    policy["allow"][0]["paths"] = json!(["/echo"]);
+    policy["routes"] = json!([{
+        "path": "/gh/", "host": "other.example.com", "port": 443, "upstream_path": "",
+        "auth_scheme": "Bearer", "credential": "GH_TOKEN",
+    }]);
+    let upstream = Upstream::start(Certificate::Good).await;
+    let mut world = World::unloaded(policy, upstream, &[]).await;
+    world.document["credentials"] = json!({ "GH_TOKEN": TOKEN });
+    world.load().await.unwrap();
+    let ask = async |url: &str, host: &str| {
+        let request = format!("GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        world.proxy().await.ask(request).await
+    };
+    for (url, host, status, code) in [
+        ("https://evil.test/echo", "evil.test", 403, "host_not_allowed"),
+        ("https://api.example.com/other", "api.example.com", 403, "path_not_allowed"),
+        ("https://api.example.com:8443/echo", "api.example.com:8443", 403, "port_not_allowed"),
+        ("https://api.example.com/echo", "other.example.com", 400, "malformed_request"),
+        ("http://api.example.com:443/echo", "api.example.com:443", 403, "plain_http_refused"),
+        ("HTTPS://api.example.com/echo", "api.example.com", 400, "malformed_request"),
+        ("wss://api.example.com/echo", "api.example.com", 400, "malformed_request"),
+    ] {
+        let answer = ask(url, host).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{url}");
+        world.untouched();
+    }
+    for (url, host) in [
+        ("https://api.example.com/echo", "api.example.com"),
+        ("https://api.example.com:443/echo", "api.example.com:443"),
+        ("https://other.example.com/user", "other.example.com"),
+    ] {
+        let answer = ask(url, host).await;
+        assert_eq!(answer.status, 200, "{url}: {}", answer.text());
+    }
+    let arrived = world.upstream.arrived();
+    assert_eq!(arrived[0].header("host"), ["api.example.com"]);
+    assert_eq!(arrived[2].header("authorization"), [format!("Bearer {TOKEN}")]);
+    // Only behind TLS is anything there.
+    world.document["testing"]["dial"][format!("{PUBLIC}:443")] = json!(world.upstream.plain);
+    world.load().await.unwrap();
+    let answer = world
+        .proxy()
+        .await
+        .ask("GET https://api.example.com/echo HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        .await;
+    assert_ne!(answer.status, 200);
+    assert_eq!(world.upstream.arrived().len(), 3);
+}
+
+/// A name may have a `_`, in every place where a name is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_with_an_underscore_is_a_name() {
+    for host in ["my_bucket.example.com", "_acme.example.com", "a.b_c.example.com"] {
+        let world = World::start(allowing(&[host])).await;
+        world.names.set(host, &[&[PUBLIC]]);
+        let request = format!("GET /echo HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let answer = world.inside(&format!("{host}:443")).await.ask(request).await;
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+        assert_eq!(world.upstream.one().header("host"), [host]);
+        let (_, head) = world.connect("myxbucket.example.com:443").await;
+        assert_eq!(head.code(), "host_not_allowed");
+    }
+}
+
+/// S14: a slash that is encoded passes where the entry of its host says so, as a part of its segment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_encoded_slash_passes_where_it_is_said() {
+    let mut policy = allowing(&["api.example.com", "other.example.com"]);
+    policy["allow"][0]["encoded_slash"] = json!(true);
+    policy["allow"][0]["paths"] = json!(["/projects/*/issues"]);
+    let world = World::start(policy).await;
+    for (host, target, status, code) in [
+        ("api.example.com", "/projects/group%2Fproject/issues", 200, "none"),
+        ("api.example.com", "/projects/a%2fb%2fc/issues?x=%2F", 200, "none"),
+        ("api.example.com", "/projects/group/project/issues", 403, "path_not_allowed"),
+        ("api.example.com", "/projects/a%2Fb/other", 403, "path_not_allowed"),
+        ("api.example.com", "/projects/a%2F..%2Fb/issues", 400, "path_not_canonical"),
+        ("api.example.com", "/projects/a%252Fb/issues", 400, "path_not_canonical"),
+        ("api.example.com", "/projects/a%2F%2Fb/issues", 400, "path_not_canonical"),
+        ("other.example.com", "/projects/group%2Fproject/issues", 400, "path_not_canonical"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let answer = world.inside(&format!("{host}:443")).await.ask(request).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{host}{target}");
+    }
+    let arrived: Vec<String> =
+        world.upstream.arrived().into_iter().map(|arrived| arrived.target).collect();
+    assert_eq!(arrived, ["/projects/group%2Fproject/issues", "/projects/a%2fb%2fc/issues?x=%2F"]);
 }
 
 /// (case, CONNECT to, status, code), under `example.com`, `*.example.com`, `*.cdn.example.net`,

@@ -323,7 +323,8 @@ async fn everything_but_the_proxy() {
     let port = every.local_addr().unwrap().port();
     let sidecar = corner.start(&corner.create().await).await;
     corner.load(&sidecar, &far).await;
-    let env = access::environment(&Policy::default(), BackendKind::Smolmachines);
+    let ada = SandboxId::new("ada").unwrap();
+    let env = access::environment(&Policy::default(), BackendKind::Smolmachines, &ada);
     let spec = MachineSpec { connected: true, env, command: Vec::new(), ..machine("ada") };
     corner.backend.prepare(&corner.scope, &spec, &Progress::silent()).await.expect("preparing");
     let made = corner.backend.create(&corner.scope, &ResourceSpec::Machine(spec)).await;

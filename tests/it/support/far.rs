@@ -76,6 +76,7 @@ impl Far {
             methods: Vec::new(),
             paths: Vec::new(),
             cidr: None,
+            encoded_slash: false,
         };
         let policy =
             PolicyPart { allow: hosts.iter().map(allow).collect(), ..PolicyPart::default() };
