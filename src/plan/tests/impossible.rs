@@ -12,6 +12,7 @@ fn connected() -> SandboxSpec {
         sandbox: id("ada"),
         fields: Fields::default(),
         policy: ada.policy.clone().into(),
+        proxy: None,
     });
     ada
 }

@@ -17,7 +17,7 @@ use super::via::Proxy;
 use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
 use crate::sidecar::credential::check;
-use crate::sidecar::document::{CaPart, Document, Secret, VERSION};
+use crate::sidecar::document::{CaPart, Document, ProxyPart, Secret, VERSION};
 use crate::sidecar::policy::Policy;
 
 /// A document that was found to be in order, made ready.
@@ -132,10 +132,13 @@ fn door_name(name: &str) -> Result<Host, String> {
         .map_err(|_| format!("`names`: `{name}` is neither a host name nor an address"))
 }
 
-/// The digest of a document's policy, in hex.
+/// The digest of a document's policy, and of its proxy without the login, in hex.
 fn digest(document: &Document) -> Result<String, String> {
-    let text = serde_json::to_vec(&document.policy)
-        .map_err(|error| format!("writing the policy: {error}"))?;
+    let proxy = document.proxy.clone().map(|proxy| ProxyPart { login: None, ..proxy });
+    let policy = serde_json::to_vec(&document.policy);
+    let proxy = proxy.map(|proxy| serde_json::to_vec(&proxy)).transpose();
+    let written = |error: serde_json::Error| format!("writing the policy: {error}");
+    let text = [policy.map_err(written)?, proxy.map_err(written)?.unwrap_or_default()].concat();
     Ok(hex::encode(Sha256::digest(text)))
 }
 
