@@ -106,7 +106,7 @@ impl Credentials {
                 let digest = state.digest(PROXY_LOGIN, &value);
                 found.insert(PROXY_LOGIN.to_owned(), Secret { value, digest });
             }
-            Some(Err(told)) => of_login = Some(told),
+            Some(Err(told)) => of_login = Some(*told),
         }
         let mut held = BTreeMap::new();
         for (id, spec) in &mut desired.sandboxes {

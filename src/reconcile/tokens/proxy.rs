@@ -23,7 +23,7 @@ pub(super) fn login(
     proxy: &Proxy,
     given: &Values,
     asked: &BTreeMap<TokenSource, Asked>,
-) -> Result<Option<Zeroizing<String>>, Diagnostic> {
+) -> Result<Option<Zeroizing<String>>, Box<Diagnostic>> {
     let (user, name, from) = match &proxy.login {
         Login::None => return Ok(None),
         Login::Written(login) => return Ok(Some(Zeroizing::new(login.reveal().to_owned()))),
@@ -70,7 +70,7 @@ fn whole(user: Option<&str>, value: &str) -> Result<Zeroizing<String>, Trouble> 
     Ok(login)
 }
 
-fn told(proxy: &Proxy, message: String, hint: &str) -> Diagnostic {
+fn told(proxy: &Proxy, message: String, hint: &str) -> Box<Diagnostic> {
     let field = match proxy.login.from() {
         Some(_) => "proxy.password_from",
         None => "proxy.password_ref",
@@ -82,7 +82,7 @@ fn told(proxy: &Proxy, message: String, hint: &str) -> Diagnostic {
         field: Some(field.to_owned()),
         ..Diagnostic::error(place.file.clone(), message)
     };
-    diagnostic.with_hint(hint)
+    Box::new(diagnostic.with_hint(hint))
 }
 
 #[cfg(test)]
