@@ -58,8 +58,8 @@ pub(super) fn never(url: &str, sandbox: &str) -> Option<String> {
     {
         return Some(format!(
             "inside {sandbox} this is {sandbox} itself: what listens there is reached directly, and nothing is asked \
-             of the sidecar. It never leads to this machine: give a service of this machine's a name with a private \
-             address, and list `{{host, port, cidr}}`"
+             of the sidecar. It never leads to this machine, of which `services` of the bottle opens single ports, as \
+             `NAME.host:PORT`"
         ));
     }
     if matches!(
@@ -67,9 +67,13 @@ pub(super) fn never(url: &str, sandbox: &str) -> Option<String> {
         "host.docker.internal" | "gateway.docker.internal" | "host.containers.internal"
     ) {
         return Some(format!(
-            "no sandbox has a name `{host}` for this machine: give the service a name with a private address, and \
-             list `{{host, port, cidr}}`"
+            "no sandbox has a name `{host}` for this machine: `services` of the bottle opens single ports of it, as \
+             `NAME.host:PORT`"
         ));
+    }
+    // What `services` names may have any port.
+    if host.ends_with(".host") {
+        return None;
     }
     let other = OTHERS.iter().find(|(_, schemes, ports)| match (scheme, port) {
         (Some(scheme), _) if schemes.contains(&scheme) => true,
@@ -144,6 +148,7 @@ mod tests {
             "https://10.0.0.1/",
             "ftp://packages.example.org/",
             "wss://api.example.com/",
+            "http://db.host:5432/",
         ] {
             assert_eq!(never(url, "ada"), None, "{url}");
         }
