@@ -341,6 +341,9 @@ pub fn decide(
     }
     let grant = decide_connect(policy, authority)?;
     if grant.service.is_some() {
+        if path.has_encoded_slash() {
+            return Err(Code::PathNotCanonical);
+        }
         // What is pushed is compressed, wherever it is pushed to.
         let push = takes_part_in_push(method, path);
         return if push { Err(Code::UseGitGate) } else { Ok(Allowed { grant, route: None }) };
