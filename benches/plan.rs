@@ -55,6 +55,7 @@ fn desired(count: usize) -> Desired {
             path: "/tree".into(),
             network_pool: None,
             snapshots: Some(bottle::model::Bounds::default()),
+            proxy: None,
         },
         sandboxes: (0..count).map(spec).map(|spec| (spec.id.clone(), spec)).collect(),
         held: BTreeMap::new(),
