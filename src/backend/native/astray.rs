@@ -58,7 +58,13 @@ pub fn finding(state: &Path) -> Option<Finding> {
             }
             Place::Moved(now) => {
                 let fix = "put the folder back to where it was".to_owned();
-                (format!("{who} without a record: their folder is {} now", now.display()), fix)
+                (
+                    format!(
+                        "{who} without a record: the folder of the tree is {} now",
+                        now.display()
+                    ),
+                    fix,
+                )
             }
             Place::Unseen => {
                 let fix =

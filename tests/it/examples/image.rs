@@ -16,7 +16,8 @@ const BASE: [(&str, &str); 4] = [
         "npm",
         r#"#!/bin/sh
 # install --global @anthropic-ai/claude-code@2.1.197
-case $3 in @anthropic-ai/claude-code@*) name=claude ;; *) name=${3%%-*} ;; esac
+name=${3##*/}
+name=${name%%[-@]*}
 printf '#!/bin/sh\necho "%s: $*"\n' "$3" >/usr/local/bin/$name
 chmod 755 /usr/local/bin/$name
 "#,
@@ -66,6 +67,8 @@ fn agents_live_in_images_that_are_built() {
     let base = Image::build();
     for (agent, variable, package) in [
         ("claude", "ANTHROPIC_TOKEN", "@anthropic-ai/claude-code@"),
+        ("codex", "OPENAI_TOKEN", "@openai/codex@"),
+        ("gemini", "GEMINI_TOKEN", "@google/gemini-cli@"),
         ("opencode", "ANTHROPIC_TOKEN", "opencode-ai@"),
     ] {
         let mut example = Example::named(&format!("agents/{agent}-docker"));

@@ -202,13 +202,6 @@ fn a_tree_whose_records_are_gone_is_held() {
 /// What runs and has no record is named by `doctor`, with where its files are.
 #[test]
 fn doctor_names_what_runs_without_a_record() {
-    if !rustix::process::geteuid().is_root() {
-        // Of what an ordinary user runs, the kernel does not say which files it has.
-        return crate::support::left_out(
-            "processes without a record",
-            "only root sees their files",
-        );
-    }
     let world = World::new();
     world.apply();
     let (state, aside) = (world.cli.state(), world.cli.home().join("aside"));
