@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::render::Around;
-use crate::model::{Diagnostic, FieldChange, ResourceKind};
+use crate::model::{Diagnostic, FieldChange, ResourceKind, Severity};
 use crate::plan::document::PlanDocument;
 use crate::plan::{Change, Reason, Verdict};
+
+/// What stands behind the place of a finding that is drawn below the plan.
+pub(super) const BELOW: &str = " (below)";
 
 /// Why sandboxes are not as they should be, by name: for `status`.
 pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
@@ -60,7 +63,8 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
                 .diagnostics
                 .iter()
                 .find(|d| *message == format!("{}:{}:{}: {}", d.file, d.line, d.column, d.message));
-            vec![shown.map_or_else(|| message.clone(), |d| format!("{} (below)", position(d)))]
+            let shown = shown.map(|found| cause(found, &document.diagnostics));
+            vec![shown.map_or_else(|| message.clone(), |d| format!("{}{BELOW}", position(d)))]
         }
         Reason::BackendUnreachable { backend, .. } => {
             vec![format!("{backend} cannot be reached (below)")]
@@ -107,6 +111,15 @@ pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around)
         }
         Reason::Conflict { name, holder } => vec![format!("{name} is taken by {holder}")],
     }
+}
+
+/// The finding that is drawn for this one: of what only repeats another file's, the first of that file.
+fn cause<'d>(found: &'d Diagnostic, all: &'d [Diagnostic]) -> &'d Diagnostic {
+    let file = found.cause.as_deref();
+    let of_cause = |one: &&Diagnostic| {
+        one.severity == Severity::Error && file.is_some_and(|file| one.file == file)
+    };
+    all.iter().find(of_cause).unwrap_or(found)
 }
 
 /// Whether this is a part of a sandbox whose machine stays.

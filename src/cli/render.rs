@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::reasons::reasons;
+use super::reasons::{BELOW, reasons};
 use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
@@ -108,6 +108,8 @@ fn header(document: &PlanDocument, around: &Around) -> String {
     text
 }
 
+/// One line of the plan, or several.
+#[derive(Clone)]
 struct Row {
     verdict: Verdict,
     name: String,
@@ -136,7 +138,36 @@ fn rows(document: &PlanDocument, around: &Around) -> Vec<Row> {
         Verdict::Hold => 4,
         Verdict::Keep => 5,
     });
-    rows
+    together(rows)
+}
+
+/// So many that are held by one finding have rows of their own.
+const HELD_APART: usize = 3;
+
+/// Puts those that one finding holds into the row of the first of them, where they are many.
+fn together(rows: Vec<Row>) -> Vec<Row> {
+    let alike = |one: &Row, other: &Row| {
+        let below = one.parts.len() == 1 && one.parts[0].ends_with(BELOW);
+        let held = one.verdict == Verdict::Hold && other.verdict == Verdict::Hold;
+        held && below && one.parts == other.parts && one.backend == other.backend
+    };
+    let mut merged: Vec<(Row, Vec<String>)> = Vec::new();
+    for row in &rows {
+        let first = merged.iter().position(|(first, _)| alike(first, row));
+        let many = rows.iter().filter(|other| alike(row, other)).count() > HELD_APART;
+        match first.filter(|_| many).and_then(|at| merged.get_mut(at)) {
+            Some((_, names)) => names.push(row.name.clone()),
+            None => merged.push((row.clone(), Vec::new())),
+        }
+    }
+    let with_names = |(mut row, names): (Row, Vec<String>)| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        if !names.is_empty() {
+            row.parts.push(format!("it also holds {}", some_of(&names)));
+        }
+        row
+    };
+    merged.into_iter().map(with_names).collect()
 }
 
 fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around) -> Option<Row> {

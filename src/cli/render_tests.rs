@@ -432,3 +432,39 @@ fn a_part_that_is_missing_beside_a_machine_that_stays_is_said() {
     let paused = shown(sidecar(Verdict::Reprovision, reason));
     assert!(paused.contains("the sidecar is paused: is started again"), "{paused}");
 }
+
+/// Held by a bottle: the place is that of the finding that is drawn, and many share a line.
+#[test]
+fn what_one_finding_holds_is_said_once() {
+    let held = |name: &str| {
+        let message = format!("agents/{name}.md:2:9: the bottle `p` does not validate");
+        let mut change = machine(name, Verdict::Hold, Reason::ManifestInvalid { message });
+        change.backend = None;
+        change
+    };
+    let of = |names: &[&str]| {
+        let summary = Summary { hold: names.len(), ..Summary::default() };
+        let mut document = document(names.iter().map(|name| held(name)).collect(), summary);
+        document.diagnostics = names
+            .iter()
+            .map(|name| Diagnostic {
+                line: 2,
+                column: 9,
+                cause: Some("bottles/p.md".to_owned()),
+                ..Diagnostic::error(format!("agents/{name}.md"), "the bottle `p` does not validate")
+            })
+            .collect();
+        let cause = Diagnostic::error("bottles/p.md", "unknown key `x`");
+        document.diagnostics.push(Diagnostic { line: 3, column: 1, ..cause });
+        anstream::adapter::strip_str(&plan(&document, &around())).to_string()
+    };
+    let few = of(&["a", "b", "c"]);
+    assert!(few.contains("  ! a  hold  bottles/p.md:3:1 (below)\n  ! b  hold  "), "{few}");
+    let many = of(&["a", "b", "c", "d", "e"]);
+    assert!(
+        many.contains("  ! a  hold  bottles/p.md:3:1 (below); it also holds b, c, d, e\n"),
+        "{many}"
+    );
+    assert!(!many.contains("! b") && many.contains("5 held"), "{many}");
+    assert_eq!(many.matches("unknown key").count(), 1, "{many}");
+}
