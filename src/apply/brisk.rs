@@ -14,7 +14,7 @@ use crate::backend::{
     LogOptions, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, Leftover, MachineSpec};
+use crate::model::{BackendKind, Instance, InstanceId, Leftover, MachineSpec};
 
 /// The slowest that data may go in, in bytes a second.
 const SLOWEST: u64 = 1 << 20;
@@ -134,6 +134,30 @@ impl Backend for Brisk<'_> {
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
         self.inner.start(scope, instance).await
+    }
+
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        self.inner.quiesce(scope, machine).await
+    }
+
+    async fn hands_over(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        next: &MachineSpec,
+        paths: &[String],
+    ) -> Result<bool, BackendError> {
+        self.inner.hands_over(scope, machine, next, paths).await
+    }
+
+    async fn hand_over(
+        &self,
+        scope: &Scope,
+        old: &InstanceId,
+        machine: &Instance,
+        paths: &[String],
+    ) -> Result<(), BackendError> {
+        self.inner.hand_over(scope, old, machine, paths).await
     }
 
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 
 use crate::backend::{Backend, Backends, Scope};
 use crate::model::{
-    BackendKind, GuestSpec, Instance, InstanceId, Kept, Receipt, SandboxId, SidecarSpec, SpecHash,
+    BackendKind, GuestSpec, Instance, InstanceId, Kept, MachineSpec, Receipt, SandboxId,
+    SidecarSpec, SpecHash,
 };
 use crate::plan::{Step, StepId};
 
@@ -121,7 +122,8 @@ pub trait Receipts: Send + Sync {
 /// Keeps what agents worked on when their machines go.
 #[async_trait]
 pub trait Keeper: Send + Sync {
-    /// Keeps what is named of a machine that is to go; of one that is replaced, for the machine that follows.
+    /// Keeps what is named of a machine that is to go; of one that is replaced, for the machine that follows, where
+    /// that is known.
     ///
     /// # Errors
     /// When not all of it could be kept: the machine stays then.
@@ -131,6 +133,19 @@ pub trait Keeper: Send + Sync {
         scope: &Scope,
         machine: &Instance,
         kept: &Kept,
+        next: Option<&MachineSpec>,
+    ) -> anyhow::Result<()>;
+
+    /// Moves what was kept of an earlier machine of the sandbox into this one, which was made just now, where it is
+    /// moved and not copied.
+    ///
+    /// # Errors
+    /// When not all of it could be moved: what was not is where it was.
+    async fn hand_over(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
     ) -> anyhow::Result<()>;
 
     /// Puts what was kept of an earlier machine of the sandbox into this one, and remembers that it is there.

@@ -14,7 +14,7 @@ use super::brisk::Brisk;
 use super::provision::{self, Provision};
 use super::{Context, Deadlines, Event, Outcome, Report, StepOutcome, load, slots};
 use crate::backend::{Backend, BackendError, Progress};
-use crate::model::{Instance, InstanceId, InstanceState, Kept};
+use crate::model::{Instance, InstanceId, InstanceState, Kept, MachineSpec, ResourceKind};
 use crate::plan::{Action, Plan, Step, StepId, Target};
 
 /// Instances as this run left them: made by a step, or started anew.
@@ -264,10 +264,11 @@ async fn keep(
     context: &Context<'_>,
     machine: &Instance,
     kept: &Kept,
+    next: Option<&MachineSpec>,
 ) -> anyhow::Result<()> {
     (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
     let brisk = brisk(backend, context);
-    let keeping = context.keeper.keep(&brisk, context.scope, machine, kept);
+    let keeping = context.keeper.keep(&brisk, context.scope, machine, kept, next);
     within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
         let name = &machine.sandbox;
         format!(
@@ -294,7 +295,12 @@ async fn act(
         }
         Action::Create(spec) => {
             let instance = backend.create(scope, spec).await?;
-            lock(made).by_step.insert(step.id, instance);
+            // It is there, whatever fails from here on.
+            lock(made).by_step.insert(step.id, instance.clone());
+            if spec.kind() == ResourceKind::Machine {
+                let moved = context.keeper.hand_over(backend, scope, &instance).await;
+                moved.context("moving in what was kept of the machine before")?;
+            }
         }
         Action::Start(target) => {
             let instance = resolve(target, made)?;
@@ -344,7 +350,9 @@ async fn act(
             };
             provision::provision(&brisk(backend, context), backend, context, &work).await?;
         }
-        Action::Keep { machine, kept } => keep(step, backend, context, machine, kept).await?,
+        Action::Keep { machine, kept, next } => {
+            keep(step, backend, context, machine, kept, Some(next)).await?;
+        }
         Action::SetAside(machine) => backend.set_aside(scope, machine).await?,
         Action::BringBack { machine, instead_of } => {
             let made = instead_of.and_then(|step| lock(made).by_step.get(&step).cloned());
@@ -358,7 +366,7 @@ async fn act(
         }
         Action::Teardown { instance, keeps } => {
             if let Some(kept) = keeps {
-                keep(step, backend, context, instance, kept).await?;
+                keep(step, backend, context, instance, kept, None).await?;
             }
             let limit = context.deadlines.other;
             let gone = tokio::time::timeout(limit, backend.teardown(scope, instance)).await;

@@ -15,8 +15,8 @@ use tokio::io::AsyncWrite;
 
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendFacts, BackendKind, Instance, Leftover, MachineSpec, OwnerId, Places, Resources,
-    SandboxId, Tools,
+    BackendFacts, BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Places,
+    Resources, SandboxId, Tools,
 };
 
 pub mod dial;
@@ -284,11 +284,46 @@ pub trait Backend: Send + Sync {
     /// nor a reboot of its host starts it: `start` does.
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError>;
 
+    /// Ends all that runs in a machine, its command first, which has some seconds for it. From then on its files
+    /// stay as they are, and can be read until it is removed or set aside, or until [`Backend::start`] or a
+    /// provisioning has its command run again. One that does not run gets to where its files can be read, and
+    /// its command does not run. Returns the machine as it is now. A backend of which
+    /// [`BackendKind::quiesces`] does not say so has nothing to implement.
+    async fn quiesce(&self, _scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        Err(BackendError::Unsupported(format!("{} cannot be quiesced", machine.name)))
+    }
+
     /// Stops a machine as [`Backend::stop`] does, and takes its name for the one that is to stand in its place:
     /// from then on it is [`InstanceState::Aside`](crate::model::InstanceState::Aside). Set aside already, or gone ⇒ `Ok`. A backend of which
     /// [`BackendKind::sets_aside`] does not say so has nothing to implement.
     async fn set_aside(&self, _scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
         Err(BackendError::Unsupported(format!("{} cannot be set aside", machine.name)))
+    }
+
+    /// Whether what lies under these absolute paths of a machine, which was quiesced, can be moved into one that is
+    /// made from `next`: then [`Backend::hand_over`] does it.
+    async fn hands_over(
+        &self,
+        _scope: &Scope,
+        _machine: &Instance,
+        _next: &MachineSpec,
+        _paths: &[String],
+    ) -> Result<bool, BackendError> {
+        Ok(false)
+    }
+
+    /// Moves what lies under these paths out of the machine `old`, which was set aside, into the one that was made in
+    /// its place and was never started. Moved already ⇒ `Ok`. [`Backend::teardown`] of the new machine moves it back
+    /// as long as the old one is there.
+    async fn hand_over(
+        &self,
+        _scope: &Scope,
+        old: &InstanceId,
+        machine: &Instance,
+        _paths: &[String],
+    ) -> Result<(), BackendError> {
+        let name = &machine.name;
+        Err(BackendError::Unsupported(format!("nothing can be moved from {old} to {name}")))
     }
 
     /// Gives a machine that was set aside its name again; it stays down. One that has it ⇒ `Ok`.

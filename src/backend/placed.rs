@@ -15,7 +15,9 @@ use super::{
     LogOptions, MainState, Observation, Process, Progress, Scope, TarSink, TarStream, Upload,
 };
 use crate::model::spec::ResourceSpec;
-use crate::model::{BackendKind, Instance, Leftover, MachineSpec, Resources, SandboxId, Tools};
+use crate::model::{
+    BackendKind, Instance, InstanceId, Leftover, MachineSpec, Resources, SandboxId, Tools,
+};
 
 /// A backend that is told places where sandboxes are meant.
 pub struct Placed(Arc<dyn Backend>);
@@ -96,6 +98,31 @@ impl Backend for Placed {
 
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         self.0.stop(scope, &inward(instance)).await
+    }
+
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        let quiet = self.0.quiesce(scope, &inward(machine)).await?;
+        Ok(outward(&machine.sandbox, quiet))
+    }
+
+    async fn hands_over(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+        next: &MachineSpec,
+        paths: &[String],
+    ) -> Result<bool, BackendError> {
+        self.0.hands_over(scope, &inward(instance), &machine(scope, next), paths).await
+    }
+
+    async fn hand_over(
+        &self,
+        scope: &Scope,
+        old: &InstanceId,
+        machine: &Instance,
+        paths: &[String],
+    ) -> Result<(), BackendError> {
+        self.0.hand_over(scope, old, &inward(machine), paths).await
     }
 
     async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {

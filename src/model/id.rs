@@ -126,6 +126,23 @@ impl BackendKind {
         }
     }
 
+    /// Files of a machine that was set aside can be read there.
+    #[must_use]
+    pub fn reads_aside(self) -> bool {
+        self == Self::Docker
+    }
+
+    /// Files of a machine can be read there while nothing of its own runs in it.
+    #[must_use]
+    pub fn quiesces(self) -> bool {
+        match self {
+            Self::Native | Self::Docker => true,
+            Self::Smolmachines => false,
+            #[cfg(feature = "testing")]
+            Self::Memory => false,
+        }
+    }
+
     /// A machine can be set aside there for the one that takes its place. What `smolvm` knows a machine by
     /// cannot change.
     #[must_use]

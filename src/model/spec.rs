@@ -623,6 +623,14 @@ pub struct MachineSpec {
 }
 
 impl MachineSpec {
+    /// Where folders of the host will be in it: absolute paths.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<String> {
+        let mount = self.mount.iter().map(|mount| mount.target.clone());
+        let shown = self.host_paths.iter().map(PathBuf::as_path).chain(tool::folders(&self.tools));
+        mount.chain(shown.map(|path| path.display().to_string())).collect()
+    }
+
     /// All of it but the main process, by the names that the manifest uses.
     #[must_use]
     pub fn fields(&self) -> Fields {

@@ -257,6 +257,8 @@ pub enum Action {
         machine: Box<Instance>,
         /// What of it.
         kept: Kept,
+        /// What the machine in its place is made from.
+        next: Arc<MachineSpec>,
     },
     /// Stop a machine, which stays, and take its name for the one that is made in its place.
     SetAside(Box<Instance>),

@@ -11,8 +11,8 @@ use super::sources;
 use super::{Action, Options, Order, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Desired, Instance, InstanceId, Kept, LeftoverKind, Observed, ResourceKind,
-    SandboxId, SpecHash,
+    BackendKind, Desired, Instance, InstanceId, Kept, LeftoverKind, MachineSpec, Observed,
+    ResourceKind, SandboxId, SpecHash,
 };
 
 #[derive(Default)]
@@ -153,20 +153,24 @@ fn provision(provisioning: &Provisioning, machine: Target, carries: bool) -> Act
     }
 }
 
-/// The old machine of a replace is set aside, once all that could fail without it is done.
+/// The old machine of a replace is set aside, once all that could fail without it is done. What is kept of it is taken
+/// when nothing runs in it any more, so that both steps are to be made good.
 fn order_aside(
     steps: &mut Steps,
     old: &Instance,
+    next: &MachineSpec,
     kept: Option<Kept>,
     mut before: BTreeSet<StepId>,
-) -> StepId {
+) -> (Option<StepId>, StepId) {
     let (sandbox, kind) = (Some(&old.sandbox), ResourceKind::Machine);
-    if let Some(kept) = kept {
-        let action = Action::Keep { machine: Box::new(old.clone()), kept };
-        before.insert(steps.push(action, old.backend, sandbox, kind, before.clone()));
-    }
+    let keep = kept.map(|kept| {
+        let next = Arc::new(next.clone());
+        let action = Action::Keep { machine: Box::new(old.clone()), kept, next };
+        steps.push(action, old.backend, sandbox, kind, before.clone())
+    });
+    before.extend(keep);
     let action = Action::SetAside(Box::new(old.clone()));
-    steps.push(action, old.backend, sandbox, kind, before)
+    (keep, steps.push(action, old.backend, sandbox, kind, before))
 }
 
 /// Where anything fails from there on, the old machine runs again, and what was made in its place goes.
@@ -258,12 +262,13 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         // A machine that comes up finds its way out there.
         if kind == ResourceKind::Machine {
             after.extend(sidecar_up);
-            if let Some(old) = aside {
+            if let (Some(old), ResourceSpec::Machine(next)) = (aside, spec) {
                 let mut before = up.clone();
                 before.extend(after.iter().copied());
-                let set = order_aside(steps, old, keeping.kept(decision, old), before);
+                let (keep, set) =
+                    order_aside(steps, old, next, keeping.kept(decision, old), before);
                 after.insert(set);
-                undoes.insert(set);
+                undoes.extend(keep.into_iter().chain([set]));
             }
         }
         let created =

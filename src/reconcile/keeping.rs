@@ -1,69 +1,50 @@
-//! What outlives a machine: a snapshot before it goes, and back into the one that follows it.
+//! What outlives a machine: a snapshot before it goes, and back into the one that follows it; or, where the backend
+//! can, the folders themselves, moved from one to the other.
 //!
-//! Between the two machines a record says what is on its way (`carried/<sandbox>.json` in the tree's state
-//! folder): a run that is cut short there goes on with the next pass.
+//! Between the two machines a record says what is on its way (`carried`).
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
+use super::carried::{Carried, Way};
 use super::state::{TreeState, now};
 use super::view::View;
 use crate::apply::{Keeper, Receipts as _};
-use crate::backend::{Backend, BackendError, ExecSpec, Scope, guest_path};
+use crate::backend::{Backend, BackendError, Backends, ExecSpec, Scope, guest_path};
+use crate::model::kept::lies_in;
 use crate::model::{
-    Bounds, Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Kept,
-    Receipt, SandboxId, Why,
+    Bounds, Desired, Fields, GuestSpec, Instance, InstanceState, Kept, MachineSpec, Receipt, Why,
+    WorkspaceMode,
 };
-use crate::work::snapshot::{Occasion, Store, hand_on, take};
+use crate::work::snapshot::{
+    Meta, Occasion, On, Planned, Store, Surveyed, hand_on, pack, pass_on, survey,
+};
 
 /// How long it may take to start what does not run, so that its files can be read.
 const START: Duration = Duration::from_secs(300);
 
-/// What is on its way from one machine of a sandbox to the next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Carried {
-    /// The machine that it comes from.
-    pub machine: InstanceId,
-    /// The snapshot that it is in.
-    pub snapshot: String,
-    /// What had been put into that machine.
-    pub receipt: Option<Receipt>,
-    /// Whether the copy of its workspace had been made to the end: half of one is nobody's work.
-    pub workspace: bool,
-}
-
-impl Carried {
-    /// The sandbox has another name now.
-    pub(super) fn rename(&mut self, from: &SandboxId, to: &SandboxId) {
-        let time =
-            self.snapshot.strip_prefix(from.as_str()).and_then(|rest| rest.strip_prefix('/'));
-        if let Some(time) = time {
-            self.snapshot = format!("{to}/{time}");
-        }
-        if let Some(receipt) = &mut self.receipt {
-            receipt.sandbox = to.clone();
-        }
-    }
-}
-
 /// Keeps the work of a tree's agents.
 pub(super) struct Keeping<'a> {
     memory: &'a TreeState,
+    desired: &'a Desired,
+    /// What there was when it was looked.
+    observed: &'a [Instance],
+    backends: &'a Backends,
     /// `None`: nothing is kept.
     bounds: Option<Bounds>,
     commit: Option<&'a str>,
 }
 
 impl<'a> Keeping<'a> {
-    pub(super) fn of(view: &'a View) -> Self {
+    pub(super) fn of(view: &'a View, backends: &'a Backends) -> Self {
         let commit = view.revision.commit.as_deref();
-        Self { memory: &view.memory, bounds: view.desired.tree.snapshots, commit }
+        let (memory, desired) = (&view.memory, &view.desired);
+        let (observed, bounds) = (view.observed.instances.as_slice(), desired.tree.snapshots);
+        Self { memory, desired, observed, backends, bounds, commit }
     }
 }
 
@@ -75,6 +56,7 @@ impl Keeper for Keeping<'_> {
         scope: &Scope,
         machine: &Instance,
         kept: &Kept,
+        next: Option<&MachineSpec>,
     ) -> anyhow::Result<()> {
         let Some(bounds) = self.bounds else { return Ok(()) };
         // What is on its way from an earlier machine is not in this one: it stays on its way.
@@ -86,7 +68,6 @@ impl Keeper for Keeping<'_> {
         let pinned: Vec<String> =
             self.memory.carried()?.0.into_values().map(|carried| carried.snapshot).collect();
         let (beyond, room) = store.beyond(&machine.sandbox, why, bounds, now, &pinned)?;
-        let receipt = self.memory.receipt(&machine.id)?;
         let occasion = Occasion {
             why,
             what: kept.what.clone(),
@@ -94,42 +75,72 @@ impl Keeper for Keeping<'_> {
             commit: self.commit.map(str::to_owned),
             // The machine that follows has all of it.
             all: why == Why::Replace,
-            receipt: receipt.clone(),
+            receipt: self.memory.receipt(&machine.id)?,
             room,
         };
-        let taken = match take(&store, backend, scope, machine, &occasion).await {
-            Err(error) if is_down(&error) => {
-                let up = up(backend, scope, machine).await?;
-                take(&store, backend, scope, &up, &occasion).await?
+        let at = At { backend, scope };
+        // Asked while it runs.
+        let workspace = why == Why::Replace && self.has_workspace(at, machine, &occasion).await;
+        let (quiet, surveyed) = match self.surveyed(at, machine, &occasion).await? {
+            Some(found) => found,
+            None if of_another => return Ok(()),
+            None => return Ok(self.memory.carry(&machine.sandbox, None)?),
+        };
+        let next = next.filter(|_| why == Why::Replace);
+        let way = async {
+            let way = match next {
+                Some(next) => self.way(at, &quiet, next, &occasion, &surveyed).await?,
+                None => None,
+            };
+            if way.is_some() {
+                return anyhow::Ok((way, None));
             }
-            taken => taken?,
+            let taken = pack(&store, backend, scope, &quiet, &occasion, surveyed).await?;
+            Ok((None, Some(taken.id.to_string())))
+        };
+        let (way, taken) = match way.await {
+            Ok(kept) => kept,
+            Err(error) => {
+                // It stays, and is as it was once it is provisioned.
+                if let Err(again) = backend.start(scope, &quiet).await {
+                    tracing::warn!(machine = %quiet.name, error = %again, "it does not run again");
+                }
+                return Err(error);
+            }
         };
         if of_another {
             return Ok(());
         }
-        let carried = match taken {
-            Some(taken) if why == Why::Replace => {
-                let workspace = match &receipt {
-                    Some(receipt) if receipt.workspace => true,
-                    _ if machine.state != InstanceState::Running => false,
-                    // As provisioning tells it where a receipt is lost.
-                    _ => {
-                        let probe = ExecSpec::new(["test", "-e", guest_path::WORKSPACE_DONE]);
-                        let marked = backend.exec(scope, machine, &probe, Bytes::new()).await;
-                        marked.is_ok_and(|marked| marked.code == 0)
-                    }
-                };
-                let (machine, snapshot) = (machine.id.clone(), taken.id.to_string());
-                Some(Carried { machine, snapshot, receipt, workspace })
-            }
-            _ => None,
-        };
+        let is_in_snapshot = taken.is_some();
+        let carried = (why == Why::Replace).then(|| Carried {
+            machine: machine.id.clone(),
+            snapshot: taken.unwrap_or_default(),
+            way,
+            workspace,
+            receipt: occasion.receipt,
+        });
         self.memory.carry(&machine.sandbox, carried.as_ref())?;
+        if !is_in_snapshot {
+            return Ok(());
+        }
         // Only now that the new one is there, and remembered.
         for id in &beyond {
             tracing::warn!(snapshot = %id, "an older snapshot goes: `snapshots` of bottle.yaml bounds them");
         }
         store.let_go(&beyond)
+    }
+
+    async fn hand_over(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+    ) -> anyhow::Result<()> {
+        let Some(mut carried) = self.memory.carried_of(&machine.sandbox)? else { return Ok(()) };
+        let Some(Way::Moved { paths, into }) = &mut carried.way else { return Ok(()) };
+        backend.hand_over(scope, &carried.machine, machine, paths).await?;
+        *into = Some(machine.id.clone());
+        Ok(self.memory.carry(&machine.sandbox, Some(&carried))?)
     }
 
     async fn carry(
@@ -140,6 +151,19 @@ impl Keeper for Keeping<'_> {
         guest: &GuestSpec,
     ) -> anyhow::Result<Option<Receipt>> {
         let Some(carried) = self.memory.carried_of(&guest.sandbox)? else { return Ok(None) };
+        match &carried.way {
+            Some(Way::Moved { into, .. }) => {
+                // What it was moved out of, or into, may have been removed by hand.
+                let is_there = into.as_ref() == Some(&machine.id);
+                let receipt = is_there.then(|| moved_with(&carried, machine, guest));
+                return self.arrived(guest, receipt);
+            }
+            Some(Way::Read(planned)) => {
+                let to = On { backend, machine };
+                return self.read(scope, &carried, planned, to, guest).await;
+            }
+            None => {}
+        }
         let store = Store::of(self.memory.dir());
         let snapshot = store.find(&carried.snapshot).with_context(|| {
             let name = &guest.sandbox;
@@ -147,14 +171,7 @@ impl Keeper for Keeping<'_> {
         })?;
         let meta = snapshot.meta.clone().map_err(anyhow::Error::msg);
         let meta = meta.with_context(|| format!("reading {}", snapshot.path.display()))?;
-        let from = carried.receipt.as_ref().and_then(|receipt| receipt.copied_from.clone());
-        // Of another folder the agent is to have another copy: what it made of this one stays in the snapshot.
-        let workspace = carried.workspace
-            && meta.workspace.as_ref().is_some_and(|path| is_in(path, &meta.paths))
-            && guest
-                .workspace
-                .as_ref()
-                .is_some_and(|source| from.as_ref().is_none_or(|from| *from == source.path));
+        let workspace = takes_workspace(&carried, &meta, guest);
         match hand_on(&snapshot, &meta, backend, scope, machine, workspace).await {
             // No later attempt can do it. Nothing is lost: the snapshot stays.
             Err(error) if is_unsupported(&error) => {
@@ -169,27 +186,221 @@ impl Keeper for Keeping<'_> {
             }
             done => done?,
         }
-        let receipt = Receipt {
-            instance: machine.id.clone(),
-            backend: machine.backend,
-            sandbox: guest.sandbox.clone(),
-            guest: None,
-            fields: Fields::default(),
-            skills: Default::default(),
-            skills_dir: None,
-            env: Default::default(),
-            boot: machine.boot.clone(),
-            workspace,
-            copied_from: from.filter(|_| workspace),
-            files: Default::default(),
-            under_way: Default::default(),
-            ca: None,
-            names: None,
-            settings: carried.receipt.map(|receipt| receipt.settings).unwrap_or_default(),
-        };
-        self.memory.put(&receipt, true)?;
+        self.arrived(guest, Some(arrived_with(&carried, machine, guest, workspace)))
+    }
+}
+
+/// A backend, and on whose behalf it is called.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    backend: &'a dyn Backend,
+    scope: &'a Scope,
+}
+
+impl Keeping<'_> {
+    /// Remembers what is in a machine now, and that nothing is on its way to it any more.
+    fn arrived(
+        &self,
+        guest: &GuestSpec,
+        receipt: Option<Receipt>,
+    ) -> anyhow::Result<Option<Receipt>> {
+        if let Some(receipt) = &receipt {
+            self.memory.put(receipt, true)?;
+        }
         self.memory.carry(&guest.sandbox, None)?;
-        Ok(Some(receipt))
+        Ok(receipt)
+    }
+
+    /// Puts in what the old machine has, which was set aside.
+    async fn read(
+        &self,
+        scope: &Scope,
+        carried: &Carried,
+        planned: &Planned,
+        to: On<'_>,
+        guest: &GuestSpec,
+    ) -> anyhow::Result<Option<Receipt>> {
+        let name = &guest.sandbox;
+        let old = self.observed.iter().find(|instance| instance.id == carried.machine);
+        let backend = old.and_then(|old| self.backends.get(&old.backend));
+        let (old, backend) = old.zip(backend).with_context(|| {
+            format!(
+                "the machine {} of {name}, which was set aside, is gone, and what it had with it: {name} starts \
+                 anew by `--discard {name}`",
+                carried.machine
+            )
+        })?;
+        let from = On { backend: backend.as_ref(), machine: old };
+        let workspace = takes_workspace(carried, &planned.meta, guest);
+        pass_on(scope, from, planned, to, workspace).await?;
+        self.arrived(guest, Some(arrived_with(carried, to.machine, guest, workspace)))
+    }
+
+    /// What a machine has that is kept, and the machine, in which nothing runs any more. `None`: nothing.
+    async fn surveyed(
+        &self,
+        at: At<'_>,
+        machine: &Instance,
+        occasion: &Occasion,
+    ) -> anyhow::Result<Option<(Instance, Surveyed)>> {
+        match survey(at.backend, at.scope, machine, occasion).await {
+            Err(error) if is_down(&error) => {
+                let quiet = self.quieted(at, machine).await?;
+                let surveyed = survey(at.backend, at.scope, &quiet, occasion).await?;
+                Ok(surveyed.map(|surveyed| (quiet, surveyed)))
+            }
+            // Where nobody wrote, there is nothing that could be missed.
+            Ok(None) => Ok(None),
+            Ok(Some(surveyed)) => Ok(Some((self.quieted(at, machine).await?, surveyed))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends what runs in a machine: what was written from now on would be nowhere.
+    async fn quieted(&self, at: At<'_>, machine: &Instance) -> anyhow::Result<Instance> {
+        if !at.backend.kind().quiesces() {
+            return match machine.state {
+                InstanceState::Running => Ok(machine.clone()),
+                _ => up(at.backend, at.scope, machine).await,
+            };
+        }
+        // Where it stays after all, it is to be provisioned: that has its command run.
+        if let Some(receipt) = self.memory.receipt(&machine.id)?
+            && receipt.guest.is_some()
+        {
+            self.memory.put(&Receipt { guest: None, ..receipt }, true)?;
+        }
+        let quiet = tokio::time::timeout(START, at.backend.quiesce(at.scope, machine)).await;
+        let quiet = quiet.map_err(|_| BackendError::Deadline {
+            what: "ending what runs in it".to_owned(),
+            seconds: START.as_secs(),
+        })?;
+        quiet.context("ending what runs in it, so that nothing is written after it was kept")
+    }
+
+    /// How what a machine has comes into the next one without a snapshot, where all of it does.
+    async fn way(
+        &self,
+        at: At<'_>,
+        machine: &Instance,
+        next: &MachineSpec,
+        occasion: &Occasion,
+        surveyed: &Surveyed,
+    ) -> anyhow::Result<Option<Way>> {
+        let paths = surveyed.paths();
+        // A copy of the workspace that was cut short is nobody's work, and one of another folder stays behind.
+        let workspace = machine.copied_workspace();
+        let is_whole = occasion.receipt.as_ref().is_some_and(|receipt| receipt.workspace);
+        let wanted = self.desired.sandboxes.get(&machine.sandbox);
+        let wanted = wanted.and_then(|spec| spec.workspace.as_ref());
+        let from = occasion.receipt.as_ref().and_then(|receipt| receipt.copied_from.as_ref());
+        let same_folder = wanted.filter(|wanted| {
+            wanted.mode == WorkspaceMode::Copy && from.is_none_or(|from| *from == wanted.path)
+        });
+        if workspace.is_some_and(|path| is_in(path, &paths)) && !(is_whole && same_folder.is_some())
+        {
+            return Ok(None);
+        }
+        // What a folder of the host would cover stays in a snapshot.
+        let before = machine.mounts();
+        let covered = |mount: &String| {
+            let relates = |path: &String| lies_in(path, mount) || lies_in(mount, path);
+            !before.contains(&mount.as_str()) && paths.iter().any(relates)
+        };
+        if next.mounts().iter().any(covered) {
+            return Ok(None);
+        }
+        let stays = workspace == same_folder.map(|wanted| wanted.target.as_str());
+        if next.backend == machine.backend
+            && stays
+            && at.backend.hands_over(at.scope, machine, next, &paths).await?
+        {
+            return Ok(Some(Way::Moved { paths, into: None }));
+        }
+        Ok(machine
+            .backend
+            .reads_aside()
+            .then(|| Way::Read(Box::new(surveyed.clone().planned(at.scope, machine, occasion)))))
+    }
+
+    /// Whether the copy of a machine's workspace was made to its end.
+    async fn has_workspace(&self, at: At<'_>, machine: &Instance, occasion: &Occasion) -> bool {
+        match &occasion.receipt {
+            Some(receipt) if receipt.workspace => true,
+            _ if machine.state != InstanceState::Running => false,
+            // As provisioning tells it where a receipt is lost.
+            _ => {
+                let probe = ExecSpec::new(["test", "-e", guest_path::WORKSPACE_DONE]);
+                let marked = at.backend.exec(at.scope, machine, &probe, Bytes::new()).await;
+                marked.is_ok_and(|marked| marked.code == 0)
+            }
+        }
+    }
+}
+
+/// Whether the workspace that is on its way goes into a machine: of another folder the agent is to have another copy.
+fn takes_workspace(carried: &Carried, meta: &Meta, guest: &GuestSpec) -> bool {
+    let from = carried.receipt.as_ref().and_then(|receipt| receipt.copied_from.as_ref());
+    carried.workspace
+        && meta.workspace.as_ref().is_some_and(|path| is_in(path, &meta.paths))
+        && guest
+            .workspace
+            .as_ref()
+            .is_some_and(|source| from.is_none_or(|from| *from == source.path))
+}
+
+/// The receipt of a machine into which came what was kept of an earlier one.
+fn arrived_with(
+    carried: &Carried,
+    machine: &Instance,
+    guest: &GuestSpec,
+    workspace: bool,
+) -> Receipt {
+    let from = carried.receipt.as_ref().and_then(|receipt| receipt.copied_from.clone());
+    let copied_from = from.filter(|_| workspace);
+    Receipt { workspace, copied_from, ..empty(carried, machine, guest) }
+}
+
+/// The receipt of a machine into which was moved what an earlier one had: what was put into that is there, too.
+fn moved_with(carried: &Carried, machine: &Instance, guest: &GuestSpec) -> Receipt {
+    let empty = empty(carried, machine, guest);
+    let Some(old) = carried.receipt.clone() else { return empty };
+    let target = guest.workspace.as_ref().map(|workspace| workspace.target.as_str());
+    let paths = match &carried.way {
+        Some(Way::Moved { paths, .. }) => paths.as_slice(),
+        _ => &[],
+    };
+    let workspace = carried.workspace && target.is_some_and(|target| is_in(target, paths));
+    Receipt {
+        skills: old.skills,
+        skills_dir: old.skills_dir,
+        files: old.files,
+        under_way: old.under_way,
+        workspace,
+        copied_from: old.copied_from.filter(|_| workspace),
+        ..empty
+    }
+}
+
+/// The receipt of a machine in which nothing was put but what was kept.
+fn empty(carried: &Carried, machine: &Instance, guest: &GuestSpec) -> Receipt {
+    Receipt {
+        instance: machine.id.clone(),
+        backend: machine.backend,
+        sandbox: guest.sandbox.clone(),
+        guest: None,
+        fields: Fields::default(),
+        skills: Default::default(),
+        skills_dir: None,
+        env: Default::default(),
+        boot: machine.boot.clone(),
+        workspace: false,
+        copied_from: None,
+        files: Default::default(),
+        under_way: Default::default(),
+        ca: None,
+        names: None,
+        settings: carried.receipt.as_ref().map(|old| old.settings.clone()).unwrap_or_default(),
     }
 }
 
@@ -217,42 +428,4 @@ async fn up(backend: &dyn Backend, scope: &Scope, machine: &Instance) -> anyhow:
     })?;
     let started = started.context("starting it, so that its files can be read")?;
     Ok(Instance { state: InstanceState::Running, ..started })
-}
-
-/// Holds the sandboxes of which it cannot be read what is on its way into their next machines.
-pub(super) fn hold_unreadable(desired: &mut Desired, unreadable: BTreeMap<SandboxId, String>) {
-    for (sandbox, why) in unreadable {
-        let file = format!("carried/{sandbox}.json");
-        let finding = Diagnostic::error(file, why).with_hint(format!(
-            "remove the file to make the machine of {sandbox} anew; `bottle snapshot list {sandbox}` names what \
-             was kept"
-        ));
-        if !desired.diagnostics.contains(&finding) {
-            desired.diagnostics.push(finding.clone());
-        }
-        if desired.sandboxes.remove(&sandbox).is_some() {
-            desired.held.insert(sandbox, vec![finding]);
-        }
-    }
-}
-
-/// Forgets what is on its way to a machine that is there without it, or that nobody wants to have it. The
-/// caller holds the tree's lock.
-pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
-    let (carried, _) = view.memory.carried()?;
-    if carried.is_empty() {
-        return Ok(());
-    }
-    let receipts = view.memory.receipts()?;
-    let meant = |id: &SandboxId| view.options.only.as_ref().is_none_or(|only| only.contains(id));
-    for (sandbox, one) in carried {
-        let came = receipts.values().any(|receipt| {
-            receipt.sandbox == sandbox && receipt.instance != one.machine && receipt.guest.is_some()
-        });
-        let dropped = view.options.discard.has(&sandbox) && meant(&sandbox);
-        if came || dropped || view.options.removes(&sandbox) {
-            view.memory.carry(&sandbox, None)?;
-        }
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@
 //! many within an hour (`gone`).
 //!
 //! `state` is the state folder, `lock` its lock, `owners` which path speaks for which name. `git` tells the tree's
-//! commit, `values` finds asked-for values, `keeping` what outlives a machine, `stops` what the operator stopped,
+//! commit, `values` finds asked-for values, `keeping` what outlives a machine, `carried` what of it is on its way, `stops` what the operator stopped,
 //! `detached` the runs that live on by themselves.
 //! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `authorities` the
 //! certificate authority of each, `names` what the host says about names.
@@ -18,6 +18,7 @@ pub mod accepted;
 mod ahead;
 pub mod authorities;
 pub mod backoff;
+mod carried;
 pub mod daemon;
 pub mod detached;
 mod files;

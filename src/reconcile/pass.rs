@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::accepted;
 use super::ahead::Ahead;
 use super::authorities::Authorities;
+use super::carried;
 use super::detached;
 use super::git::{self, Revision};
-use super::keeping::{self, Keeping};
+use super::keeping::Keeping;
 use super::lock::Claims;
 use super::names::HostNames;
 use super::renames;
@@ -403,7 +404,7 @@ impl Reconciler {
         let known = renames::known(&memory, &mut desired, &mut observed, whatever, was);
         scope.places = plan::renames::resolve(&mut desired, &mut observed, &known);
         if !options.remove_all {
-            keeping::hold_unreadable(&mut desired, renames::forward(unreadable, &observed));
+            carried::hold_unreadable(&mut desired, renames::forward(unreadable, &observed));
             let doubtful = renames::forward(doubtful, &observed);
             stops::hold_unreadable(&mut desired, doubtful, &options);
             let accepted = observed.accepted.clone();
@@ -595,7 +596,7 @@ impl Reconciler {
             backends: &self.backends,
             scope: &view.scope,
             receipts: &view.memory,
-            keeper: &Keeping::of(view),
+            keeper: &Keeping::of(view, &self.backends),
             secrets: &view.secrets,
             sidecars: &Documents::sharing(
                 &view.memory,

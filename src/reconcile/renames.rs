@@ -304,7 +304,7 @@ mod tests {
     use super::super::state::State;
     use super::*;
     use crate::model::{BackendKind, Fields, InstanceId, MountTable, OwnerId, Receipt, Stopped};
-    use crate::reconcile::keeping::Carried;
+    use crate::reconcile::carried::Carried;
 
     fn id(name: &str) -> SandboxId {
         SandboxId::new(name).unwrap()
@@ -335,6 +335,7 @@ mod tests {
         Carried {
             machine: InstanceId("0".to_owned()),
             snapshot: format!("{of}/20260101T000000Z"),
+            way: None,
             receipt: Some(receipt(of)),
             workspace: true,
         }

@@ -36,7 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::Sha256;
 
-use super::keeping::Carried;
+use super::carried::Carried;
 use crate::apply::Receipts;
 use crate::backend::durable::{self, Keep};
 use crate::backend::reserve;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::authorities::Authorities;
 use super::pass::Reconciler;
 use super::view::View;
-use super::{keeping, stops};
+use super::{carried, stops};
 use crate::model::{InstanceId, InstanceState, Receipt, SandboxId};
 
 impl Reconciler {
@@ -25,7 +25,7 @@ impl Reconciler {
         mut receipts: BTreeMap<InstanceId, Receipt>,
     ) -> anyhow::Result<()> {
         self.drop_stale_receipts(view, &mut receipts)?;
-        keeping::tidy(view)?;
+        carried::tidy(view)?;
         stops::tidy(view)?;
         // A CA goes with what had it: what is torn down has no receipt any more, and a sandbox whose
         // egress was switched off has none that names a CA.

@@ -18,4 +18,4 @@ pub use bundle::{Because, Brought, Fetched, Skipped, fetch, is_repository, new_c
 pub use differ::{Changed, Differ, Left, commits};
 pub use extract::{Extracted, Place, Refused, extract};
 pub use inspect::inspect;
-pub use pieces::Pieces;
+pub use pieces::{Outgoing, Pieces};

@@ -390,6 +390,7 @@ macro_rules! contract_suite {
                 files::files_need_a_running_machine [];
                 main_process::it_waits_until_the_guest_is_ready [];
                 main_process::it_runs_again_after_a_restart [];
+                main_process::a_quiesced_machine_gives_out_its_files_and_writes_none [Userland];
                 main_process::one_that_ends_well_is_completed [];
                 main_process::one_that_fails_and_stays_down [];
                 main_process::one_that_fails_is_started_again [];

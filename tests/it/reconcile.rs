@@ -70,6 +70,7 @@ on_every_backend! {
     scenarios::a_command_starts_after_provisioning_and_completes,
     everyday::another_command_ends_nothing_else,
     replaced::one_that_cannot_be_provisioned_leaves_the_old_machine,
+    replaced::what_is_kept_is_moved_where_it_can_be,
     replaced::one_whose_image_cannot_be_had_touches_nothing,
     copies::a_tree_goes_out_and_in_again,
     copies::what_a_guest_planted_stays_inside,

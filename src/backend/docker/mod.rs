@@ -390,6 +390,17 @@ impl Backend for Docker {
         }
     }
 
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        let (engine, _) = self.own(scope, machine).await?;
+        remove::stop(&engine, machine).await?;
+        // The engine gives out files of a container that does not run.
+        let now = observe::by_id(&engine, scope, &machine.id).await?;
+        now.map(|(machine, _)| machine).ok_or_else(|| BackendError::NotRunning {
+            name: machine.name.clone(),
+            state: "gone".to_owned(),
+        })
+    }
+
     async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
         match self.own(scope, machine).await {
             Ok((engine, _)) => {

@@ -24,7 +24,7 @@ pub(super) fn create(
     let store = Store::of(scope);
     store.make()?;
     let id = state::random_id()?;
-    let mode = ids::mode(&store, &id).context("taking a range of ids")?;
+    let mode = ids::mode(&store, &spec.sandbox, &id).context("taking a range of ids")?;
     // Shared: what is shared between sandboxes does not go while one is made that needs it.
     let lock = store.lock(false)?;
     let scratch = store.scratch("making")?;
@@ -37,7 +37,7 @@ pub(super) fn create(
     });
     if made.is_err() {
         let _ = remove_folder(&scratch);
-        let _ = ids::release(&store, mode, &id);
+        let _ = ids::release(&store, &spec.sandbox, mode, &id);
     }
     drop(lock);
     // Where the host has changed, the base that it had may be nobody's now. One that cannot be
@@ -61,27 +61,11 @@ fn fill(
     let owners = |path: &Path, id: u32| -> io::Result<()> {
         mode.host_id(id).map_or(Ok(()), |id| lchown(path, Some(id), Some(id)))
     };
-    let (rootfs, mut user, env, workdir);
-    match &spec.image {
-        ImageRef::Host => {
-            user = host_user(spec.user.as_deref())?;
-            rootfs = RootFs::Host { base: base::shared(store, digests)? };
-            env = Vec::new();
-            workdir = None;
-        }
-        reference => {
-            let digest = reference.digest().context("its image has no digest")?;
-            let image = image::read(store, digest)?;
-            user = image.user(spec.user.as_deref())?;
-            rootfs = RootFs::Image { digest };
-            env = image.env();
-            workdir = image.workdir();
-        }
-    }
-    let env: Vec<(String, String)> = env.into_iter().chain(spec.env.clone()).collect();
-    if let Some(home) = home(&env) {
-        user.home = home;
-    }
+    let Origin { user, env, workdir } = origin(store, spec)?;
+    let rootfs = match spec.image.digest() {
+        Some(digest) => RootFs::Image { digest },
+        None => RootFs::Host { base: base::shared(store, digests)? },
+    };
     let own_etc = folder.join("upper/root/etc");
     for path in [&folder.join("upper/root"), &own_etc] {
         fs::create_dir(path)?;
@@ -128,6 +112,29 @@ fn fill(
         resources: spec.resources,
     };
     Ok(state::write_json(&folder.join(state::MACHINE), &record)?)
+}
+
+/// What a machine is made from says of who works in it.
+pub(super) struct Origin {
+    pub(super) user: User,
+    env: Vec<(String, String)>,
+    workdir: Option<String>,
+}
+
+pub(super) fn origin(store: &Store, spec: &MachineSpec) -> anyhow::Result<Origin> {
+    let (mut user, env, workdir) = match &spec.image {
+        ImageRef::Host => (host_user(spec.user.as_deref())?, Vec::new(), None),
+        reference => {
+            let digest = reference.digest().context("its image has no digest")?;
+            let image = image::read(store, digest)?;
+            (image.user(spec.user.as_deref())?, image.env(), image.workdir())
+        }
+    };
+    let env: Vec<(String, String)> = env.into_iter().chain(spec.env.clone()).collect();
+    if let Some(home) = home(&env) {
+        user.home = home;
+    }
+    Ok(Origin { user, env, workdir })
 }
 
 /// The home folder that the environment names, as on every backend: the bottle's comes last, and counts

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use super::namespaces;
 use super::state::{self, IDS, MACHINE, Mode, Store};
 use crate::backend::durable;
+use crate::model::SandboxId;
 
 /// What systemd sets aside for containers is 524288…1879048191; the upper part is rarely used.
 const FIRST: u32 = 0x4000_0000;
@@ -26,19 +27,30 @@ const FULL: usize = SLOTS as usize / 2;
 /// So old is a range that nobody has, not one of a sandbox that is just being made.
 const STALE: Duration = Duration::from_secs(3600);
 
-/// How a new sandbox with this id is mapped: as root with a range of its own.
-pub(super) fn mode(store: &Store, id: &str) -> io::Result<Mode> {
+/// How a new machine with this id is mapped: as root with a range of its own, or with that of the machine which was
+/// set aside for it, and whose files it may get.
+pub(super) fn mode(store: &Store, sandbox: &SandboxId, id: &str) -> io::Result<Mode> {
     match namespaces::mode() {
-        Mode::Root { .. } => Ok(Mode::Root { base: Ranges::of(store)?.take(id, SLOTS)? }),
+        Mode::Root { .. } => {
+            let ranges = Ranges::of(store)?;
+            let base = match store.aside(sandbox).record().ok().flatten().map(|old| old.mode) {
+                Some(Mode::Root { base }) => ranges.assign(base, id).map(|()| base)?,
+                _ => ranges.take(id, SLOTS)?,
+            };
+            Ok(Mode::Root { base })
+        }
         Mode::Rootless => Ok(Mode::Rootless),
     }
 }
 
-/// Gives the range of a sandbox back that is gone.
-pub(super) fn release(store: &Store, mode: Mode, id: &str) -> io::Result<()> {
-    match mode {
-        Mode::Root { base } => Ranges::of(store)?.release(base, id),
-        Mode::Rootless => Ok(()),
+/// Gives the range of a machine back that is gone: to the one that was set aside for it, where that had it before.
+pub(super) fn release(store: &Store, sandbox: &SandboxId, mode: Mode, id: &str) -> io::Result<()> {
+    let Mode::Root { base } = mode else { return Ok(()) };
+    let ranges = Ranges::of(store)?;
+    let old = store.aside(sandbox).record().ok().flatten();
+    match old.filter(|old| old.mode == mode && old.id != id) {
+        Some(old) if ranges.is_of(base, id) => ranges.assign(base, &old.id),
+        _ => ranges.release(base, id),
     }
 }
 
@@ -103,13 +115,27 @@ impl Ranges {
         Err(io::Error::other(format!("all {slots} ranges of ids are taken: remove sandboxes")))
     }
 
-    fn release(&self, base: u32, id: &str) -> io::Result<()> {
-        let path = self.folder.join(base.to_string());
-        match fs::read_link(&path) {
-            Ok(of) if of == Path::new(id) => fs::remove_file(&path),
-            // Another's by now, or of before there were any.
-            _ => Ok(()),
+    fn is_of(&self, base: u32, id: &str) -> bool {
+        let of = fs::read_link(self.folder.join(base.to_string()));
+        of.is_ok_and(|of| of == Path::new(id))
+    }
+
+    /// A range is that of another machine of its sandbox now.
+    fn assign(&self, base: u32, id: &str) -> io::Result<()> {
+        let new = self.folder.join(format!(".{id}"));
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => symlink(id, &new)?,
         }
+        fs::rename(new, self.folder.join(base.to_string()))
+    }
+
+    fn release(&self, base: u32, id: &str) -> io::Result<()> {
+        // Another's by now, or of before there were any.
+        if !self.is_of(base, id) {
+            return Ok(());
+        }
+        fs::remove_file(self.folder.join(base.to_string()))
     }
 
     /// Gives back what was left taken by a run that was killed.
@@ -121,7 +147,9 @@ impl Ranges {
             });
             // What is no link is none of ours.
             let Ok(of) = fs::read_link(entry.path()) else { continue };
-            if old && of.to_str().is_none_or(|id| !recorded.contains_key(id)) {
+            // The machine that it was taken for may have given its place to one that has the same.
+            let in_use = recorded.values().any(|base| entry.file_name() == *base.to_string());
+            if old && !in_use && of.to_str().is_none_or(|id| !recorded.contains_key(id)) {
                 fs::remove_file(entry.path())?;
             }
         }
@@ -204,9 +232,10 @@ mod tests {
         assert_eq!(slots, BTreeSet::from([1, 3]));
         assert!(Ranges::of(&other).unwrap().take("more", 4).is_err());
         let (mode, not_its) = (Mode::Root { base: FIRST }, "somebody-else");
-        release(&store, mode, not_its).unwrap();
+        let ada = SandboxId::new("ada").unwrap();
+        release(&store, &ada, mode, not_its).unwrap();
         assert!(Ranges::of(&other).unwrap().take("more", 4).is_err());
-        release(&store, mode, "old-ada").unwrap();
+        release(&store, &ada, mode, "old-ada").unwrap();
         assert_eq!(Ranges::of(&other).unwrap().take("more", 4).unwrap(), FIRST);
     }
 }

@@ -26,7 +26,7 @@ use super::mounts::{self, Sources};
 use super::program::{self, Program};
 use super::seccomp::Filters;
 use super::state::{Mode, Record};
-use super::status::{COMMAND_LINE, LOOK_AGAIN, STATUS_LINE, file_line};
+use super::status::{COMMAND_LINE, LOOK_AGAIN, REST, RESTS_LINE, STATUS_LINE, file_line};
 use super::sys::{self, Fork};
 use super::{caps, namespaces, stray};
 use crate::backend::{MainState, guest_path};
@@ -51,11 +51,12 @@ pub(super) struct Init {
     pub(super) cgroups: Cgroups,
 }
 
-/// Signals that are handed on to the command, the one that says that a child ended, and the one that
-/// asks what the command does.
-const SIGNALS: [Signal; 9] = [
+/// Signals that are handed on to the command, the one that says that a child ended, the one that
+/// asks what the command does, and the one that asks for an end of all that runs.
+const SIGNALS: [Signal; 10] = [
     Signal::CHILD,
     LOOK_AGAIN,
+    REST,
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -220,6 +221,10 @@ struct Keeper {
     waiting_since: Instant,
     /// Someone outside asked it to end.
     ending: bool,
+    /// Someone outside asked for an end of all that runs.
+    resting: bool,
+    /// How often all that ran has ended since.
+    rests: u32,
 }
 
 impl Keeper {
@@ -256,6 +261,8 @@ impl Keeper {
             times: 0,
             waiting_since: Instant::now(),
             ending: false,
+            resting: false,
+            rests: 0,
         })
     }
 
@@ -280,6 +287,7 @@ impl Keeper {
                         self.reread();
                         self.show();
                     }
+                    Some(REST) => self.rest(),
                     Some(signal) => self.hand_on(signal),
                 }
             }
@@ -294,6 +302,7 @@ impl Keeper {
     /// When to look again although nothing happens.
     fn timeout(&self) -> Option<Duration> {
         match self.main {
+            _ if self.resting => Some(Duration::from_millis(5)),
             Main::Waiting => Some(patience(self.waiting_since.elapsed())),
             Main::BackingOff { until, .. } => Some(until.saturating_duration_since(Instant::now())),
             Main::Ending(_) => Some(Duration::from_millis(50)),
@@ -303,11 +312,34 @@ impl Keeper {
 
     fn step(&mut self) {
         match self.main {
+            Main::Ending(ending) if ending.is_over() => self.begin_anew(),
+            Main::Ending(_) => {}
+            _ if self.resting => self.end_all(),
             Main::Waiting if Path::new(guest_path::READY).exists() => self.launch(),
             Main::BackingOff { until, .. } if until <= Instant::now() => self.launch(),
-            Main::Ending(ending) if ending.is_over() => self.begin_anew(),
             _ => {}
         }
+    }
+
+    /// Ends the command; then everything else, as soon as that is over.
+    fn rest(&mut self) {
+        self.resting = true;
+        match self.main {
+            Main::Running { pid, .. } => self.main = Main::Ending(Ending::begin(pid)),
+            Main::BackingOff { .. } => self.begin_anew(),
+            _ => {}
+        }
+    }
+
+    /// Ends whatever runs beside it. What is root's here is not its to end: whoever asked for it does that.
+    fn end_all(&mut self) {
+        if sys::kill_all() {
+            return;
+        }
+        (self.resting, self.rests) = (false, self.rests.wrapping_add(1));
+        // The provisioning that follows says when the command starts.
+        self.waiting_since = Instant::now();
+        self.show();
     }
 
     /// What runs for a command that is another by now ends. The rest of the sandbox runs on.
@@ -436,7 +468,8 @@ impl Keeper {
         let width = STATUS_LINE - 1;
         let mut text = format!("{line:<width$}\n{}", self.ready);
         if !self.ready.is_empty() {
-            text = format!("{text}{COMMAND_LINE}{}\n", self.command.id());
+            let (command, rests) = (self.command.id(), self.rests);
+            text = format!("{text}{COMMAND_LINE}{command}\n{RESTS_LINE}{rests}\n");
         }
         let written = self.status.write_at(text.as_bytes(), 0);
         if written.is_ok() && !self.ready.is_empty() {

@@ -256,9 +256,15 @@ impl SandboxCgroups {
 
     /// Ends whatever runs in them, which no receipt names, and waits for its end.
     pub(super) fn end(&self, patience: Duration) -> io::Result<()> {
+        self.end_but(None, patience)
+    }
+
+    /// Ends whatever runs in them but this process, and waits for its end.
+    pub(super) fn end_but(&self, spared: Option<i32>, patience: Duration) -> io::Result<()> {
         let until = Instant::now() + patience;
         loop {
-            let processes = self.processes()?;
+            let mut processes = self.processes()?;
+            processes.retain(|pid| Some(*pid) != spared);
             if processes.is_empty() {
                 return Ok(());
             }

@@ -23,6 +23,7 @@ mod events;
 mod exec;
 mod fence;
 pub mod filesystem;
+mod handover;
 mod helper;
 mod holes;
 mod ids;
@@ -40,6 +41,7 @@ mod observe;
 mod port;
 mod program;
 mod pump;
+mod quiesce;
 mod remove;
 mod sealed;
 mod seccomp;
@@ -76,12 +78,12 @@ use super::hostside::Program;
 use super::port::Port;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
-    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload,
+    LogOptions, MainState, Observation, Progress, Scope, TarSink, TarStream, Upload, guest_path,
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceState, Leftover, MachineSpec, Ownership, ResourceKind,
-    Resources, SandboxId, Tools, change, tool,
+    BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, Ownership,
+    ResourceKind, Resources, SandboxId, Tools, change, tool,
 };
 
 /// How long what should take milliseconds may take.
@@ -150,6 +152,28 @@ impl Native {
                 works: OnceCell::new(),
             }),
         }
+    }
+
+    /// Has its init run.
+    async fn run(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        let (scope, instance) = (scope.clone(), instance.clone());
+        self.blocking("starting", move |shared| {
+            let what = format!("starting {}", instance.name);
+            let (folder, found) = find(&scope, &instance)?;
+            let mode = found.record.as_ref().map(|record| record.mode);
+            check_mode(mode).map_err(|why| BackendError::failed(&what, why))?;
+            let data = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
+            let hidden = scope.hidden.iter().cloned().chain([data]).collect();
+            let folder_path =
+                folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
+            let mark = stray::marks(&scope).mark(&instance.sandbox);
+            let request = Request::Start { folder: folder_path, hidden, mark };
+            shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
+            shared.attach(&scope, &instance.sandbox)?;
+            let found = observe::look(&folder, &host_boot()?);
+            Ok(observe::instance(&scope, instance.sandbox, &found))
+        })
+        .await
     }
 
     /// Does blocking work elsewhere.
@@ -416,24 +440,17 @@ impl Backend for Native {
         if instance.resource == ResourceKind::Sidecar {
             return self.start_sidecar(scope, instance).await;
         }
-        let (scope, instance) = (scope.clone(), instance.clone());
-        self.blocking("starting", move |shared| {
-            let what = format!("starting {}", instance.name);
-            let (folder, found) = find(&scope, &instance)?;
-            let mode = found.record.as_ref().map(|record| record.mode);
-            check_mode(mode).map_err(|why| BackendError::failed(&what, why))?;
-            let data = scope.data.canonicalize().unwrap_or_else(|_| scope.data.clone());
-            let hidden = scope.hidden.iter().cloned().chain([data]).collect();
-            let folder_path =
-                folder.path().canonicalize().map_err(|error| BackendError::failed(&what, error))?;
-            let mark = stray::marks(&scope).mark(&instance.sandbox);
-            let request = Request::Start { folder: folder_path, hidden, mark };
-            shared.helper.call(&what, &request, &[], mode, Some(DEADLINE))?;
-            shared.attach(&scope, &instance.sandbox)?;
-            let found = observe::look(&folder, &host_boot()?);
-            Ok(observe::instance(&scope, instance.sandbox, &found))
-        })
-        .await
+        let started = self.run(scope, instance).await?;
+        let (there, of) = (scope.clone(), instance.clone());
+        let looking = move |_: &Shared| find(&there, &of).map(|(folder, _)| folder);
+        let folder = self.blocking("looking at a machine", looking).await?;
+        if quiesce::is_held_back(&folder) {
+            let tar = quiesce::ready().map_err(|e| BackendError::failed("making an archive", e))?;
+            self.copy_in(scope, instance, Upload { tar, ..Upload::default() }).await?;
+            let what = format!("letting the command of {} run again", instance.name);
+            quiesce::forget(&folder).map_err(|error| BackendError::failed(what, error))?;
+        }
+        Ok(started)
     }
 
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
@@ -456,6 +473,85 @@ impl Backend for Native {
             }
             Err(BackendError::NotRunning { .. }) => Ok(()),
             Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        events::moving();
+        let (there, of) = (scope.clone(), machine.clone());
+        let what = format!("ending what runs in {}", machine.name);
+        let failed = move |error| BackendError::failed(what.clone(), error);
+        let begin = {
+            let failed = failed.clone();
+            move |_: &Shared| {
+                let (folder, found) = find(&there, &of)?;
+                let runs = found.state == InstanceState::Running;
+                let held = match runs {
+                    true => quiesce::remember(&folder),
+                    false => quiesce::hold_back(&folder),
+                };
+                held.map_err(|error| failed(error.into()))?;
+                Ok(runs)
+            }
+        };
+        if !self.blocking("looking at a machine", begin).await? {
+            return self.run(scope, machine).await;
+        }
+        let wipe = vec![guest_path::READY.to_owned()];
+        self.copy_in(scope, machine, Upload { wipe, ..Upload::default() }).await?;
+        let (scope, machine) = (scope.clone(), machine.clone());
+        self.blocking("ending what runs", move |_| {
+            let (folder, _) = find(&scope, &machine)?;
+            let (target, init) = running(&scope, &machine)?;
+            quiesce::quiesce(&folder, &target.run, &init, &target.record.id).map_err(failed)?;
+            let found = observe::look(&folder, &host_boot()?);
+            Ok(observe::instance(&scope, machine.sandbox, &found))
+        })
+        .await
+    }
+
+    async fn hands_over(
+        &self,
+        scope: &Scope,
+        machine: &Instance,
+        next: &MachineSpec,
+        paths: &[String],
+    ) -> Result<bool, BackendError> {
+        let (scope, machine) = (scope.clone(), machine.clone());
+        let (next, paths) = (next.clone(), paths.to_vec());
+        self.blocking("looking at what is kept", move |_| {
+            let (folder, found) = find(&scope, &machine)?;
+            let Some(record) = found.record else { return Ok(false) };
+            handover::is_possible(&Store::of(&scope), &folder, &record, &next, &paths).map_err(
+                |error| {
+                    BackendError::failed(format!("looking at what {} has", machine.name), error)
+                },
+            )
+        })
+        .await
+    }
+
+    async fn hand_over(
+        &self,
+        scope: &Scope,
+        old: &InstanceId,
+        machine: &Instance,
+        paths: &[String],
+    ) -> Result<(), BackendError> {
+        let (scope, machine) = (scope.clone(), machine.clone());
+        let (old, paths) = (old.clone(), paths.to_vec());
+        self.blocking("moving what is kept", move |_| {
+            let (folder, found) = find(&scope, &machine)?;
+            let what = format!("moving what was kept into {}", machine.name);
+            let failed = |error| BackendError::failed(&what, error);
+            let aside = Store::of(&scope).aside(&machine.sandbox);
+            let record = aside.record().map_err(|error| failed(error.into()))?;
+            let is_old = record.is_some_and(|record| record.id == old.0);
+            if found.state != InstanceState::Created || !is_old {
+                return Err(failed(anyhow::anyhow!("it is not in the place of {old}")));
+            }
+            handover::hand_over(&aside, &old.0, &folder, &paths).map_err(failed)
         })
         .await
     }

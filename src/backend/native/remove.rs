@@ -13,7 +13,7 @@ use super::limits::{self, Cgroups};
 use super::observe::Found;
 use super::state::{Folder, Store};
 use super::status::LOCK;
-use super::{base, discard, enter, ids, observe, stray};
+use super::{base, discard, enter, handover, ids, observe, stray};
 use crate::backend::{Depth, Scope, durable, hostside};
 use crate::model::{Leftover, LeftoverKind};
 
@@ -53,11 +53,13 @@ pub(super) fn teardown(
     };
     lock.lock()?;
     end(folder, mark, found)?;
+    handover::give_back(folder).context("moving back what was moved into it")?;
     // The name is free at once; what is left if this is interrupted is a leftover.
     discard(store, folder.path()).context("removing its files")?;
     if let Some(record) = &found.record {
         // Its files are gone: nothing has an owner among these ids any more.
-        ids::release(store, record.mode, &record.id).context("giving back its ids")?;
+        ids::release(store, &record.sandbox, record.mode, &record.id)
+            .context("giving back its ids")?;
     }
     // A base that cannot be removed is seen as a leftover.
     let _ = base::sweep(store);

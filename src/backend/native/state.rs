@@ -8,6 +8,8 @@
 //! native/<sandbox>/log, log.1     the command's output; init holds the descriptors
 //! native/<sandbox>/log.times, .1  when it wrote what; the same
 //! native/<sandbox>/upper, work    its own files: what it changed of what it shares with others
+//! native/<sandbox>/quiet          its command is to run again where it is started (`quiesce`)
+//! native/<sandbox>/moved.json     what was moved into it, out of which machine (`handover`)
 //! native/<sandbox>/stage          empty: where its namespace puts mounts together
 //! native/.bases/<digest>          the root that sandboxes of `image: host` share; the newest stays
 //! native/.images/<digest>         an unpacked image
@@ -133,7 +135,7 @@ pub(super) use crate::backend::hostside::Process as Run;
 pub(super) use crate::backend::hostside::{host_boot, start_time};
 
 /// How the name of a folder ends whose machine was set aside.
-const ASIDE: &str = ".aside";
+pub(super) const ASIDE: &str = ".aside";
 
 /// The folder of all native sandboxes of one owner.
 #[derive(Debug, Clone)]

@@ -30,6 +30,8 @@ pub(super) const STATUS_LINE: usize = 32;
 const FILE_LINE: &str = "file ";
 /// What the last line begins with.
 pub(super) const COMMAND_LINE: &str = "command ";
+/// What the line after it begins with: how often init has ended all that ran but itself.
+pub(super) const RESTS_LINE: &str = "rests ";
 /// So much is read, and more than is ever written.
 const LENGTH: u64 = 4096;
 /// Name of the lock of who starts a sandbox or takes it away.
@@ -40,6 +42,9 @@ const WRITING: Duration = Duration::from_secs(2);
 /// What makes an init write the file again, and read again what its command is. One of an earlier version
 /// takes no notice, or writes only.
 pub(super) const LOOK_AGAIN: Signal = Signal::CONT;
+
+/// What makes an init end all that runs but itself. One of an earlier version takes no notice.
+pub(super) const REST: Signal = Signal::POWER;
 
 /// Which file this is, as init says it in it: a copy of the file says it of another.
 pub(super) fn file_line(file: &File) -> Option<String> {
@@ -68,13 +73,7 @@ enum Said {
 
 impl Said {
     fn by(path: &Path) -> Self {
-        let mut text = String::new();
-        // What is there instead of it, a FIFO say, is not waited for.
-        let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
-        let file = if is_file { File::open(path).ok() } else { None };
-        if let Some(file) = &file {
-            let _ = file.take(LENGTH).read_to_string(&mut text);
-        }
+        let (file, text) = read(path);
         let mut lines = text.split_inclusive('\n');
         let main = lines.next().unwrap_or_default().trim().to_owned();
         let boot = lines.next().and_then(|line| line.strip_suffix('\n'));
@@ -99,6 +98,18 @@ impl Said {
     }
 }
 
+/// The file of this name, where it is one, and what it says.
+fn read(path: &Path) -> (Option<File>, String) {
+    let mut text = String::new();
+    // What is there instead of it, a FIFO say, is not waited for.
+    let is_file = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
+    let file = if is_file { File::open(path).ok() } else { None };
+    if let Some(file) = &file {
+        let _ = file.take(LENGTH).read_to_string(&mut text);
+    }
+    (file, text)
+}
+
 /// Whether this can be what a run calls itself.
 fn is_boot(text: &str) -> bool {
     let mut parts = text.split('.');
@@ -120,6 +131,16 @@ impl Folder {
                 (main, String::new())
             }
         }
+    }
+
+    /// How often the init of this run has ended all that ran but itself. `None`: it does not say, as one of an
+    /// earlier version.
+    pub(super) fn rests(&self, run: &Run) -> Option<u32> {
+        NAMES.iter().map(|name| self.join(name)).find_map(|path| {
+            let says = Said::by(&path).says(run);
+            let (_, text) = says.then(|| read(&path))?;
+            text.lines().find_map(|line| line.strip_prefix(RESTS_LINE))?.parse().ok()
+        })
     }
 
     /// Whether what stands under the first name is what the init of this run wrote.

@@ -39,6 +39,13 @@ pub(super) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Kills every process of the caller's namespace but the caller, which is its first. Whether there was one that it
+/// may end.
+pub(super) fn kill_all() -> bool {
+    // SAFETY: a system call with two numbers. Who is not the first process of a namespace would end the host's.
+    std::process::id() == 1 && unsafe { libc::kill(-1, libc::SIGKILL) } == 0
+}
+
 /// Leaves the given namespaces for new ones.
 pub(super) fn unshare(flags: UnshareFlags) -> io::Result<()> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));

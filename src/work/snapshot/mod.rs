@@ -9,8 +9,10 @@
 #![expect(clippy::disallowed_methods, reason = "snapshots are files of the state folder")]
 
 mod pack;
+mod pass_on;
 mod places;
 mod replay;
+mod sieve;
 mod take;
 
 use std::collections::BTreeMap;
@@ -23,9 +25,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-pub use pack::{LeftOut, Packer, Part};
+pub use pack::Packer;
+pub use pass_on::{On, pass_on};
 pub use replay::{Census, Landing, census, replay};
-pub use take::{Occasion, Taken, hand_on, restore, take};
+pub use sieve::{LeftOut, Part, Sieve};
+pub use take::{Occasion, Planned, Surveyed, Taken, hand_on, pack, restore, survey, take};
 
 pub use crate::model::Why;
 use crate::model::{BackendKind, Bounds, SandboxId};

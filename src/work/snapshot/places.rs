@@ -37,7 +37,7 @@ pub(super) struct Place {
 }
 
 /// All that there is, none in another, and what in them belongs to the host.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Places {
     pub(super) all: Vec<Place>,
     pub(super) without: Vec<String>,

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::Context as _;
 use tar::{Archive, Builder, Entry, EntryType};
 
-use super::pack::{extensions, plain};
+use super::sieve::{extensions, plain};
 use super::{Meta, VERSION, open};
 use crate::backend::pax;
 use crate::backend::zstd::Frames;
@@ -95,52 +95,73 @@ pub fn census(path: &Path) -> anyhow::Result<Census> {
 /// When the snapshot is damaged, or `out` takes no more.
 pub fn replay(path: &Path, landing: &Landing, out: impl Write) -> anyhow::Result<()> {
     let mut builder = Builder::new(out);
-    each(path, |entry, name| {
-        let Some(to) = landing.of(name) else { return Ok(()) };
-        let mut header = plain(entry)?;
-        let kind = header.entry_type();
-        if !landing.set_id {
-            header.set_mode(header.mode()? & 0o777);
+    each(path, |entry, name| land(entry, name, landing, &mut builder))?;
+    Ok(builder.into_inner()?.flush()?)
+}
+
+/// The same of an archive that comes as it is, without a `meta.json`.
+pub(super) fn relay(tar: impl Read, landing: &Landing, out: impl Write) -> anyhow::Result<()> {
+    let mut builder = Builder::new(out);
+    let mut archive = Archive::new(tar);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
+        land(&mut entry, &name, landing, &mut builder)?;
+    }
+    // Whoever writes it is not to find a broken pipe.
+    io::copy(&mut archive.into_inner(), &mut io::sink())?;
+    Ok(builder.into_inner()?.flush()?)
+}
+
+/// Appends an entry under the name and with the owner that it is to have.
+fn land<R: Read, W: Write>(
+    entry: &mut Entry<'_, R>,
+    name: &Path,
+    landing: &Landing,
+    builder: &mut Builder<W>,
+) -> anyhow::Result<()> {
+    let Some(to) = landing.of(name) else { return Ok(()) };
+    let mut header = plain(entry)?;
+    let kind = header.entry_type();
+    if !landing.set_id {
+        header.set_mode(header.mode()? & 0o777);
+    }
+    let mut records = extensions(entry)?;
+    // As the header says.
+    records.retain(|(key, _)| !matches!(key.as_str(), "uid" | "gid"));
+    if let Some(((uid, gid), (new_uid, new_gid))) = landing.owners {
+        if header.uid()? == u64::from(uid) {
+            header.set_uid(new_uid.into());
         }
-        let mut records = extensions(entry)?;
-        // As the header says.
-        records.retain(|(key, _)| !matches!(key.as_str(), "uid" | "gid"));
-        if let Some(((uid, gid), (new_uid, new_gid))) = landing.owners {
-            if header.uid()? == u64::from(uid) {
-                header.set_uid(new_uid.into());
-            }
-            if header.gid()? == u64::from(gid) {
-                header.set_gid(new_gid.into());
+        if header.gid()? == u64::from(gid) {
+            header.set_gid(new_gid.into());
+        }
+    }
+    if !records.is_empty() {
+        let records: Vec<(&str, &[u8])> =
+            records.iter().map(|(key, value)| (key.as_str(), &**value)).collect();
+        let (header, content) = pax::extension(&records)?;
+        builder.append(&header, &*content)?;
+    }
+    match kind {
+        EntryType::Symlink | EntryType::Link => {
+            let link = entry.link_name_bytes().unwrap_or_default().into_owned();
+            let link = PathBuf::from(OsStr::from_bytes(&link));
+            let link = match kind {
+                EntryType::Symlink => Some(link),
+                _ => landing.of(&link),
+            };
+            if let Some(link) = link {
+                builder.append_link(&mut header, to, link)?;
             }
         }
-        if !records.is_empty() {
-            let records: Vec<(&str, &[u8])> =
-                records.iter().map(|(key, value)| (key.as_str(), &**value)).collect();
-            let (header, content) = pax::extension(&records)?;
-            builder.append(&header, &*content)?;
+        EntryType::Directory => builder.append_data(&mut header, to, io::empty())?,
+        EntryType::Regular => {
+            header.set_size(entry.size());
+            builder.append_data(&mut header, to, entry)?;
         }
-        match kind {
-            EntryType::Symlink | EntryType::Link => {
-                let link = entry.link_name_bytes().unwrap_or_default().into_owned();
-                let link = PathBuf::from(OsStr::from_bytes(&link));
-                let link = match kind {
-                    EntryType::Symlink => Some(link),
-                    _ => landing.of(&link),
-                };
-                if let Some(link) = link {
-                    builder.append_link(&mut header, to, link)?;
-                }
-            }
-            EntryType::Directory => builder.append_data(&mut header, to, io::empty())?,
-            EntryType::Regular => {
-                header.set_size(entry.size());
-                builder.append_data(&mut header, to, entry)?;
-            }
-            other => anyhow::bail!("it is of an unknown kind, {other:?}"),
-        }
-        Ok(())
-    })?;
-    builder.into_inner()?.flush()?;
+        other => anyhow::bail!("it is of an unknown kind, {other:?}"),
+    }
     Ok(())
 }
 

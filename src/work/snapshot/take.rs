@@ -1,9 +1,9 @@
 //! Takes a snapshot of a machine that is there, and puts one into a machine.
 
-use std::io::{self, Write};
+use std::io;
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::places::{self, Place, Places, plain};
@@ -11,13 +11,10 @@ use super::{Landing, LeftOut, Meta, Part, Snapshot, SnapshotId, Store, VERSION, 
 use crate::backend::{Backend, BackendError, Identity, Scope, TarStream};
 use crate::model::kept::lies_in;
 use crate::model::{Instance, Keep, Receipt};
-use crate::work::Pieces;
+use crate::work::{Outgoing, Pieces};
 
 /// How many pieces of a tar wait for the other end.
 const WAITING: usize = 16;
-
-/// How large a piece is, in bytes.
-const PIECE: usize = 256 << 10;
 
 /// Where skills lie in a home folder.
 const SKILLS: &str = ".claude/skills";
@@ -65,11 +62,67 @@ fn delivered(receipt: Option<&Receipt>) -> Vec<String> {
     receipt.skills.iter().map(|name| format!("{folder}/{name}")).collect()
 }
 
-/// Takes a snapshot of what is kept of a machine. `None`: it has nothing of that, or, when it goes, nobody
-/// wrote there. What of it is not there is said.
+/// What of a machine a snapshot is to have.
+#[derive(Debug, Clone)]
+pub struct Surveyed {
+    identity: Identity,
+    places: Places,
+}
+
+/// What is taken of a machine, and what that says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// What it says.
+    pub meta: Meta,
+    /// One path after the other.
+    pub parts: Vec<Part>,
+}
+
+impl Surveyed {
+    /// What is taken of it.
+    #[must_use]
+    pub fn planned(self, scope: &Scope, machine: &Instance, occasion: &Occasion) -> Planned {
+        let Self { identity, places: Places { all, without } } = self;
+        let paths: Vec<String> = all.iter().map(|place| place.path.clone()).collect();
+        let workspace = machine.copied_workspace().map(plain);
+        let meta = Meta {
+            version: VERSION,
+            tree: scope.owner.to_string(),
+            sandbox: machine.sandbox.clone(),
+            backend: machine.backend,
+            image: machine.fields.0.get("image").cloned(),
+            when: occasion.when,
+            why: occasion.why,
+            workspace: workspace.filter(|at| paths.iter().any(|path| lies_in(at, path))),
+            paths,
+            home: identity.home,
+            user: (identity.uid, identity.gid),
+            commit: occasion.commit.clone(),
+            delivered: delivered(occasion.receipt.as_ref()),
+        };
+        // What is named within another place is kept as if it stood by itself.
+        let named: Vec<String> = occasion.what.paths.iter().map(|path| plain(path)).collect();
+        let part = |Place { path, folder }| Part {
+            path,
+            folder,
+            all: occasion.all,
+            named: named.clone(),
+            without: without.clone(),
+        };
+        Planned { parts: all.into_iter().map(part).collect(), meta }
+    }
+
+    /// Where that is in the machine: absolute paths, none in another.
+    #[must_use]
+    pub fn paths(&self) -> Vec<String> {
+        self.places.all.iter().map(|place| place.path.clone()).collect()
+    }
+}
+
+/// Takes a snapshot of what is kept of a machine, as [`survey`] and [`pack`] do.
 ///
 /// # Errors
-/// When the machine gives nothing out, or the disk is full: no snapshot is there then.
+/// As theirs.
 pub async fn take(
     store: &Store,
     backend: &dyn Backend,
@@ -77,6 +130,23 @@ pub async fn take(
     machine: &Instance,
     occasion: &Occasion,
 ) -> anyhow::Result<Option<Taken>> {
+    match survey(backend, scope, machine, occasion).await? {
+        Some(surveyed) => pack(store, backend, scope, machine, occasion, surveyed).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Looks what is kept of a machine. `None`: it has nothing of that, or, when it goes, nobody wrote there. What of
+/// it is not there is said.
+///
+/// # Errors
+/// When the machine cannot be asked.
+pub async fn survey(
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    occasion: &Occasion,
+) -> anyhow::Result<Option<Surveyed>> {
     let identity = backend.identity(scope, machine).await?;
     let wanted = places::wanted(&occasion.what, machine, &identity);
     // Somebody who asks for a snapshot gets one. A path of the bottle's own may be another by a link, among what
@@ -91,40 +161,28 @@ pub async fn take(
     if changed.is_some_and(|changed| is_untouched(&changed, &wanted, &identity, receipt)) {
         return Ok(None);
     }
-    let Places { all, without } = places::find(backend, scope, machine, wanted).await?;
-    if all.is_empty() {
-        return Ok(None);
-    }
-    let paths: Vec<String> = all.iter().map(|place| place.path.clone()).collect();
-    let workspace = machine.copied_workspace().map(plain);
-    let meta = Meta {
-        version: VERSION,
-        tree: scope.owner.to_string(),
-        sandbox: machine.sandbox.clone(),
-        backend: machine.backend,
-        image: machine.fields.0.get("image").cloned(),
-        when: occasion.when,
-        why: occasion.why,
-        workspace: workspace.filter(|at| paths.iter().any(|path| lies_in(at, path))),
-        paths,
-        home: identity.home,
-        user: (identity.uid, identity.gid),
-        commit: occasion.commit.clone(),
-        delivered: delivered(occasion.receipt.as_ref()),
-    };
+    let places = places::find(backend, scope, machine, wanted).await?;
+    Ok((!places.all.is_empty()).then_some(Surveyed { identity, places }))
+}
+
+/// Takes a snapshot of what was found.
+///
+/// # Errors
+/// When the machine gives nothing out, or the disk is full: no snapshot is there then.
+pub async fn pack(
+    store: &Store,
+    backend: &dyn Backend,
+    scope: &Scope,
+    machine: &Instance,
+    occasion: &Occasion,
+    surveyed: Surveyed,
+) -> anyhow::Result<Taken> {
+    let Planned { meta, parts } = surveyed.planned(scope, machine, occasion);
     let (begun, making, room) = (store.clone(), meta.clone(), occasion.room);
     let (id, mut packer) = blocking(move || begun.begin(&making, room)).await??;
-    // What is named within another place is kept as if it stood by itself.
-    let named: Vec<String> = occasion.what.paths.iter().map(|path| plain(path)).collect();
-    for Place { path, folder } in all {
+    for part in parts {
         let (send, pieces) = mpsc::channel(WAITING);
-        let part = Part {
-            path: path.clone(),
-            folder,
-            all: occasion.all,
-            named: named.clone(),
-            without: without.clone(),
-        };
+        let path = part.path.clone();
         let packing = tokio::task::spawn_blocking(move || {
             let added = packer.add(&part, Pieces::from(pieces));
             (packer, added)
@@ -142,7 +200,7 @@ pub async fn take(
     }
     let left_out = packer.left_out().clone();
     let bytes = blocking(move || packer.finish()).await??;
-    Ok(Some(Taken { id, meta, bytes, left_out }))
+    Ok(Taken { id, meta, bytes, left_out })
 }
 
 /// Whether nothing was written anywhere but what `bottle` itself and the engine put there.
@@ -170,7 +228,7 @@ fn is_untouched(
 }
 
 /// An error of this machine's own, a full disk say.
-fn is_ours(error: &anyhow::Error) -> bool {
+pub(super) fn is_ours(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
     })
@@ -235,8 +293,7 @@ async fn put(
     let path = snapshot.path.clone();
     let reading = tokio::task::spawn_blocking(move || {
         let broken = send.clone();
-        let pieces = Outgoing { send, piece: BytesMut::with_capacity(PIECE) };
-        let read = replay(&path, &landing, pieces);
+        let read = replay(&path, &landing, Outgoing::from(send));
         if read.is_err() {
             // Whoever unpacks must not take half of it for the whole.
             let _ = broken.blocking_send(Err(io::Error::other("the snapshot breaks off")));
@@ -252,14 +309,14 @@ async fn put(
     }
 }
 
-fn was_stopped(error: &anyhow::Error) -> bool {
+pub(super) fn was_stopped(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
 /// `workspace`: that of the snapshot, where it is put in.
-fn landing(
+pub(super) fn landing(
     meta: &Meta,
     machine: &Instance,
     identity: &Identity,
@@ -283,31 +340,6 @@ fn landing(
     let not_into = machine.mounts().into_iter().map(plain).collect();
     let owners = Some((meta.user, (identity.uid, identity.gid)));
     Landing { paths, without, not_into, owners, set_id: false }
-}
-
-/// Sends what is written, piece by piece.
-struct Outgoing {
-    send: mpsc::Sender<io::Result<Bytes>>,
-    piece: BytesMut,
-}
-
-impl Write for Outgoing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = (PIECE - self.piece.len()).min(bytes.len());
-        self.piece.extend_from_slice(&bytes[..room]);
-        if self.piece.len() == PIECE {
-            self.flush()?;
-        }
-        Ok(room)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, BytesMut::with_capacity(PIECE)).freeze();
-        self.send.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! The machine's `command`.
 
+use std::time::Duration;
+
 use bottle::backend::{LogOptions, MainState, Upload};
 use bottle::model::{Instance, MachineSpec, Main, Restart};
+use bytes::Bytes;
 
 use super::ENV_REPLACE;
 use super::tarball::{file, folder, pack};
@@ -66,6 +69,64 @@ pub(crate) async fn it_runs_again_after_a_restart(f: &dyn Fixture) {
     becomes(f, &machine, MainState::Running).await;
     f.stop(&machine).await;
     start(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+}
+
+/// Appends as long as it may, and once more when it is asked to end.
+const WRITER: &str =
+    "trap 'echo last >> ~/log; exit' TERM; while :; do echo x >> ~/log; sleep 0.02; done";
+
+pub(crate) async fn a_quiesced_machine_gives_out_its_files_and_writes_none(f: &dyn Fixture) {
+    let machine = with_command(f, &["sh", "-c", WRITER], Restart::Always).await;
+    let quiesce = async |machine: &Instance| f.backend().quiesce(f.scope(), machine).await;
+    if !f.backend().kind().quiesces() {
+        let refused = quiesce(&machine).await.expect_err("it cannot");
+        assert!(matches!(refused, bottle::backend::BackendError::Unsupported(_)), "{refused:?}");
+        return;
+    }
+    ready(f, &machine).await;
+    becomes(f, &machine, MainState::Running).await;
+    // What somebody left running beside it ignores that it is asked to end.
+    let beside = "cd; (trap '' TERM HUP; while :; do echo y >> beside; sleep 0.02; done) >/dev/null 2>&1 </dev/null &";
+    let left = exec(f, &machine, &["sh", "-c", beside], "").await;
+    assert_eq!(left.code, 0, "{left:?}");
+    let files = async || {
+        let mut found = Vec::new();
+        for path in ["/home/node/log", "/home/node/beside"] {
+            let tar = f.backend().copy_out(f.scope(), &machine, path, 1 << 20).await;
+            found.push(tar.expect("copying out"));
+        }
+        found
+    };
+    let said = |files: &[Bytes]| String::from_utf8_lossy(&files[0]).into_owned();
+    eventually("both have written", async || {
+        let wrote = exec(f, &machine, &["sh", "-c", "test -s ~/log && test -s ~/beside"], "").await;
+        (wrote.code == 0).then_some(())
+    })
+    .await;
+    for _ in 0..2 {
+        let quiet = quiesce(&machine).await.expect("quiescing");
+        assert_eq!(quiet.id, machine.id);
+        let before = files().await;
+        assert!(said(&before).contains("x\nlast\n"), "its command was asked to end");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(files().await, before, "something still writes");
+    }
+    // Started, its command runs again.
+    start(f, &super::only(f).await).await;
+    becomes(f, &machine, MainState::Running).await;
+    eventually("its command writes again", async || {
+        let wrote = said(&files().await);
+        wrote.split_once("last\n").filter(|(_, more)| more.contains('x')).map(drop)
+    })
+    .await;
+    // Of one that does not run there are the files, and nothing else.
+    f.stop(&machine).await;
+    quiesce(&super::only(f).await).await.expect("quiescing one that is stopped");
+    let before = files().await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(files().await, before, "its command must not run");
+    start(f, &super::only(f).await).await;
     becomes(f, &machine, MainState::Running).await;
 }
 

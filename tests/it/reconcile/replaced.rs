@@ -104,6 +104,49 @@ pub(super) fn one_that_cannot_be_provisioned_leaves_the_old_machine(rig: &Rig) {
     rig.converged();
 }
 
+/// Natively nothing is copied: the folders themselves come to lie in the new machine, or in the old one again.
+pub(super) fn what_is_kept_is_moved_where_it_can_be(rig: &Rig) {
+    if rig.backend != "native" {
+        return;
+    }
+    let old = at_work(rig);
+    rig.inside(
+        "ada",
+        "cd; mkdir -m 750 d; echo deep > d/f; touch -d 2001-02-03 d d/f; ln -s /gone l",
+    );
+    let look =
+        "cd; stat -c '%n %i %u %a %Y' /workspace /workspace/a . mine d d/f; stat -c %i l; cat d/f";
+    let before = rig.inside("ada", look);
+    let shown = rig.cli.home().join("shown");
+    std::fs::create_dir(&shown).unwrap();
+    let paths = format!("host_paths: [{}]\n", shown.display());
+    says(rig, &paths);
+    assert_eq!(verdicts(&rig.apply(0)), ["ada replace"]);
+    let new = id(rig);
+    assert_ne!(new, old);
+    assert_eq!(rig.inside("ada", look), before);
+    assert_eq!(rig.inside("ada", "ls /var/tmp/mine 2>/dev/null; echo end"), "end");
+    wait_for("its command", || runs(rig) == 2);
+    assert!(!rig.memory().join("snapshots/ada").exists(), "nothing was copied");
+    rig.inside("ada", "echo mine > /var/tmp/mine");
+    rig.converged();
+    // The one that follows cannot be made: all of it is where it was.
+    says(rig, &format!("{paths}setup: [[sh, -c, 'echo half > /workspace/half; exit 3']]\n"));
+    let outcomes = fails(rig);
+    assert!(has(&outcomes, "provision", "failed"), "{outcomes:?}");
+    assert!(has(&outcomes, "bring_back", "done"), "{outcomes:?}");
+    runs_on(rig, &new);
+    assert_eq!(rig.inside("ada", look).lines().nth(1), before.lines().nth(1));
+    assert_eq!(
+        rig.inside("ada", "cat /workspace/half"),
+        "half",
+        "what was written meanwhile came back"
+    );
+    says(rig, &paths);
+    rig.converged();
+    runs_on(rig, &new);
+}
+
 /// What can be looked at before is: nothing of the old machine is touched.
 pub(super) fn one_whose_image_cannot_be_had_touches_nothing(rig: &Rig) {
     if rig.backend != "docker" {

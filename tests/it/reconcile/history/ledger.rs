@@ -6,7 +6,7 @@ use super::writer;
 
 /// Whether lines count that were written while a command of `bottle` took their machine away. A machine is stopped
 /// before what it has is kept: nothing comes after that.
-pub(super) const TO_THE_END: bool = false;
+pub(super) const TO_THE_END: bool = true;
 
 /// Where a line must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,93 @@
+//! What is on its way from one machine of a sandbox to the next (`carried/<sandbox>.json` in the tree's state folder): a
+//! run that is cut short there goes on with the next pass.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::view::View;
+use crate::model::{Desired, Diagnostic, InstanceId, Receipt, SandboxId};
+use crate::work::snapshot::Planned;
+
+/// What is on its way from one machine of a sandbox to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// The machine that it comes from.
+    pub machine: InstanceId,
+    /// The snapshot that it is in; empty where it is in none.
+    pub snapshot: String,
+    /// It is in no snapshot: how it comes into the next machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way>,
+    /// What had been put into that machine.
+    pub receipt: Option<Receipt>,
+    /// Whether the copy of its workspace had been made to the end: half of one is nobody's work.
+    pub workspace: bool,
+}
+
+/// How what is kept comes from one machine into the next without a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// It is moved.
+    Moved {
+        /// Absolute paths in both.
+        paths: Vec<String>,
+        /// The machine that all of it is in by now.
+        into: Option<InstanceId>,
+    },
+    /// It is read from the old machine, which was set aside.
+    Read(Box<Planned>),
+}
+
+impl Carried {
+    /// The sandbox has another name now.
+    pub(super) fn rename(&mut self, from: &SandboxId, to: &SandboxId) {
+        let time =
+            self.snapshot.strip_prefix(from.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(time) = time {
+            self.snapshot = format!("{to}/{time}");
+        }
+        if let Some(receipt) = &mut self.receipt {
+            receipt.sandbox = to.clone();
+        }
+    }
+}
+
+/// Holds the sandboxes of which it cannot be read what is on its way into their next machines.
+pub(super) fn hold_unreadable(desired: &mut Desired, unreadable: BTreeMap<SandboxId, String>) {
+    for (sandbox, why) in unreadable {
+        let file = format!("carried/{sandbox}.json");
+        let finding = Diagnostic::error(file, why).with_hint(format!(
+            "remove the file to make the machine of {sandbox} anew; `bottle snapshot list {sandbox}` names what \
+             was kept"
+        ));
+        if !desired.diagnostics.contains(&finding) {
+            desired.diagnostics.push(finding.clone());
+        }
+        if desired.sandboxes.remove(&sandbox).is_some() {
+            desired.held.insert(sandbox, vec![finding]);
+        }
+    }
+}
+
+/// Forgets what is on its way to a machine that is there without it, or that nobody wants to have it. The
+/// caller holds the tree's lock.
+pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
+    let (carried, _) = view.memory.carried()?;
+    if carried.is_empty() {
+        return Ok(());
+    }
+    let receipts = view.memory.receipts()?;
+    let meant = |id: &SandboxId| view.options.only.as_ref().is_none_or(|only| only.contains(id));
+    for (sandbox, one) in carried {
+        let came = receipts.values().any(|receipt| {
+            receipt.sandbox == sandbox && receipt.instance != one.machine && receipt.guest.is_some()
+        });
+        let dropped = view.options.discard.has(&sandbox) && meant(&sandbox);
+        if came || dropped || view.options.removes(&sandbox) {
+            view.memory.carry(&sandbox, None)?;
+        }
+    }
+    Ok(())
+}
