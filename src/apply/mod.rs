@@ -136,6 +136,10 @@ pub trait Keeper: Send + Sync {
         next: Option<&MachineSpec>,
     ) -> anyhow::Result<()>;
 
+    /// Has a machine run again in which keeping has ended what ran, as far as it ran: it stays. It says itself what
+    /// fails.
+    async fn resume(&self, backend: &dyn Backend, scope: &Scope, machine: &Instance);
+
     /// Moves what was kept of an earlier machine of the sandbox into this one, which was made just now, where it is
     /// moved and not copied.
     ///

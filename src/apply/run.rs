@@ -276,7 +276,10 @@ async fn keep(
         )
     })?;
     // That may have taken minutes.
-    anyhow::ensure!((context.may)(step), "the tree has changed since: it is looked at again");
+    if !(context.may)(step) {
+        context.keeper.resume(&brisk, context.scope, machine).await;
+        anyhow::bail!("the tree has changed since: it is looked at again");
+    }
     Ok(())
 }
 

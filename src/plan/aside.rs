@@ -2,8 +2,8 @@
 //! between the two, there are both.
 //!
 //! What was worked on is in one of them only. As long as it is on its way, or the new machine was never
-//! started, that is the old one: it comes back, and what was made in its place goes. From then on it is the new
-//! one, and the old one goes.
+//! started or has no receipt, that is the old one: it comes back, and what was made in its place goes. From then on
+//! it is the new one, and the old one goes.
 
 use super::decide::Seen;
 use super::decision::Decision;
@@ -23,8 +23,11 @@ pub(super) fn settle<'a>(decision: &mut Decision, seen: &Seen<'a>) -> Vec<Instan
         receipt.is_some_and(|receipt| receipt.guest.is_some())
     };
     let on_its_way = seen.observed.carrying.get(&decision.sandbox) == Some(&back.id);
-    let takes_over =
-        |machine: &&Instance| has_work(machine) && (provisioned(machine) || !on_its_way);
+    // Where a record is lost of what is on its way, it is in the old one until the new one has a receipt.
+    let arrived = |machine: &Instance| seen.observed.receipts.contains_key(&machine.id);
+    let takes_over = |machine: &&Instance| {
+        has_work(machine) && (provisioned(machine) || (!on_its_way && arrived(machine)))
+    };
     let new = machines().filter(takes_over).min_by_key(|i| (!provisioned(i), i.id.clone()));
     let mut going: Vec<&Instance> = older.to_vec();
     if let Some(new) = new {

@@ -177,8 +177,19 @@ fn undeclared(
     {
         return Some(decision.hold(Some(backend), reason));
     }
-    for instance in seen.ours() {
+    // What is on its way from one machine to the next is in the old one, which is kept as any other that goes.
+    let elsewhere = !whatever && seen.ours().any(|instance| made_elsewhere(instance, desired));
+    let ours = match elsewhere {
+        true => seen.ours().cloned().collect(),
+        false => aside::settle(&mut decision, seen),
+    };
+    decision.loses_machine |= !decision.teardown.is_empty();
+    for instance in &ours {
         if !whatever && made_elsewhere(instance, desired) {
+            continue;
+        }
+        // It goes already.
+        if decision.teardown.iter().any(|gone| gone.id == instance.id) {
             continue;
         }
         let reason = Reason::NotDeclared { file: file.clone() };

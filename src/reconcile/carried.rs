@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::view::View;
-use crate::model::{Desired, Diagnostic, InstanceId, Receipt, SandboxId};
+use crate::model::{Desired, Diagnostic, InstanceId, InstanceState, Receipt, SandboxId};
 use crate::work::snapshot::Planned;
 
 /// What is on its way from one machine of a sandbox to the next.
@@ -59,8 +59,8 @@ pub(super) fn hold_unreadable(desired: &mut Desired, unreadable: BTreeMap<Sandbo
     for (sandbox, why) in unreadable {
         let file = format!("carried/{sandbox}.json");
         let finding = Diagnostic::error(file, why).with_hint(format!(
-            "remove the file to make the machine of {sandbox} anew; `bottle snapshot list {sandbox}` names what \
-             was kept"
+            "remove the file: the machine of {sandbox} that was set aside comes back, where there is one, else a new one \
+             is made; `bottle snapshot list {sandbox}` names what was kept"
         ));
         if !desired.diagnostics.contains(&finding) {
             desired.diagnostics.push(finding.clone());
@@ -84,8 +84,14 @@ pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
         let came = receipts.values().any(|receipt| {
             receipt.sandbox == sandbox && receipt.instance != one.machine && receipt.guest.is_some()
         });
+        // It runs again, with all that was to come out of it.
+        let stayed = one.way.is_some()
+            && receipts.get(&one.machine).is_some_and(|receipt| receipt.guest.is_some())
+            && view.observed.instances.iter().any(|instance| {
+                instance.id == one.machine && instance.state == InstanceState::Running
+            });
         let dropped = view.options.discard.has(&sandbox) && meant(&sandbox);
-        if came || dropped || view.options.removes(&sandbox) {
+        if came || stayed || dropped || view.options.removes(&sandbox) {
             view.memory.carry(&sandbox, None)?;
         }
     }

@@ -3,7 +3,9 @@
 //!
 //! Between the two machines a record says what is on its way (`carried`).
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,8 +19,8 @@ use crate::apply::{Keeper, Receipts as _};
 use crate::backend::{Backend, BackendError, Backends, ExecSpec, Scope, guest_path};
 use crate::model::kept::lies_in;
 use crate::model::{
-    Bounds, Desired, Fields, GuestSpec, Instance, InstanceState, Kept, MachineSpec, Receipt, Why,
-    WorkspaceMode,
+    Bounds, Desired, Fields, GuestSpec, Instance, InstanceId, InstanceState, Kept, MachineSpec,
+    Receipt, SandboxId, Why, WorkspaceMode,
 };
 use crate::work::snapshot::{
     Meta, Occasion, On, Planned, Store, Surveyed, hand_on, pack, pass_on, survey,
@@ -37,6 +39,10 @@ pub(super) struct Keeping<'a> {
     /// `None`: nothing is kept.
     bounds: Option<Bounds>,
     commit: Option<&'a str>,
+    /// Those of which this run moves what is kept.
+    moving: Mutex<BTreeSet<SandboxId>>,
+    /// Those in which this run has ended what ran.
+    quiet: Mutex<BTreeSet<InstanceId>>,
 }
 
 impl<'a> Keeping<'a> {
@@ -44,13 +50,118 @@ impl<'a> Keeping<'a> {
         let commit = view.revision.commit.as_deref();
         let (memory, desired) = (&view.memory, &view.desired);
         let (observed, bounds) = (view.observed.instances.as_slice(), desired.tree.snapshots);
-        Self { memory, desired, observed, backends, bounds, commit }
+        let (moving, quiet) = (Mutex::default(), Mutex::default());
+        Self { memory, desired, observed, backends, bounds, commit, moving, quiet }
     }
 }
 
 #[async_trait]
 impl Keeper for Keeping<'_> {
     async fn keep(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+        kept: &Kept,
+        next: Option<&MachineSpec>,
+    ) -> anyhow::Result<()> {
+        let done = self.kept(backend, scope, machine, kept, next).await;
+        if done.is_err() {
+            self.resume(backend, scope, machine).await;
+        }
+        done
+    }
+
+    async fn resume(&self, backend: &dyn Backend, scope: &Scope, machine: &Instance) {
+        if !lock(&self.quiet).remove(&machine.id) {
+            return;
+        }
+        let again = match machine.state {
+            InstanceState::Running | InstanceState::Paused => {
+                backend.start(scope, machine).await.map(drop)
+            }
+            // It was read, and no more.
+            _ => backend.stop(scope, machine).await,
+        };
+        if let Err(error) = again {
+            tracing::warn!(machine = %machine.name, %error, "it does not run as it did");
+        }
+    }
+
+    async fn hand_over(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+    ) -> anyhow::Result<()> {
+        // A record may be of an earlier run, whose machine came back since.
+        if !lock(&self.moving).contains(&machine.sandbox) {
+            return Ok(());
+        }
+        let Some(mut carried) = self.memory.carried_of(&machine.sandbox)? else { return Ok(()) };
+        let Some(Way::Moved { paths, into }) = &mut carried.way else { return Ok(()) };
+        backend.hand_over(scope, &carried.machine, machine, paths).await?;
+        *into = Some(machine.id.clone());
+        Ok(self.memory.carry(&machine.sandbox, Some(&carried))?)
+    }
+
+    async fn carry(
+        &self,
+        backend: &dyn Backend,
+        scope: &Scope,
+        machine: &Instance,
+        guest: &GuestSpec,
+    ) -> anyhow::Result<Option<Receipt>> {
+        let Some(carried) = self.memory.carried_of(&guest.sandbox)? else { return Ok(None) };
+        match &carried.way {
+            Some(Way::Moved { paths, into }) => {
+                let target = guest.workspace.as_ref().map(|workspace| &*workspace.target);
+                let workspace = carried.workspace && target.is_some_and(|at| is_in(at, paths));
+                // What it was moved out of, or into, may have been removed by hand.
+                let is_there = into.as_ref() == Some(&machine.id);
+                let receipt = is_there.then(|| all_of(&carried, machine, guest, workspace));
+                return self.arrived(guest, receipt);
+            }
+            Some(Way::Read(planned)) => {
+                let to = On { backend, machine };
+                return self.read(scope, &carried, planned, to, guest).await;
+            }
+            None => {}
+        }
+        let store = Store::of(self.memory.dir());
+        let snapshot = store.find(&carried.snapshot).with_context(|| {
+            let name = &guest.sandbox;
+            format!("without it {name} starts anew by `--discard {name}`")
+        })?;
+        let meta = snapshot.meta.clone().map_err(anyhow::Error::msg);
+        let meta = meta.with_context(|| format!("reading {}", snapshot.path.display()))?;
+        let workspace = takes_workspace(&carried, &meta, guest);
+        match hand_on(&snapshot, &meta, backend, scope, machine, workspace).await {
+            // No later attempt can do it. Nothing is lost: the snapshot stays.
+            Err(error) if is_unsupported(&error) => {
+                not_taken(&guest.sandbox, &carried.snapshot, &error);
+                return self.arrived(guest, None);
+            }
+            done => done?,
+        }
+        self.arrived(guest, Some(arrived_with(&carried, machine, guest, workspace)))
+    }
+}
+
+fn lock<T>(names: &Mutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A backend, and on whose behalf it is called.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    backend: &'a dyn Backend,
+    scope: &'a Scope,
+}
+
+impl Keeping<'_> {
+    /// Keeps what there is.
+    async fn kept(
         &self,
         backend: &dyn Backend,
         scope: &Scope,
@@ -95,19 +206,11 @@ impl Keeper for Keeping<'_> {
             if way.is_some() {
                 return anyhow::Ok((way, None));
             }
-            let taken = pack(&store, backend, scope, &quiet, &occasion, surveyed).await?;
+            let planned = surveyed.planned(scope, &quiet, &occasion);
+            let taken = pack(&store, backend, scope, &quiet, planned, room).await?;
             Ok((None, Some(taken.id.to_string())))
         };
-        let (way, taken) = match way.await {
-            Ok(kept) => kept,
-            Err(error) => {
-                // It stays, and is as it was once it is provisioned.
-                if let Err(again) = backend.start(scope, &quiet).await {
-                    tracing::warn!(machine = %quiet.name, error = %again, "it does not run again");
-                }
-                return Err(error);
-            }
-        };
+        let (way, taken) = way.await?;
         if of_another {
             return Ok(());
         }
@@ -120,6 +223,9 @@ impl Keeper for Keeping<'_> {
             receipt: occasion.receipt,
         });
         self.memory.carry(&machine.sandbox, carried.as_ref())?;
+        if matches!(&carried, Some(Carried { way: Some(Way::Moved { .. }), .. })) {
+            lock(&self.moving).insert(machine.sandbox.clone());
+        }
         if !is_in_snapshot {
             return Ok(());
         }
@@ -130,74 +236,6 @@ impl Keeper for Keeping<'_> {
         store.let_go(&beyond)
     }
 
-    async fn hand_over(
-        &self,
-        backend: &dyn Backend,
-        scope: &Scope,
-        machine: &Instance,
-    ) -> anyhow::Result<()> {
-        let Some(mut carried) = self.memory.carried_of(&machine.sandbox)? else { return Ok(()) };
-        let Some(Way::Moved { paths, into }) = &mut carried.way else { return Ok(()) };
-        backend.hand_over(scope, &carried.machine, machine, paths).await?;
-        *into = Some(machine.id.clone());
-        Ok(self.memory.carry(&machine.sandbox, Some(&carried))?)
-    }
-
-    async fn carry(
-        &self,
-        backend: &dyn Backend,
-        scope: &Scope,
-        machine: &Instance,
-        guest: &GuestSpec,
-    ) -> anyhow::Result<Option<Receipt>> {
-        let Some(carried) = self.memory.carried_of(&guest.sandbox)? else { return Ok(None) };
-        match &carried.way {
-            Some(Way::Moved { into, .. }) => {
-                // What it was moved out of, or into, may have been removed by hand.
-                let is_there = into.as_ref() == Some(&machine.id);
-                let receipt = is_there.then(|| moved_with(&carried, machine, guest));
-                return self.arrived(guest, receipt);
-            }
-            Some(Way::Read(planned)) => {
-                let to = On { backend, machine };
-                return self.read(scope, &carried, planned, to, guest).await;
-            }
-            None => {}
-        }
-        let store = Store::of(self.memory.dir());
-        let snapshot = store.find(&carried.snapshot).with_context(|| {
-            let name = &guest.sandbox;
-            format!("without it {name} starts anew by `--discard {name}`")
-        })?;
-        let meta = snapshot.meta.clone().map_err(anyhow::Error::msg);
-        let meta = meta.with_context(|| format!("reading {}", snapshot.path.display()))?;
-        let workspace = takes_workspace(&carried, &meta, guest);
-        match hand_on(&snapshot, &meta, backend, scope, machine, workspace).await {
-            // No later attempt can do it. Nothing is lost: the snapshot stays.
-            Err(error) if is_unsupported(&error) => {
-                let (sandbox, id) = (&guest.sandbox, &carried.snapshot);
-                tracing::warn!(
-                    sandbox = %sandbox, error = %format!("{error:#}"),
-                    "what was kept of the old machine cannot go into the new one: `bottle snapshot restore {id} \
-                     --to DIR` takes it out"
-                );
-                self.memory.carry(sandbox, None)?;
-                return Ok(None);
-            }
-            done => done?,
-        }
-        self.arrived(guest, Some(arrived_with(&carried, machine, guest, workspace)))
-    }
-}
-
-/// A backend, and on whose behalf it is called.
-#[derive(Clone, Copy)]
-struct At<'a> {
-    backend: &'a dyn Backend,
-    scope: &'a Scope,
-}
-
-impl Keeping<'_> {
     /// Remembers what is in a machine now, and that nothing is on its way to it any more.
     fn arrived(
         &self,
@@ -232,8 +270,18 @@ impl Keeping<'_> {
         })?;
         let from = On { backend: backend.as_ref(), machine: old };
         let workspace = takes_workspace(carried, &planned.meta, guest);
-        pass_on(scope, from, planned, to, workspace).await?;
-        self.arrived(guest, Some(arrived_with(carried, to.machine, guest, workspace)))
+        match pass_on(scope, from, planned, to, workspace).await {
+            // No later attempt can do it.
+            Err(error) if is_unsupported(&error) => {
+                let (store, room) = (Store::of(self.memory.dir()), u64::MAX);
+                let planned = planned.clone();
+                let taken = pack(&store, from.backend, scope, old, planned, room).await?;
+                not_taken(name, &taken.id.to_string(), &error);
+                return self.arrived(guest, None);
+            }
+            done => done?,
+        }
+        self.arrived(guest, Some(all_of(carried, to.machine, guest, workspace)))
     }
 
     /// What a machine has that is kept, and the machine, in which nothing runs any more. `None`: nothing.
@@ -249,7 +297,12 @@ impl Keeping<'_> {
                 let surveyed = survey(at.backend, at.scope, &quiet, occasion).await?;
                 Ok(surveyed.map(|surveyed| (quiet, surveyed)))
             }
-            // Where nobody wrote, there is nothing that could be missed.
+            // It is stopped all the same, and may be the first to be written to when it is asked to end.
+            Ok(None) if occasion.why == Why::Replace && at.backend.kind().quiesces() => {
+                let quiet = self.quieted(at, machine).await?;
+                let surveyed = survey(at.backend, at.scope, &quiet, occasion).await?;
+                Ok(surveyed.map(|surveyed| (quiet, surveyed)))
+            }
             Ok(None) => Ok(None),
             Ok(Some(surveyed)) => Ok(Some((self.quieted(at, machine).await?, surveyed))),
             Err(error) => Err(error),
@@ -264,6 +317,7 @@ impl Keeping<'_> {
                 _ => up(at.backend, at.scope, machine).await,
             };
         }
+        lock(&self.quiet).insert(machine.id.clone());
         // Where it stays after all, it is to be provisioned: that has its command run.
         if let Some(receipt) = self.memory.receipt(&machine.id)?
             && receipt.guest.is_some()
@@ -317,10 +371,13 @@ impl Keeping<'_> {
         {
             return Ok(Some(Way::Moved { paths, into: None }));
         }
-        Ok(machine
-            .backend
-            .reads_aside()
-            .then(|| Way::Read(Box::new(surveyed.clone().planned(at.scope, machine, occasion)))))
+        if !machine.backend.reads_aside() {
+            return Ok(None);
+        }
+        let mut planned = surveyed.clone().planned(at.scope, machine, occasion);
+        // An agent may have files of its own in them, which would be nowhere else.
+        planned.meta.delivered.clear();
+        Ok(Some(Way::Read(Box::new(planned))))
     }
 
     /// Whether the copy of a machine's workspace was made to its end.
@@ -361,25 +418,12 @@ fn arrived_with(
     Receipt { workspace, copied_from, ..empty(carried, machine, guest) }
 }
 
-/// The receipt of a machine into which was moved what an earlier one had: what was put into that is there, too.
-fn moved_with(carried: &Carried, machine: &Instance, guest: &GuestSpec) -> Receipt {
-    let empty = empty(carried, machine, guest);
-    let Some(old) = carried.receipt.clone() else { return empty };
-    let target = guest.workspace.as_ref().map(|workspace| workspace.target.as_str());
-    let paths = match &carried.way {
-        Some(Way::Moved { paths, .. }) => paths.as_slice(),
-        _ => &[],
-    };
-    let workspace = carried.workspace && target.is_some_and(|target| is_in(target, paths));
-    Receipt {
-        skills: old.skills,
-        skills_dir: old.skills_dir,
-        files: old.files,
-        under_way: old.under_way,
-        workspace,
-        copied_from: old.copied_from.filter(|_| workspace),
-        ..empty
-    }
+/// The receipt of a machine that has all that an earlier one had: what was put into that is there, too.
+fn all_of(carried: &Carried, machine: &Instance, guest: &GuestSpec, workspace: bool) -> Receipt {
+    let arrived = arrived_with(carried, machine, guest, workspace);
+    let Some(old) = carried.receipt.clone() else { return arrived };
+    let Receipt { skills, skills_dir, files, under_way, .. } = old;
+    Receipt { skills, skills_dir, files, under_way, ..arrived }
 }
 
 /// The receipt of a machine in which nothing was put but what was kept.
@@ -407,6 +451,15 @@ fn empty(carried: &Carried, machine: &Instance, guest: &GuestSpec) -> Receipt {
 /// Whether a path of a snapshot is one of those that it keeps, or lies in one.
 fn is_in(path: &str, kept: &[String]) -> bool {
     kept.iter().any(|kept| Path::new(path).starts_with(kept))
+}
+
+/// Says that a machine does not take what was kept, which is in this snapshot.
+fn not_taken(sandbox: &SandboxId, id: &str, error: &anyhow::Error) {
+    tracing::warn!(
+        sandbox = %sandbox, error = %format!("{error:#}"),
+        "what was kept of the old machine cannot go into the new one: `bottle snapshot restore {id} --to DIR` takes it \
+         out"
+    );
 }
 
 fn is_down(error: &anyhow::Error) -> bool {

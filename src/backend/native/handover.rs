@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::state::{self, Folder, Mode, Record, RootFs, Store};
+use super::status::LOCK;
 use super::{create, namespaces};
 use crate::backend::durable;
 use crate::model::kept::lies_in;
@@ -74,8 +75,8 @@ pub(super) fn is_possible(
         if is_own || on_mount || is_program_folder(record, path) {
             return Ok(false);
         }
-        // What the image has there is in no machine's own layer.
-        if lowers.iter().any(|lower| entry(lower, path).is_ok_and(|found| found.is_some())) {
+        // What the image has there is in no machine's own layer, and a link of its on the way leads elsewhere.
+        if !lowers.iter().all(|lower| matches!(entry(lower, path), Ok(None))) {
             return Ok(false);
         }
         // By a link, say: it lies elsewhere.
@@ -122,7 +123,7 @@ fn entry(layer: &Path, path: &str) -> io::Result<Option<(OwnedFd, FileType)>> {
     let (parent, name) = split(path)?;
     let parent = match open(layer, parent) {
         Ok(parent) => parent,
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -164,6 +165,10 @@ pub(super) fn hand_over(
     new: &Folder,
     paths: &[String],
 ) -> anyhow::Result<()> {
+    // Whoever removes it meanwhile waits: what comes too late would go with it.
+    let lock = durable::lock_file(&new.join(LOCK))?;
+    lock.lock()?;
+    anyhow::ensure!(new.join(state::MACHINE).exists(), "it was removed");
     let moved = Moved { from: id.to_owned(), paths: paths.to_vec() };
     state::write_json(&new.join(MOVED), &moved)?;
     move_all(&upper(old), &upper(new), paths)
@@ -201,12 +206,39 @@ fn move_one(from: &Path, to: &Path, path: &str) -> anyhow::Result<()> {
         return Ok(());
     };
     let target = make_parents(from, to, parent)?;
-    rustix::fs::renameat_with(&source, name, &target, name, RenameFlags::NOREPLACE)?;
+    let rename = || rustix::fs::renameat_with(&source, name, &target, name, RenameFlags::NOREPLACE);
+    match rename() {
+        // An ordinary user may move only what it may write, a folder itself too: its `..` changes.
+        Err(Errno::ACCESS) => with_write_bits(&source, name, &target, rename)?,
+        renamed => renamed?,
+    }
     // It survives a power cut in one of the two.
     for folder in [target, source] {
         File::from(folder).sync_all()?;
     }
     Ok(())
+}
+
+/// Does something while its owner may write to these two folders, and to what has this name in the first.
+fn with_write_bits(
+    source: &OwnedFd,
+    name: &OsStr,
+    target: &OwnedFd,
+    rename: impl FnOnce() -> Result<(), Errno>,
+) -> io::Result<()> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let moved = rustix::fs::openat(source, name, flags, FileMode::empty()).ok();
+    let mut changed = Vec::new();
+    for folder in [Some(source), Some(target), moved.as_ref()].into_iter().flatten() {
+        let mode = FileMode::from_raw_mode(rustix::fs::fstat(folder)?.st_mode & 0o7777);
+        rustix::fs::fchmod(folder, mode | FileMode::WUSR)?;
+        changed.push((folder, mode));
+    }
+    let renamed = rename();
+    for (folder, mode) in changed {
+        rustix::fs::fchmod(folder, mode)?;
+    }
+    Ok(renamed?)
 }
 
 /// Opens the folder of this name in a layer. What is missing on the way is made as it is in the other one: what the

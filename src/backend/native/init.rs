@@ -199,6 +199,9 @@ fn patience(waited: Duration) -> Duration {
     (waited / 10).clamp(Duration::from_millis(10), Duration::from_millis(500))
 }
 
+/// How long what was killed may take to be gone.
+const DYING: Duration = Duration::from_secs(1);
+
 /// A command that ran so long has not failed in a row with what comes next.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -223,6 +226,8 @@ struct Keeper {
     ending: bool,
     /// Someone outside asked for an end of all that runs.
     resting: bool,
+    /// When all that runs beside the command was first ended for that.
+    resting_since: Option<Instant>,
     /// How often all that ran has ended since.
     rests: u32,
 }
@@ -262,6 +267,7 @@ impl Keeper {
             waiting_since: Instant::now(),
             ending: false,
             resting: false,
+            resting_since: None,
             rests: 0,
         })
     }
@@ -278,7 +284,9 @@ impl Keeper {
                 timeout.as_ref(),
             );
             self.drain_output();
-            while let Some(received) = sys::read_signal(&self.signals) {
+            // Bounded: who sends them without an end is not to keep it from all else.
+            for _ in 0..SIGNALS.len() {
+                let Some(received) = sys::read_signal(&self.signals) else { break };
                 match Signal::from_named_raw(received.number) {
                     Some(Signal::CHILD) | None => {}
                     // A `kill 1` from inside: whether the sandbox stays is not for it to say.
@@ -323,7 +331,9 @@ impl Keeper {
 
     /// Ends the command; then everything else, as soon as that is over.
     fn rest(&mut self) {
-        self.resting = true;
+        if !self.resting {
+            (self.resting, self.resting_since) = (true, None);
+        }
         match self.main {
             Main::Running { pid, .. } => self.main = Main::Ending(Ending::begin(pid)),
             Main::BackingOff { .. } => self.begin_anew(),
@@ -331,9 +341,11 @@ impl Keeper {
         }
     }
 
-    /// Ends whatever runs beside it. What is root's here is not its to end: whoever asked for it does that.
+    /// Ends whatever runs beside it. What is root's here is not its to end, and what is dead may wait for a parent
+    /// outside: whoever asked for it looks after those.
     fn end_all(&mut self) {
-        if sys::kill_all() {
+        let since = *self.resting_since.get_or_insert_with(Instant::now);
+        if sys::kill_all() && since.elapsed() < DYING {
             return;
         }
         (self.resting, self.rests) = (false, self.rests.wrapping_add(1));

@@ -17,6 +17,9 @@ use crate::model::Main;
 /// How long a command that is another by now may take to end, with what it has started.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How long after it was killed something may still be in its group: dead, with a parent that does not ask for it.
+const DEAD: Duration = Duration::from_secs(2);
+
 /// More than is ever written into the status file.
 const LENGTH: usize = 4096;
 
@@ -69,7 +72,7 @@ impl Ending {
         if self.until <= Instant::now() {
             let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
         }
-        false
+        self.until + DEAD <= Instant::now()
     }
 }
 

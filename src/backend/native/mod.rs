@@ -500,15 +500,25 @@ impl Backend for Native {
         }
         let wipe = vec![guest_path::READY.to_owned()];
         self.copy_in(scope, machine, Upload { wipe, ..Upload::default() }).await?;
-        let (scope, machine) = (scope.clone(), machine.clone());
-        self.blocking("ending what runs", move |_| {
-            let (folder, _) = find(&scope, &machine)?;
-            let (target, init) = running(&scope, &machine)?;
-            quiesce::quiesce(&folder, &target.run, &init, &target.record.id).map_err(failed)?;
+        let (there, of) = (scope.clone(), machine.clone());
+        let quiet = self.blocking("ending what runs", move |_| {
+            let (folder, _) = find(&there, &of)?;
+            let (target, init) = running(&there, &of)?;
+            let is_quiet = quiesce::quiesce(&folder, &target.run, &init, &target.record.id);
+            if !is_quiet.map_err(failed)? {
+                return Ok(None);
+            }
             let found = observe::look(&folder, &host_boot()?);
-            Ok(observe::instance(&scope, machine.sandbox, &found))
-        })
-        .await
+            Ok(Some(observe::instance(&there, of.sandbox, &found)))
+        });
+        match quiet.await? {
+            Some(quiet) => Ok(quiet),
+            // Whatever stands in init's way ends with it.
+            None => {
+                self.stop(scope, machine).await?;
+                self.run(scope, machine).await
+            }
+        }
     }
 
     async fn hands_over(

@@ -91,6 +91,8 @@ async fn feed(
         let (back, added) = sifting.await.context("keeping what is there")?;
         sieve = back;
         match (sent, added) {
+            // Its command took it away when it ended.
+            (Err(error), _) if !part.folder && error.is_absent() => {}
             // Of an archive that it broke off the machine knows more than whoever reads it.
             (Err(error), Err(broken)) if !is_ours(&broken) => return Err(error.into()),
             (_, Err(error)) => return Err(error),

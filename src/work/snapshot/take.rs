@@ -130,10 +130,9 @@ pub async fn take(
     machine: &Instance,
     occasion: &Occasion,
 ) -> anyhow::Result<Option<Taken>> {
-    match survey(backend, scope, machine, occasion).await? {
-        Some(surveyed) => pack(store, backend, scope, machine, occasion, surveyed).await.map(Some),
-        None => Ok(None),
-    }
+    let Some(surveyed) = survey(backend, scope, machine, occasion).await? else { return Ok(None) };
+    let planned = surveyed.planned(scope, machine, occasion);
+    pack(store, backend, scope, machine, planned, occasion.room).await.map(Some)
 }
 
 /// Looks what is kept of a machine. `None`: it has nothing of that, or, when it goes, nobody wrote there. What of
@@ -165,7 +164,7 @@ pub async fn survey(
     Ok((!places.all.is_empty()).then_some(Surveyed { identity, places }))
 }
 
-/// Takes a snapshot of what was found.
+/// Takes a snapshot of what was planned, whose file takes at most `room` bytes.
 ///
 /// # Errors
 /// When the machine gives nothing out, or the disk is full: no snapshot is there then.
@@ -174,15 +173,15 @@ pub async fn pack(
     backend: &dyn Backend,
     scope: &Scope,
     machine: &Instance,
-    occasion: &Occasion,
-    surveyed: Surveyed,
+    planned: Planned,
+    room: u64,
 ) -> anyhow::Result<Taken> {
-    let Planned { meta, parts } = surveyed.planned(scope, machine, occasion);
-    let (begun, making, room) = (store.clone(), meta.clone(), occasion.room);
+    let Planned { meta, parts } = planned;
+    let (begun, making) = (store.clone(), meta.clone());
     let (id, mut packer) = blocking(move || begun.begin(&making, room)).await??;
     for part in parts {
         let (send, pieces) = mpsc::channel(WAITING);
-        let path = part.path.clone();
+        let (path, may_be_gone) = (part.path.clone(), !part.folder);
         let packing = tokio::task::spawn_blocking(move || {
             let added = packer.add(&part, Pieces::from(pieces));
             (packer, added)
@@ -191,6 +190,8 @@ pub async fn pack(
         let (back, added) = packing.await.context("keeping what is there")?;
         packer = back;
         match (sent, added) {
+            // Its command took it away when it ended.
+            (Err(error), _) if may_be_gone && error.is_absent() => {}
             // Of an archive that it broke off the machine knows more than whoever reads it.
             (Err(error), Err(broken)) if !is_ours(&broken) => return Err(error.into()),
             (_, Err(error)) => return Err(error),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::internet::Arrived;
 use super::place::Place;
 use super::vendors::{ANTHROPIC, OPENAI};
+use super::world;
 use crate::support;
 
 pub(super) const KEY: &str = "sk-ant-api03-a1B2c3D4e5F6g7H8i9J0-kLmNoPqRsT";
@@ -184,16 +185,37 @@ pub(super) fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> 
     Some((folder, path))
 }
 
-/// A native sandbox that has the program, and a route.
-fn with(what: &str, program: &str, route: &str, token: &str) -> Option<Place> {
-    let (folder, path) = installed(what, program)?;
-    let mut place = Place::native(what);
-    place.cli.env("AGENTS_TOKEN", token);
-    place.one(
-        &[],
-        &format!("host_paths: ['{}']\nenv: {{PATH: '{path}'}}\n{route}", folder.display()),
+/// Where the program is: shown to a native sandbox, and in the image of a container.
+fn places(what: &str, program: &str) -> Vec<(Place, String)> {
+    let Some((folder, path)) = installed(what, program) else { return Vec::new() };
+    let shown = format!("host_paths: ['{}']\nenv: {{PATH: '{path}'}}\n", folder.display());
+    let mut places = vec![(Place::native(what), shown)];
+    let on_docker = Place::docker(what).zip(world::image_with(what, &folder));
+    if let Some((place, image)) = on_docker {
+        places.push((place.of_image(image), format!("env: {{PATH: '{path}'}}\n")));
+    }
+    places
+}
+
+/// A sandbox that has the program, and a route; one a backend.
+fn with(what: &str, program: &str, route: &str, token: &str) -> Vec<Place> {
+    let made = places(what, program).into_iter().map(|(mut place, has)| {
+        place.cli.env("AGENTS_TOKEN", token);
+        place.one(&[], &format!("{has}{route}"));
+        place
+    });
+    made.collect()
+}
+
+/// Neither its files nor what runs in it has the token.
+fn has_nowhere(place: &Place, token: &str) {
+    // Not as it is, so that the search does not find itself.
+    let (first, rest) = token.split_at(1);
+    let look = format!(
+        "grep -rlE '[{first}]{rest}' ~ /etc /tmp /run /var/tmp 2>/dev/null; \
+         cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cE '[{first}]{rest}'"
     );
-    Some(place)
+    assert_eq!(place.sh("ada", &look).stdout.trim(), "0", "{}", place.backend);
 }
 
 fn to<'a>(arrived: &'a [Arrived], host: &str, path: &str) -> Vec<&'a Arrived> {
@@ -204,23 +226,25 @@ fn to<'a>(arrived: &'a [Arrived], host: &str, path: &str) -> Vec<&'a Arrived> {
 #[test]
 fn claude_code_sends_what_anthropic_documents() {
     for (token, key) in [(KEY, true), (SUBSCRIPTION, false)] {
-        let Some(place) = with("claude", "claude", ROUTE, token) else { return };
-        // What becomes of it is not the point: the answer is none of Anthropic's.
-        place.sh("ada", "cd && timeout 60 claude -p hi </dev/null");
-        let arrived = place.internet.arrived();
-        let messages = to(&arrived, ANTHROPIC, "/v1/messages");
-        assert!(!messages.is_empty(), "{arrived:#?}");
-        for one in messages {
-            let beta = one.header("anthropic-beta").join(",");
-            if key {
-                assert_eq!(one.header("x-api-key"), [KEY]);
-                assert!(one.authorization().is_empty(), "{one:?}");
-                assert!(!beta.contains("oauth-"), "{beta}");
-            } else {
-                assert_eq!(one.authorization(), [format!("Bearer {SUBSCRIPTION}")]);
-                assert!(one.header("x-api-key").is_empty(), "{one:?}");
-                assert!(beta.contains("oauth-"), "{beta}");
+        for place in with("claude", "claude", ROUTE, token) {
+            // What becomes of it is not the point: the answer is none of Anthropic's.
+            place.sh("ada", "cd && timeout 60 claude -p hi </dev/null");
+            let arrived = place.internet.arrived();
+            let messages = to(&arrived, ANTHROPIC, "/v1/messages");
+            assert!(!messages.is_empty(), "{}: {arrived:#?}", place.backend);
+            for one in messages {
+                let beta = one.header("anthropic-beta").join(",");
+                if key {
+                    assert_eq!(one.header("x-api-key"), [KEY]);
+                    assert!(one.authorization().is_empty(), "{one:?}");
+                    assert!(!beta.contains("oauth-"), "{beta}");
+                } else {
+                    assert_eq!(one.authorization(), [format!("Bearer {SUBSCRIPTION}")]);
+                    assert!(one.header("x-api-key").is_empty(), "{one:?}");
+                    assert!(beta.contains("oauth-"), "{beta}");
+                }
             }
+            has_nowhere(&place, token);
         }
     }
 }
@@ -232,14 +256,16 @@ fn codex_finds_its_provider() {
         .replace(ANTHROPIC, OPENAI)
         .replace("anthropic-base-url", "openai-base-url");
     let token = "sk-proj-a1B2c3D4e5F6g7H8i9J0kLmNoPqRsTuV";
-    let Some(place) = with("codex", "codex", &route, token) else { return };
-    let said =
-        place.sh("ada", "cd && timeout 60 codex exec --skip-git-repo-check hi </dev/null 2>&1");
-    let arrived = place.internet.arrived();
-    let asked = to(&arrived, OPENAI, "/v1/responses");
-    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
-    for one in asked {
-        assert_eq!(one.authorization(), [format!("Bearer {token}")]);
+    for place in with("codex", "codex", &route, token) {
+        let said =
+            place.sh("ada", "cd && timeout 60 codex exec --skip-git-repo-check hi </dev/null 2>&1");
+        let arrived = place.internet.arrived();
+        let asked = to(&arrived, OPENAI, "/v1/responses");
+        assert!(!asked.is_empty(), "{}: {arrived:#?} {said:?}", place.backend);
+        for one in asked {
+            assert_eq!(one.authorization(), [format!("Bearer {token}")]);
+        }
+        has_nowhere(&place, token);
     }
 }
 
@@ -251,31 +277,35 @@ fn gemini_cli_finds_its_vendor() {
         .replace(ANTHROPIC, google)
         .replace("anthropic-base-url", "gemini-base-url");
     let token = "AIzaSyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q";
-    let Some(place) = with("gemini", "gemini", &route, token) else { return };
-    let said = place.sh(
-        "ada",
-        "mkdir -p ~/x && cd ~/x && timeout 60 gemini --skip-trust -p hi </dev/null 2>&1",
-    );
-    let arrived = place.internet.arrived();
-    let asked = to(&arrived, google, "/v1beta/models/");
-    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
-    for one in asked {
-        assert_eq!(one.header("x-goog-api-key"), [token]);
-        assert!(one.authorization().is_empty() && !one.target.contains("key="), "{one:?}");
+    for place in with("gemini", "gemini", &route, token) {
+        let said = place.sh(
+            "ada",
+            "mkdir -p ~/x && cd ~/x && timeout 60 gemini --skip-trust -p hi </dev/null 2>&1",
+        );
+        let arrived = place.internet.arrived();
+        let asked = to(&arrived, google, "/v1beta/models/");
+        assert!(!asked.is_empty(), "{}: {arrived:#?} {said:?}", place.backend);
+        for one in asked {
+            assert_eq!(one.header("x-goog-api-key"), [token]);
+            assert!(one.authorization().is_empty() && !one.target.contains("key="), "{one:?}");
+        }
+        has_nowhere(&place, token);
     }
 }
 
 #[test]
 fn opencode_finds_its_provider() {
     let route = ROUTE.replace("anthropic-base-url", "opencode");
-    let Some(place) = with("opencode", "opencode", &route, KEY) else { return };
-    let ask = "mkdir -p ~/x && cd ~/x && timeout 90 opencode run -m anthropic/claude-sonnet-4-5 hi </dev/null 2>&1";
-    let said = place.sh("ada", ask);
-    let arrived = place.internet.arrived();
-    let asked = to(&arrived, ANTHROPIC, "/v1/messages");
-    assert!(!asked.is_empty(), "{arrived:#?} {said:?}");
-    for one in asked {
-        assert_eq!(one.header("x-api-key"), [KEY]);
+    for place in with("opencode", "opencode", &route, KEY) {
+        let ask = "mkdir -p ~/x && cd ~/x && timeout 90 opencode run -m anthropic/claude-sonnet-4-5 hi </dev/null 2>&1";
+        let said = place.sh("ada", ask);
+        let arrived = place.internet.arrived();
+        let asked = to(&arrived, ANTHROPIC, "/v1/messages");
+        assert!(!asked.is_empty(), "{}: {arrived:#?} {said:?}", place.backend);
+        for one in asked {
+            assert_eq!(one.header("x-api-key"), [KEY]);
+        }
+        has_nowhere(&place, KEY);
     }
 }
 
@@ -295,31 +325,25 @@ fn no_agent_asks_at_its_first_start() {
     for (program, role, host, token) in cases {
         let route = route_to(host, role);
         let what = format!("first-{program}");
-        let Some((folder, path)) = installed(&what, program) else { return };
-        let mut place = Place::native(&what);
-        place.cli.env("AGENTS_TOKEN", token);
-        let work = place.cli.home().join("work");
-        std::fs::create_dir(&work).unwrap();
-        place.one(
-            &[],
-            &format!(
-                "host_paths: ['{}']\nenv: {{PATH: '{path}'}}\nworkspace: {{path: '{}'}}\n{route}",
-                folder.display(),
-                work.display()
-            ),
-        );
-        // All three have the word beneath their prompt.
-        let start = format!(
-            "cd /workspace && sleep 100 | script -qefc 'stty cols 110 rows 35; exec {program}' /tmp/screen >/dev/null & \
+        for (mut place, has) in places(&what, program) {
+            place.cli.env("AGENTS_TOKEN", token);
+            let work = place.cli.home().join("work");
+            std::fs::create_dir(&work).unwrap();
+            let copy = format!("{has}workspace: {{path: '{}'}}\n{route}", work.display());
+            place.one(&[], &copy);
+            // All three have the word beneath their prompt.
+            let start = format!(
+                "cd /workspace && sleep 100 | script -qefc 'stty cols 110 rows 35; exec {program}' /tmp/screen >/dev/null & \
              for i in $(seq 120); do grep -q shortcuts /tmp/screen && break; sleep 0.5; done; \
              cat /tmp/screen; kill %1 2>/dev/null || pkill script; true"
-        );
-        let screen = place.sh("ada", &start).stdout;
-        assert!(screen.contains("shortcuts"), "{program}: {screen:?}");
-        let asked = screen.to_lowercase();
-        assert!(
-            !asked.contains("trust") || program == "gemini" && !asked.contains("do you trust"),
-            "{screen:?}"
-        );
+            );
+            let screen = place.sh("ada", &start).stdout;
+            assert!(screen.contains("shortcuts"), "{program}: {screen:?}");
+            let asked = screen.to_lowercase();
+            assert!(
+                !asked.contains("trust") || program == "gemini" && !asked.contains("do you trust"),
+                "{screen:?}"
+            );
+        }
     }
 }

@@ -53,6 +53,12 @@ impl Place {
         Some(place)
     }
 
+    /// The same with containers of another image.
+    pub(super) fn of_image(mut self, image: &str) -> Self {
+        self.begins = format!("backend: docker\nimage: docker:{image}\n");
+        self
+    }
+
     /// With microVMs of the host's programs, where they boot.
     pub(super) fn smolmachines(what: &str) -> Option<Self> {
         let what = format!("{what}, on smolmachines");

@@ -48,11 +48,14 @@ const PROGRAMS: &[&str] = &[
     "python3",
     "readlink",
     "rm",
+    "script",
     "sed",
+    "seq",
     "sha256sum",
     "sleep",
     "sort",
     "stat",
+    "stty",
     "tail",
     "tar",
     "test",
@@ -84,6 +87,40 @@ const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 pub(crate) fn image(what: &str) -> Option<&'static str> {
     static MADE: OnceLock<bool> = OnceLock::new();
     debian(what).then(|| MADE.get_or_init(make)).map(|_| NAME)
+}
+
+/// The same with a folder of the host's, at its own path; where it cannot be, `what` is said to be left out.
+pub(crate) fn image_with(what: &str, folder: &Path) -> Option<&'static str> {
+    const WITH: &str = "bottle-test-agents:1";
+    static MADE: OnceLock<()> = OnceLock::new();
+    let base = image(what)?;
+    MADE.get_or_init(|| {
+        let id = docker(&["image", "inspect", "-f", "{{.Id}}", base]).expect("it is there");
+        let found = std::fs::symlink_metadata(folder).unwrap();
+        let recipe = format!("{} {} {:?}", id.trim(), folder.display(), found.modified().unwrap());
+        let recipe = SpecHash::of_bytes(recipe.as_bytes()).to_string();
+        let format = format!("{{{{index .Config.Labels {RECIPE:?}}}}}");
+        if docker(&["image", "inspect", "-f", &format, WITH]).is_ok_and(|it| it.trim() == recipe) {
+            return;
+        }
+        let container = docker(&["create", base, "true"]).expect("it is created");
+        let container = container.trim();
+        let made = || -> Result<String, String> {
+            // A folder that is missing on the way is made with the first that is copied.
+            let parents = folder.parent().unwrap().strip_prefix("/").unwrap();
+            let bones = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(bones.path().join(parents)).unwrap();
+            docker(&["cp", &format!("{}/.", bones.path().display()), &format!("{container}:/")])?;
+            let to = format!("{container}:{}", folder.parent().unwrap().display());
+            docker(&["cp", folder.to_str().unwrap(), &to])?;
+            let change = format!("--change=LABEL {RECIPE}={recipe}");
+            docker(&["commit", &change, container, WITH])
+        };
+        let made = made();
+        docker(&["rm", container]).expect("it is removed");
+        made.expect("it is made");
+    });
+    Some(WITH)
 }
 
 /// The same as a root folder, in `folder`; where it cannot be, `what` is said to be left out.
