@@ -2,12 +2,16 @@
 //! run that is cut short there goes on with the next pass.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::view::View;
-use crate::model::{Desired, Diagnostic, InstanceId, InstanceState, Receipt, SandboxId};
-use crate::work::snapshot::Planned;
+use crate::model::{
+    Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Receipt,
+    SandboxId, Workspace,
+};
+use crate::work::snapshot::{Meta, Planned};
 
 /// What is on its way from one machine of a sandbox to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +45,48 @@ pub enum Way {
 }
 
 impl Carried {
+    /// Whether the workspace that is on its way goes into a machine: of another folder the agent is to have
+    /// another copy.
+    pub(super) fn takes_workspace(&self, meta: &Meta, guest: &GuestSpec) -> bool {
+        let from = self.receipt.as_ref().and_then(|receipt| receipt.copied_from.as_ref());
+        let is_its = |source: &Workspace| from.is_none_or(|from| *from == source.path);
+        self.workspace
+            && meta.workspace.as_ref().is_some_and(|path| is_in(path, &meta.paths))
+            && guest.workspace.as_ref().is_some_and(is_its)
+    }
+
+    /// The receipt of a machine into which the work came.
+    pub(super) fn work(&self, machine: &Instance, guest: &GuestSpec, workspace: bool) -> Receipt {
+        let old = self.receipt.as_ref();
+        let from = old.and_then(|receipt| receipt.copied_from.clone());
+        Receipt {
+            instance: machine.id.clone(),
+            backend: machine.backend,
+            sandbox: guest.sandbox.clone(),
+            guest: None,
+            fields: Fields::default(),
+            skills: Default::default(),
+            skills_dir: None,
+            env: Default::default(),
+            boot: machine.boot.clone(),
+            workspace,
+            copied_from: from.filter(|_| workspace),
+            files: Default::default(),
+            under_way: Default::default(),
+            ca: None,
+            names: None,
+            settings: old.map(|old| old.settings.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The same of one that has all that the earlier one had: what was put into that is there, too.
+    pub(super) fn all(&self, machine: &Instance, guest: &GuestSpec, workspace: bool) -> Receipt {
+        let work = self.work(machine, guest, workspace);
+        let Some(old) = self.receipt.clone() else { return work };
+        let Receipt { skills, skills_dir, files, under_way, .. } = old;
+        Receipt { skills, skills_dir, files, under_way, ..work }
+    }
+
     /// The sandbox has another name now.
     pub(super) fn rename(&mut self, from: &SandboxId, to: &SandboxId) {
         let time =
@@ -52,6 +98,11 @@ impl Carried {
             receipt.sandbox = to.clone();
         }
     }
+}
+
+/// Whether a path of a snapshot is one of those that it keeps, or lies in one.
+pub(super) fn is_in(path: &str, kept: &[String]) -> bool {
+    kept.iter().any(|kept| Path::new(path).starts_with(kept))
 }
 
 /// Holds the sandboxes of which it cannot be read what is on its way into their next machines.

@@ -4,7 +4,6 @@
 //! Between the two machines a record says what is on its way (`carried`).
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,18 +11,18 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::carried::{Carried, Way};
+use super::carried::{Carried, Way, is_in};
 use super::state::{TreeState, now};
 use super::view::View;
 use crate::apply::{Keeper, Receipts as _};
 use crate::backend::{Backend, BackendError, Backends, ExecSpec, Scope, guest_path};
 use crate::model::kept::lies_in;
 use crate::model::{
-    Bounds, Desired, Fields, GuestSpec, Instance, InstanceId, InstanceState, Kept, MachineSpec,
-    Receipt, SandboxId, Why, WorkspaceMode,
+    Bounds, Desired, GuestSpec, Instance, InstanceId, InstanceState, Kept, MachineSpec, Receipt,
+    SandboxId, Why, WorkspaceMode,
 };
 use crate::work::snapshot::{
-    Meta, Occasion, On, Planned, Store, Surveyed, hand_on, pack, pass_on, survey,
+    Occasion, On, Planned, Store, Surveyed, hand_on, pack, pass_on, survey,
 };
 
 /// How long it may take to start what does not run, so that its files can be read.
@@ -119,7 +118,7 @@ impl Keeper for Keeping<'_> {
                 let workspace = carried.workspace && target.is_some_and(|at| is_in(at, paths));
                 // What it was moved out of, or into, may have been removed by hand.
                 let is_there = into.as_ref() == Some(&machine.id);
-                let receipt = is_there.then(|| all_of(&carried, machine, guest, workspace));
+                let receipt = is_there.then(|| carried.all(machine, guest, workspace));
                 return self.arrived(guest, receipt);
             }
             Some(Way::Read(planned)) => {
@@ -135,7 +134,7 @@ impl Keeper for Keeping<'_> {
         })?;
         let meta = snapshot.meta.clone().map_err(anyhow::Error::msg);
         let meta = meta.with_context(|| format!("reading {}", snapshot.path.display()))?;
-        let workspace = takes_workspace(&carried, &meta, guest);
+        let workspace = carried.takes_workspace(&meta, guest);
         match hand_on(&snapshot, &meta, backend, scope, machine, workspace).await {
             // No later attempt can do it. Nothing is lost: the snapshot stays.
             Err(error) if is_unsupported(&error) => {
@@ -144,7 +143,7 @@ impl Keeper for Keeping<'_> {
             }
             done => done?,
         }
-        self.arrived(guest, Some(arrived_with(&carried, machine, guest, workspace)))
+        self.arrived(guest, Some(carried.work(machine, guest, workspace)))
     }
 }
 
@@ -269,7 +268,7 @@ impl Keeping<'_> {
             )
         })?;
         let from = On { backend: backend.as_ref(), machine: old };
-        let workspace = takes_workspace(carried, &planned.meta, guest);
+        let workspace = carried.takes_workspace(&planned.meta, guest);
         match pass_on(scope, from, planned, to, workspace).await {
             // No later attempt can do it.
             Err(error) if is_unsupported(&error) => {
@@ -281,7 +280,7 @@ impl Keeping<'_> {
             }
             done => done?,
         }
-        self.arrived(guest, Some(all_of(carried, to.machine, guest, workspace)))
+        self.arrived(guest, Some(carried.all(to.machine, guest, workspace)))
     }
 
     /// What a machine has that is kept, and the machine, in which nothing runs any more. `None`: nothing.
@@ -393,64 +392,6 @@ impl Keeping<'_> {
             }
         }
     }
-}
-
-/// Whether the workspace that is on its way goes into a machine: of another folder the agent is to have another copy.
-fn takes_workspace(carried: &Carried, meta: &Meta, guest: &GuestSpec) -> bool {
-    let from = carried.receipt.as_ref().and_then(|receipt| receipt.copied_from.as_ref());
-    carried.workspace
-        && meta.workspace.as_ref().is_some_and(|path| is_in(path, &meta.paths))
-        && guest
-            .workspace
-            .as_ref()
-            .is_some_and(|source| from.is_none_or(|from| *from == source.path))
-}
-
-/// The receipt of a machine into which came what was kept of an earlier one.
-fn arrived_with(
-    carried: &Carried,
-    machine: &Instance,
-    guest: &GuestSpec,
-    workspace: bool,
-) -> Receipt {
-    let from = carried.receipt.as_ref().and_then(|receipt| receipt.copied_from.clone());
-    let copied_from = from.filter(|_| workspace);
-    Receipt { workspace, copied_from, ..empty(carried, machine, guest) }
-}
-
-/// The receipt of a machine that has all that an earlier one had: what was put into that is there, too.
-fn all_of(carried: &Carried, machine: &Instance, guest: &GuestSpec, workspace: bool) -> Receipt {
-    let arrived = arrived_with(carried, machine, guest, workspace);
-    let Some(old) = carried.receipt.clone() else { return arrived };
-    let Receipt { skills, skills_dir, files, under_way, .. } = old;
-    Receipt { skills, skills_dir, files, under_way, ..arrived }
-}
-
-/// The receipt of a machine in which nothing was put but what was kept.
-fn empty(carried: &Carried, machine: &Instance, guest: &GuestSpec) -> Receipt {
-    Receipt {
-        instance: machine.id.clone(),
-        backend: machine.backend,
-        sandbox: guest.sandbox.clone(),
-        guest: None,
-        fields: Fields::default(),
-        skills: Default::default(),
-        skills_dir: None,
-        env: Default::default(),
-        boot: machine.boot.clone(),
-        workspace: false,
-        copied_from: None,
-        files: Default::default(),
-        under_way: Default::default(),
-        ca: None,
-        names: None,
-        settings: carried.receipt.as_ref().map(|old| old.settings.clone()).unwrap_or_default(),
-    }
-}
-
-/// Whether a path of a snapshot is one of those that it keeps, or lies in one.
-fn is_in(path: &str, kept: &[String]) -> bool {
-    kept.iter().any(|kept| Path::new(path).starts_with(kept))
 }
 
 /// Says that a machine does not take what was kept, which is in this snapshot.

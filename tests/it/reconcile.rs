@@ -79,6 +79,7 @@ on_every_backend! {
     kept::what_goes_leaves_a_snapshot,
     kept::a_new_machine_has_the_work_of_the_old_one,
     kept::work_on_its_way_arrives_after_a_run_that_was_cut_short,
+    kept::work_on_its_way_is_kept_by_whatever_comes_next,
     kept::what_is_not_to_be_kept_is_said,
     kept::what_does_not_run_is_kept_too,
     keep::named_paths_outlive_their_machine,

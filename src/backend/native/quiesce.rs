@@ -94,6 +94,8 @@ pub(super) fn quiesce(
 pub(super) fn ready() -> io::Result<Bytes> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_size(0);
     let mut tar = tar::Builder::new(Vec::new());
     tar.append_data(&mut header, guest_path::READY.trim_start_matches('/'), io::empty())?;

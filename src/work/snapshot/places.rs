@@ -1,6 +1,7 @@
 //! Which places of a machine a snapshot is taken of: what is kept by name, as far as it is there.
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BackendError, ExecSpec, ExecUser, Identity, Scope};
 use crate::model::kept::lies_in;
@@ -236,11 +237,18 @@ async fn gives(
     machine: &Instance,
     path: &str,
 ) -> anyhow::Result<bool> {
-    match backend.copy_out(scope, machine, path, 0).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_too_large() => Ok(true),
-        Err(error) if error.is_absent() => Ok(false),
-        Err(error) => Err(error.into()),
+    // Its first piece is enough. Some engines give out files of what does not run in this way only.
+    let (send, mut pieces) = mpsc::channel(1);
+    let first = async {
+        let first = pieces.recv().await;
+        drop(pieces);
+        first.is_some()
+    };
+    match tokio::join!(backend.stream_out(scope, machine, path, send), first) {
+        (_, true) => Ok(true),
+        (Err(error), false) if error.is_absent() => Ok(false),
+        (Err(error), false) => Err(error.into()),
+        (Ok(()), false) => Ok(false),
     }
 }
 

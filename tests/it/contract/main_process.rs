@@ -93,8 +93,17 @@ pub(crate) async fn a_quiesced_machine_gives_out_its_files_and_writes_none(f: &d
     let files = async || {
         let mut found = Vec::new();
         for path in ["/home/node/log", "/home/node/beside"] {
-            let tar = f.backend().copy_out(f.scope(), &machine, path, 1 << 20).await;
-            found.push(tar.expect("copying out"));
+            let (send, mut pieces) = tokio::sync::mpsc::channel::<Bytes>(4);
+            let mut tar = Vec::new();
+            let taken = async {
+                while let Some(piece) = pieces.recv().await {
+                    tar.extend_from_slice(&piece);
+                }
+            };
+            let out = f.backend().stream_out(f.scope(), &machine, path, send);
+            let (out, ()) = tokio::join!(out, taken);
+            out.expect("copying out");
+            found.push(Bytes::from(tar));
         }
         found
     };

@@ -1,5 +1,7 @@
 //! What an agent worked on outlives its machine: as a snapshot, or in the machine that follows.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
 use super::rig::{Rig, verdicts};
@@ -146,6 +148,62 @@ pub(super) fn work_on_its_way_arrives_after_a_run_that_was_cut_short(rig: &Rig) 
     assert!(told.contains("carried/ada.json") && told.contains("remove the file"), "{told}");
     std::fs::remove_file(folder.join("ada.json")).unwrap();
     rig.converged();
+}
+
+/// A replace is killed between the two machines, and then everything is to go: the work is in a snapshot, or in
+/// the next machine, wherever it was.
+pub(super) fn work_on_its_way_is_kept_by_whatever_comes_next(rig: &Rig) {
+    at_work(rig);
+    rig.inside("ada", "rm -r /workspace/node_modules");
+    let look = rig.inside("ada", LOOK);
+    let audit = rig.memory().join("audit.jsonl");
+    let ended = |action: &str, from: usize| {
+        let text = std::fs::read_to_string(&audit).unwrap_or_default();
+        let is = |line: &&str| {
+            line.contains(&format!("\"action\":\"{action}\"")) && line.contains("\"done\"")
+        };
+        text.lines().skip(from).any(|line| is(&line))
+    };
+    let lines = || std::fs::read_to_string(&audit).unwrap_or_default().lines().count();
+    let mut other = false;
+    for (after, removes) in [
+        ("keep", true),
+        ("set_aside", true),
+        ("create", true),
+        ("start", true),
+        ("create", false),
+        ("start", false),
+    ] {
+        other = !other;
+        change(rig, other);
+        let before = lines();
+        let mut applier =
+            rig.applier().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !ended(after, before) && applier.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        applier.kill().unwrap();
+        applier.wait().unwrap();
+        if removes {
+            rig.down().exits(0);
+            let kept = snapshots(rig);
+            assert!(!kept.is_empty(), "killed after {after}: nothing was kept");
+            rig.apply(0);
+            snapshot(rig, &["restore", "ada"]).exits(0);
+        } else {
+            rig.apply(0);
+        }
+        assert_eq!(rig.inside("ada", LOOK), look, "killed after {after}, removed: {removes}");
+        rig.converged();
+        for one in snapshots(rig) {
+            snapshot(rig, &["remove", one["id"].as_str().unwrap()]).exits(0);
+        }
+    }
+}
+
+/// What takes a new machine, and changes nothing else.
+fn change(rig: &Rig, other: bool) {
+    workspace(rig, if other { "setup: ['true # other']\n" } else { "" });
 }
 
 /// By the operator's word nothing is kept; what cannot be kept holds the removal.

@@ -4,10 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::writer;
 
-/// Whether lines count that were written while a command of `bottle` took their machine away. A machine is stopped
-/// before what it has is kept: nothing comes after that.
-pub(super) const TO_THE_END: bool = true;
-
 /// Where a line must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Must {
@@ -27,24 +23,15 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Takes what machines have said. `there`: those that there are now; `under_way`: a command of `bottle` ran.
-    pub(super) fn hear(
-        &mut self,
-        said: Vec<(String, String)>,
-        there: &BTreeSet<String>,
-        under_way: bool,
-    ) {
-        for (machine, line) in said {
+    /// Takes what machines have said, to the end of each: nothing runs in one when what it has is kept.
+    pub(super) fn hear(&mut self, said: Vec<(String, String)>) {
+        for (_, line) in said {
             let Some((what, line)) = line.split_once(' ') else { continue };
             if !matches!(what, "wrote" | "special") || !self.seen.insert(format!("{what} {line}")) {
                 continue;
             }
             let Some(of) = writer::parse(line) else { continue };
             let Some(must) = self.counts.get(&of).copied() else { continue };
-            let gone = !there.contains(&machine);
-            if gone && under_way && !TO_THE_END {
-                continue;
-            }
             self.must.insert(format!("{what} {line}"), must);
         }
     }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::dice::Dice;
-use super::ledger::{Ledger, TO_THE_END};
+use super::ledger::Ledger;
 use super::look::{self, Snapshots};
 use super::tree::{Agent, Fault, Says, WORKSPACE};
 use super::witness::Witness;
@@ -81,7 +81,7 @@ impl World {
 
     /// A machine goes that none follows.
     pub(super) fn lays_down(&mut self, life: usize) {
-        self.hear(false);
+        self.hear();
         for root in super::ROOTS {
             self.ledger.stays_behind(life, root);
         }
@@ -99,7 +99,7 @@ impl World {
 
     /// Edits what the tree says of an agent.
     pub(super) fn edit(&mut self, index: usize, change: impl FnOnce(&mut Says)) {
-        self.hear(false);
+        self.hear();
         let agent = &mut self.agents[index];
         let before = agent.says.clone();
         change(&mut agent.says);
@@ -139,10 +139,9 @@ impl World {
         self.rig.cli.run([&["--tree", &tree], args].concat())
     }
 
-    fn hear(&mut self, under_way: bool) {
-        let there = self.witness.machines();
-        let said = self.witness.hear(&there);
-        self.ledger.hear(said, &there, under_way);
+    fn hear(&mut self) {
+        let said = self.witness.hear(&self.witness.machines());
+        self.ledger.hear(said);
     }
 
     /// The machines that there are.
@@ -157,12 +156,12 @@ impl World {
 
     /// Waits until each of those that run has written something since now.
     pub(super) fn at_work(&mut self) {
-        self.hear(false);
+        self.hear();
         let running = self.agents.iter().filter(|agent| !agent.stopped);
         let before: Vec<(usize, usize)> =
             running.map(|agent| (agent.life, self.ledger.heard_of(agent.life))).collect();
         wait_for("all commands to write", || {
-            self.hear(false);
+            self.hear();
             before.iter().all(|(life, count)| self.ledger.heard_of(*life) > count + 3)
         });
     }
@@ -170,7 +169,7 @@ impl World {
     /// Applies, which must end with `code`.
     #[track_caller]
     pub(super) fn apply(&mut self, code: i32) {
-        self.hear(false);
+        self.hear();
         self.rig.apply_with(&["--allow-teardown", "all"]).exits(code);
         self.settle(code == 0);
     }
@@ -178,7 +177,7 @@ impl World {
     /// Applies what cannot be: held, failed, or nothing is done at all.
     #[track_caller]
     pub(super) fn fails(&mut self) {
-        self.hear(false);
+        self.hear();
         let ended = self.rig.apply_with(&["--allow-teardown", "all"]);
         assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
         self.settle(false);
@@ -186,7 +185,7 @@ impl World {
 
     /// Kills what a command begins at some moment.
     pub(super) fn kill(&mut self, dice: &mut Dice, mut command: std::process::Command) {
-        self.hear(false);
+        self.hear();
         let audit = self.rig.memory().join("audit.jsonl");
         let lines = || std::fs::read_to_string(&audit).map_or(0, |text| text.lines().count());
         let before = lines() + dice.below(LINES);
@@ -198,19 +197,13 @@ impl World {
         std::thread::sleep(soon);
         child.kill().unwrap();
         child.wait().unwrap();
-        if TO_THE_END {
-            self.hear(true);
-        } else {
-            // What the machine has said that is set aside by now may have come too late.
-            let said = self.witness.hear(&self.witness.machines());
-            self.ledger.hear(said, &BTreeSet::new(), true);
-        }
+        self.hear();
     }
 
     /// After a command of `bottle`: all is where it must be. `done`: it has done all that there was to do.
     #[track_caller]
     pub(super) fn settle(&mut self, done: bool) {
-        self.hear(true);
+        self.hear();
         if done {
             let there = self.witness.machines();
             let wanted = self.agents.len();
@@ -246,7 +239,7 @@ impl World {
 
     /// What makes the next apply fail; whether it does.
     pub(super) fn block(&mut self, index: usize, fault: Fault) -> bool {
-        self.hear(false);
+        self.hear();
         let mut fails = true;
         let agent = &mut self.agents[index];
         agent.says.fault = Some(fault);
