@@ -27,6 +27,9 @@ pub struct Carried {
     pub receipt: Option<Receipt>,
     /// Whether the copy of its workspace had been made to the end: half of one is nobody's work.
     pub workspace: bool,
+    /// When that was, in seconds since the epoch, where it is known: what is newer is the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_at: Option<u64>,
 }
 
 /// How what is kept comes from one machine into the next without a snapshot.

@@ -15,7 +15,7 @@ use super::carried::{Carried, Way, is_in};
 use super::state::{TreeState, now};
 use super::view::View;
 use crate::apply::{Keeper, Receipts as _};
-use crate::backend::{Backend, BackendError, Backends, ExecSpec, Scope, guest_path};
+use crate::backend::{Backend, BackendError, Backends, ExecSpec, Scope, Upload, guest_path};
 use crate::model::kept::lies_in;
 use crate::model::{
     Bounds, Desired, GuestSpec, Instance, InstanceId, InstanceState, Kept, MachineSpec, Receipt,
@@ -119,7 +119,8 @@ impl Keeper for Keeping<'_> {
                 // What it was moved out of, or into, may have been removed by hand.
                 let is_there = into.as_ref() == Some(&machine.id);
                 let receipt = is_there.then(|| carried.all(machine, guest, workspace));
-                return self.arrived(guest, receipt);
+                let to = On { backend, machine };
+                return self.arrived(scope, to, guest, &carried, receipt).await;
             }
             Some(Way::Read(planned)) => {
                 let to = On { backend, machine };
@@ -139,16 +140,41 @@ impl Keeper for Keeping<'_> {
             // No later attempt can do it. Nothing is lost: the snapshot stays.
             Err(error) if is_unsupported(&error) => {
                 not_taken(&guest.sandbox, &carried.snapshot, &error);
-                return self.arrived(guest, None);
+                let to = On { backend, machine };
+                return self.arrived(scope, to, guest, &carried, None).await;
             }
             done => done?,
         }
-        self.arrived(guest, Some(carried.work(machine, guest, workspace)))
+        let receipt = carried.work(machine, guest, workspace);
+        let to = On { backend, machine };
+        self.arrived(scope, to, guest, &carried, Some(receipt)).await
     }
 }
 
 fn lock<T>(names: &Mutex<BTreeSet<T>>) -> MutexGuard<'_, BTreeSet<T>> {
     names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What says that a workspace was copied in, and when.
+fn marker(at: u64) -> std::io::Result<Bytes> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let header = |kind, mode| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(0);
+        header.set_mtime(at);
+        header
+    };
+    let name = guest_path::WORKSPACE_DONE.trim_start_matches('/');
+    if let Some((folder, _)) = name.rsplit_once('/') {
+        let mut header = header(tar::EntryType::Directory, 0o755);
+        tar.append_data(&mut header, format!("{folder}/"), std::io::empty())?;
+    }
+    tar.append_data(&mut header(tar::EntryType::Regular, 0o644), name, std::io::empty())?;
+    Ok(tar.into_inner()?.into())
 }
 
 /// A backend, and on whose behalf it is called.
@@ -191,6 +217,10 @@ impl Keeping<'_> {
         let at = At { backend, scope };
         // Asked while it runs.
         let workspace = why == Why::Replace && self.has_workspace(at, machine, &occasion).await;
+        let copied_at = match workspace {
+            true => self.copied_at(at, machine).await,
+            false => None,
+        };
         let (quiet, surveyed) = match self.surveyed(at, machine, &occasion).await? {
             Some(found) => found,
             None if of_another => return Ok(()),
@@ -219,6 +249,7 @@ impl Keeping<'_> {
             snapshot: taken.unwrap_or_default(),
             way,
             workspace,
+            copied_at,
             receipt: occasion.receipt,
         });
         self.memory.carry(&machine.sandbox, carried.as_ref())?;
@@ -236,12 +267,23 @@ impl Keeping<'_> {
     }
 
     /// Remembers what is in a machine now, and that nothing is on its way to it any more.
-    fn arrived(
+    async fn arrived(
         &self,
+        scope: &Scope,
+        to: On<'_>,
         guest: &GuestSpec,
+        carried: &Carried,
         receipt: Option<Receipt>,
     ) -> anyhow::Result<Option<Receipt>> {
         if let Some(receipt) = &receipt {
+            // As where it was copied: whoever loses the receipt is not to copy it again.
+            if receipt.workspace
+                && let Some(at) = carried.copied_at
+            {
+                let upload = Upload { tar: marker(at)?, ..Upload::default() };
+                let marked = to.backend.copy_in(scope, to.machine, upload).await;
+                marked.context("saying that the workspace is a copy")?;
+            }
             self.memory.put(receipt, true)?;
         }
         self.memory.carry(&guest.sandbox, None)?;
@@ -276,11 +318,12 @@ impl Keeping<'_> {
                 let planned = planned.clone();
                 let taken = pack(&store, from.backend, scope, old, planned, room).await?;
                 not_taken(name, &taken.id.to_string(), &error);
-                return self.arrived(guest, None);
+                return self.arrived(scope, to, guest, carried, None).await;
             }
             done => done?,
         }
-        self.arrived(guest, Some(carried.all(to.machine, guest, workspace)))
+        let receipt = carried.all(to.machine, guest, workspace);
+        self.arrived(scope, to, guest, carried, Some(receipt)).await
     }
 
     /// What a machine has that is kept, and the machine, in which nothing runs any more. `None`: nothing.
@@ -377,6 +420,14 @@ impl Keeping<'_> {
         // An agent may have files of its own in them, which would be nowhere else.
         planned.meta.delivered.clear();
         Ok(Some(Way::Read(Box::new(planned))))
+    }
+
+    /// When the workspace of a machine was copied in.
+    async fn copied_at(&self, at: At<'_>, machine: &Instance) -> Option<u64> {
+        let marker = guest_path::WORKSPACE_DONE;
+        let tar = at.backend.copy_out(at.scope, machine, marker, 1 << 16).await.ok()?;
+        let mut archive = tar::Archive::new(tar.as_ref());
+        archive.entries().ok()?.next()?.ok()?.header().mtime().ok()
     }
 
     /// Whether the copy of a machine's workspace was made to its end.

@@ -336,6 +336,7 @@ mod tests {
             machine: InstanceId("0".to_owned()),
             snapshot: format!("{of}/20260101T000000Z"),
             way: None,
+            copied_at: None,
             receipt: Some(receipt(of)),
             workspace: true,
         }

@@ -91,6 +91,8 @@ pub(super) fn a_new_machine_has_the_work_of_the_old_one(rig: &Rig) {
     at_work(rig);
     let look = rig.inside("ada", LOOK);
     rig.inside("ada", "echo gone > /var/tmp/elsewhere; echo mine > ~/.claude/skills/own.md");
+    let copied = "stat -c %Y /etc/bottle/workspace.done";
+    let at = rig.inside("ada", copied);
     // It works in another folder from now on, which takes a new machine.
     workspace(rig, "  target: /work\n");
     let plan = rig.cli.run(["plan", &rig.tree_path()]).exits(2);
@@ -102,6 +104,7 @@ pub(super) fn a_new_machine_has_the_work_of_the_old_one(rig: &Rig) {
     let rest = "cat /work/node_modules/x ~/.claude/skills/own.md ~/.claude/skills/greet/SKILL.md; \
                 ls /var/tmp/elsewhere 2>&1 | grep -c 'No such'";
     assert_eq!(rig.inside("ada", rest), "built\nmine\nsay hi\n1");
+    assert_eq!(rig.inside("ada", copied), at, "it is not taken for one that was never copied");
     rig.converged();
     // A copy of another folder is a copy of that one; what the agent made of the first is in the snapshot.
     let other = rig.cli.home().join("other");
@@ -190,9 +193,8 @@ pub(super) fn work_on_its_way_is_kept_by_whatever_comes_next(rig: &Rig) {
             assert!(!kept.is_empty(), "killed after {after}: nothing was kept");
             rig.apply(0);
             snapshot(rig, &["restore", "ada"]).exits(0);
-        } else {
-            rig.apply(0);
         }
+        rig.apply(0);
         assert_eq!(rig.inside("ada", LOOK), look, "killed after {after}, removed: {removes}");
         rig.converged();
         for one in snapshots(rig) {
