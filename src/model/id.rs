@@ -139,7 +139,7 @@ impl BackendKind {
             Self::Native | Self::Docker => true,
             Self::Smolmachines => false,
             #[cfg(feature = "testing")]
-            Self::Memory => false,
+            Self::Memory => true,
         }
     }
 

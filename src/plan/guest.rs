@@ -7,7 +7,7 @@ use super::decision::{Decision, Provisioning};
 use super::{Options, Reason, Verdict};
 use crate::model::{
     BackendKind, FieldChange, GuestSpec, Instance, InstanceState, Receipt, ResourceKind,
-    SandboxSpec, change,
+    SandboxSpec, Setup, change,
 };
 
 /// Decides what is to be put in; `machine` is the one that stays.
@@ -143,7 +143,9 @@ fn of_machine(spec: &SandboxSpec, machine: &Instance) -> GuestSpec {
 
 /// What is put into a machine that has to run again, because the one in its place could not be made.
 pub(super) fn revive(spec: &SandboxSpec, old: &Instance, prior: Option<&Receipt>) -> Provisioning {
-    let guest = of_machine(spec, old);
+    let mut guest = of_machine(spec, old);
+    // What it was made with is what it has: a setup that is another by now is that of the next machine.
+    guest.setup = Setup::default();
     let deliver = guest.asked_env.clone();
     Provisioning { guest, machine: Some(old.clone()), prior: prior.cloned(), deliver }
 }

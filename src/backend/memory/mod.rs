@@ -283,6 +283,18 @@ impl Backend for MemoryBackend {
         .await
     }
 
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        self.call(about("quiesce", machine, true), |engine, midway| {
+            let object = engine.object(scope, machine)?.ok_or_else(|| engine::gone(&machine.id))?;
+            let runs = matches!(object.state, InstanceState::Running | InstanceState::Paused);
+            if runs && !midway {
+                object.stop(Some(143));
+            }
+            Ok(Instance { state: object.state.clone(), boot: None, ..machine.clone() })
+        })
+        .await
+    }
+
     async fn set_aside(&self, scope: &Scope, machine: &Instance) -> Result<(), BackendError> {
         self.call(about("set_aside", machine, true), |engine, midway| {
             let Some(object) = engine.object(scope, machine)? else { return Ok(()) };
@@ -533,7 +545,14 @@ impl Backend for MemoryBackend {
         path: &str,
         tar: TarSink,
     ) -> Result<(), BackendError> {
-        let all = self.copy_out(scope, instance, path, u64::MAX).await?;
+        // As an engine does it, also of what does not run.
+        let read = |engine: &mut engine::Engine, _| {
+            let object =
+                engine.object(scope, instance)?.ok_or_else(|| engine::gone(&instance.id))?;
+            archive::pack(&object.files, path, u64::MAX)
+                .map_err(|error| BackendError::failed(format!("copying {path} out"), error))
+        };
+        let all = self.call(about("stream_out", instance, false), read).await?;
         drop(tar.send(all).await);
         Ok(())
     }

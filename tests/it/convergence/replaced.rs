@@ -59,7 +59,10 @@ async fn arrives(world: &mut World, old: &Object, what: &str) {
 fn a_replace_that_fails_leaves_the_old_machine_running() {
     let faults = [
         ("prepare", When::Before),
-        ("copy_out", When::Before),
+        ("stream_out", When::Before),
+        ("quiesce", When::Before),
+        ("quiesce", When::Midway),
+        ("quiesce", When::After),
         ("set_aside", When::Before),
         ("set_aside", When::Midway),
         ("set_aside", When::After),

@@ -112,7 +112,7 @@ pub(super) fn what_is_kept_is_moved_where_it_can_be(rig: &Rig) {
     let old = at_work(rig);
     rig.inside(
         "ada",
-        "cd; mkdir -m 750 d; echo deep > d/f; touch -d 2001-02-03 d d/f; ln -s /gone l",
+        "chmod 777 /workspace; cd; mkdir -m 750 d; echo deep > d/f; touch -d 2001-02-03 d d/f; ln -s /gone l",
     );
     let look =
         "cd; stat -c '%n %i %u %a %Y' /workspace /workspace/a . mine d d/f; stat -c %i l; cat d/f";
