@@ -128,6 +128,14 @@ fn java(backend: BackendKind, sandbox: &SandboxId) -> String {
     settings.map(|(name, value)| format!("-D{name}={value}")).join(" ")
 }
 
+/// Whether a name that a policy grants is this one, or ends with it.
+fn ends_a_grant(policy: &Policy, own: &str) -> bool {
+    let ends = |host: &str| host == own || host.ends_with(&format!(".{own}"));
+    let listed = policy.egress.allowlist.iter().map(|entry| entry.host.to_string());
+    let routes = policy.routes.iter().map(|route| route.host.clone());
+    listed.chain(routes).any(|host| ends(&host)) || (own == "host" && !policy.services.is_empty())
+}
+
 /// What leads a machine's programs to its sidecar and makes them trust it. Nothing here is secret.
 #[must_use]
 pub fn environment(
@@ -147,7 +155,8 @@ pub fn environment(
     // know networks, and others names and addresses alone.
     let mut direct = vec!["localhost", "127.0.0.1", "::1", "0.0.0.0", "127.0.0.0/8"];
     for own in [sandbox.as_str(), sidecar_host(backend)] {
-        if !direct.contains(&own) {
+        // Many programs take a name for all that ends with it: one called `io` would cut off crates.io.
+        if !direct.contains(&own) && !ends_a_grant(policy, own) {
             direct.push(own);
         }
     }

@@ -24,42 +24,42 @@ const HASHES: &[(&str, &str, &str)] = &[
     (
         "agents/claude-docker/ada",
         "30a214743cef9146002e45af8e3627d4fda38ac1b4dc129f431d9a7a855899ad",
-        "0a6a8052621b3182123f7a33a4e55222ff59feca3ba3f00426f22e195f0c62ff",
+        "63253e2fe929f4bf5f9f5bc0e5dcbee14841dc60ea346c4f2c7fff4b90e81dac",
     ),
     (
         "agents/claude-native/ada",
         "13ca2a4c123e698c76b497dd64ad9a0ccf4a7fbac9d66b6ce782c0963487a440",
-        "0a6a8052621b3182123f7a33a4e55222ff59feca3ba3f00426f22e195f0c62ff",
+        "63253e2fe929f4bf5f9f5bc0e5dcbee14841dc60ea346c4f2c7fff4b90e81dac",
     ),
     (
         "agents/codex-docker/ada",
         "c2b008e672dbf6e7fd324bdcd47b163b37521d61ddef3229949533378e228934",
-        "bf7e4b5c7218631e578f29a2abffeefab72761537e2aaf0008d02b36a339828c",
+        "33abf91404d67d759bb44a08aaab31f124996c2067a5ed91115d52e9cc16fcbe",
     ),
     (
         "agents/codex-native/ada",
         "2a7478725231d907c4d9ef3b67e8d66ea1b003903d2542b58e5314ce8aec258f",
-        "bf7e4b5c7218631e578f29a2abffeefab72761537e2aaf0008d02b36a339828c",
+        "33abf91404d67d759bb44a08aaab31f124996c2067a5ed91115d52e9cc16fcbe",
     ),
     (
         "agents/gemini-docker/ada",
         "5f93e80b786f506893b86c123f39ebaef971b4e953573d2fff890f532f89383a",
-        "12b9aba459729222ca145a48c42af5ff7a045e100fac1a0fcda193013d002160",
+        "ae7b1ab0b09982a659dc6b53e63b0a674fd99a7a269458f48d383d2fb1c79b0c",
     ),
     (
         "agents/gemini-native/ada",
         "74175278f289b9aac3899fb389f58d41d556295964cb755ecb7689314bee7df7",
-        "12b9aba459729222ca145a48c42af5ff7a045e100fac1a0fcda193013d002160",
+        "ae7b1ab0b09982a659dc6b53e63b0a674fd99a7a269458f48d383d2fb1c79b0c",
     ),
     (
         "agents/opencode-docker/ada",
         "13a4885bc69fd979ec72a69923bc67aa88399a8e57e7639c428126a51089e58d",
-        "b6f969d798d6ef0c93635e74ca0e7b6811ca17acc429cff4e7444555f4872bb6",
+        "ddab919cd69554da4ead83934021171ff9a21fc072079cb3facc1026c44b8d01",
     ),
     (
         "agents/opencode-native/ada",
         "1ed7ae04be257e7ed068ff37c9503d6f100f1896f2d4e813b5e357e36e25cfca",
-        "b6f969d798d6ef0c93635e74ca0e7b6811ca17acc429cff4e7444555f4872bb6",
+        "ddab919cd69554da4ead83934021171ff9a21fc072079cb3facc1026c44b8d01",
     ),
     (
         "minimal/ada",
@@ -79,12 +79,12 @@ const HASHES: &[(&str, &str, &str)] = &[
     (
         "team/ada",
         "350e91363924f6ae5fee037b22de5cfc3a799081e4655d0f820176b79b062342",
-        "ab3e65fe8e64d3e1ca94cd6f5c82902943437c0875263d244eab73ed1a5b13fc",
+        "b5f7da32727f63256d4fe03cd839bff6763f41f822d82a0212c73f41514d49cf",
     ),
     (
         "team/grace",
         "350e91363924f6ae5fee037b22de5cfc3a799081e4655d0f820176b79b062342",
-        "1eac7cf8d73b3a7440290f9cc5e13b667dbb0404434261eae0f23887526aead9",
+        "0d273536cabeb4b08f0f6c4945ffbc7480415a2d9fb964e1ad250b26ca72efdd",
     ),
     (
         "team/linus",

@@ -441,7 +441,10 @@ impl Backend for MemoryBackend {
 
     async fn identity(&self, scope: &Scope, instance: &Instance) -> Result<Identity, BackendError> {
         self.call(about("identity", instance, false), |engine, _| {
-            Ok(engine.running(scope, instance)?.user.clone())
+            // Nobody inside is asked.
+            let object =
+                engine.object(scope, instance)?.ok_or_else(|| engine::gone(&instance.id))?;
+            Ok(object.user.clone())
         })
         .await
     }

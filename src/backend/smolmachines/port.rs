@@ -2,6 +2,7 @@
 //! in it: whatever of the guest's can connect its stdin and stdout with a port.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::io::AsyncReadExt as _;
@@ -53,6 +54,12 @@ pub(super) struct OfMicroVm {
     pub(super) port: u16,
 }
 
+/// How long a guest may take to say whether something listens, and to end when nothing does.
+const ANSWERING: Duration = Duration::from_secs(20);
+
+/// So much of its words is shown, in bytes.
+const WORDS: u64 = 4096;
+
 #[async_trait]
 impl Port for OfMicroVm {
     async fn connect(&self) -> Result<Option<Box<dyn Stream>>, BackendError> {
@@ -67,16 +74,37 @@ impl Port for OfMicroVm {
         let (Some(input), Some(mut output)) = (child.stdin.take(), child.stdout.take()) else {
             return Ok(None);
         };
-        if output.read_u8().await.is_ok_and(|first| first == dial::CONNECTED) {
+        let mut words = child.stderr.take();
+        let first = tokio::time::timeout(ANSWERING, output.read_u8()).await;
+        if first.is_ok_and(|first| first.is_ok_and(|first| first == dial::CONNECTED)) {
             let until = async move {
+                // What the guest says beside it is nobody's, and must not hold it up.
+                if let Some(words) = &mut words {
+                    drop(tokio::io::copy(words, &mut tokio::io::sink()).await);
+                }
                 drop(child.wait().await);
             };
             return Ok(Some(Box::new(joined(output, input, until))));
         }
         let what = format!("connecting to port {port} of {}", machine.name);
-        let ended = child.wait_with_output().await;
-        let ended = ended.map_err(|error| BackendError::failed(&what, error))?;
-        match ended.status.code() {
+        drop((input, output));
+        // All of it is the guest's word: so much is read, and so long is waited.
+        let mut said = Vec::new();
+        let ending = async {
+            if let Some(words) = &mut words {
+                words.take(WORDS).read_to_end(&mut said).await?;
+            }
+            child.wait().await
+        };
+        let ended = tokio::time::timeout(ANSWERING, ending).await;
+        let code = match ended {
+            Ok(ended) => ended.map_err(|error| BackendError::failed(&what, error))?.code(),
+            Err(_) => {
+                drop(child.start_kill());
+                None
+            }
+        };
+        match code {
             Some(REFUSED) => Ok(None),
             Some(NO_PROGRAM) => Err(BackendError::Unsupported(format!(
                 "{} has none of socat, python3, nc and busybox, by one of which a port of a microVM is reached: \
@@ -86,7 +114,7 @@ impl Port for OfMicroVm {
             _ => {
                 // A machine that went away meanwhile is told apart by the listing.
                 observe::running(backend, scope, machine).await?;
-                let said = String::from_utf8_lossy(&ended.stderr).trim().to_owned();
+                let said = String::from_utf8_lossy(&said).trim().to_owned();
                 let words =
                     if said.is_empty() { "it ended without a word".to_owned() } else { said };
                 Err(BackendError::failed(what, anyhow::Error::msg(words)))

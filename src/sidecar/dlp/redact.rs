@@ -28,6 +28,9 @@ use super::stream::{OVERLAP, WINDOW};
 /// How often what was taken out of a text.
 pub type Taken = BTreeMap<Finding, u64>;
 
+/// Rules that find how something begins that goes on for lines: none of that is taken out, so it is refused.
+const BEGINNINGS: [&str; 2] = ["private-key", "putty-private-key"];
+
 /// More places than this are left for the next time.
 const PLACES: usize = 16 * 1024;
 
@@ -160,7 +163,12 @@ impl Scanner {
                 any_case: false,
             };
             for (range, finding) in self.within(host, today, view, ways) {
-                places.push(Place { range: start + range.start..start + range.end, finding });
+                if BEGINNINGS.contains(&finding.rule.as_str()) {
+                    continue;
+                }
+                let range = start + range.start..start + range.end;
+                let range = if finding.known { range } else { whole_token(text, range) };
+                places.push(Place { range, finding });
             }
             if end == text.len() || places.len() > PLACES {
                 break;
@@ -201,6 +209,16 @@ impl Scanner {
         }
         all
     }
+}
+
+/// The same place, and all that belongs to the same token: a rule may find the beginning of one only.
+fn whole_token(text: &[u8], range: Range<usize>) -> Range<usize> {
+    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"+/_-.~".contains(&byte);
+    // An escape may stand for a character of it.
+    let goes_on = |byte: &u8| belongs(*byte) || b"=%\\".contains(byte);
+    let after = text[range.end..].iter().take_while(|byte| goes_on(byte)).count();
+    let before = text[..range.start].iter().rev().take_while(|byte| belongs(**byte)).count();
+    range.start - before..range.end + after
 }
 
 /// The end of a window of a text that begins here, and where the next one begins: between two characters as

@@ -6,6 +6,7 @@
 //! waits for nothing else keeps a processor busy, and would be all that ran.
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -331,6 +332,8 @@ pub(super) async fn search_whole(
         move || {
             let Reading { codings, written } = reading;
             let (mut taken, mut rounds) = (Taken::new(), 0);
+            // What was found is taken out, or refused: it does not vanish because something beside it went.
+            let mut found = BTreeSet::new();
             loop {
                 let (report, scanned) = loaded.scan.whole_body(case.host(), &codings, &held, &flag);
                 if flag.load(Ordering::Relaxed) {
@@ -345,12 +348,21 @@ pub(super) async fn search_whole(
                     && let Some(written) = &written
                     && let Some(new) = loaded.scan.take_out(case.host(), written, &held, &mut taken)
                 {
+                    // Markers are longer than what they stand for may be.
+                    if new.len() > 2 * limits::REDACTED_BODY {
+                        return Err(Code::DlpUnscannable);
+                    }
+                    found.extend(report.findings);
                     held = Bytes::from(new).into();
                     rounds += 1;
                     continue;
                 }
                 // A known value goes in no mode, whatever it stands in.
                 report.findings.into_iter().try_for_each(|finding| case.judge(&loaded, finding))?;
+                found
+                    .into_iter()
+                    .filter(|finding| !taken.contains_key(finding))
+                    .try_for_each(|finding| case.judge(&loaded, finding))?;
                 if let Some(reason) = report.unscanned {
                     case.unscanned(reason);
                 }

@@ -135,6 +135,7 @@ fn tools_reach_what_they_may_and_the_login_reaches_the_proxy_alone() {
         let denied = place.record("ada");
         let denied = denied.iter().rfind(|line| line["event"] == "deny").unwrap();
         assert!(denied["detail"].as_str().unwrap().contains("answers 407"), "{denied}");
+        assert_eq!(with.places().len(), 1, "it was asked, and refused");
 
         // So is another proxy, over TLS, whose authority and whose upstreams' only its file names.
         let (text, _, root) = overlay(&place, false);

@@ -250,3 +250,72 @@ fn a_place_is_found_where_it_is_written() {
     assert_eq!(origin(7..8, &pieces), 13..25);
     assert_eq!(origin(10..11, &pieces), 25..26);
 }
+
+/// With the rules that everybody has: nothing of a secret is left in what leaves, however much of it its rule finds.
+#[test]
+fn nothing_of_a_whole_secret_is_left() {
+    let scanner = Scanner::new(
+        Arc::new(Rules::builtin().clone()),
+        Arc::new(Known::new::<&str, &str>([]).unwrap()),
+        Vec::new(),
+    );
+    let random = |count: usize| -> String {
+        let letters: Vec<char> = ('a'..='z').chain('A'..='Z').chain('0'..='9').collect();
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            letters[(state % letters.len() as u64) as usize]
+        };
+        (0..count).map(|_| next()).collect()
+    };
+    let lines: Vec<String> = (0..26).map(|line| random(64 + line)[line..].to_owned()).collect();
+    let key = |kind: &str| {
+        let (begin, end) = (format!("-----BEGIN {kind}"), format!("-----END {kind}"));
+        format!("{begin} KEY-----\n{}\n{end} KEY-----\n", lines.join("\n"))
+    };
+    let secrets = [
+        key("PRIVATE"),
+        key("RSA PRIVATE"),
+        key("OPENSSH PRIVATE"),
+        format!("ghp{}", "_wZ3kQ9vB1nM7xC5rT2yL8pD4sF6gH0jAe1U3"),
+        format!("sntrys_eyJ{}_{}", random(90), random(43)),
+        format!("pypi-AgEIcHlwaS5vcmc{}", random(180)),
+        format!("ops_eyJ{}", random(400)),
+        format!("sk-ant-{}-{}AA", "api03", random(93)),
+    ];
+    let mut found = 0;
+    for secret in &secrets {
+        for written in [Written::Json, Written::Text] {
+            let text = match written {
+                Written::Json => json!({ "content": format!("it is {secret} .") }).to_string(),
+                _ => format!("it is {secret} ."),
+            };
+            let (mut taken, mut now) = (Taken::new(), text.clone().into_bytes());
+            for _ in 0..8 {
+                match scanner.take_out("example.com", today(), &written, &now, &mut taken) {
+                    Some(new) => now = new,
+                    None => break,
+                }
+            }
+            let leaves = scanner.scan("example.com", today(), &now).is_empty();
+            if !leaves || now == text.as_bytes() {
+                // Refused, or none of these rules finds it.
+                continue;
+            }
+            found += 1;
+            let now = String::from_utf8(now).unwrap();
+            let whole = secret.replace('\n', "");
+            let left =
+                (0..whole.len().saturating_sub(16)).find(|at| now.contains(&whole[*at..at + 16]));
+            assert_eq!(left, None, "{secret}: {now}");
+        }
+    }
+    assert!(found >= 4, "only {found} were taken out");
+    let pem = json!({ "content": key("PRIVATE") }).to_string();
+    let mut taken = Taken::new();
+    let none = scanner.take_out("example.com", today(), &Written::Json, pem.as_bytes(), &mut taken);
+    assert_eq!(none, None, "a private key is refused");
+    assert!(!scanner.scan("example.com", today(), pem.as_bytes()).is_empty());
+}
