@@ -546,9 +546,9 @@ fn rule_6_removals_come_before_additions_and_prepare_before_removals() {
          [0,2] -> #3 create ada machine\n\
          [3] -> #4 start ada machine\n\
          [0,4] -> #5 provision ada guest\n\
-         [] -> #6 bring_back ada machine undoes 2,3,4,5\n\
-         [6] -> #7 start ada machine undoes 2,3,4,5\n\
-         [7] -> #8 provision ada guest undoes 2,3,4,5\n\
+         [] -> #6 bring_back ada machine undoes 1,2,3,4,5\n\
+         [6] -> #7 start ada machine undoes 1,2,3,4,5\n\
+         [7] -> #8 provision ada guest undoes 1,2,3,4,5\n\
          [5] -> #9 teardown ada machine"
     );
     let fields = &plan.changes[0].fields;

@@ -224,7 +224,7 @@ impl Keeping<'_> {
         let (quiet, surveyed) = match self.surveyed(at, machine, &occasion).await? {
             Some(found) => found,
             None if of_another => return Ok(()),
-            None => return Ok(self.memory.carry(&machine.sandbox, None)?),
+            None => return self.memory.carry(&machine.sandbox, None),
         };
         let next = next.filter(|_| why == Why::Replace);
         let way = async {

@@ -52,7 +52,11 @@ fn as_long_as_the_work_is_on_its_way_the_old_machine_comes_back() {
 
 #[test]
 fn once_the_work_is_in_the_new_machine_the_old_one_goes() {
-    let observed = cut_short(Some(InstanceState::Running), false);
+    // Where nothing says that it arrived, it is in the old one.
+    let lost = cut_short(Some(InstanceState::Running), false);
+    let back = run(&desired([spec("ada")]), &lost);
+    assert_eq!(actions(&back), "teardown new bring_back start provision");
+    let observed = arrived(lost);
     let done = run(&desired([other_image()]), &observed);
     assert_eq!(actions(&done), "provision teardown old", "it goes when the new one is whole");
     let mut whole = observed.clone();
@@ -100,11 +104,25 @@ fn where_nothing_can_be_set_aside_the_old_machine_goes_first() {
 
 #[test]
 fn what_was_set_aside_goes_with_its_sandbox() {
-    let gone = run(&desired([spec("bob")]), &cut_short(Some(InstanceState::Running), false));
-    assert!(actions(&gone).contains("teardown new") && actions(&gone).contains("teardown old"));
-    let kept = gone.steps.iter().filter_map(|step| match &step.action {
-        Action::Teardown { instance, keeps } => Some((instance.id.0 == "new", keeps.is_some())),
-        _ => None,
-    });
-    assert!(kept.into_iter().all(|(new, kept)| new == kept), "{}", text(&gone));
+    let running = || cut_short(Some(InstanceState::Running), false);
+    for (observed, has_it) in [(arrived(running()), "new"), (running(), "old")] {
+        let gone = run(&desired([spec("bob")]), &observed);
+        assert!(actions(&gone).contains("teardown new") && actions(&gone).contains("teardown old"));
+        let kept = gone.steps.iter().filter_map(|step| match &step.action {
+            Action::Teardown { instance, keeps } => Some((instance.id.0 == "new", keeps.is_some())),
+            _ => None,
+        });
+        // It is kept of the one that has it, which comes back for that.
+        let is_it = |new: bool| new == (has_it == "new");
+        assert!(kept.into_iter().all(|(new, kept)| is_it(new) == kept), "{}", text(&gone));
+    }
+}
+
+/// What was kept is in the new machine, in which nothing else was put yet.
+fn arrived(mut observed: Observed) -> Observed {
+    let old = observed.receipts.values().next().unwrap().clone();
+    let new = InstanceId("new".to_owned());
+    let receipt = Receipt { instance: new.clone(), guest: None, ..old };
+    observed.receipts.insert(new, receipt);
+    observed
 }

@@ -211,14 +211,21 @@ impl Scanner {
     }
 }
 
-/// The same place, and all that belongs to the same token: a rule may find the beginning of one only.
+/// The same place, to the end of the token that it is in: a rule may find the beginning of one only.
 fn whole_token(text: &[u8], range: Range<usize>) -> Range<usize> {
-    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"+/_-.~".contains(&byte);
-    // An escape may stand for a character of it.
-    let goes_on = |byte: &u8| belongs(*byte) || b"=%\\".contains(byte);
-    let after = text[range.end..].iter().take_while(|byte| goes_on(byte)).count();
-    let before = text[..range.start].iter().rev().take_while(|byte| belongs(**byte)).count();
-    range.start - before..range.end + after
+    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"+/_-~".contains(&byte);
+    let mut end = range.end;
+    loop {
+        end += match &text[end..] {
+            [byte, ..] if belongs(*byte) => 1,
+            // Between two parts of it, and no full stop.
+            [b'.', next, ..] if belongs(*next) => 1,
+            // As JSON and forms may write what base64 has.
+            [b'\\', b'/', ..] => 2,
+            [b'%', b'2', b'B' | b'b' | b'F' | b'f', ..] => 3,
+            _ => return range.start..end,
+        };
+    }
 }
 
 /// The end of a window of a text that begins here, and where the next one begins: between two characters as
