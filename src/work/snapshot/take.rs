@@ -327,7 +327,10 @@ pub(super) fn landing(
     if let (Some(from), Some(to)) = (workspace, machine.fields.0.get("workspace.target")) {
         paths.push((plain(from), plain(to)));
     }
-    paths.push((plain(&meta.home), plain(&identity.home)));
+    // A user without a home has the whole machine for one: what was in a home stays where it was.
+    if plain(&identity.home) != "/" {
+        paths.push((plain(&meta.home), plain(&identity.home)));
+    }
     paths.extend(meta.paths.iter().map(|path| (plain(path), plain(path))));
     // What lies deeper says more.
     paths.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
