@@ -39,7 +39,7 @@ cat >~/agents/bottles/desk.md <<'END'
 ---
 backend: native
 workspace: {path: ~/code/site}
-egress: {allowlist: [pypi.org]}
+egress: {allowlist: [files.example.com]}
 env: {GIT_AUTHOR_NAME: Ada, GIT_AUTHOR_EMAIL: ada@example.com, GIT_COMMITTER_NAME: Ada, GIT_COMMITTER_EMAIL: ada@example.com}
 ---
 END
