@@ -128,6 +128,7 @@ mod tests {
     fn spec(run: &[&str], prompt: &str) -> SandboxSpec {
         SandboxSpec {
             id: SandboxId::new("ada").unwrap(),
+            host_name: SandboxId::new("ada").unwrap(),
             bottle: "dev".to_owned(),
             source: "agents/ada.md".to_owned(),
             overlay: None,

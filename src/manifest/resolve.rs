@@ -481,6 +481,7 @@ impl<'o> Loader<'o> {
         }
         Some(SandboxSpec {
             id: id.clone(),
+            host_name: id.clone(),
             bottle: name,
             source: findings.source().name().to_owned(),
             overlay: origin.overlay.map(str::to_owned),

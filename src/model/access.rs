@@ -111,9 +111,9 @@ fn opencode(routes: &[CredentialRoute], backend: BackendKind) -> Option<String> 
 
 /// What leads a JVM to the sidecar, whose programs heed no variable of these, and makes it trust it: Gradle, Maven and
 /// sbt are such programs. Maven's newer transports heed the settings only where they are told to.
-fn java(backend: BackendKind, sandbox: &SandboxId) -> String {
+fn java(backend: BackendKind, host_name: &SandboxId) -> String {
     let host = sidecar_host(backend);
-    let direct = format!("localhost|127.*|[::1]|0.0.0.0|{sandbox}|{host}");
+    let direct = format!("localhost|127.*|[::1]|0.0.0.0|{host_name}|{host}");
     let settings = [
         ("http.proxyHost", host),
         ("http.proxyPort", &PROXY_PORT.to_string()),
@@ -141,7 +141,7 @@ fn ends_a_grant(policy: &Policy, own: &str) -> bool {
 pub fn environment(
     policy: &Policy,
     backend: BackendKind,
-    sandbox: &SandboxId,
+    host_name: &SandboxId,
 ) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut set = |name: &str, value: &str| env.insert(name.to_owned(), value.to_owned());
@@ -154,7 +154,7 @@ pub fn environment(
     // What is served inside: by whichever address of the loopback, and by the machine's own name. Some programs
     // know networks, and others names and addresses alone.
     let mut direct = vec!["localhost", "127.0.0.1", "::1", "0.0.0.0", "127.0.0.0/8"];
-    for own in [sandbox.as_str(), sidecar_host(backend)] {
+    for own in [host_name.as_str(), sidecar_host(backend)] {
         // Many programs take a name for all that ends with it: one called `io` would cut off crates.io.
         if !direct.contains(&own) && !ends_a_grant(policy, own) {
             direct.push(own);
@@ -172,7 +172,7 @@ pub fn environment(
     for name in CA_VARIABLES {
         set(name, CA_PATH);
     }
-    set("JAVA_TOOL_OPTIONS", &java(backend, sandbox));
+    set("JAVA_TOOL_OPTIONS", &java(backend, host_name));
     for route in &policy.routes {
         let has = |role| route.roles.contains(&role);
         // Programs want a credential to start; the sidecar throws it away.
@@ -201,8 +201,8 @@ pub fn environment(
 /// Whether programs have this variable only because there is a sidecar: a constant of this program's,
 /// which another version may set otherwise.
 #[must_use]
-pub fn is_constant(backend: BackendKind, sandbox: &SandboxId, name: &str, value: &str) -> bool {
-    environment(&Policy::default(), backend, sandbox).get(name).is_some_and(|own| own == value)
+pub fn is_constant(backend: BackendKind, host_name: &SandboxId, name: &str, value: &str) -> bool {
+    environment(&Policy::default(), backend, host_name).get(name).is_some_and(|own| own == value)
 }
 
 #[cfg(test)]

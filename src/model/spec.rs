@@ -238,6 +238,8 @@ impl Restart {
 pub struct SandboxSpec {
     /// The agent's name.
     pub id: SandboxId,
+    /// Its machine's host name: the place that a backend keeps it in, which is another name once it was renamed.
+    pub host_name: SandboxId,
     /// The bottle's name.
     pub bottle: String,
     /// The agent's file, relative to the tree.
@@ -388,6 +390,7 @@ impl SandboxSpec {
     pub fn guest(&self, backend: BackendKind) -> GuestSpec {
         GuestSpec {
             sandbox: self.id.clone(),
+            host_name: self.host_name.clone(),
             prompt: self.prompt.clone(),
             skills: self.skills.clone(),
             skills_dir: self.skills_dir.clone(),
@@ -426,7 +429,7 @@ impl SandboxSpec {
     /// The plain values of its programs' environment that can change while its machine stays.
     fn values(&self, backend: BackendKind) -> BTreeMap<String, String> {
         let mut env = match self.sidecar(backend) {
-            Some(_) => access::environment(&self.policy, backend, &self.id),
+            Some(_) => access::environment(&self.policy, backend, &self.host_name),
             None => BTreeMap::new(),
         };
         // What the bottle itself says stands over what leads to the sidecar.
@@ -691,6 +694,8 @@ fn cpus(millicpus: u32) -> String {
 pub struct GuestSpec {
     /// The sandbox.
     pub sandbox: SandboxId,
+    /// Its machine's host name.
+    pub host_name: SandboxId,
     /// The system prompt.
     pub prompt: Arc<str>,
     /// The skills by name.
@@ -743,7 +748,8 @@ impl GuestSpec {
         }
         let backend = self.access.as_ref().map(|access| access.backend);
         let constant = |name: &str, value: &str| {
-            backend.is_some_and(|backend| access::is_constant(backend, &self.sandbox, name, value))
+            backend
+                .is_some_and(|backend| access::is_constant(backend, &self.host_name, name, value))
         };
         let mut constants = Fields::default();
         for (name, value) in &self.env {

@@ -69,6 +69,9 @@ pub fn resolve(desired: &mut Desired, observed: &mut Observed, known: &Known) ->
         .chain(observed.instances.iter().map(|i| i.place.as_ref().unwrap_or(&i.sandbox)))
         .collect();
     places.settle(desired.sandboxes.keys(), &taken);
+    for (id, spec) in &mut desired.sandboxes {
+        spec.host_name = places.of(id).clone();
+    }
     observed.renames = renames;
     places
 }

@@ -27,6 +27,7 @@ fn id(name: &str) -> SandboxId {
 fn spec(name: &str) -> crate::model::SandboxSpec {
     crate::model::SandboxSpec {
         id: id(name),
+        host_name: id(name),
         bottle: "dev".to_owned(),
         source: format!("agents/{name}.md"),
         overlay: None,

@@ -33,6 +33,24 @@ fn actions(plan: &Plan) -> Vec<&'static str> {
     plan.steps.iter().map(|step| step.action.name()).collect()
 }
 
+/// Its host name stays, and so does all that says it.
+#[test]
+fn with_a_sidecar_it_is_nothing_but_a_rename_either() {
+    let connected = |name: &str| {
+        let policy = with_policy("example.com", false);
+        let sidecar = policy.sidecar.clone().map(|own| SidecarSpec { sandbox: id(name), ..own });
+        crate::model::SandboxSpec { sidecar, policy: policy.policy, ..spec(name) }
+    };
+    let mut tree = desired([connected("grace")]);
+    tree.was.extend([was("grace", "linus")]);
+    let seen = converged(&[connected("linus")]);
+    let cas = BTreeMap::from([(id("grace"), CA.to_owned())]);
+    let (plan, ..) = planned(tree, seen, &known(), &Options { cas, ..equipped() });
+    assert_eq!(actions(&plan), ["rename"]);
+    let env = connected("linus").guest(BackendKind::Docker).env;
+    assert!(env["NO_PROXY"].split(',').any(|name| name == "linus"), "{env:?}");
+}
+
 #[test]
 fn a_renamed_one_is_nothing_but_a_rename() {
     let mut tree = desired([spec("grace")]);

@@ -110,6 +110,7 @@ impl Wish {
         let sandbox = id.clone();
         SandboxSpec {
             id: id.clone(),
+            host_name: id.clone(),
             bottle: "dev".to_owned(),
             source: format!("agents/{id}.md"),
             overlay: None,

@@ -15,6 +15,7 @@ const ECHO: &str = r#"
 import socket, sys, threading
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 s = socket.socket(family)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.bind((sys.argv[1], int(sys.argv[2])))
 s.listen(128)
 def serve(c):
@@ -98,11 +99,14 @@ fn said(child: &mut Child) -> String {
 
 /// Starts what listens inside, and waits until it does.
 fn listen(place: &Place, address: &str) -> Child {
-    let script = format!("exec python3 -u -c '{ECHO}' {address} {PORT}");
+    let script = format!("echo $$ >/tmp/echo; exec python3 -u -c '{ECHO}' {address} {PORT}");
     let mut child = place.begin("ada", &script);
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    assert_eq!(line, "listens\n");
+    if line != "listens\n" {
+        let _ = child.kill();
+        panic!("{line:?} on {address}: {}", said(&mut child));
+    }
     child
 }
 
@@ -152,7 +156,7 @@ fn works(place: &Place) {
     place.say("ada", "true");
     let _ = server.kill();
     let _ = server.wait();
-    place.sh("ada", "pkill -f 'c[.]sendall' || true");
+    place.sh("ada", "kill $(cat /tmp/echo)");
     let begun = Instant::now();
     loop {
         let mut rest = Vec::new();
