@@ -136,8 +136,7 @@ impl BackendKind {
     #[must_use]
     pub fn quiesces(self) -> bool {
         match self {
-            Self::Native | Self::Docker => true,
-            Self::Smolmachines => false,
+            Self::Native | Self::Docker | Self::Smolmachines => true,
             #[cfg(feature = "testing")]
             Self::Memory => true,
         }

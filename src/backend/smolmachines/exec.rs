@@ -313,6 +313,7 @@ mod tests {
             home: "/home/node".into(),
             account: Some("node".into()),
             boot: None,
+            quiet: false,
         };
         let name = "bottle-team-ada".to_owned();
         let row = parse::Row {

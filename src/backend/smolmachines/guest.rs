@@ -70,6 +70,17 @@ export "LANG=${LANG:-C.UTF-8}"
 if [ -p "$log" ]; then exec 1<>"$log"; else exec >>"$log"; fi
 exec /bin/sh -c "$@" 2>&1"#;
 
+/// As the sandbox's user: asks the main process to end, which asks the command and waits for it; for ten seconds.
+const END_SH: &str = r#"read -r main </run/bottle/main.pid && kill "$main" || exit 0
+tries=0
+while [ "$tries" -lt 100 ] && kill -0 "$main"; do
+sleep 0.1 || sleep 1 || exit 0
+tries=$((tries+1))
+done"#;
+
+/// For that, in a guest that may do as it likes.
+const ENDING: Duration = Duration::from_secs(20);
+
 /// What is known of a machine's guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Guest {
@@ -80,6 +91,9 @@ pub(super) struct Guest {
     pub account: Option<String>,
     /// The run of the machine in which all is set up.
     pub boot: Option<String>,
+    /// In that run its command does not start: it is there for its files to be read.
+    #[serde(default)]
+    pub quiet: bool,
 }
 
 impl Guest {
@@ -90,7 +104,14 @@ impl Guest {
     fn of(user: &User, accounts: &Accounts) -> Self {
         let Identity { uid, gid, home } = user.identity.clone();
         let account = accounts.accounts.iter().find(|account| account.uid == uid);
-        Self { uid, gid, home, account: account.map(|account| account.name.clone()), boot: None }
+        Self {
+            uid,
+            gid,
+            home,
+            account: account.map(|account| account.name.clone()),
+            boot: None,
+            quiet: false,
+        }
     }
 }
 
@@ -159,12 +180,38 @@ pub(super) fn forget(backend: &Smolmachines, scope: &Scope, instance: &Instance)
     record::forget(&place(scope, instance));
 }
 
+/// Whether its command does not start in this run of the machine.
+pub(super) fn is_quiet(backend: &Smolmachines, scope: &Scope, instance: &Instance) -> bool {
+    let quiet = |guest: Guest| guest.quiet && guest.boot.is_some() && guest.boot == instance.boot;
+    known(backend, scope, instance).is_some_and(quiet)
+}
+
 /// Sees to it that a running machine is set up, and says what is known of its guest.
 pub(super) async fn ready(
     backend: &Smolmachines,
     scope: &Scope,
     instance: &Instance,
     set: &Set,
+) -> Result<Guest, BackendError> {
+    prepared(backend, scope, instance, set, false).await
+}
+
+/// The same of a machine that was just booted for its files to be read: nothing of its own starts in it.
+pub(super) async fn ready_to_be_read(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+) -> Result<Guest, BackendError> {
+    prepared(backend, scope, instance, set, true).await
+}
+
+async fn prepared(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+    quiet: bool,
 ) -> Result<Guest, BackendError> {
     let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
     if let Some(guest) = known(backend, scope, instance).filter(up) {
@@ -182,11 +229,40 @@ pub(super) async fn ready(
         Some(guest) => guest,
         None => work.probe().await?,
     };
-    work.set_up(&guest).await?;
-    let guest = Guest { boot: instance.boot.clone(), ..guest };
+    if quiet {
+        // First, so that whoever comes after this was cut short knows why its command does not run.
+        let guest = Guest { boot: instance.boot.clone(), quiet, ..guest.clone() };
+        record::keep(&place(scope, instance), &guest).map_err(|error| {
+            work.failed(format!("remembering that nothing runs in it: {error}"))
+        })?;
+    }
+    work.set_up(&guest, quiet).await?;
+    let guest = Guest { boot: instance.boot.clone(), quiet, ..guest };
     record::write(&place(scope, instance), &guest);
     locked(&backend.guests).insert(instance.id.clone(), guest.clone());
     Ok(guest)
+}
+
+/// Asks the command of a running machine to end. Whatever comes of it, its machine is stopped next.
+pub(super) async fn ask_to_end(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    set: &Set,
+) {
+    let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
+    let Some(guest) = known(backend, scope, instance).filter(up) else { return };
+    let Ok(version) = super::version::of(&backend.settings, scope).await else { return };
+    let Ok(becoming) = becoming(&guest, set, version) else { return };
+    let script = ["sh", "-c", END_SH].map(str::to_owned);
+    let (options, argv) = super::exec::as_user(&guest, set, &becoming, &script);
+    let mut args = super::exec::begin(version, &instance.name);
+    args.extend(options.into_iter().chain(["--".to_owned()]).chain(argv));
+    let mut call = Call::new(format!("ending what runs in {}", instance.name), ENDING, args);
+    call.stdin = Bytes::new();
+    if let Err(error) = command::run(&backend.settings, call).await {
+        tracing::warn!(machine = %instance.name, %error, "its command was not asked to end");
+    }
 }
 
 struct SetUp<'a> {
@@ -233,7 +309,7 @@ impl SetUp<'_> {
         Ok(Guest::of(&user, &accounts))
     }
 
-    async fn set_up(&self, guest: &Guest) -> Result<(), BackendError> {
+    async fn set_up(&self, guest: &Guest, quiet: bool) -> Result<(), BackendError> {
         let becoming = becoming(guest, self.set, self.version).map_err(|why| self.failed(why))?;
         let (uid, gid) = (guest.uid.to_string(), guest.gid.to_string());
         let workdir = self.set.workdir.as_deref().unwrap_or_default();
@@ -250,6 +326,9 @@ impl SetUp<'_> {
         self.run(root, &["sh", "-c", SETUP_SH, "sh", &uid, &gid, workdir, own, log, &pids]).await?;
         if self.set.mount.is_some() {
             self.check_mount(guest, &becoming).await?;
+        }
+        if quiet {
+            return Ok(());
         }
         let waits = if self.set.waits_for_env { "1" } else { "0" };
         let script = main_script();
@@ -323,7 +402,7 @@ mod tests {
 
     fn guest(uid: u32, account: Option<&str>) -> Guest {
         let account = account.map(str::to_owned);
-        Guest { uid, gid: uid, home: "/".into(), account, boot: None }
+        Guest { uid, gid: uid, home: "/".into(), account, boot: None, quiet: false }
     }
 
     #[test]

@@ -152,6 +152,10 @@ impl Backend for Smolmachines {
         }
     }
 
+    async fn quiesce(&self, scope: &Scope, machine: &Instance) -> Result<Instance, BackendError> {
+        run::quiesce(self, scope, machine).await
+    }
+
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         match instance.resource {
             ResourceKind::Sidecar => sidecar::teardown(self, scope, instance).await,

@@ -65,6 +65,7 @@ pub(super) async fn observe(
     let mut instances: Vec<Instance> = rows
         .iter()
         .filter_map(|row| Some(startable(backend, row, instance(scope, row)?)))
+        .map(|found| at_rest(backend, scope, found))
         .collect();
     instances.extend(sidecar::observe(backend, scope).await?);
     let leftovers = image::leftovers(scope);
@@ -80,6 +81,15 @@ pub(super) async fn observe(
 fn startable(backend: &Smolmachines, row: &Row, mut found: Instance) -> Instance {
     if found.state == InstanceState::Created && image::is_lost(backend, row) {
         found.state = InstanceState::Broken("smolvm has lost its image".to_owned());
+    }
+    found
+}
+
+/// A machine that was booted for its files to be read, and still is: to whoever makes a plan it does not run.
+fn at_rest(backend: &Smolmachines, scope: &Scope, mut found: Instance) -> Instance {
+    if found.state == InstanceState::Running && guest::is_quiet(backend, scope, &found) {
+        found.state = InstanceState::Stopped { code: None };
+        found.boot = None;
     }
     found
 }

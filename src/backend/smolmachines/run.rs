@@ -52,7 +52,12 @@ pub(super) async fn start(
 ) -> Result<Instance, BackendError> {
     let lock = backend.lock(&instance.id.0);
     let _one = lock.lock().await;
-    let (now, set) = observe::own(backend, scope, instance).await?;
+    let (mut now, set) = observe::own(backend, scope, instance).await?;
+    if guest::is_quiet(backend, scope, &now) {
+        // Its command starts with its machine.
+        halt(backend, scope, &now).await?;
+        (now, _) = observe::own(backend, scope, instance).await?;
+    }
     let up = match now.state {
         InstanceState::Running => now,
         ref state => {
@@ -135,6 +140,29 @@ fn hint(words: &str) -> &'static str {
     }
 }
 
+/// Ends all that runs in a machine, and boots it anew without its command, so that its files can be read. Starting it
+/// boots it once more.
+pub(super) async fn quiesce(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<Instance, BackendError> {
+    let lock = backend.lock(&instance.id.0);
+    let _one = lock.lock().await;
+    let (now, set) = observe::own(backend, scope, instance).await?;
+    if now.state == InstanceState::Running && guest::is_quiet(backend, scope, &now) {
+        return Ok(now);
+    }
+    if now.state == InstanceState::Running {
+        guest::ask_to_end(backend, scope, &now, &set).await;
+    }
+    halt(backend, scope, &now).await?;
+    let (now, _) = observe::own(backend, scope, instance).await?;
+    let up = boot(backend, scope, &now, &set, "start").await?;
+    guest::ready_to_be_read(backend, scope, &up, &set).await?;
+    Ok(up)
+}
+
 /// Stops a machine: it keeps its disks.
 pub(super) async fn stop(
     backend: &Smolmachines,
@@ -143,6 +171,14 @@ pub(super) async fn stop(
 ) -> Result<(), BackendError> {
     let lock = backend.lock(&instance.id.0);
     let _one = lock.lock().await;
+    halt(backend, scope, instance).await
+}
+
+async fn halt(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+) -> Result<(), BackendError> {
     let what = format!("stopping {}", instance.name);
     for left in (0..TEARDOWNS).rev() {
         let now = match observe::own(backend, scope, instance).await {
