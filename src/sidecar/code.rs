@@ -41,7 +41,7 @@ pub enum Code {
     AuthorityMismatch,
     /// A push through a credential route.
     UseGitGate,
-    /// A WebSocket, whose frames would not be scanned.
+    /// A WebSocket that is not asked for in the one way that every server understands.
     WebsocketRefused,
     /// A leak rule matched.
     Dlp {
@@ -252,7 +252,9 @@ impl Code {
             Self::UseGitGate => {
                 "leave the push to the operator: `https` pushes are refused, and this version has no other way for them"
             }
-            Self::WebsocketRefused => "use plain HTTP: WebSockets are not passed on",
+            Self::WebsocketRefused => {
+                "open the WebSocket by `GET` over HTTP/1.1, with `Upgrade: websocket` and version 13"
+            }
             Self::Dlp { .. } => {
                 "leave the secret out; for a false alarm the operator adds `{rule, host, reason}` to `egress.dlp_allow`"
             }

@@ -65,7 +65,7 @@ enum State {
     Head(Head),
     Length(u64),
     Chunked(Chunks),
-    /// A CONNECT passed. Nothing follows it until it is known what it led to.
+    /// A CONNECT passed, or a request for a WebSocket. Nothing follows it until it is known what it led to.
     Connect,
     Tunnel,
     Refused(Code),

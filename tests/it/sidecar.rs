@@ -32,5 +32,6 @@ mod told;
 mod tunnel;
 mod uploads;
 mod upstream;
+mod websockets;
 mod within;
 mod world;

@@ -83,6 +83,11 @@ impl Case {
         let _ = self.room.set(Arc::clone(room));
     }
 
+    /// The room that it takes.
+    pub(super) fn room(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        self.room.get().cloned()
+    }
+
     /// A request has come: whatever becomes of it, the log has a line.
     pub(super) fn arrived(&self) {
         self.untold.store(true, Ordering::Release);

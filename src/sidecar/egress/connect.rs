@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use hyper::Uri;
 use hyper::server::conn::{http1, http2};
@@ -25,20 +26,43 @@ use super::relaying::Paced;
 use super::serve::Shared;
 use super::slots::Slot;
 use super::state::Loaded;
+use super::websocket::Session;
 use crate::sidecar::record::{Event, Line};
 use crate::sidecar::{Authority, Code, Host, Transport, decide_connect};
 
-/// The CONNECT that a connection was granted, until the connection becomes its tunnel.
+/// What a connection becomes when its last answer was sent.
+pub(super) enum Switch {
+    /// The tunnel of a CONNECT that was granted.
+    Tunnel(Authority),
+    /// A WebSocket to which the upstream has agreed.
+    WebSocket(Box<Session>),
+}
+
+/// What a connection was granted to become, until it does.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<Option<(Authority, OnUpgrade)>>);
+pub(super) struct Pending(Mutex<Option<(Switch, OnUpgrade)>>);
 
 impl Pending {
-    pub(super) fn set(&self, authority: Authority, upgrade: OnUpgrade) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((authority, upgrade));
+    pub(super) fn set(&self, switch: Switch, upgrade: OnUpgrade) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((switch, upgrade));
     }
 
-    pub(super) fn take(&self) -> Option<(Authority, OnUpgrade)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What it becomes, with the connection itself, and what was received beyond its last request.
+    pub(super) async fn take<S>(&self) -> Option<(Switch, S, BytesMut)>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let pending = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (switch, upgrade) = pending?;
+        let parts = upgrade.await.ok()?.downcast::<TokioIo<Framed<S>>>().ok()?;
+        // The parser had nothing beyond that request: the filter lets nothing pass after it.
+        let (socket, mut before) = parts.io.into_inner().into_tunnel();
+        if !parts.read_buf.is_empty() {
+            let mut whole = BytesMut::from(&*parts.read_buf);
+            whole.unsplit(before);
+            before = whole;
+        }
+        Some((switch, socket, before))
     }
 }
 
@@ -100,7 +124,7 @@ async fn served<S>(
     if loaded.policy.is_service(authority) && speaks_plainly(&mut socket).await {
         drop((case, loaded));
         let kind = Kind::Tunnel(authority.clone(), Transport::Http);
-        let door = Arc::new(Door { shared: Arc::clone(shared), wire, kind });
+        let door = Arc::new(Door::new(shared, &wire, kind));
         return serve_http1(socket, door).await;
     }
     let handshake = tokio::time::timeout(limits::HEAD, handshake(&loaded, socket, authority));
@@ -112,11 +136,8 @@ async fn served<S>(
     };
     drop((case, loaded));
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let door = Arc::new(Door {
-        shared: Arc::clone(shared),
-        wire: Arc::clone(&wire),
-        kind: Kind::Tunnel(authority.clone(), Transport::Https),
-    });
+    let door = Door::new(shared, &wire, Kind::Tunnel(authority.clone(), Transport::Https));
+    let door = Arc::new(door);
     let stream = Paced::new(stream, Arc::clone(&shared.relaying));
     if http2 { Box::pin(serve_http2(stream, door)).await } else { serve_http1(stream, door).await }
 }
@@ -176,8 +197,16 @@ where
     let framed = Framed::new(stream, Arc::clone(&door.wire));
     let service = service_fn(|request| answer(Arc::clone(&door), request));
     let connection = http1_builder().serve_connection(TokioIo::new(framed), service);
-    if connection.await.is_err_and(|error| error.is_parse()) {
-        Case::new(&door.shared, &door.wire).deny_later(&Code::MalformedRequest);
+    match connection.with_upgrades().await {
+        Ok(()) => {}
+        Err(error) if error.is_parse() => {
+            return Case::new(&door.shared, &door.wire).deny_later(&Code::MalformedRequest);
+        }
+        Err(_) => return,
+    }
+    // No other is set within a tunnel.
+    if let Some((Switch::WebSocket(session), socket, before)) = door.pending.take::<S>().await {
+        Box::pin(session.run(socket, before)).await;
     }
 }
 

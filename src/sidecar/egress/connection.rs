@@ -12,7 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::ahead::Ahead;
 use super::case::Case;
-use super::connect::{Pending, http1_builder, tunnel};
+use super::connect::{Switch, http1_builder, tunnel};
 use super::framed::{Framed, Wire};
 use super::limits;
 use super::proxy::{Door, Kind, answer};
@@ -37,11 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, slot: Slot) {
 
 async fn front(shared: Arc<Shared>, socket: Socket, slot: &Arc<Slot>) {
     let Ok(wire) = Wire::new(Arc::clone(slot)) else { return };
-    let door = Arc::new(Door {
-        shared: Arc::clone(&shared),
-        wire: Arc::clone(&wire),
-        kind: Kind::Front(Pending::default()),
-    });
+    let door = Arc::new(Door::new(&shared, &wire, Kind::Front));
     let framed = Framed::new(socket, wire);
     let service = service_fn(|request| answer(Arc::clone(&door), request));
     let connection = http1_builder().serve_connection(TokioIo::new(framed), service);
@@ -51,18 +47,12 @@ async fn front(shared: Arc<Shared>, socket: Socket, slot: &Arc<Slot>) {
         }
         return;
     }
-    let Kind::Front(pending) = &door.kind else { return };
-    let Some((authority, upgrade)) = pending.take() else { return };
-    let Ok(upgraded) = upgrade.await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<Framed<Socket>>>() else { return };
-    // The parser had nothing beyond the CONNECT: the filter lets nothing pass after it.
-    let (socket, mut before) = parts.io.into_inner().into_tunnel();
-    if !parts.read_buf.is_empty() {
-        let mut whole = bytes::BytesMut::from(&*parts.read_buf);
-        whole.unsplit(before);
-        before = whole;
-    }
+    let Some((switch, socket, before)) = door.pending.take::<Socket>().await else { return };
     drop(door);
+    let authority = match switch {
+        Switch::Tunnel(authority) => authority,
+        Switch::WebSocket(session) => return Box::pin(session.run(socket, before)).await,
+    };
     let socket = Ahead::rewound(before, socket, limits::READ_AHEAD, Arc::clone(&shared.relaying));
     Box::pin(tunnel(shared, Arc::clone(slot), socket, authority)).await;
 }

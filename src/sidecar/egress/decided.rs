@@ -78,17 +78,17 @@ pub(super) fn decided(
     request: &Request<Incoming>,
 ) -> Result<(Arc<Loaded>, Decided), Code> {
     let uri = request.uri();
-    let by_path = matches!(door, Kind::Front(_)) && uri.authority().is_none();
+    let by_path = matches!(door, Kind::Front) && uri.authority().is_none();
     // Some clients send a proxy `https` as they send it `http`, with the whole URL in the request line: that asks
     // for the same as within a tunnel, and goes on over TLS all the same.
     let transport = match door {
-        Kind::Front(_) if uri.scheme_str() == Some("https") => Transport::Https,
-        Kind::Front(_) => Transport::Http,
+        Kind::Front if uri.scheme_str() == Some("https") => Transport::Https,
+        Kind::Front => Transport::Http,
         Kind::Tunnel(_, transport) => *transport,
     };
     let authority = match door {
-        Kind::Front(_) if by_path => None,
-        Kind::Front(_) => Some(named(uri, request.headers(), transport)?),
+        Kind::Front if by_path => None,
+        Kind::Front => Some(named(uri, request.headers(), transport)?),
         Kind::Tunnel(of_tunnel, _) => {
             let authority = named(uri, request.headers(), transport)?;
             if authority != *of_tunnel {

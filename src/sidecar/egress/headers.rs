@@ -94,14 +94,6 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     headers.remove(HeaderName::from_static("alt-svc"));
 }
 
-/// Whether the client asks for a WebSocket.
-pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    headers.contains_key(HeaderName::from_static("sec-websocket-key"))
-        || headers.get_all(UPGRADE).iter().any(|value| {
-            value.as_bytes().to_ascii_lowercase().windows(9).any(|part| part == b"websocket")
-        })
-}
-
 /// Where at the path door the place is that a route's upstream names.
 pub(super) fn door_location(location: &str, route: &Route) -> Option<String> {
     let path = match location.strip_prefix("https://") {
@@ -211,12 +203,5 @@ mod tests {
         {
             assert_eq!(at(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn websockets_are_seen() {
-        assert!(asks_for_websocket(&map(&[("upgrade", "foo, WebSocket")])));
-        assert!(asks_for_websocket(&map(&[("sec-websocket-key", "x")])));
-        assert!(!asks_for_websocket(&map(&[("upgrade", "tls")])));
     }
 }

@@ -233,6 +233,15 @@ pub const GATHER: Duration = Duration::from_millis(100);
 /// Between two pieces of a response.
 pub const RESPONSE_IDLE: Duration = Duration::from_secs(600);
 
+/// A message of a WebSocket that is searched, and so held, as a whole.
+pub const WEBSOCKET_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// How long such a message may take to come as a whole.
+pub const WEBSOCKET_MESSAGE_TIME: Duration = Duration::from_secs(120);
+
+/// A WebSocket over which nothing has come for so long, or for up to twice that, is closed.
+pub const WEBSOCKET_IDLE: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Connections to one upstream that are kept for the next request.
 pub const IDLE_UPSTREAMS: usize = 8;
 /// Connections to all upstreams that are kept for the next request.

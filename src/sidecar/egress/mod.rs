@@ -40,6 +40,7 @@ mod upload;
 mod upstream;
 mod verified;
 mod via;
+mod websocket;
 
 pub use resolve::System;
 pub(super) use serve::keep_little_memory;

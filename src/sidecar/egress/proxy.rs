@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, LOCATION};
+use hyper::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, LOCATION,
+};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 
 use super::arriving::Arriving;
@@ -21,8 +23,8 @@ use super::decided::{Decided, decided};
 use super::dialect::Dialect;
 use super::framed::Wire;
 use super::headers::{
-    asks_for_websocket, door_location, is_head_too_large, is_partial, service_location,
-    strip_partial, strip_request, strip_response,
+    door_location, is_head_too_large, is_partial, service_location, strip_partial, strip_request,
+    strip_response,
 };
 use super::outgoing::{Outgoing, Relayed, redact};
 use super::relaying::Turn;
@@ -33,7 +35,7 @@ use super::state::Loaded;
 use super::trouble::Trouble;
 use super::upload::{Revoked, Upload};
 use super::upstream::{Connection, Reach, Target, Unanswered};
-use super::{connect, limits};
+use super::{connect, limits, websocket};
 use crate::sidecar::dlp::{Report, Unscanned};
 use crate::sidecar::{Authority, Code, Route, Transport, decide_connect};
 
@@ -42,12 +44,21 @@ pub(super) struct Door {
     pub(super) shared: Arc<Shared>,
     pub(super) wire: Arc<Wire>,
     pub(super) kind: Kind,
+    /// What its connection becomes.
+    pub(super) pending: connect::Pending,
+}
+
+impl Door {
+    pub(super) fn new(shared: &Arc<Shared>, wire: &Arc<Wire>, kind: Kind) -> Self {
+        let (shared, wire) = (Arc::clone(shared), Arc::clone(wire));
+        Self { shared, wire, kind, pending: connect::Pending::default() }
+    }
 }
 
 /// Which door it is.
 pub(super) enum Kind {
     /// The connection itself: the proxy's front, and the path door.
-    Front(connect::Pending),
+    Front,
     /// Inside the tunnel of a CONNECT.
     Tunnel(Authority, Transport),
 }
@@ -61,7 +72,8 @@ pub(super) async fn answer(
     let case = Case::new(&door.shared, &door.wire);
     // What is left unread of a request stands where the next one would begin.
     let unread = !request.body().is_end_stream() && request.version() < Version::HTTP_2
-        || request.method() == Method::CONNECT;
+        || request.method() == Method::CONNECT
+        || websocket::is_asked_for(request.headers());
     let room = Arc::clone(&door.shared.requests).try_acquire_owned().ok().map(Arc::new);
     if let Some(room) = &room {
         case.takes(room);
@@ -74,7 +86,7 @@ pub(super) async fn answer(
         Ok(Ok(Answer::Relayed(response))) => {
             return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working, room)));
         }
-        Ok(Ok(Answer::Tunnel)) => Response::new(Bytes::new()),
+        Ok(Ok(Answer::Switched(response))) => *response,
         Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),
         Ok(Err(Refusal::Logged(code))) => case.page(&code),
         // The message of a panic may hold a value, so nobody is told it.
@@ -85,8 +97,8 @@ pub(super) async fn answer(
 
 enum Answer {
     Relayed(Box<Response<Relayed>>),
-    /// A CONNECT that is granted.
-    Tunnel,
+    /// The connection becomes something else: a tunnel, or a WebSocket.
+    Switched(Box<Response<Bytes>>),
 }
 
 enum Refusal {
@@ -118,20 +130,22 @@ async fn work(
     if let Some(loaded) = &loaded {
         let _ = case.generation.set(loaded.generation);
     }
-    if let (Kind::Front(pending), &Method::CONNECT) = (&door.kind, request.method()) {
+    if let (Kind::Front, &Method::CONNECT) = (&door.kind, request.method()) {
         let authority = connect::grant(case, loaded.as_deref(), request.uri())?;
         let upgrade = hyper::upgrade::on(&mut request);
-        pending.set(authority, upgrade);
+        door.pending.set(connect::Switch::Tunnel(authority), upgrade);
         case.is_told();
-        return Ok(Answer::Tunnel);
+        return Ok(Answer::Switched(Box::default()));
     }
     let (loaded, decided) = decided(&door.kind, case, loaded, &request)?;
     #[cfg(any(test, feature = "testing"))]
     panic_if_asked(&loaded, &decided, request.headers());
-    if asks_for_websocket(request.headers()) {
+    let websocket = websocket::is_asked_for(request.headers());
+    if websocket && !websocket::is_well_asked(&request) {
         case.stops_at(&decided.path, &loaded);
         return Err(Code::WebsocketRefused.into());
     }
+    let upgrade = websocket.then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
     let body = Arriving::new(body, head.version);
     let mut headers = head.headers;
@@ -140,6 +154,9 @@ async fn work(
     search_head(case, &loaded, &decided, &mut headers)?;
     if let Some(route) = &decided.route {
         inject(&loaded, route, &mut headers)?;
+    }
+    if websocket {
+        websocket::ask(&mut headers);
     }
     // A new policy may forbid what is under way.
     let again = || revoked(door, case, loaded.generation, &decided);
@@ -164,13 +181,37 @@ async fn work(
         response = exchange(case, &loaded, &decided, &head.method, &headers, upload) => response?,
         () = &mut revoked => return Err(Refusal::Logged(Code::HostNotAllowed)),
     };
-    let (response, connection) = response;
+    let (mut response, connection) = response;
     course.answered();
+    if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS)
+    {
+        let upstream = hyper::upgrade::on(&mut response);
+        let redactor = loaded.scan.redactor(decided.route.is_some());
+        let mut answer = websocket::agreed(response, &headers)?;
+        if let Some(redactor) = &redactor {
+            redact(answer.headers_mut(), redactor);
+        }
+        let session = websocket::Session {
+            case: Arc::clone(case),
+            budget: Arc::clone(budget),
+            redactor,
+            revoked,
+            upstream,
+            working: door.wire.begin(),
+            room: case.room(),
+            loaded,
+        };
+        door.pending.set(connect::Switch::WebSocket(Box::new(session)), upgrade);
+        return Ok(Answer::Switched(Box::new(answer)));
+    }
     let back = (Arc::clone(&loaded), decided.target.clone(), connection, course);
     let turn = case.shared.relaying.begin(active);
-    relay(&loaded, &decided, response, revoked, back, turn)
-        .await
-        .map(|response| Answer::Relayed(Box::new(response)))
+    let mut response = relay(&loaded, &decided, response, revoked, back, turn).await?;
+    if websocket {
+        // What follows on this connection would have been the WebSocket's.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(Answer::Relayed(Box::new(response)))
 }
 
 /// In which form whoever asks understands a refusal. A CONNECT is none of theirs.
@@ -180,7 +221,7 @@ fn spoken(door: &Door, request: &Request<Incoming>) -> Option<Dialect> {
     }
     let host = match &door.kind {
         Kind::Tunnel(authority, _) => authority.host().to_string(),
-        Kind::Front(_) => String::new(),
+        Kind::Front => String::new(),
     };
     Dialect::of(request.uri().path(), request.headers(), &host)
 }
@@ -190,7 +231,7 @@ fn spoken(door: &Door, request: &Request<Incoming>) -> Option<Dialect> {
 fn revoked(door: &Door, case: &Arc<Case>, generation: u64, decided: &Decided) -> Revoked {
     let question = decided.question.clone();
     let tunnel = match &door.kind {
-        Kind::Front(_) => None,
+        Kind::Front => None,
         Kind::Tunnel(authority, _) => Some(authority.clone()),
     };
     let forbidden = door.shared.until(generation, move |loaded| {

@@ -161,7 +161,12 @@ impl Scan {
 
     /// How a body is written that something can be taken out of, if that is what is done about leaks.
     pub(super) fn redacts(&self, headers: &HeaderMap) -> Option<Written> {
-        written(headers).filter(|_| self.action == Action::Redact)
+        written(headers).filter(|_| self.takes_out())
+    }
+
+    /// Whether what is found is taken out of a text, where it can be.
+    pub(super) fn takes_out(&self) -> bool {
+        self.action == Action::Redact
     }
 
     /// Takes out of a body what must not leave, as far as that goes.

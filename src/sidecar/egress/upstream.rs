@@ -236,7 +236,7 @@ async fn http1_over(
         .await
         .map_err(|_| Code::UpstreamUnreachable)?;
     // How it ends is seen by whoever waits for the answer.
-    tokio::spawn(connection.map(drop));
+    tokio::spawn(connection.with_upgrades().map(drop));
     Ok(Sender::Http1(sender))
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Head {
     host: Option<Authority>,
     length: Option<u64>,
     chunked: bool,
+    /// It asks for another protocol, a WebSocket's.
+    upgrade: bool,
 }
 
 #[derive(Debug)]
@@ -102,6 +104,7 @@ impl Head {
                 if field.value.split(|b| b", /\t".contains(b)).any(http) {
                     return Err(Code::MalformedRequest);
                 }
+                self.upgrade |= field.value.eq_ignore_ascii_case(b"websocket");
             }
             _ => {}
         }
@@ -132,6 +135,7 @@ impl Head {
         }
         match (request.connect, self.length) {
             (false, _) if self.chunked => Ok(Body::Chunked),
+            (false, None) if self.upgrade => Ok(Body::Connect),
             (false, length) => Ok(Body::Length(length.unwrap_or(0))),
             (true, None) if !self.chunked => Ok(Body::Connect),
             (true, _) => Err(Code::AmbiguousFraming),

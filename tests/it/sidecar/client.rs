@@ -171,6 +171,11 @@ impl Client {
         std::mem::take(&mut self.received)
     }
 
+    /// So many bytes, or nothing if the connection ends before them.
+    pub(super) async fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        tokio::time::timeout(PATIENCE, self.exactly(count)).await.expect("bytes in time")
+    }
+
     /// What came already and was not taken.
     pub(super) fn so_far(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.received)

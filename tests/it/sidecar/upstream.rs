@@ -176,6 +176,40 @@ impl Upstream {
         Self { secure: address, plain: address, root, seen }
     }
 
+    /// One that agrees to every WebSocket, remembers what it reads of messages, and sends each back. What some
+    /// of them ask for is below, in [`sends`].
+    pub(super) async fn websocket() -> Self {
+        let seen = Arc::new(Seen::default());
+        let (root, mut config) = tls(Certificate::Good);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let secure = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Self {
+            secure: secure.local_addr().unwrap(),
+            plain: plain.local_addr().unwrap(),
+            root,
+            seen: Arc::clone(&seen),
+        };
+        let of_plain = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = plain.accept().await {
+                tokio::spawn(converse(socket, Arc::clone(&of_plain)));
+            }
+        });
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = secure.accept().await {
+                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+                tokio::spawn(async move {
+                    if let Ok(socket) = acceptor.accept(socket).await {
+                        let _ = converse(socket, seen).await;
+                    }
+                });
+            }
+        });
+        upstream
+    }
+
     /// All that has arrived.
     pub(super) fn arrived(&self) -> Vec<Arrived> {
         self.seen.requests.lock().unwrap().clone()
@@ -253,6 +287,114 @@ async fn say(mut socket: impl AsyncRead + AsyncWrite + Unpin, reply: &str) {
         .replace("{token}", token);
     let _ = socket.write_all(reply.as_bytes()).await;
     let _ = socket.shutdown().await;
+}
+
+/// Speaks as a server of WebSockets does.
+async fn converse(
+    mut socket: impl AsyncRead + AsyncWrite + Unpin,
+    seen: Arc<Seen>,
+) -> std::io::Result<()> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await?);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines = head.lines();
+    let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap().to_owned();
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        let name: hyper::header::HeaderName = name.parse().unwrap();
+        headers.append(name, value.parse().unwrap());
+    }
+    let token = headers.get("authorization").and_then(|field| field.to_str().ok());
+    let token = token.and_then(|field| field.strip_prefix("Bearer ")).unwrap_or("none").to_owned();
+    let number = {
+        let mut requests = seen.requests.lock().unwrap();
+        requests.push(Arrived {
+            method: head.split(' ').next().unwrap().to_owned(),
+            target: target.clone(),
+            version: hyper::Version::HTTP_11,
+            headers,
+            body: Vec::new(),
+            whole: false,
+        });
+        requests.len() - 1
+    };
+    if target == "/none" {
+        let none = "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone";
+        socket.write_all(none.as_bytes()).await?;
+        return socket.flush().await;
+    }
+    let more = match target.as_str() {
+        "/extended" => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        _ => "",
+    };
+    // What RFC 6455 answers to the key of its example.
+    let agrees = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{more}\r\n"
+    );
+    socket.write_all(agrees.as_bytes()).await?;
+    socket.flush().await?;
+    loop {
+        let mut head = [0; 2];
+        socket.read_exact(&mut head).await?;
+        assert!(
+            head[0] & 0x70 == 0 && head[1] & 0x80 != 0,
+            "it is masked, and in no extension's form"
+        );
+        let length = match head[1] & 0x7f {
+            126 => u64::from(socket.read_u16().await?),
+            127 => socket.read_u64().await?,
+            short => u64::from(short),
+        };
+        let mut mask = [0; 4];
+        socket.read_exact(&mut mask).await?;
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        socket.read_exact(&mut payload).await?;
+        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
+        seen.requests.lock().unwrap()[number].body.extend_from_slice(&payload);
+        let kind = head[0] & 0x0f;
+        socket.write_all(&sends(kind, payload, &token)).await?;
+        socket.flush().await?;
+        if kind == 8 {
+            return socket.shutdown().await;
+        }
+    }
+}
+
+/// What is sent for a message: the same, or what it asks for.
+fn sends(kind: u8, payload: Vec<u8>, token: &str) -> Vec<u8> {
+    let frame = |first: u8, payload: &[u8]| {
+        let mut out = vec![first];
+        match payload.len() {
+            short @ 0..126 => out.push(u8::try_from(short).unwrap()),
+            long @ 126..65_536 => {
+                out.push(126);
+                out.extend(u16::try_from(long).unwrap().to_be_bytes());
+            }
+            long => {
+                out.push(127);
+                out.extend((long as u64).to_be_bytes());
+            }
+        }
+        out.extend_from_slice(payload);
+        out
+    };
+    let (first, second) = token.split_at(token.len() / 2);
+    match (kind, &*payload) {
+        (9, _) => frame(0x80 | 10, &payload),
+        (_, b"echo token") => frame(0x81, format!("it is {token}").as_bytes()),
+        (_, b"echo base64") => frame(0x82, super::world::base64(token.as_bytes()).as_bytes()),
+        (_, b"echo halves") => {
+            [frame(0x81, first.as_bytes()), frame(0x81, second.as_bytes())].concat()
+        }
+        (_, b"echo ping") => frame(0x89, token.as_bytes()),
+        (_, b"masked") => vec![0x81, 0x81, 0, 0, 0, 0, b'x'],
+        (_, b"compressed") => frame(0xc1, b"x"),
+        _ => frame(0x80 | kind, &payload),
+    }
 }
 
 type Body = BoxBody<Bytes, Infallible>;
