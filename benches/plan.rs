@@ -20,6 +20,7 @@ const RUNS: usize = 7;
 fn spec(number: usize) -> SandboxSpec {
     SandboxSpec {
         id: SandboxId::new(format!("agent-{number}")).unwrap(),
+        host_name: SandboxId::new(format!("agent-{number}")).unwrap(),
         bottle: "dev".to_owned(),
         source: format!("agents/agent-{number}.md"),
         overlay: None,
