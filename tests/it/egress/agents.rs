@@ -185,17 +185,12 @@ pub(super) fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> 
     Some((folder, path))
 }
 
-/// Programs that run with the libraries that the image of containers has.
-const IN_CONTAINERS: [&str; 2] = ["codex", "opencode"];
-
 /// Where the program is: shown to a native sandbox, and in the image of a container.
 fn places(what: &str, program: &str) -> Vec<(Place, String)> {
     let Some((folder, path)) = installed(what, program) else { return Vec::new() };
     let shown = format!("host_paths: ['{}']\nenv: {{PATH: '{path}'}}\n", folder.display());
     let mut places = vec![(Place::native(what), shown)];
-    if IN_CONTAINERS.contains(&program)
-        && let Some((place, image)) = Place::docker(what).zip(world::image_with(what, &folder))
-    {
+    if let Some((place, image)) = Place::docker(what).zip(world::image_with(what, &folder)) {
         places.push((place.of_image(image), format!("env: {{PATH: '{path}'}}\n")));
     }
     places

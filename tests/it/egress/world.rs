@@ -223,8 +223,11 @@ fn files() -> BTreeSet<PathBuf> {
         libraries(&mut files, Path::new(helper));
     }
     let loaded = Path::new("/usr/lib/x86_64-linux-gnu");
-    // Loaded by name and linked by nobody.
-    for library in ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"] {
+    // Loaded by name and linked by nobody; and what programs of elsewhere link to, which every Debian has.
+    let older = ["libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1"];
+    for library in
+        ["libnss_files.so.2", "libnss_dns.so.2", "libresolv.so.2"].into_iter().chain(older)
+    {
         if loaded.join(library).exists() {
             add(&mut files, &loaded.join(library));
         }
