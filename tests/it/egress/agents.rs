@@ -186,7 +186,7 @@ pub(super) fn installed(what: &str, program: &str) -> Option<(PathBuf, String)> 
 }
 
 /// Where the program is: shown to a native sandbox, and in the image of a container.
-fn places(what: &str, program: &str) -> Vec<(Place, String)> {
+pub(super) fn places(what: &str, program: &str) -> Vec<(Place, String)> {
     let Some((folder, path)) = installed(what, program) else { return Vec::new() };
     let shown = format!("host_paths: ['{}']\nenv: {{PATH: '{path}'}}\n", folder.display());
     let mut places = vec![(Place::native(what), shown)];

@@ -1,7 +1,7 @@
 //! Agents at work, unattended: the real programs with a vendor that answers as it documents. Each logs in by its role,
 //! is shown its skill, runs a command by its own tool, reads an answer that streams, and goes on where it was.
 
-use super::agents::{KEY, SUBSCRIPTION, installed, route_to};
+use super::agents::{KEY, SUBSCRIPTION, installed, places, route_to};
 use super::place::Place;
 use super::vendors::{ANTHROPIC, DONE, GOOGLE, OPENAI, TASK};
 
@@ -66,9 +66,9 @@ pub(super) const CLIS: [Cli; 5] = [
     },
 ];
 
-fn works(cli: &Cli, folder: &str, path: &str) {
+/// Its program is in the sandbox by what its bottle `has`.
+fn works(cli: &Cli, mut place: Place, has: &str) {
     let (kind, program) = (&cli.token[..cli.token.len().min(9)], cli.program);
-    let mut place = Place::native(&format!("work-{program}"));
     place.cli.env("AGENTS_TOKEN", cli.token);
     let work = place.cli.home().join("work");
     std::fs::create_dir(&work).unwrap();
@@ -77,7 +77,7 @@ fn works(cli: &Cli, folder: &str, path: &str) {
     place.bottle(
         "dev",
         &format!(
-            "host_paths: ['{folder}']\nenv: {{PATH: '{path}'}}\nworkspace: {{path: '{}'}}\n{}",
+            "{has}workspace: {{path: '{}'}}\n{}",
             work.display(),
             route_to(cli.host, cli.role)
         ),
@@ -116,11 +116,13 @@ fn works(cli: &Cli, folder: &str, path: &str) {
     assert!(!place.sh("ada", "env").stdout.contains(cli.token));
 }
 
+/// Natively, and in an image on Docker.
 #[test]
-fn each_agent_works_natively() {
+fn each_agent_works() {
     for cli in &CLIS {
-        let Some((folder, path)) = installed("work", cli.program) else { return };
-        works(cli, &folder.display().to_string(), &path);
+        for (place, has) in places(&format!("work-{}", cli.program), cli.program) {
+            works(cli, place, &has);
+        }
     }
 }
 

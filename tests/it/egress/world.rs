@@ -21,6 +21,7 @@ const PROGRAMS: &[&str] = &[
     "sh",
     "base64",
     "basename",
+    "bash",
     "busybox",
     "cat",
     "chmod",
