@@ -133,6 +133,12 @@ impl Framing {
         self.broken_body || matches!(self.state, State::Length(_) | State::Chunked(_))
     }
 
+    /// Whether nothing passes until it is known what the last request led to.
+    #[must_use]
+    pub fn awaits_switch(&self) -> bool {
+        matches!(self.state, State::Connect)
+    }
+
     /// The CONNECT that passed was granted: whatever follows is the tunnel's.
     pub fn open_tunnel(&mut self) {
         if matches!(self.state, State::Connect) {

@@ -91,7 +91,8 @@ pub(super) struct Guest {
     pub account: Option<String>,
     /// The run of the machine in which all is set up.
     pub boot: Option<String>,
-    /// In that run its command does not start: it is there for its files to be read.
+    /// In that run its command does not start: it is there for its files to be read. Without a run: in the next one, and
+    /// nobody but whoever reads them sets it up.
     #[serde(default)]
     pub quiet: bool,
 }
@@ -170,8 +171,9 @@ fn place(scope: &Scope, instance: &Instance) -> PathBuf {
 
 /// What is known of it, whether or not it runs.
 pub(super) fn known(backend: &Smolmachines, scope: &Scope, instance: &Instance) -> Option<Guest> {
-    let known = locked(&backend.guests).get(&instance.id).cloned();
-    known.or_else(|| record::read(&place(scope, instance)))
+    // Another process may have set it up since.
+    let kept = record::read(&place(scope, instance));
+    kept.or_else(|| locked(&backend.guests).get(&instance.id).cloned())
 }
 
 /// Nothing of it is needed any more.
@@ -182,8 +184,34 @@ pub(super) fn forget(backend: &Smolmachines, scope: &Scope, instance: &Instance)
 
 /// Whether its command does not start in this run of the machine.
 pub(super) fn is_quiet(backend: &Smolmachines, scope: &Scope, instance: &Instance) -> bool {
-    let quiet = |guest: Guest| guest.quiet && guest.boot.is_some() && guest.boot == instance.boot;
+    let quiet = |guest: Guest| guest.quiet && (guest.boot.is_none() || guest.boot == instance.boot);
     known(backend, scope, instance).is_some_and(quiet)
+}
+
+/// From the next run on its command does not start, or does again.
+pub(super) fn keep_quiet(
+    backend: &Smolmachines,
+    scope: &Scope,
+    instance: &Instance,
+    quiet: bool,
+) -> Result<(), BackendError> {
+    // One of which nothing is known was never set up: nothing starts in it by itself.
+    let Some(guest) = known(backend, scope, instance) else { return Ok(()) };
+    let guest = Guest { boot: None, quiet, ..guest };
+    record::keep(&place(scope, instance), &guest).map_err(|error| {
+        let what = format!("remembering whether the command of {} runs", instance.name);
+        BackendError::failed(what, anyhow::Error::from(error))
+    })?;
+    locked(&backend.guests).insert(instance.id.clone(), guest);
+    Ok(())
+}
+
+/// What is remembered of machines whose command does not start.
+pub(super) fn any_quiet(scope: &Scope) -> bool {
+    let files = std::fs::read_dir(record::folder(scope)).into_iter().flatten().flatten();
+    files
+        .filter(|file| file.file_name().to_string_lossy().starts_with("guest-"))
+        .any(|file| record::read::<Guest>(&file.path()).is_some_and(|guest| guest.quiet))
 }
 
 /// Sees to it that a running machine is set up, and says what is known of its guest.
@@ -213,14 +241,13 @@ async fn prepared(
     set: &Set,
     quiet: bool,
 ) -> Result<Guest, BackendError> {
-    let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
-    if let Some(guest) = known(backend, scope, instance).filter(up) {
+    if let Some(guest) = is_set_up(known(backend, scope, instance), instance, quiet)? {
         return Ok(guest);
     }
     let lock = backend.lock(&format!("guest of {}", instance.id));
     let _one = lock.lock().await;
     let known = known(backend, scope, instance);
-    if let Some(guest) = known.clone().filter(up) {
+    if let Some(guest) = is_set_up(known.clone(), instance, quiet)? {
         return Ok(guest);
     }
     let version = super::version::of(&backend.settings, scope).await?;
@@ -243,25 +270,57 @@ async fn prepared(
     Ok(guest)
 }
 
-/// Asks the command of a running machine to end. Whatever comes of it, its machine is stopped next.
+/// The guest, if it is set up in this run of its machine as it is to be.
+fn is_set_up(
+    known: Option<Guest>,
+    instance: &Instance,
+    quiet: bool,
+) -> Result<Option<Guest>, BackendError> {
+    let Some(guest) = known else { return Ok(None) };
+    let up = guest.boot.is_some() && guest.boot == instance.boot;
+    let refused = |why: &str| {
+        Err(BackendError::failed(format!("setting {} up", instance.name), anyhow::anyhow!("{why}")))
+    };
+    match (up, quiet) {
+        (true, true) if !guest.quiet => refused("its command was started meanwhile"),
+        (false, false) if guest.quiet && guest.boot.is_none() => {
+            refused("its work is being kept, and nothing starts in it meanwhile")
+        }
+        (true, _) => Ok(Some(guest)),
+        (false, _) => Ok(None),
+    }
+}
+
+/// Asks the command of a running machine to end, and has the guest write what it has in memory. Whatever comes of it,
+/// its machine is stopped next.
 pub(super) async fn ask_to_end(
     backend: &Smolmachines,
     scope: &Scope,
     instance: &Instance,
     set: &Set,
 ) {
-    let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
-    let Some(guest) = known(backend, scope, instance).filter(up) else { return };
     let Ok(version) = super::version::of(&backend.settings, scope).await else { return };
-    let Ok(becoming) = becoming(&guest, set, version) else { return };
-    let script = ["sh", "-c", END_SH].map(str::to_owned);
-    let (options, argv) = super::exec::as_user(&guest, set, &becoming, &script);
-    let mut args = super::exec::begin(version, &instance.name);
-    args.extend(options.into_iter().chain(["--".to_owned()]).chain(argv));
-    let mut call = Call::new(format!("ending what runs in {}", instance.name), ENDING, args);
-    call.stdin = Bytes::new();
-    if let Err(error) = command::run(&backend.settings, call).await {
-        tracing::warn!(machine = %instance.name, %error, "its command was not asked to end");
+    let up = |guest: &Guest| guest.boot.is_some() && guest.boot == instance.boot;
+    let guest = known(backend, scope, instance).filter(up);
+    let becoming = guest.as_ref().and_then(|guest| becoming(guest, set, version).ok());
+    let as_root: Vec<String> = match becoming {
+        Some(Becoming::Flag(_)) => vec!["--user".to_owned(), "0:0".to_owned()],
+        _ => Vec::new(),
+    };
+    let mut steps = Vec::new();
+    if let Some((guest, becoming)) = guest.zip(becoming) {
+        let script = ["sh", "-c", END_SH].map(str::to_owned);
+        steps.push(super::exec::as_user(&guest, set, &becoming, &script));
+    }
+    steps.push((as_root, vec!["sync".to_owned()]));
+    for (options, argv) in steps {
+        let mut args = super::exec::begin(version, &instance.name);
+        args.extend(options.into_iter().chain(["--".to_owned()]).chain(argv));
+        let mut call = Call::new(format!("ending what runs in {}", instance.name), ENDING, args);
+        call.stdin = Bytes::new();
+        if let Err(error) = command::run(&backend.settings, call).await {
+            tracing::warn!(machine = %instance.name, %error, "it did not end what runs in it by itself");
+        }
     }
 }
 

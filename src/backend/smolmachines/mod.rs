@@ -101,6 +101,7 @@ impl Backend for Smolmachines {
 
     async fn settle(&self, scope: &Scope) {
         orphans::settled(scope, orphans::BEFORE_ACTING).await;
+        run::settle(self, scope).await;
     }
 
     /// The listing shows all that can be seen: there is nothing deeper.

@@ -8,7 +8,7 @@ use super::labels::Set;
 use super::orphans::Note;
 use super::{Smolmachines, guest, observe, parse, sidecar};
 use crate::backend::{BackendError, Scope};
-use crate::model::{Instance, InstanceState};
+use crate::model::{Instance, InstanceState, Ownership};
 
 /// The first start fetches and unpacks the image. What hangs before that the program itself gives
 /// up after half a minute.
@@ -55,7 +55,8 @@ pub(super) async fn start(
     let (mut now, set) = observe::own(backend, scope, instance).await?;
     if guest::is_quiet(backend, scope, &now) {
         // Its command starts with its machine.
-        halt(backend, scope, &now).await?;
+        halt(backend, scope, &now, true).await?;
+        guest::keep_quiet(backend, scope, &now, false)?;
         (now, _) = observe::own(backend, scope, instance).await?;
     }
     let up = match now.state {
@@ -150,17 +151,49 @@ pub(super) async fn quiesce(
     let lock = backend.lock(&instance.id.0);
     let _one = lock.lock().await;
     let (now, set) = observe::own(backend, scope, instance).await?;
-    if now.state == InstanceState::Running && guest::is_quiet(backend, scope, &now) {
+    let reads = |instance: &Instance| {
+        let known = guest::known(backend, scope, instance);
+        known
+            .is_some_and(|guest| guest.quiet && guest.boot.is_some() && guest.boot == instance.boot)
+    };
+    if now.state == InstanceState::Running && reads(&now) {
         return Ok(now);
     }
     if now.state == InstanceState::Running {
         guest::ask_to_end(backend, scope, &now, &set).await;
     }
-    halt(backend, scope, &now).await?;
-    let (now, _) = observe::own(backend, scope, instance).await?;
-    let up = boot(backend, scope, &now, &set, "start").await?;
+    // Before it is booted: nobody else starts its command then, and whoever comes after this was cut short knows.
+    guest::keep_quiet(backend, scope, &now, true)?;
+    halt(backend, scope, &now, true).await?;
+    let (halted, _) = observe::own(backend, scope, instance).await?;
+    let up = boot(backend, scope, &halted, &set, "start").await?;
+    if now.boot.is_some() && up.boot == now.boot {
+        let what = format!("ending what runs in {}", now.name);
+        return Err(BackendError::failed(what, anyhow::anyhow!("it did not stop")));
+    }
     guest::ready_to_be_read(backend, scope, &up, &set).await?;
     Ok(up)
+}
+
+/// Stops machines that a run which was cut short has left behind for their files to be read.
+pub(super) async fn settle(backend: &Smolmachines, scope: &Scope) {
+    if !guest::any_quiet(scope) {
+        return;
+    }
+    let rows = match observe::rows(backend).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            return tracing::warn!(%error, "cannot look for machines that were left to be read");
+        }
+    };
+    for found in rows.iter().filter_map(|row| observe::instance(scope, row)) {
+        let runs = found.state == InstanceState::Running && found.ownership == Ownership::Ours;
+        if runs && guest::is_quiet(backend, scope, &found) {
+            if let Err(error) = stop(backend, scope, &found).await {
+                tracing::warn!(machine = %found.name, %error, "it was left to be read, and goes on");
+            }
+        }
+    }
 }
 
 /// Stops a machine: it keeps its disks.
@@ -171,13 +204,15 @@ pub(super) async fn stop(
 ) -> Result<(), BackendError> {
     let lock = backend.lock(&instance.id.0);
     let _one = lock.lock().await;
-    halt(backend, scope, instance).await
+    halt(backend, scope, instance, false).await
 }
 
+/// `surely`: also one that does not answer, which the listing has for stopped.
 async fn halt(
     backend: &Smolmachines,
     scope: &Scope,
     instance: &Instance,
+    mut surely: bool,
 ) -> Result<(), BackendError> {
     let what = format!("stopping {}", instance.name);
     for left in (0..TEARDOWNS).rev() {
@@ -186,9 +221,10 @@ async fn halt(
             Err(BackendError::NotRunning { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if !matches!(now.state, InstanceState::Running | InstanceState::Paused) {
+        if !surely && !matches!(now.state, InstanceState::Running | InstanceState::Paused) {
             return Ok(());
         }
+        surely = false;
         let args = ["machine", "stop", "--name", &now.name];
         let mut call = Call::new(&*what, TEARDOWN_DEADLINE, args);
         call.note = Some(Note::new(scope, &what));

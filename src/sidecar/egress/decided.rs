@@ -36,6 +36,19 @@ pub(super) enum Question {
 }
 
 impl Question {
+    /// The route by which it would go now, or why it may not.
+    pub(super) fn route(&self, loaded: &Loaded) -> Result<Option<Arc<Route>>, Code> {
+        let policy = &loaded.policy;
+        match self {
+            Self::Proxy { authority, transport, method, path } => {
+                decide(policy, authority, *transport, method, path).map(|allowed| allowed.route)
+            }
+            Self::Path { method, path } => {
+                decide_path_door(policy, method, path).map(|allowed| Some(allowed.route))
+            }
+        }
+    }
+
     pub(super) fn still_allowed(&self, loaded: &Loaded) -> bool {
         let policy = &loaded.policy;
         match self {

@@ -228,9 +228,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Framed<S> {
                 this.judge();
                 continue;
             }
-            // Only after a CONNECT does so much wait. What that leads to is known soon, as is the end
-            // of a connection whose last answer is on its way: neither waits for what comes in.
-            if this.answered_last || this.raw.len() > limits::READ_BUFFER {
+            // What comes behind a CONNECT, or a request for a WebSocket, waits until it is known what that leads
+            // to; and nothing waits for what comes in once the last answer is on its way.
+            let waits = this.framing.awaits_switch() && this.raw.len() >= HEAD_PIECE;
+            if this.answered_last || waits || this.raw.len() > limits::READ_BUFFER {
                 return Poll::Pending;
             }
             this.raw.reserve(if this.framing.is_within_body() { PIECE } else { HEAD_PIECE });

@@ -156,7 +156,7 @@ async fn work(
         inject(&loaded, route, &mut headers)?;
     }
     if websocket {
-        websocket::ask(&mut headers);
+        websocket::ask(&mut headers, decided.route.is_some());
     }
     // A new policy may forbid what is under way.
     let again = || revoked(door, case, loaded.generation, &decided);
@@ -186,20 +186,19 @@ async fn work(
     if let Some(upgrade) = upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS)
     {
         let upstream = hyper::upgrade::on(&mut response);
-        let redactor = loaded.scan.redactor(decided.route.is_some());
         let mut answer = websocket::agreed(response, &headers)?;
-        if let Some(redactor) = &redactor {
-            redact(answer.headers_mut(), redactor);
+        if let Some(redactor) = loaded.scan.redactor(decided.route.is_some()) {
+            redact(answer.headers_mut(), &redactor);
         }
+        let route = decided.route;
         let session = websocket::Session {
+            revoked: websocket::revoked(case, &loaded, decided.question, route.clone()),
             case: Arc::clone(case),
             budget: Arc::clone(budget),
-            redactor,
-            revoked,
+            route,
             upstream,
             working: door.wire.begin(),
             room: case.room(),
-            loaded,
         };
         door.pending.set(connect::Switch::WebSocket(Box::new(session)), upgrade);
         return Ok(Answer::Switched(Box::new(answer)));

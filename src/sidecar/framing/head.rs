@@ -123,6 +123,10 @@ impl Head {
         if self.chunked && (self.length.is_some() || request.old) {
             return Err(Code::AmbiguousFraming);
         }
+        // To some servers what follows such a head is no body any more.
+        if self.upgrade && (self.chunked || self.length.is_some_and(|length| length > 0)) {
+            return Err(Code::AmbiguousFraming);
+        }
         let one_host = match (&request.authority, &self.host) {
             (Some(target), Some(host)) => target == host,
             (None, Some(_)) => true,

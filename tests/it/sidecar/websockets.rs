@@ -195,6 +195,26 @@ async fn what_must_not_leave_ends_it() {
             vec![frame(TEXT, one.as_bytes()), message(PING, b""), frame(0x80, other.as_bytes())],
         ),
         ("in two messages", vec![message(TEXT, one.as_bytes()), message(TEXT, other.as_bytes())]),
+        (
+            "in two with a ping between",
+            vec![
+                message(TEXT, one.as_bytes()),
+                message(PING, b"xxxx"),
+                message(TEXT, other.as_bytes()),
+            ],
+        ),
+        (
+            "in two pings with data between",
+            vec![
+                message(PING, one.as_bytes()),
+                message(TEXT, b"xxxx"),
+                message(PING, other.as_bytes()),
+            ],
+        ),
+        (
+            "in data and a ping",
+            vec![message(TEXT, one.as_bytes()), message(PING, other.as_bytes())],
+        ),
         ("in many", token.as_bytes().chunks(1).map(|byte| message(BINARY, byte)).collect()),
         ("ping", vec![message(PING, token.as_bytes())]),
         ("pong", vec![message(PONG, token.as_bytes())]),
@@ -249,15 +269,66 @@ async fn a_message_goes_on_without_what_is_taken_out() {
             json!({ "a": "<redacted:github-token>" }).to_string(),
         ),
         (format!("it is {}.", token()), "it is <redacted:github-token>.".to_owned()),
+        // It only looks like JSON.
+        (format!("[info] token={}", token()), "[info] token=<redacted:github-token>".to_owned()),
     ] {
         socket.send(&message(TEXT, text.as_bytes())).await;
         assert_eq!(socket.next().await.unwrap(), (0x80 | TEXT, marked.into_bytes()));
     }
-    let lines = world.wait_for("redacted", 2).await;
+    let lines = world.wait_for("redacted", 3).await;
     assert!(lines.iter().all(|line| line["code"] == "dlp:github-token"), "{lines:?}");
     // Of what is no text nothing can be taken out.
     socket.send(&message(BINARY, token().as_bytes())).await;
     assert_eq!(socket.closed().await, (1008, "bottle: dlp:github-token".to_owned()));
+}
+
+/// In warn mode all passes, and the log says what did, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cut_in_two_is_said_where_it_passes() {
+    let world = world("warn").await;
+    let mut socket = Socket::open(&world, "other.example.com").await;
+    let token = token();
+    for part in [&token[..20], &token[20..], "and more", "and more"] {
+        socket.send(&message(TEXT, part.as_bytes())).await;
+        assert_eq!(socket.next().await.unwrap(), (0x80 | TEXT, part.as_bytes().to_vec()));
+    }
+    let lines = world.wait_for("warn", 1).await;
+    assert_eq!(lines[0]["code"], "dlp:github-token");
+}
+
+/// One that is as long as messages are, of letters alone: by a route, where all of it is searched for what could come
+/// back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_message_takes_no_more_than_there_is() {
+    let world = world("block").await;
+    let mut socket = Socket::open(&world, "api.example.com").await;
+    let long: Vec<u8> = (0..(4 << 20) - 64).map(|at: u32| b'a' + (at % 23) as u8).collect();
+    for _ in 0..3 {
+        socket.send(&message(TEXT, &long)).await;
+        assert!(socket.next().await.unwrap() == (0x80 | TEXT, long.clone()));
+    }
+    super::memory::bounded(&world);
+}
+
+/// What is open goes on by the credentials and the rules that are loaded since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_loaded_later_counts() {
+    const NEW: &str = "Zt7Kp2wQ-vR9mXc4bLs8dJh1nYg6fUaEi5oT3kPq";
+    let mut world = world("warn").await;
+    let mut by_route = Socket::open(&world, "api.example.com").await;
+    let mut other = Socket::open(&world, "other.example.com").await;
+    world.document["credentials"] = json!({ "GH_TOKEN": NEW });
+    world.document["policy"]["dlp"]["action"] = json!("block");
+    world.load().await.unwrap();
+    // It was opened with a credential that is no more.
+    by_route.send(b"").await;
+    assert_eq!(by_route.closed().await.0, 1008);
+    // The new one is known to what is open.
+    other.send(&message(TEXT, NEW.as_bytes())).await;
+    assert_eq!(other.closed().await, (1008, "bottle: known-secret:GH_TOKEN".to_owned()));
+    let mut other = Socket::open(&world, "other.example.com").await;
+    other.send(&message(TEXT, token().as_bytes())).await;
+    assert_eq!(other.closed().await, (1008, "bottle: dlp:github-token".to_owned()));
 }
 
 /// The upstream of a route says what it was sent.
@@ -365,13 +436,24 @@ async fn it_is_opened_at_every_door_and_refused_as_any_request() {
     let mut client = world.proxy().await;
     let answer = client.ask(handshake("http://evil.test/", "evil.test", "")).await;
     assert_eq!((answer.status, answer.code()), (403, "host_not_allowed"));
+    // A body: servers that read none would take it for frames.
+    for (fields, body) in [
+        ("Transfer-Encoding: chunked\r\n", "4\r\nbody\r\n0\r\n\r\n"),
+        ("Content-Length: 4\r\n", "body"),
+    ] {
+        let mut client = world.inside("other.example.com:443").await;
+        let asked = handshake("/body", "other.example.com", fields) + body;
+        let answer = client.ask(asked).await;
+        assert_eq!((answer.status, answer.code()), (400, "ambiguous_framing"), "{fields}");
+    }
     // What comes behind the handshake belongs to it, and to no second request.
     let mut client = world.inside("other.example.com:443").await;
     let two = handshake("/none", "other.example.com", "")
         + "GET /second HTTP/1.1\r\nHost: other.example.com\r\n\r\n";
     assert_eq!(client.ask(two).await.status, 404);
     let _ = client.rest().await;
-    assert!(world.upstream.arrived().iter().all(|arrived| arrived.target != "/second"));
+    let other = ["/second", "/body"];
+    assert!(world.upstream.arrived().iter().all(|one| !other.contains(&&*one.target)));
 }
 
 /// Messages that are never whole, and answers that nobody reads: each takes its share of what all have, and the next is

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{
@@ -16,11 +16,16 @@ use super::Session;
 use super::frame::{self, Head, Kind};
 use super::message::{Inward, Outward};
 use crate::sidecar::Code;
+use crate::sidecar::egress::case::Case;
 use crate::sidecar::egress::limits;
+use crate::sidecar::egress::relaying::Relaying;
 use crate::sidecar::egress::share::{Budget, Share};
 
 /// What is read at once.
 const PIECE: usize = 4 * 1024;
+
+/// So much is to be taken of what is written before the next of it is.
+const TAKEN: usize = 16 * 1024;
 
 /// What closes a connection (RFC 6455, section 7.4.1).
 mod close {
@@ -50,6 +55,8 @@ struct Sink<S> {
     whole: bool,
     /// What is written is masked.
     masks: bool,
+    /// What it is counted in while it writes: in a crowd each keeps little.
+    relaying: Arc<Relaying>,
 }
 
 /// Where frames come from.
@@ -89,22 +96,26 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let Self { case, loaded, budget, redactor, mut revoked, upstream, working, room } = self;
-        let Ok(upstream) = upstream.await else { return };
+        let Self { case, budget, route, mut revoked, upstream, working, room } = self;
+        let upstream = tokio::select! {
+            upstream = upstream => upstream,
+            () = &mut revoked => return,
+        };
+        let Ok(upstream) = upstream else { return };
         let (from_machine, to_machine) = split(machine);
         let (from_upstream, to_upstream) = split::<TokioIo<Upgraded>>(TokioIo::new(upstream));
         let mut machine = Source::new(from_machine, before, true);
         let mut upstream = Source::new(from_upstream, BytesMut::new(), false);
-        let mut to_machine = Sink { half: to_machine, whole: true, masks: false };
-        let mut to_upstream = Sink { half: to_upstream, whole: true, masks: true };
+        let relaying = &case.shared.relaying;
+        let mut to_machine = Sink::new(to_machine, false, relaying);
+        let mut to_upstream = Sink::new(to_upstream, true, relaying);
         let moves = AtomicBool::new(true);
         let end = {
-            let mut outward = Outward::new(&case, &loaded);
-            let mut inward = redactor.map(Inward::new);
-            let mut out =
-                std::pin::pin!(machine.outward(&mut to_upstream, &mut outward, &budget, &moves));
-            let mut back =
-                std::pin::pin!(upstream.inward(&mut to_machine, inward.as_mut(), &budget, &moves));
+            let mut search = Outward::new(&case);
+            let out = machine.outward(&mut to_upstream, &mut search, &budget, &moves);
+            let by = (&case, route.is_some());
+            let back = upstream.inward(&mut to_machine, by, &budget, &moves);
+            let (mut out, mut back) = (std::pin::pin!(out), std::pin::pin!(back));
             tokio::select! {
                 end = &mut out => match end {
                     // The other side may have something to say yet.
@@ -275,20 +286,25 @@ impl<S: AsyncRead> Source<S> {
             let mut held = match open.held.take() {
                 Some(held) => held,
                 None => {
-                    let share = budget.take(length.min(limits::STREAMED_BODY)).await;
+                    let share = budget.take(length.min(PIECE)).await;
                     let share = share.map_err(End::Refused)?;
                     open.until = Some(Box::pin(tokio::time::sleep(limits::WEBSOCKET_MESSAGE_TIME)));
                     (head.kind, BytesMut::new(), share)
                 }
             };
-            let whole = held.1.len().saturating_add(length);
-            if whole > limits::WEBSOCKET_MESSAGE {
+            if held.1.len().saturating_add(length) > limits::WEBSOCKET_MESSAGE {
                 return Err(End::Refused(Code::DlpUnscannable));
             }
-            if !budget.grow(&mut held.2, whole) {
-                return Err(End::Refused(Code::TooManyConnections));
+            let mut left = head.length;
+            while left > 0 {
+                let piece = open.in_time(self.piece(&head, left)).await?;
+                left -= piece.len() as u64;
+                // As it comes: a head alone takes nothing.
+                if !budget.grow(&mut held.2, held.1.len() + piece.len()) {
+                    return Err(End::Refused(Code::TooManyConnections));
+                }
+                held.1.extend_from_slice(&piece);
             }
-            open.in_time(self.payload(&head, &mut held.1)).await?;
             if head.last {
                 open.until = None;
                 return Ok(Some(held));
@@ -333,74 +349,107 @@ impl<S: AsyncRead> Source<S> {
         }
     }
 
-    /// Sends on what the upstream sends: as it comes, where there is no credential that could come back.
+    /// Sends on what the upstream sends: as it comes, as long as there is no credential that could come back.
     async fn inward<T: AsyncWrite>(
         &mut self,
         to: &mut Sink<T>,
-        search: Option<&mut Inward>,
+        (case, by_route): (&Arc<Case>, bool),
         budget: &Arc<Budget>,
         moves: &AtomicBool,
     ) -> End {
-        let malformed = Code::ResponseRefused;
-        let Some(search) = search else {
-            return self.passed_on(to, &malformed, moves).await;
-        };
         let mut open = Open::default();
+        let mut search = None;
         loop {
-            let (kind, payload, share) =
-                match self.message(&mut open, budget, &malformed, moves).await {
-                    Ok(Some(message)) => message,
-                    Ok(None) => return End::Closed,
-                    Err(end) => return end,
-                };
-            if !search.is_clean(&payload) {
-                return End::Refused(Code::ResponseRefused);
+            // Of a message that has begun to pass the rest does, too.
+            if self.open.is_none() {
+                let Some(loaded) = case.shared.loaded() else { return End::Broken };
+                search = Inward::now(search.take(), &loaded, by_route);
             }
-            if !to.message(kind, payload).await {
-                return End::Broken;
+            let done = match search.take() {
+                None => self.passed_on(to, moves).await,
+                Some(by) => match self.searched(to, by, &mut open, budget, moves).await {
+                    Ok(by) => {
+                        search = Some(by);
+                        Ok(())
+                    }
+                    Err(end) => Err(end),
+                },
+            };
+            if let Err(end) = done {
+                return end;
             }
-            drop(share);
         }
     }
 
+    /// Sends on the next message, if nothing of a credential is in it.
+    async fn searched<T: AsyncWrite>(
+        &mut self,
+        to: &mut Sink<T>,
+        by: Inward,
+        open: &mut Open,
+        budget: &Arc<Budget>,
+        moves: &AtomicBool,
+    ) -> Moved<Inward> {
+        let next = self.message(open, budget, &Code::ResponseRefused, moves).await?;
+        let Some((kind, payload, share)) = next else { return Err(End::Closed) };
+        let (by, payload, share) = by.searched(kind, payload, share).await.map_err(End::Refused)?;
+        if !to.message(kind, payload).await {
+            return Err(End::Broken);
+        }
+        drop(share);
+        Ok(by)
+    }
+
+    /// Sends on the next frame, as it comes.
     async fn passed_on<T: AsyncWrite>(
         &mut self,
         to: &mut Sink<T>,
-        malformed: &Code,
         moves: &AtomicBool,
-    ) -> End {
-        loop {
-            let head = match self.head(malformed, moves).await {
-                Ok(Some(head)) => head,
-                Ok(None) => return End::Closed,
-                Err(end) => return end,
-            };
-            to.whole = false;
-            let mut out = BytesMut::with_capacity(frame::HEAD);
-            frame::write_same(&mut out, &head);
-            if to.half.write_all(&out).await.is_err() {
-                return End::Broken;
-            }
-            let mut left = head.length;
-            while left > 0 {
-                let piece = match self.piece(&head, left).await {
-                    Ok(piece) => piece,
-                    Err(end) => return end,
-                };
-                left -= piece.len() as u64;
-                if to.half.write_all(&piece).await.is_err() {
-                    return End::Broken;
-                }
-            }
-            to.whole = true;
-            if self.read.is_empty() && to.half.flush().await.is_err() {
-                return End::Broken;
-            }
+    ) -> Moved<()> {
+        let Some(head) = self.head(&Code::ResponseRefused, moves).await? else {
+            return Err(End::Closed);
+        };
+        let _turn = to.relaying.begin(None);
+        to.whole = false;
+        let mut out = BytesMut::with_capacity(frame::HEAD);
+        frame::write_same(&mut out, &head);
+        to.write(&out).await?;
+        let mut left = head.length;
+        while left > 0 {
+            let piece = self.piece(&head, left).await?;
+            left -= piece.len() as u64;
+            to.write(&piece).await?;
         }
+        to.whole = true;
+        if self.read.is_empty() {
+            to.flush().await?;
+        }
+        Ok(())
     }
 }
 
 impl<S: AsyncWrite> Sink<S> {
+    fn new(half: WriteHalf<S>, masks: bool, relaying: &Arc<Relaying>) -> Self {
+        Self { half, whole: true, masks, relaying: Arc::clone(relaying) }
+    }
+
+    /// Writes, as long as whoever reads takes some of it now and then: what waits here keeps others waiting.
+    async fn write(&mut self, bytes: &[u8]) -> Moved<()> {
+        for piece in bytes.chunks(TAKEN) {
+            let written = self.half.write_all(piece);
+            match tokio::time::timeout(limits::WEBSOCKET_MESSAGE_TIME, written).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(End::Broken),
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Moved<()> {
+        let flushed = tokio::time::timeout(limits::WEBSOCKET_MESSAGE_TIME, self.half.flush()).await;
+        if matches!(flushed, Ok(Ok(()))) { Ok(()) } else { Err(End::Broken) }
+    }
+
     /// Writes a whole message, or a frame of control; whether that went well.
     async fn message(&mut self, kind: Kind, mut payload: BytesMut) -> bool {
         let mask = match self.masks.then(fresh_mask) {
@@ -413,15 +462,20 @@ impl<S: AsyncWrite> Sink<S> {
         if let Some(mask) = mask {
             frame::mask(&mut payload, mask, 0);
         }
+        let _turn = self.relaying.begin(None);
         self.whole = false;
-        let written = async {
-            let mut both = Bytes::from(head).chain(payload);
-            self.half.write_all_buf(&mut both).await?;
-            self.half.flush().await
+        // In one piece where it is short, as most are.
+        let written = if payload.len() <= TAKEN {
+            head.extend_from_slice(&payload);
+            self.write(&head).await
+        } else {
+            match self.write(&head).await {
+                Ok(()) => self.write(&payload).await,
+                broken => broken,
+            }
         };
-        let written = written.await.is_ok();
-        self.whole = written;
-        written
+        self.whole = written.is_ok() && self.flush().await.is_ok();
+        self.whole
     }
 
     /// Says why it is closed, where that is not within something else.
