@@ -68,6 +68,7 @@ pub mod document;
 pub mod egress;
 mod encodings;
 pub mod framing;
+pub mod git;
 #[cfg(test)]
 mod packing;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,3 @@
+//! The git gate: an agent pushes with plain git, and nothing secret leaves.
+
+pub mod document;
