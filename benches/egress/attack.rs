@@ -269,7 +269,12 @@ async fn reloads(bottle: Arc<Proxy>) {
         pace.tick().await;
         let other = json!({ "host": format!("h{number}.example.com"), "port": 443 });
         document["policy"]["allow"] = json!([document["policy"]["allow"][0], other]);
-        control::load(&socket, &serde_json::to_vec(&document).unwrap()).await.unwrap();
+        control::load::<bottle::sidecar::egress::State>(
+            &socket,
+            &serde_json::to_vec(&document).unwrap(),
+        )
+        .await
+        .unwrap();
     }
 }
 

@@ -130,7 +130,12 @@ pub(crate) async fn bottle(upstream: &Upstream) -> Proxy {
         "resolver": [upstream.names],
         "testing": { "dial": { "93.184.216.34:443": upstream.address } },
     });
-    control::load(&socket, &serde_json::to_vec(&document).unwrap()).await.unwrap();
+    control::load::<bottle::sidecar::egress::State>(
+        &socket,
+        &serde_json::to_vec(&document).unwrap(),
+    )
+    .await
+    .unwrap();
     Proxy {
         name: "bottle",
         address: Some(address),

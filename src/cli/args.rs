@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::gate::GateArgs;
 use super::sidecar::SidecarArgs;
 use crate::backend::Moment;
 use crate::model::BackendKind;
@@ -150,6 +151,8 @@ pub(super) enum Command {
     Down(DownArgs),
     /// Ask what a sandbox may reach
     Policy(PolicyArgs),
+    /// Ask what a sandbox's git gate would say
+    Git(GitArgs),
     /// Tell what works on this machine, what does not, and what to do about it
     Doctor(DoctorArgs),
     /// Print JSON Schema
@@ -161,6 +164,9 @@ pub(super) enum Command {
     /// Serve a machine's way out, or tell what serves it what to do
     #[command(hide = true)]
     Sidecar(SidecarArgs),
+    /// Keep the way of one sandbox's git: what backends run beside a machine
+    #[command(hide = true)]
+    Gate(GateArgs),
     /// Hold a detached run
     #[command(hide = true)]
     Hold(HoldArgs),
@@ -682,6 +688,30 @@ pub(super) enum PolicyCommand {
     Check(PolicyCheckArgs),
     /// Show all that a sandbox may reach, and with which credentials
     Show(PolicyShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GitArgs {
+    #[command(subcommand)]
+    pub(super) command: GitCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum GitCommand {
+    /// Search what a repository has not pushed yet, as the gate does: exit 0 when it would pass, 1 when not
+    Check(GitCheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GitCheckArgs {
+    /// The sandbox
+    #[arg(value_name = "NAME", add = clap_complete::ArgValueCandidates::new(super::completions::agents))]
+    pub(super) name: String,
+    /// A folder of the repository
+    #[arg(value_name = "REPO", default_value = ".", value_hint = clap::ValueHint::DirPath)]
+    pub(super) repository: std::path::PathBuf,
+    #[command(flatten)]
+    pub(super) read: ReadArgs,
 }
 
 #[derive(Debug, Args)]

@@ -23,6 +23,8 @@ mod down;
 mod error;
 mod exec;
 mod forward;
+mod gate;
+mod git;
 mod heap;
 mod init;
 mod logs;
@@ -72,6 +74,13 @@ pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
             sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
             sidecar::SidecarCommand::Dial(args) => Some(sidecar::dial(args)),
             sidecar::SidecarCommand::Wait => Some(sidecar::wait()),
+            _ => None,
+        },
+        Command::Gate(args) => match &args.command {
+            gate::GateCommand::Keep(args) => Some(gate::keep(args)),
+            gate::GateCommand::Work(args) => Some(gate::work(args)),
+            #[cfg(any(test, feature = "testing"))]
+            gate::GateCommand::Probe(args) => Some(gate::probe(args)),
             _ => None,
         },
         Command::Hold(args) => Some(runs::hold(&cli.global, args)),
@@ -148,11 +157,13 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Restart(args) => stop::restart(ui, global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
         Command::Policy(args) => policy::run(ui, global, args),
+        Command::Git(args) => git::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,
         Command::Schema(args) => schema::run(ui, args),
         Command::Completions(args) => completions::run(ui, args),
         Command::Man(args) => man::run(ui, args),
         Command::Sidecar(args) => sidecar::run(ui, args).await,
+        Command::Gate(args) => gate::run(ui, args).await,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn run(ui: &Ui, global: &Global, args: &PolicyArgs) -> Result<Exit, C
 }
 
 /// What the tree says of this sandbox. No backend is asked, and no lock is taken.
-fn spec(global: &Global, name: &str, read: &ReadArgs) -> Result<SandboxSpec, CliError> {
+pub(super) fn spec(global: &Global, name: &str, read: &ReadArgs) -> Result<SandboxSpec, CliError> {
     let id = SandboxId::new(name).map_err(anyhow::Error::from)?;
     let options = setup::load_options(global, None, read)?;
     let mut desired = manifest::load(&options).map_err(anyhow::Error::from)?;

@@ -80,7 +80,7 @@ pub(super) struct ServeArgs {
 pub(super) struct ControlArgs {
     /// The socket of the sidecar
     #[arg(long, value_name = "PATH")]
-    control: PathBuf,
+    pub(super) control: PathBuf,
 }
 
 /// Serves, and says how it ended. Before anything has started a thread.
@@ -104,7 +104,7 @@ pub(super) fn serve(args: &ServeArgs) -> ExitCode {
 }
 
 pub(super) async fn run(ui: &Ui, args: &SidecarArgs) -> Result<Exit, CliError> {
-    let state = match &args.command {
+    let state: State = match &args.command {
         SidecarCommand::Serve(_) | SidecarCommand::Dial(_) | SidecarCommand::Wait => {
             return Err(CliError::failed("it begins before this"));
         }
@@ -124,7 +124,7 @@ pub(super) async fn run(ui: &Ui, args: &SidecarArgs) -> Result<Exit, CliError> {
 
 /// What is on stdin. It holds credentials, so it is wiped, and its buffer never grows: what a
 /// growing one leaves behind is not.
-fn document() -> Result<Zeroizing<Vec<u8>>, CliError> {
+pub(super) fn document() -> Result<Zeroizing<Vec<u8>>, CliError> {
     confine::keep_to_itself()?;
     let limit = usize::try_from(limits::DOCUMENT).unwrap_or(usize::MAX);
     let mut text = Zeroizing::new(Vec::with_capacity(limit + 1));
@@ -136,7 +136,7 @@ fn document() -> Result<Zeroizing<Vec<u8>>, CliError> {
     Ok(text)
 }
 
-fn print(ui: &Ui, state: &State) -> Result<Exit, CliError> {
+pub(super) fn print(ui: &Ui, state: &impl serde::Serialize) -> Result<Exit, CliError> {
     let text = serde_json::to_string(state).map_err(anyhow::Error::from)?;
     ui.data(&format!("{text}\n"))?;
     Ok(Exit::Done)

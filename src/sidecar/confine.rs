@@ -89,7 +89,40 @@ pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
     let keep: Vec<RawFd> = keep.iter().copied().chain(random_sources()).collect();
     close_all_but(&keep);
     landlock(folders).map_err(io::Error::other)?;
-    seccomp()
+    refuse(REFUSED)
+}
+
+/// The same for a process that starts programs, and reaches nothing by the network: it has no socket but those
+/// that it is given.
+///
+/// # Errors
+/// When it could not be given up.
+pub(super) fn refuse_dialling() -> io::Result<()> {
+    rustix::thread::set_no_new_privs(true)?;
+    let starting = [libc::SYS_execve, libc::SYS_execveat];
+    let refused = REFUSED.iter().filter(|call| !starting.contains(call));
+    let refused: Vec<i64> =
+        refused.copied().chain([libc::SYS_socket, libc::SYS_connect, libc::SYS_bind]).collect();
+    refuse(&refused)
+}
+
+/// Gives up every capability for good, also those that a program would have that it starts.
+///
+/// # Errors
+/// When one could not be given up.
+pub(super) fn drop_capabilities() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    rustix::thread::set_no_new_privs(true)?;
+    let _ = rustix::thread::clear_ambient_capability_set();
+    for capability in CapabilitySet::all().iter() {
+        if matches!(rustix::thread::capability_is_in_bounding_set(capability), Ok(true)) {
+            // Who has not the right to do so has nothing to give up either.
+            let _ = rustix::thread::remove_capability_from_bounding_set(capability);
+        }
+    }
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, none)?)
 }
 
 /// As many descriptors as the hard limit lets there be: each connection takes two.
@@ -106,7 +139,7 @@ pub(super) fn raise_descriptors() {
 /// Where the randomness of a static program comes from: without a dynamic linker to ask whether there
 /// is `getrandom`, the crate of that name reads a device, and keeps the number of its descriptor. Were
 /// it closed, the next descriptor of that number would be read instead.
-fn random_sources() -> Vec<RawFd> {
+pub(super) fn random_sources() -> Vec<RawFd> {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let devices = entries.filter(|entry| {
         std::fs::read_link(entry.path()).is_ok_and(|to| to == Path::new("/dev/urandom"))
@@ -115,7 +148,7 @@ fn random_sources() -> Vec<RawFd> {
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper closes descriptors that nothing owns")]
-fn close_all_but(keep: &[RawFd]) {
+pub(super) fn close_all_but(keep: &[RawFd]) {
     let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     keep.extend([0, 1, 2]);
     keep.sort_unstable();
@@ -159,9 +192,9 @@ fn landlock(folders: &[&Path]) -> Result<(), Box<dyn std::error::Error + Send + 
     Ok(())
 }
 
-fn seccomp() -> io::Result<()> {
+fn refuse(calls: &[i64]) -> io::Result<()> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)
         .and_then(BpfProgram::try_from)

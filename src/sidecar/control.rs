@@ -25,13 +25,13 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
 
-use super::egress::limits;
-use super::egress::{Sidecar, State};
+use super::egress::{Sidecar, State, limits};
 
 /// For one message, and its answer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -56,9 +56,72 @@ enum Message {
 /// The answer to one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Answer {
-    State(State),
+enum Answer<S> {
+    State(S),
     Error(String),
+}
+
+/// What is told what to do: a sidecar, or a git gate.
+pub(super) trait Served: Clone + Send + Sync + 'static {
+    /// How it is.
+    type State: Serialize + Send;
+
+    /// Works by another document. It may take a while, and has a thread of its own.
+    fn load(&self, document: &[u8]) -> Result<Self::State, String>;
+    /// Says how it is.
+    fn state(&self) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Accepts connections on these too.
+    fn listen(
+        &self,
+        sockets: Vec<OwnedFd>,
+    ) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Accepts connections until a process ends.
+    fn attach(
+        &self,
+        sockets: Vec<OwnedFd>,
+    ) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Accepts those of a microVM.
+    fn intercept(
+        &self,
+        sockets: Vec<OwnedFd>,
+        token: String,
+    ) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Closes what was attached.
+    fn detach(&self) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Ends.
+    fn stop(&self);
+}
+
+impl Served for Sidecar {
+    type State = State;
+
+    fn load(&self, document: &[u8]) -> Result<State, String> {
+        Self::load(self, document)
+    }
+
+    async fn state(&self) -> Result<State, String> {
+        Ok(Self::state(self))
+    }
+
+    async fn listen(&self, sockets: Vec<OwnedFd>) -> Result<State, String> {
+        Self::listen(self, sockets)
+    }
+
+    async fn attach(&self, sockets: Vec<OwnedFd>) -> Result<State, String> {
+        Self::attach(self, sockets).await
+    }
+
+    async fn intercept(&self, sockets: Vec<OwnedFd>, token: String) -> Result<State, String> {
+        Self::intercept(self, sockets, &token).await
+    }
+
+    async fn detach(&self) -> Result<State, String> {
+        Ok(Self::detach(self).await)
+    }
+
+    fn stop(&self) {
+        Self::stop(self);
+    }
 }
 
 /// Why a sidecar did not do what it was told.
@@ -87,7 +150,7 @@ pub enum ControlError {
 ///
 /// # Errors
 /// When it cannot be reached, or refuses the document.
-pub async fn load(path: &Path, document: &[u8]) -> Result<State, ControlError> {
+pub async fn load<S: DeserializeOwned>(path: &Path, document: &[u8]) -> Result<S, ControlError> {
     let length = document.len() as u64;
     call(path, &Message::Load { length }, document, &[]).await
 }
@@ -96,7 +159,7 @@ pub async fn load(path: &Path, document: &[u8]) -> Result<State, ControlError> {
 ///
 /// # Errors
 /// When it cannot be reached.
-pub async fn state(path: &Path) -> Result<State, ControlError> {
+pub async fn state<S: DeserializeOwned>(path: &Path) -> Result<S, ControlError> {
     call(path, &Message::State {}, &[], &[]).await
 }
 
@@ -104,7 +167,10 @@ pub async fn state(path: &Path) -> Result<State, ControlError> {
 ///
 /// # Errors
 /// When it cannot be reached, or cannot use them.
-pub async fn listen(path: &Path, sockets: &[BorrowedFd<'_>]) -> Result<State, ControlError> {
+pub async fn listen<S: DeserializeOwned>(
+    path: &Path,
+    sockets: &[BorrowedFd<'_>],
+) -> Result<S, ControlError> {
     call(path, &Message::Listen {}, &[], sockets).await
 }
 
@@ -112,16 +178,16 @@ pub async fn listen(path: &Path, sockets: &[BorrowedFd<'_>]) -> Result<State, Co
 ///
 /// # Errors
 /// When it cannot be reached.
-pub async fn stop(path: &Path) -> Result<State, ControlError> {
+pub async fn stop<S: DeserializeOwned>(path: &Path) -> Result<S, ControlError> {
     call(path, &Message::Stop {}, &[], &[]).await
 }
 
-async fn call(
+async fn call<S: DeserializeOwned>(
     path: &Path,
     message: &Message,
     payload: &[u8],
     sockets: &[BorrowedFd<'_>],
-) -> Result<State, ControlError> {
+) -> Result<S, ControlError> {
     let mut stream = UnixStream::connect(path)
         .await
         .map_err(|source| ControlError::Unreachable { path: path.to_owned(), source })?;
@@ -154,7 +220,7 @@ fn send(stream: &UnixStream, line: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Res
 }
 
 /// Answers messages until the sidecar stops.
-pub(super) async fn serve(listener: UnixListener, sidecar: Sidecar) {
+pub(super) async fn serve<T: Served>(listener: UnixListener, served: T) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: some will be closed.
@@ -164,29 +230,29 @@ pub(super) async fn serve(listener: UnixListener, sidecar: Sidecar) {
         // Whoever else may reach the socket's folder: only its own user, and root, say anything.
         let own = rustix::process::geteuid().as_raw();
         if stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0) {
-            let sidecar = sidecar.clone();
+            let served = served.clone();
             tokio::spawn(async move {
                 // Whoever went away needs no answer.
-                let _ = tokio::time::timeout(DEADLINE, answer(stream, &sidecar)).await;
+                let _ = tokio::time::timeout(DEADLINE, answer(stream, &served)).await;
             });
         }
     }
 }
 
-async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
+async fn answer<T: Served>(mut stream: UnixStream, served: &T) -> io::Result<()> {
     let (result, stop) = match receive(&mut stream).await {
         Ok((Message::Load { .. }, payload, _)) => {
             // Compiling patterns takes a while, and others are served meanwhile.
-            (load_aside(sidecar.clone(), payload).await, false)
+            (load_aside(served.clone(), payload).await, false)
         }
-        Ok((Message::State {}, ..)) => (Ok(sidecar.state()), false),
-        Ok((Message::Listen {}, _, sockets)) => (sidecar.listen(sockets), false),
-        Ok((Message::Attach {}, _, sockets)) => (sidecar.attach(sockets).await, false),
+        Ok((Message::State {}, ..)) => (served.state().await, false),
+        Ok((Message::Listen {}, _, sockets)) => (served.listen(sockets).await, false),
+        Ok((Message::Attach {}, _, sockets)) => (served.attach(sockets).await, false),
         Ok((Message::Intercept { token }, _, sockets)) => {
-            (sidecar.intercept(sockets, &token).await, false)
+            (served.intercept(sockets, token).await, false)
         }
-        Ok((Message::Detach {}, ..)) => (Ok(sidecar.detach().await), false),
-        Ok((Message::Stop {}, ..)) => (Ok(sidecar.state()), true),
+        Ok((Message::Detach {}, ..)) => (served.detach().await, false),
+        Ok((Message::Stop {}, ..)) => (served.state().await, true),
         Err(error) => (Err(format!("reading the message: {error}")), false),
     };
     let answer = match result {
@@ -198,7 +264,7 @@ async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
     let written = stream.write_all(&line).await;
     // Whoever says so sees the end of the connection when nothing is served any more.
     if stop {
-        sidecar.stop();
+        served.stop();
     }
     written?;
     stream.shutdown().await
@@ -206,13 +272,13 @@ async fn answer(mut stream: UnixStream, sidecar: &Sidecar) -> io::Result<()> {
 
 /// Loads a document by a thread of its own: those that search uploads may all be at work, and a document that
 /// forbids something must not wait for them.
-async fn load_aside(sidecar: Sidecar, payload: Zeroizing<Vec<u8>>) -> Result<State, String> {
+async fn load_aside<T: Served>(served: T, payload: Zeroizing<Vec<u8>>) -> Result<T::State, String> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
         let _within = runtime.enter();
         // Whoever asked may be gone.
-        let _ = tell.send(sidecar.load(&payload));
+        let _ = tell.send(served.load(&payload));
     });
     thread.map_err(|error| format!("starting a thread that loads the document: {error}"))?;
     let failed = |_| Err("loading the document ended in a mistake of the sidecar's".into());

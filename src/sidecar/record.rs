@@ -156,10 +156,10 @@ impl<'a> Line<'a> {
 
 /// What stands before each line's own.
 #[derive(Serialize)]
-struct Stamped<'a> {
+struct Stamped<'a, T> {
     time: String,
     #[serde(flatten)]
-    line: &'a Line<'a>,
+    line: &'a T,
 }
 
 /// So many bytes of the disk a log has before it needs them. A guest that fills the disk stops nobody
@@ -264,6 +264,16 @@ impl Record {
     /// # Errors
     /// When it could not be written; then what it says must not happen.
     pub fn write(&self, line: &Line<'_>) -> io::Result<()> {
+        self.write_as(line.event.as_str(), line.code, line)
+    }
+
+    /// Writes a line of another kind, which is counted by what it says happened, and why.
+    pub(super) fn write_as(
+        &self,
+        event: &str,
+        code: Option<&str>,
+        line: &impl Serialize,
+    ) -> io::Result<()> {
         let mut text = serde_json::to_vec(&Stamped { time: timestamp(), line })?;
         text.push(b'\n');
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
@@ -271,9 +281,9 @@ impl Record {
         drop(sink);
         match &written {
             Ok(()) => {
-                let key = match line.code {
-                    Some(code) => format!("{}:{code}", line.event.as_str()),
-                    None => line.event.as_str().to_owned(),
+                let key = match code {
+                    Some(code) => format!("{event}:{code}"),
+                    None => event.to_owned(),
                 };
                 let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
                 *counts.entry(key).or_default() += 1;

@@ -160,7 +160,7 @@ fn become_user(user: u32) -> io::Result<()> {
 }
 
 /// Where a panic was goes into the log; what it says does not, for it may hold a value.
-fn tell_of_panics(record: &Arc<Record>) {
+pub(super) fn tell_of_panics(record: &Arc<Record>) {
     let record = Arc::clone(record);
     std::panic::set_hook(Box::new(move |panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -180,7 +180,7 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl Endpoint {
-    fn open(&self) -> io::Result<OwnedFd> {
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Inherited(number) => inherited(*number),
             Self::Address(address) => {
@@ -203,7 +203,7 @@ impl Endpoint {
 }
 
 #[expect(unsafe_code, reason = "a number on the command line becomes a descriptor here only")]
-fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+pub(super) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: nothing in this process has opened a descriptor that outlives its own function yet,
     // and the number is looked at once; the call below fails when it is not open.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };

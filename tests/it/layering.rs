@@ -97,6 +97,7 @@ const EFFECTS: &[&str] = &[
     "sidecar/ca.rs",
     "sidecar/clock.rs",
     "sidecar/egress/",
+    "sidecar/git/",
     "sidecar/pages.rs",
     "sidecar/record.rs",
     "sidecar/start.rs",

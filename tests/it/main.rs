@@ -16,6 +16,8 @@ mod docs;
 mod egress;
 mod examples;
 mod fuzz;
+#[cfg(target_os = "linux")]
+mod gate;
 mod layering;
 mod manifest;
 mod manifest_build;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use time::Date;
 
 use super::decode::{self, local};
-use super::engine::{View, detect, locate};
+use super::engine::{Hit, View, detect, locate};
 use super::known::Known;
+use super::marks::Located;
 use super::matcher::{Hits, Matcher};
 use super::rules::Rules;
 use super::stream::{BodyScanner, OVERLAP, WINDOW};
@@ -124,10 +125,21 @@ impl Scanner {
         open_end: bool,
     ) -> Vec<Finding> {
         let mut found = Vec::new();
+        self.window_into(text, runs, (open_start, open_end), &mut found);
+        found
+    }
+
+    /// The same; `open`: it goes on before it, and after it.
+    pub(super) fn window_into(
+        &self,
+        text: &[u8],
+        runs: &[Range<usize>],
+        (open_start, open_end): (bool, bool),
+        found: &mut impl Sink,
+    ) {
         let mut hits = Hits::default();
         let view = View { bytes: text, decoded: None, open_start, open_end, any_case: false };
-        self.layer(view, runs, self.depth, &mut hits, &mut found);
-        found
+        self.layer(view, runs, self.depth, &mut hits, found);
     }
 
     /// Searches one text, and what is encoded in it.
@@ -137,7 +149,7 @@ impl Scanner {
         runs: &[Range<usize>],
         depth: usize,
         hits: &mut Hits,
-        found: &mut Vec<Finding>,
+        found: &mut impl Sink,
     ) {
         if depth == 0 {
             self.plain(view, &[], hits, found);
@@ -156,7 +168,7 @@ impl Scanner {
     }
 
     /// Searches around keywords that stand in a text encoded.
-    fn around_encoded(&self, bytes: &[u8], hits: &mut Hits, found: &mut Vec<Finding>) {
+    fn around_encoded(&self, bytes: &[u8], hits: &mut Hits, found: &mut impl Sink) {
         let mut encoded = std::mem::take(&mut hits.encoded);
         encoded.sort_unstable_by_key(|(at, coding)| (*coding, *at));
         let mut done = None;
@@ -172,22 +184,46 @@ impl Scanner {
     }
 
     /// Searches one text as it stands, and what may be encoded of it for encoded keywords.
-    fn plain(
-        &self,
-        view: View<'_>,
-        runs: &[Range<usize>],
-        hits: &mut Hits,
-        found: &mut Vec<Finding>,
-    ) {
+    fn plain(&self, view: View<'_>, runs: &[Range<usize>], hits: &mut Hits, found: &mut impl Sink) {
         hits.clear();
         self.matcher.search(&self.known, view.bytes, runs, hits);
         hits.known.sort_unstable();
         hits.known.dedup();
-        let names = hits.known.iter().map(|&value| self.known.name(value).to_owned());
-        found.extend(names.map(|rule| Finding { rule, known: true }));
-        for index in detect(&self.rules, &mut hits.keywords, view) {
-            let rule = self.rules.rules[index].id.to_string();
-            found.push(Finding { rule, known: false });
+        for &value in &hits.known {
+            found.known(self.known.name(value));
+        }
+        found.of_rules(&self.rules, &mut hits.keywords, view);
+    }
+}
+
+/// Where findings go.
+pub(super) trait Sink {
+    /// A known value stands in a text.
+    fn known(&mut self, name: &str);
+    /// Keywords of rules stand in a text: whether the rules find something there.
+    fn of_rules(&mut self, rules: &Rules, hits: &mut [Hit], view: View<'_>);
+}
+
+impl Sink for Vec<Finding> {
+    fn known(&mut self, name: &str) {
+        self.push(Finding { rule: name.to_owned(), known: true });
+    }
+
+    fn of_rules(&mut self, rules: &Rules, hits: &mut [Hit], view: View<'_>) {
+        for index in detect(rules, hits, view) {
+            self.push(Finding { rule: rules.rules[index].id.to_string(), known: false });
+        }
+    }
+}
+
+impl Sink for Located {
+    fn known(&mut self, name: &str) {
+        self.add(name, true, name.as_bytes(), None);
+    }
+
+    fn of_rules(&mut self, rules: &Rules, hits: &mut [Hit], view: View<'_>) {
+        for (index, secret) in locate(rules, hits, view) {
+            self.take(&rules.rules[index].id, view, secret);
         }
     }
 }

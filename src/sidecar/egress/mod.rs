@@ -43,6 +43,7 @@ mod via;
 mod websocket;
 
 pub use resolve::System;
+pub(super) use scan::suppression;
 pub(super) use serve::keep_little_memory;
 pub use serve::{Sidecar, State};
 pub use servers::NameServers;

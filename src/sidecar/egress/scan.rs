@@ -266,7 +266,8 @@ fn today() -> Date {
     OffsetDateTime::now_utc().date()
 }
 
-fn suppression(part: &SuppressionPart) -> Result<Suppression, String> {
+/// An exception of a document's, made ready.
+pub(in crate::sidecar) fn suppression(part: &SuppressionPart) -> Result<Suppression, String> {
     let expires = part.expires.as_deref().map(|text| {
         date(text).ok_or_else(|| {
             format!("`dlp.allow` of `{}`: `{text}` is no day: expected `YYYY-MM-DD`", part.rule)

@@ -248,7 +248,10 @@ async fn confined_it_still_serves() {
         let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2"), "{status}");
     }
-    let stopped = bottle::sidecar::control::stop(&world.control()).await.unwrap();
+    let stopped =
+        bottle::sidecar::control::stop::<bottle::sidecar::egress::State>(&world.control())
+            .await
+            .unwrap();
     assert_eq!(stopped.counts["allow"], 1);
     world.wait_for("stop", 1).await;
 }
@@ -287,7 +290,9 @@ async fn one_that_crashes_leaves_no_core() {
 async fn it_ends_when_it_is_told() {
     let mut world = World::start(allowing(HOSTS)).await;
     let stream = forever(&world, "api.example.com").await;
-    bottle::sidecar::control::stop(&world.control()).await.unwrap();
+    bottle::sidecar::control::stop::<bottle::sidecar::egress::State>(&world.control())
+        .await
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     let status = loop {
         match world.child.try_wait().unwrap() {

@@ -122,7 +122,7 @@ impl World {
     async fn hand_in(&self, listener: &std::net::TcpListener) {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            match control::listen(&self.control(), &[listener.as_fd()]).await {
+            match control::listen::<State>(&self.control(), &[listener.as_fd()]).await {
                 Ok(_) => return,
                 Err(error) if Instant::now() > deadline => panic!("{error}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,

@@ -1,0 +1,12 @@
+//! The git gate, alive: the built program between plain git and a real sshd.
+
+mod basic;
+mod bombs;
+mod confinement;
+mod kills;
+mod local;
+mod policy;
+mod secrets;
+mod troubles;
+pub(crate) mod upstream;
+mod world;
