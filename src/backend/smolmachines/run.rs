@@ -188,10 +188,11 @@ pub(super) async fn settle(backend: &Smolmachines, scope: &Scope) {
     };
     for found in rows.iter().filter_map(|row| observe::instance(scope, row)) {
         let runs = found.state == InstanceState::Running && found.ownership == Ownership::Ours;
-        if runs && guest::is_quiet(backend, scope, &found) {
-            if let Err(error) = stop(backend, scope, &found).await {
-                tracing::warn!(machine = %found.name, %error, "it was left to be read, and goes on");
-            }
+        if runs
+            && guest::is_quiet(backend, scope, &found)
+            && let Err(error) = stop(backend, scope, &found).await
+        {
+            tracing::warn!(machine = %found.name, %error, "it was left to be read, and goes on");
         }
     }
 }
