@@ -41,6 +41,7 @@ fn spec(number: usize) -> SandboxSpec {
         restart: Restart::default(),
         network: None,
         sidecar: None,
+        gate: None,
         run: vec!["claude".to_owned()],
         suspend: false,
         prompt: "You review changes. ".repeat(50).into(),

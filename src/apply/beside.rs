@@ -13,8 +13,11 @@ mod toml;
 pub(super) const BEGIN: &str = "# bottle: begin, written by bottle";
 pub(super) const END: &str = "# bottle: end";
 
-/// Where a credential route is, as settings of ours begin: nobody else's lead there.
-const HOSTS: [&str; 2] = ["//sidecar:3128", "//127.0.0.1:3128"];
+/// Where a credential route or the git gate is, as settings of ours begin: nobody else's lead there.
+const HOSTS: [&str; 3] = ["//sidecar:3128", "//127.0.0.1:3128", GATE];
+
+/// Where the git gate is.
+const GATE: &str = "//git.bottle/";
 
 /// The file at `path`, below the home folder, with `new` in the place of what is ours in it. `old` is
 /// all of ours that may be inside; `None`: that is not known.
@@ -104,8 +107,9 @@ fn without_sections<'t>(lines: &[&'t str], old: &[&str]) -> Vec<&'t str> {
                 continue;
             }
         } else {
-            let legacy =
-                header.starts_with("[url ") && ours(header) && plain.starts_with("insteadOf");
+            let pushes = header.contains(GATE) && plain.starts_with("pushInsteadOf");
+            let leads = plain.starts_with("insteadOf") || pushes;
+            let legacy = header.starts_with("[url ") && ours(header) && leads;
             if known.contains(&(header, plain)) && !plain.is_empty() || legacy {
                 continue;
             }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::backend::{Backend, Backends, Scope};
 use crate::model::{
-    BackendKind, GuestSpec, Instance, InstanceId, Kept, MachineSpec, Receipt, SandboxId,
+    BackendKind, GateSpec, GuestSpec, Instance, InstanceId, Kept, MachineSpec, Receipt, SandboxId,
     SidecarSpec, SpecHash,
 };
 use crate::plan::{Step, StepId};
@@ -22,6 +22,7 @@ mod beside;
 mod brisk;
 mod delivered;
 mod first_run;
+mod gate;
 mod load;
 mod pkcs12;
 mod provision;
@@ -53,15 +54,15 @@ pub struct Secret {
 #[derive(Default)]
 pub struct Secrets(pub BTreeMap<String, Secret>);
 
-/// All that a sidecar is given, in one piece. It holds credentials and the CA's key: it lives in
+/// All that a sidecar or a gate is given, in one piece. It holds credentials and the CA's key: it lives in
 /// memory only, has no `Debug`, and is wiped.
 pub struct SidecarDocument {
     /// What `bottle sidecar load` reads.
     pub bytes: Zeroizing<Vec<u8>>,
     /// Keyed digests of the credentials in it, by variable.
     pub credentials: BTreeMap<String, String>,
-    /// The fingerprint of the CA in it.
-    pub ca: String,
+    /// The fingerprint of the CA in it, where there is one.
+    pub ca: Option<String>,
     /// What it says of the host's name servers and hosts, where it says something.
     pub names: Option<String>,
 }
@@ -83,6 +84,12 @@ pub trait Sidecars: Send + Sync {
     /// When a credential is no longer at hand, or the state folder cannot be written.
     fn document(&self, spec: &SidecarSpec, backend: BackendKind)
     -> anyhow::Result<SidecarDocument>;
+
+    /// What this gate is to be given.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    fn gate(&self, spec: &GateSpec) -> anyhow::Result<SidecarDocument>;
 
     /// The CA that this sandbox is to trust. Makes or renews it where that is due.
     ///

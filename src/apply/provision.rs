@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::upload::{Owner, Tar};
-use super::{Context, Names, first_run, settings, setup, trust, workspace};
+use super::{Context, Names, first_run, gate, settings, setup, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
 use crate::model::policy::RouteRole;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
@@ -90,6 +90,7 @@ pub(super) async fn provision(
         tar.file(guest_path::COMMAND, 0o644, Owner::ROOT, main.script().as_bytes())?;
     }
     settings::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
+    gate::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
     first_run::put(backend, scope, &mut upload, &mut tar, work, &identity, &skills_dir).await?;
     skills(&mut tar, guest, &stays, &skills_dir, owner)?;
     let copies_workspace = copies_workspace(backend, context, work, &receipt).await?;

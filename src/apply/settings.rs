@@ -32,7 +32,13 @@ pub(super) fn wanted(guest: &GuestSpec) -> BTreeMap<String, String> {
     let access = guest.access.as_ref();
     let files =
         access.map(|access| roles::files(&access.routes, access.backend, guest.workdir.as_deref()));
-    files.into_iter().flatten().map(|file| (file.path.to_owned(), file.content)).collect()
+    let files = files.into_iter().flatten();
+    let mut all: BTreeMap<String, String> =
+        files.map(|file| (file.path.to_owned(), file.content)).collect();
+    if let Some(gate) = &guest.gate {
+        all.entry(roles::GIT.to_owned()).or_default().push_str(&gate.config());
+    }
+    all
 }
 
 /// All of ours that may stand in the files while `work` is under way.

@@ -86,6 +86,7 @@ impl Backend for Placed {
         match &mut own {
             ResourceSpec::Network(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
             ResourceSpec::Sidecar(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
+            ResourceSpec::Gate(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
             ResourceSpec::Machine(own) => own.sandbox = scope.places.of(&own.sandbox).clone(),
         }
         Ok(outward(spec.sandbox(), self.0.create(scope, &own).await?))

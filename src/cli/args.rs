@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::gate::GateArgs;
 use super::sidecar::SidecarArgs;
 use crate::backend::Moment;
-use crate::model::BackendKind;
+use crate::model::{BackendKind, ResourceKind};
 use crate::plan::AllowTeardown;
 
 /// Keep a tree of agent manifests and the sandboxes they describe the same
@@ -674,6 +674,20 @@ pub(super) struct LogsArgs {
     /// Show the sidecar's record instead
     #[arg(long)]
     pub(super) sidecar: bool,
+    /// Show the git gate's record instead: fetches, pushes and refusals
+    #[arg(long, conflicts_with = "sidecar")]
+    pub(super) git: bool,
+}
+
+impl LogsArgs {
+    /// Whose log is meant.
+    pub(super) fn kind(&self) -> ResourceKind {
+        match (self.sidecar, self.git) {
+            (true, _) => ResourceKind::Sidecar,
+            (_, true) => ResourceKind::Gate,
+            _ => ResourceKind::Machine,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

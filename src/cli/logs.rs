@@ -1,4 +1,4 @@
-//! `bottle logs`: the main process's output, or the sidecar's record.
+//! `bottle logs`: the main process's output, or the record of the sidecar or the git gate.
 
 use std::io::{self, IsTerminal as _};
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use super::error::{CliError, Exit};
 use super::target::{self, Target};
 use super::ui::Ui;
 use crate::backend::{BackendError, LogOptions};
+use crate::model::ResourceKind;
 use crate::model::text::{Harmless, harmless_line};
 
 mod beside;
@@ -23,9 +24,9 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &LogsArgs) -> Result<Exi
         timestamps: args.timestamps,
     };
     if let [name] = args.names.as_slice() {
-        return one(global, name, args.sidecar, options).await;
+        return one(global, name, args.kind(), options).await;
     }
-    let of = target::several(global, &args.names, args.sidecar).await?;
+    let of = target::several(global, &args.names, args.kind()).await?;
     for told in &of.unreachable {
         ui.warn(&format!("error: {}", harmless_line(told)));
     }
@@ -37,14 +38,21 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &LogsArgs) -> Result<Exi
 async fn one(
     global: &Global,
     name: &str,
-    sidecar: bool,
+    kind: ResourceKind,
     options: LogOptions,
 ) -> Result<Exit, CliError> {
     let target = Target::find(global, name).await?;
-    let instance = match (sidecar, &target.sidecar) {
-        (false, _) => &target.machine,
-        (true, Some(sidecar)) => sidecar,
-        (true, None) => return Err(target::no_sidecar(&target.sandbox)),
+    let beside = match kind {
+        ResourceKind::Sidecar => &target.sidecar,
+        ResourceKind::Gate => &target.gate,
+        _ => &None,
+    };
+    let instance = match (kind, beside) {
+        (ResourceKind::Sidecar | ResourceKind::Gate, None) => {
+            return Err(target::none_beside(&target.sandbox, kind));
+        }
+        (_, Some(beside)) => beside,
+        (_, None) => &target.machine,
     };
     let mut out = tokio::io::stdout();
     let shown = if io::stdout().is_terminal() {

@@ -13,7 +13,8 @@ use super::text::wrap;
 use super::ui::{Ui, harmless, paint, style};
 use crate::manifest;
 use crate::model::access::{MICROVM_GATEWAY, PROXY_PORT, SIDECAR_NAME};
-use crate::model::policy::{AuthScheme, Login, Resolve};
+use crate::model::policy::{AuthScheme, GitAllow, GitUpstream, Login, Resolve};
+use crate::model::spec::human_bytes;
 use crate::model::{SandboxId, SandboxSpec};
 use crate::reconcile::accepted;
 use crate::sidecar::allowlist::is_method;
@@ -116,7 +117,8 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
             let never =
                 never.filter(|_| code != Code::RouteNotFound && code != Code::NameHoldsData);
             let write = || what_to_write(&args.method, &args.url);
-            answer.next = Some(never.or_else(write).unwrap_or_else(|| code.next().to_owned()));
+            let next = by_gate(&spec, &args.url).or(never).or_else(write);
+            answer.next = Some(next.unwrap_or_else(|| code.next().to_owned()));
             answer.code = Some(code.as_str().into_owned());
             if code == Code::NameHoldsData {
                 // As in the log and on the page: what it holds may be a credential.
@@ -130,6 +132,25 @@ fn check(ui: &Ui, global: &Global, args: &PolicyCheckArgs) -> Result<Exit, CliEr
         ui.data(&answer_text(&answer, ui.width()))?;
     }
     Ok(if answer.allowed { Exit::Done } else { Exit::Failed })
+}
+
+/// Whether this is a repository that git reaches by the gate, in any of its spellings.
+fn by_gate(spec: &SandboxSpec, url: &str) -> Option<String> {
+    let upstreams = spec.gate.iter().flat_map(|gate| &*gate.upstreams);
+    let rest =
+        ["ssh://", "git+ssh://", "ssh+git://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let place = match (rest, url.split_once(':')) {
+        (Some(rest), _) => rest.replacen(":22/", "/", 1),
+        (None, Some((server, path))) if server.contains('@') && !path.starts_with("//") => {
+            format!("{server}/{}", path.trim_start_matches('/'))
+        }
+        _ => return None,
+    };
+    let place = place.trim_end_matches('/');
+    let place = place.strip_suffix(".git").unwrap_or(place);
+    let mut upstreams = upstreams.filter(|upstream| upstream.place() == place);
+    let upstream = upstreams.next()?;
+    Some(format!("git gets there by the gate, which {}; nothing else does", upstream.grants()))
 }
 
 /// What is wrong with the words of this command, where no request could be made of them.
@@ -211,6 +232,63 @@ struct PolicyDocument<'a> {
     /// By which proxy upstreams are reached; never with its login.
     #[serde(skip_serializing_if = "Option::is_none")]
     proxy: Option<ProxyDocument<'a>>,
+    /// What its git gate may talk to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    git: Vec<GitDocument<'a>>,
+}
+
+/// An upstream, as `-o json` prints it; of its key no more than the fingerprint.
+#[derive(Debug, Serialize)]
+struct GitDocument<'a> {
+    name: &'a str,
+    upstream: String,
+    key: Option<&'a str>,
+    host_keys: Vec<String>,
+    push: &'a [String],
+    force: &'a [String],
+    delete: &'a [String],
+    refs: &'a [String],
+    max_push: u64,
+    max_file: u64,
+    /// As the gate is told: `rule in path (fingerprint): reason`.
+    allow: Vec<String>,
+    #[serde(skip)]
+    line: String,
+}
+
+impl<'a> GitDocument<'a> {
+    fn of(upstream: &'a GitUpstream) -> Self {
+        let pins = upstream.pins();
+        let shown = match pins.is_empty() {
+            true => "no KnownHostKey is set, so nothing is sent".to_owned(),
+            false => format!("the host has to show {}", pins.join(" or ")),
+        };
+        let allow = upstream.allow.iter().map(|allow| {
+            let until = allow.expires.as_ref().map(|day| format!(" until {day}"));
+            let GitAllow { rule, path, fingerprint, reason, .. } = allow;
+            format!("{rule} in {path} ({fingerprint}){}: {reason}", until.unwrap_or_default())
+        });
+        let limits = format!(
+            "at most {} a push and {} a file",
+            human_bytes(upstream.max_push),
+            human_bytes(upstream.max_file)
+        );
+        let (place, grants, key) = (upstream.place(), upstream.grants(), upstream.key());
+        Self {
+            name: &upstream.name,
+            upstream: upstream.url(),
+            key: upstream.identity.fingerprint.as_deref(),
+            host_keys: pins,
+            push: &upstream.refs.push,
+            force: &upstream.refs.force,
+            delete: &upstream.refs.delete,
+            refs: &upstream.refs.also,
+            max_push: upstream.max_push,
+            max_file: upstream.max_file,
+            allow: allow.collect(),
+            line: format!("{place}: {grants}; {limits}; by {key}; {shown}"),
+        }
+    }
 }
 
 /// The proxy of a network, as `-o json` prints it.
@@ -240,6 +318,7 @@ fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliErro
                 resolve: proxy.resolve.as_str(),
             }
         }),
+        git: spec.gate.iter().flat_map(|gate| &*gate.upstreams).map(GitDocument::of).collect(),
     };
     if ui.json() {
         ui.document(&document)?;
@@ -250,9 +329,11 @@ fn show(ui: &Ui, global: &Global, args: &PolicyShowArgs) -> Result<Exit, CliErro
 }
 
 fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
-    let PolicyDocument { sandbox, bottle, policy, dlp_rules, proxy, .. } = document;
+    let PolicyDocument { sandbox, bottle, policy, dlp_rules, proxy, git, .. } = document;
     let mut text = format!("{} of bottle {bottle} may reach", paint(style::BOLD, sandbox.as_str()));
-    if policy.allow.is_empty() && policy.routes.is_empty() && policy.services.is_empty() {
+    let by_sidecar =
+        !(policy.allow.is_empty() && policy.routes.is_empty() && policy.services.is_empty());
+    if !by_sidecar && git.is_empty() {
         text.push_str(" nothing\n");
         return text;
     }
@@ -267,7 +348,17 @@ fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
         let line = format!("{name}.host:{port} is 127.0.0.1:{port} of this machine");
         labelled(&mut text, "service", &line, width);
     }
-    for line in leak_lines(&policy.dlp, *dlp_rules) {
+    for upstream in git {
+        labelled(&mut text, "git", &upstream.line, width);
+        for allow in &upstream.allow {
+            labelled(&mut text, "", &format!("not {allow}"), width);
+        }
+    }
+    if !git.is_empty() {
+        let line = "a push in which a secret is found is refused, whole";
+        labelled(&mut text, "", line, width);
+    }
+    for line in leak_lines(&policy.dlp, *dlp_rules).into_iter().filter(|_| by_sidecar) {
         labelled(&mut text, "leaks", &line, width);
     }
     if let Some(proxy) = proxy {

@@ -149,6 +149,7 @@ mod tests {
             restart: Restart::default(),
             network: None,
             sidecar: None,
+            gate: None,
             run: run.iter().map(|&word| word.to_owned()).collect(),
             suspend: false,
             prompt: prompt.into(),

@@ -23,6 +23,8 @@ use crate::plan::{Change, Options, Verdict, verdict_of};
 use crate::reconcile::state::now;
 use crate::reconcile::{Last, LastOutcome, Reconciler, View};
 use crate::sidecar::egress::State;
+use crate::sidecar::git::keep::State as GateState;
+use crate::sidecar::git::mirror::Activity;
 
 /// So many machines are asked at once what they do, each no longer than this.
 const ASKED_AT_ONCE: usize = 16;
@@ -71,6 +73,41 @@ pub(super) struct SandboxStatus {
     /// What its sidecar did since it was started, where it has one that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sidecar: Option<SidecarStatus>,
+    /// What its git gate did since it was started, where it has one that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) git: Option<GitStatus>,
+}
+
+/// What a git gate did since it was started.
+#[derive(Debug, Serialize)]
+pub(super) struct GitStatus {
+    /// Since when it serves, as RFC 3339 has it.
+    pub(super) started_at: String,
+    /// It knows its upstreams; until then nothing passes.
+    pub(super) loaded: bool,
+    /// What was refused, by why.
+    pub(super) denied: BTreeMap<String, u64>,
+    /// By the names that the bottle gives them.
+    pub(super) upstreams: BTreeMap<String, Activity>,
+}
+
+impl GitStatus {
+    fn of(state: GateState) -> Self {
+        Self {
+            loaded: state.generation > 0,
+            denied: denied(&state.counts),
+            started_at: state.started_at,
+            upstreams: state.upstreams,
+        }
+    }
+}
+
+/// Of the lines of a log what was refused, by why.
+fn denied(counts: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let denied = counts.iter();
+    denied
+        .filter_map(|(event, count)| Some((event.strip_prefix("deny:")?.to_owned(), *count)))
+        .collect()
 }
 
 /// What a sidecar did since it was started.
@@ -97,16 +134,12 @@ impl SidecarStatus {
             let counts = state.counts.iter().filter(|(event, _)| event.starts_with(begin));
             counts.map(|(_, count)| count).sum()
         };
-        let denied = state
-            .counts
-            .iter()
-            .filter_map(|(event, count)| Some((event.strip_prefix("deny:")?.to_owned(), *count)));
         Self {
             loaded: state.generation > 0,
             allowed: count("allow"),
             warned: all("warn:"),
             redacted: all("redacted:"),
-            denied: denied.collect(),
+            denied: denied(&state.counts),
             started_at: state.started_at,
         }
     }
@@ -147,9 +180,13 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
         sandboxes.retain(|status| only.contains(&status.sandbox));
     }
     outputs(&reconciler, &view, &mut sandboxes).await;
-    let mut sidecars = sidecars(&reconciler, &view).await;
+    let sidecar = |bytes: &[u8]| Some(SidecarStatus::of(serde_json::from_slice(bytes).ok()?));
+    let mut sidecars = beside(&reconciler, &view, ResourceKind::Sidecar, sidecar).await;
+    let gate = |bytes: &[u8]| Some(GitStatus::of(serde_json::from_slice(bytes).ok()?));
+    let mut gates = beside(&reconciler, &view, ResourceKind::Gate, gate).await;
     for status in &mut sandboxes {
         status.sidecar = sidecars.remove(&status.sandbox);
+        status.git = gates.remove(&status.sandbox);
     }
     let document = StatusDocument {
         version: VERSION,
@@ -203,10 +240,15 @@ async fn mains(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, Main
         .await
 }
 
-/// What running sidecars say of themselves.
-async fn sidecars(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, SidecarStatus> {
+/// What running sidecars, or gates, say of themselves.
+async fn beside<T>(
+    reconciler: &Reconciler,
+    view: &View,
+    kind: ResourceKind,
+    read: impl Fn(&[u8]) -> Option<T> + Copy,
+) -> BTreeMap<SandboxId, T> {
     let asked = view.observed.instances.iter().filter(|instance| {
-        instance.resource == ResourceKind::Sidecar
+        instance.resource == kind
             && instance.ownership == Ownership::Ours
             && instance.state == InstanceState::Running
     });
@@ -215,8 +257,7 @@ async fn sidecars(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, S
         .map(async |(sidecar, backend)| {
             let asked = backend.sidecar_state(&view.scope, sidecar);
             let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
-            let state: State = serde_json::from_slice(&answer).ok()?;
-            Some((sidecar.sandbox.clone(), SidecarStatus::of(state)))
+            Some((sidecar.sandbox.clone(), read(&answer)?))
         })
         .buffer_unordered(ASKED_AT_ONCE)
         .filter_map(async |answer| answer)
@@ -268,6 +309,7 @@ fn sandboxes(
                 output: Vec::new(),
                 runs: Vec::new(),
                 sidecar: None,
+                git: None,
             }
         })
         .collect()

@@ -6,6 +6,7 @@ use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
 use super::{render, text};
 use crate::plan::Verdict;
+use crate::sidecar::git::mirror::Activity;
 
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 
@@ -25,6 +26,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
     }
     runs(&mut text, document, now, width);
     failures(&mut text, document, now, width);
+    upstreams(&mut text, document, width);
     denials(&mut text, document, width);
     let notes =
         text::by_note(document.sandboxes.iter().map(|s| (s.sandbox.as_str(), s.notes.as_slice())));
@@ -162,23 +164,64 @@ fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize
     }
 }
 
-/// What sidecars refused: the reasons, most often first.
+/// What sidecars and gates refused: the reasons, most often first.
 fn denials(text: &mut String, document: &StatusDocument, width: usize) {
     for status in &document.sandboxes {
-        let Some(sidecar) = status.sidecar.as_ref().filter(|s| !s.denied.is_empty()) else {
-            continue;
-        };
-        let mut denied: Vec<(&String, &u64)> = sidecar.denied.iter().collect();
-        denied.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
-        let list: Vec<String> =
-            denied.iter().map(|(code, count)| format!("{} ×{count}", harmless(code))).collect();
+        let by_sidecar = status.sidecar.as_ref().map(|sidecar| (&sidecar.denied, "--sidecar"));
+        let by_gate = status.git.as_ref().map(|gate| (&gate.denied, "--git"));
+        for (denied, log) in by_sidecar.into_iter().chain(by_gate) {
+            if denied.is_empty() {
+                continue;
+            }
+            let mut denied: Vec<(&String, &u64)> = denied.iter().collect();
+            denied.sort_by_key(|(code, count)| (std::cmp::Reverse(**count), *code));
+            let list: Vec<String> =
+                denied.iter().map(|(code, count)| format!("{} ×{count}", harmless(code))).collect();
+            text.push('\n');
+            let line = format!(
+                "{}: {}; `bottle logs {0} {log}` shows each",
+                status.sandbox,
+                list.join(", ")
+            );
+            text::note(text, "denied:", style::CHANGE, &line, width);
+        }
+    }
+}
+
+/// What became of each upstream of a git gate since that was started.
+fn upstreams(text: &mut String, document: &StatusDocument, width: usize) {
+    let mut lines = Vec::new();
+    for status in &document.sandboxes {
+        let Some(gate) = &status.git else { continue };
+        for (name, activity) in &gate.upstreams {
+            let Activity { fetches, pushes, refusals, last_fetch, mirror, trouble, .. } = activity;
+            let mut line = format!(
+                "{} {}: {}, {}",
+                status.sandbox,
+                harmless(name),
+                text::plural(usize::try_from(*fetches).unwrap_or(usize::MAX), "fetch", "fetches"),
+                text::plural(usize::try_from(*pushes).unwrap_or(usize::MAX), "push", "pushes"),
+            );
+            if *refusals > 0 {
+                let _ = write!(line, ", {refusals} refused");
+            }
+            if let Some(at) = last_fetch {
+                let _ = write!(line, "; last fetch {}", harmless(at));
+            }
+            if mirror != "ready" {
+                let _ = write!(line, "; mirror: {}", harmless(mirror));
+            }
+            if let Some(trouble) = trouble {
+                let _ = write!(line, "; {}", harmless(trouble));
+            }
+            lines.push(line);
+        }
+    }
+    if !lines.is_empty() {
         text.push('\n');
-        let line = format!(
-            "{}: {}; `bottle logs {0} --sidecar` shows each",
-            status.sandbox,
-            list.join(", ")
-        );
-        text::note(text, "denied:", style::CHANGE, &line, width);
+    }
+    for line in lines {
+        text::note(text, "git:", style::HINT, &line, width);
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Target {
     pub(super) machine: Instance,
     /// Its sidecar, where it has one.
     pub(super) sidecar: Option<Instance>,
+    /// Its git gate, where it has one.
+    pub(super) gate: Option<Instance>,
     receipt: Option<Receipt>,
 }
 
@@ -68,11 +70,12 @@ impl Target {
             (scope, found, observed) = (placed, Some(machine), all);
         }
         let sidecar = part(&observed, &sandbox, ResourceKind::Sidecar);
+        let gate = part(&observed, &sandbox, ResourceKind::Gate);
         let machine =
             found.ok_or_else(|| CliError::failed(format!("there is no sandbox {sandbox}")))?;
         let backend = backend(&all, &machine)?;
         let receipt = receipts.get(&machine.id).cloned();
-        Ok(Self { sandbox, reconciler, backend, scope, machine, sidecar, receipt })
+        Ok(Self { sandbox, reconciler, backend, scope, machine, sidecar, gate, receipt })
     }
 
     /// What the tree declares.
@@ -164,12 +167,13 @@ pub(super) struct Several {
     pub(super) unreachable: Vec<String>,
 }
 
-/// The sandboxes of these names, and where there are none all that exist; or their sidecars. One that is named and
+/// The sandboxes of these names, and where there are none all that exist; or what is beside
+/// them. One that is named and
 /// is not there is an error, before anything is shown.
 pub(super) async fn several(
     global: &Global,
     names: &[String],
-    sidecar: bool,
+    kind: ResourceKind,
 ) -> Result<Several, CliError> {
     let mut wanted: Vec<SandboxId> = Vec::new();
     for name in names {
@@ -187,10 +191,7 @@ pub(super) async fn several(
     observed.receipts = memory.receipts()?;
     reconciler.place_lost(&memory, &mut scope, &mut observed)?;
     let machine = |id: &SandboxId| part(&observed, id, ResourceKind::Machine);
-    let of = |id: &SandboxId| match sidecar {
-        true => part(&observed, id, ResourceKind::Sidecar),
-        false => machine(id),
-    };
+    let of = |id: &SandboxId| part(&observed, id, kind);
     let mut unreachable = Vec::new();
     if names.is_empty() {
         let ours = observed.instances.iter().filter(|i| i.ownership == Ownership::Ours);
@@ -210,16 +211,20 @@ pub(super) async fn several(
             reconciler.find(&sandbox).await?;
             return Err(CliError::failed(format!("there is no sandbox {sandbox}")));
         }
-        let instance = of(&sandbox).ok_or_else(|| no_sidecar(&sandbox))?;
+        let instance = of(&sandbox).ok_or_else(|| none_beside(&sandbox, kind))?;
         let backend = backend(&reconciler.backends, &instance)?;
         logs.push(Logged { sandbox, backend, scope: scope.clone(), instance });
     }
     Ok(Several { logs, unreachable })
 }
 
-pub(super) fn no_sidecar(sandbox: &SandboxId) -> CliError {
-    CliError::failed(format!("{sandbox} has no sidecar, so there is no record of one"))
-        .hint("its machine has no network at all")
+/// That a sandbox has no such part.
+pub(super) fn none_beside(sandbox: &SandboxId, kind: ResourceKind) -> CliError {
+    let error = CliError::failed(format!("{sandbox} has no {kind}, so there is no record of one"));
+    error.hint(match kind {
+        ResourceKind::Gate => "its bottle names no `git`",
+        _ => "its machine reaches nothing by a sidecar",
+    })
 }
 
 /// A backend's error, with what to do about it.

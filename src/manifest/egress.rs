@@ -388,7 +388,7 @@ fn exception(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<DlpAllow>
     Some(DlpAllow { rule: rule?, host: host?, reason: reason?, expires, places })
 }
 
-fn is_date(text: &str) -> bool {
+pub(super) fn is_date(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let [year, month, day] = parts[..] else { return false };
     let number = |text: &str, width: usize| {

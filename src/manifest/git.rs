@@ -1,18 +1,27 @@
-//! `git`: what the git gate may talk to.
+//! `git`: what the git gate may talk to, by which key, and what may be pushed there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::field::{Field, shorten};
+use self::host_key::Server;
+use super::egress::is_date;
+use super::field::{Field, Section, shorten};
 use super::guard::Guard;
 use super::host;
 use super::keys::{Key, Shape, Table};
-use super::source::Findings;
-use super::tree::{self, Kind};
-use crate::model::Use;
-use crate::model::policy::GitUpstream;
+use super::limits;
+use super::source::{Findings, Problem};
+use super::tree::{Dir, Links};
+use crate::model::policy::git::{MAX_FILE, MAX_PUSH};
+use crate::model::policy::{GitAllow, GitUpstream};
+
+mod host_key;
+mod identity;
+mod refs;
 
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]*$";
+const FINGERPRINT: &str = "^[0-9a-f]{12}$";
+const REFS: Shape = Shape::List(&Shape::Text(None));
 
 /// The keys of one upstream.
 pub(super) static TABLE: Table = Table {
@@ -28,28 +37,79 @@ pub(super) static TABLE: Table = Table {
             "the private key on the host; `~` is your home folder",
         )
         .or("identity_file"),
-        Key::new("KnownHostKey", Shape::Text(None), "the host's public key: `ssh-ed25519 AAAA…`")
-            .or("known_host_key"),
+        Key::new(
+            "IdentityAgent",
+            Shape::Text(None),
+            "the socket of an ssh-agent that holds the key; `IdentityFile` is its public half then",
+        )
+        .or("identity_agent"),
+        Key::new(
+            "KnownHostKey",
+            Shape::Either(&[Shape::Text(None), Shape::List(&Shape::Text(None))]),
+            "the host's public key, or a list of them: `ssh-ed25519 AAAA…`; without one nothing is sent",
+        )
+        .or("known_host_key"),
         Key::new(
             "ExtraHosts",
             Shape::Names { key: "^[A-Za-z0-9.-]+$", value: &Shape::Text(None) },
             "host names that resolve to fixed addresses",
         )
         .or("extra_hosts"),
+        Key::new(
+            "Push",
+            REFS,
+            "what may be created, or moved forward: `agent/*`, `refs/tags/*` (default: branches and tags; `[]`: nothing)",
+        )
+        .or("push"),
+        Key::new("Force", REFS, "where history may be rewritten (default: nowhere)").or("force"),
+        Key::new("Delete", REFS, "what may be deleted (default: nothing)").or("delete"),
+        Key::new("Refs", REFS, "what is fetched beside branches and tags: `refs/pull/*/head`")
+            .or("refs"),
+        Key::new(
+            "MaxPush",
+            Shape::Text(Some(limits::AMOUNT)),
+            "how much one push may have: `500M` (default `1G`)",
+        )
+        .or("max_push"),
+        Key::new(
+            "MaxFile",
+            Shape::Text(Some(limits::AMOUNT)),
+            "how much one file may have that is pushed (default `256M`)",
+        )
+        .or("max_file"),
+        Key::new("Allow", Shape::List(&Shape::Section(&ALLOW)), "findings that are no secrets")
+            .or("allow"),
     ],
     removed: &[],
     instead: &[],
 };
 
-const KEY_TYPES: [&str; 7] = [
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "ssh-rsa",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-];
+/// The keys of a finding that is none.
+static ALLOW: Table = Table {
+    what: "an exception of a git upstream",
+    keys: &[
+        Key::required("rule", Shape::Text(None), "the rule's id, as the refusal names it"),
+        Key::required("path", Shape::Text(None), "the path of the file, as the refusal names it"),
+        Key::required(
+            "fingerprint",
+            Shape::Text(Some(FINGERPRINT)),
+            "the 12 digits by which the refusal names the value",
+        ),
+        Key::required("reason", Shape::Text(None), "why; it is logged"),
+        Key::new(
+            "expires",
+            Shape::Text(Some("^[0-9]{4}-[0-9]{2}-[0-9]{2}$")),
+            "the last day on which it holds",
+        ),
+    ],
+    removed: &[],
+    instead: &[],
+};
+
+/// Less is no file worth a limit.
+const LEAST: u64 = 64 << 10;
+const MOST_PUSH: u64 = 64 << 30;
+const MOST_FILE: u64 = 4 << 30;
 
 /// Reads the list of upstreams.
 pub(super) fn read(
@@ -58,10 +118,17 @@ pub(super) fn read(
     findings: &mut Findings<'_>,
 ) -> Vec<GitUpstream> {
     let mut names = BTreeSet::new();
-    let mut upstreams = Vec::new();
+    let mut upstreams: Vec<GitUpstream> = Vec::new();
     for (index, node) in field.list(findings).unwrap_or_default().iter().enumerate() {
         let item = field.item(index, node);
-        upstreams.extend(upstream(&item, guard, &mut names, findings));
+        let Some(found) = upstream(&item, guard, &mut names, findings) else { continue };
+        match upstreams.iter().find(|other| other.place() == found.place()) {
+            Some(other) => {
+                let message = format!("this is the repository of `{}`", other.name);
+                findings.add(item.error(message).hint("one entry says all about a repository"));
+            }
+            None => upstreams.push(found),
+        }
     }
     upstreams
 }
@@ -75,37 +142,114 @@ fn upstream(
     let section = field.section(&TABLE, findings)?;
     let name = section.get("Name").and_then(|field| name(&field, names, findings));
     let url = section.get("Upstream").and_then(|field| url(&field, findings));
-    let identity = section.get("IdentityFile").and_then(|field| {
-        let path = guard.path(&field, findings)?;
-        // The key that is used is whatever the path leads to then.
-        let found = guard.resolve(&field, &path, Use::Define, findings);
-        match found.and_then(|found| tree::stat(&found)).map(|stat| stat.kind) {
-            Ok(Kind::File) => {}
-            Ok(other) => {
-                findings.add(field.error(format!("it is {}, not a key", other.describe())))
-            }
-            // The tree may be checked on a machine that has no keys.
-            Err(error) => findings.add(field.warning(format!(
-                "the key cannot be used on this machine: {}",
-                tree::describe(&error)
-            ))),
-        }
-        Some(path)
-    });
-    let known_host_key = section.get("KnownHostKey").and_then(|field| host_key(&field, findings));
+    let identity = identity::read(&section, guard, findings);
+    let server = url.as_ref().map(|(_, host, port, _)| Server { host, port: *port });
+    let pinned = section.get("KnownHostKey");
+    let known_host_keys =
+        pinned.as_ref().map(|field| host_key::read(field, server, findings)).unwrap_or_default();
+    if let (None, Some(server), Some(field)) = (pinned, server, section.get("Upstream")) {
+        findings.add(unpinned(&field, server, guard));
+    }
     let extra_hosts =
         section.get("ExtraHosts").map(|field| extra_hosts(&field, findings)).unwrap_or_default();
+    let refs = refs::read(&section, findings);
+    let mut amount = |key: &'static str, most: u64| {
+        let field = section.get(key)?;
+        limits::amount_between(&field, LEAST..=most, findings)
+    };
+    let max_push = amount("MaxPush", MOST_PUSH).unwrap_or(MAX_PUSH);
+    let max_file = amount("MaxFile", MOST_FILE).unwrap_or(MAX_FILE);
+    let allow = section.get("Allow").map(|field| allow(&field, findings)).unwrap_or_default();
     let (user, host, port, path) = url?;
-    let identity_file = identity?;
     Some(GitUpstream {
         name: name?,
         user,
         host,
         port,
         path,
-        identity_file,
-        known_host_key,
+        identity: identity?,
+        known_host_keys,
         extra_hosts,
+        refs,
+        max_push,
+        max_file,
+        allow,
+    })
+}
+
+/// That no key is pinned, with the line that pins it where the operator's own ssh knows it.
+fn unpinned(field: &Field<'_>, server: Server<'_>, guard: &Guard<'_>) -> Problem {
+    /// More than any such file has.
+    const LARGEST: u64 = 4 << 20;
+    let read = || {
+        let folder = Dir::open(&guard.home?.join(".ssh"), Links::Follow).ok()?;
+        String::from_utf8(folder.read("known_hosts".as_ref(), LARGEST).ok()?.0).ok()
+    };
+    let known = read().map(|text| host_key::known(&text, server)).unwrap_or_default();
+    let hint = match known.first() {
+        Some(key) => format!("your known_hosts has it: `KnownHostKey: {key}`"),
+        None => format!(
+            "`ssh-keygen -F '{}'` prints it if you know it; {}",
+            server.known(),
+            server.scan()
+        ),
+    };
+    let name = server.known();
+    field
+        .warning(format!("no `KnownHostKey` says who `{name}` is: nothing is fetched or pushed"))
+        .hint(hint)
+}
+
+/// Twelve hexadecimal digits in lower case.
+fn is_fingerprint(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+fn allow(field: &Field<'_>, findings: &mut Findings<'_>) -> Vec<GitAllow> {
+    let mut all = Vec::new();
+    for (index, node) in field.list(findings).unwrap_or_default().iter().enumerate() {
+        let item = field.item(index, node);
+        if let Some(section) = item.section(&ALLOW, findings) {
+            all.extend(exception(&item, &section, findings));
+        }
+    }
+    all
+}
+
+fn exception(
+    item: &Field<'_>,
+    section: &Section<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<GitAllow> {
+    let place = |key: &'static str, findings: &Findings<'_>| {
+        let found = section.get(key).map_or_else(|| item.error(""), |field| field.error(""));
+        Box::new(findings.locate(found))
+    };
+    let places = [place("rule", findings), place("expires", findings)];
+    let mut word = |key: &'static str| {
+        section.get(key).and_then(|field| field.word(findings).map(str::to_owned))
+    };
+    let (rule, reason) = (word("rule"), word("reason"));
+    let mut checked = |key: &'static str, good: fn(&str) -> bool, what: &str| {
+        let field = section.get(key)?;
+        let text = field.word(findings)?;
+        if !good(text) {
+            findings.add(field.error(format!("`{}` is not {what}", shorten(text))));
+            return None;
+        }
+        Some(text.to_owned())
+    };
+    let plain = |text: &str| !text.starts_with('/') && !text.contains(char::is_control);
+    let path = checked("path", plain, "the path of a file in a repository");
+    let fingerprint = checked("fingerprint", is_fingerprint, "the 12 digits that a refusal names");
+    let expires = checked("expires", is_date, "a date such as `2027-01-31`");
+    Some(GitAllow {
+        rule: rule?,
+        path: path?,
+        fingerprint: fingerprint?,
+        reason: reason?,
+        expires,
+        places,
     })
 }
 
@@ -194,26 +338,6 @@ fn scp_form(text: &str) -> Option<String> {
     (login.contains('@') && parse_url(&url).is_ok()).then_some(url)
 }
 
-fn host_key(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<String> {
-    let text = field.word(findings)?;
-    let mut words = text.split_ascii_whitespace();
-    let kind = words.next().filter(|kind| KEY_TYPES.contains(kind));
-    let base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
-    let body = words
-        .next()
-        .filter(|body| body.starts_with("AAAA") && body.len() % 4 == 0 && body.bytes().all(base64));
-    let (Some(kind), Some(body)) = (kind, body) else {
-        let problem = field.error("this is not an SSH public key");
-        findings.add(
-            problem.hint(
-                "expected `ssh-ed25519 AAAA…`, as `ssh-keyscan HOST` prints it after the host",
-            ),
-        );
-        return None;
-    };
-    Some(format!("{kind} {body}"))
-}
-
 fn extra_hosts(field: &Field<'_>, findings: &mut Findings<'_>) -> BTreeMap<String, IpAddr> {
     let mut hosts = BTreeMap::new();
     for entry in field.entries(findings).unwrap_or_default() {
@@ -221,7 +345,7 @@ fn extra_hosts(field: &Field<'_>, findings: &mut Findings<'_>) -> BTreeMap<Strin
         let name = host::dns_name(&entry.key);
         if let Err(reason) = &name {
             let message = format!("`{}` {reason}", shorten(&entry.key));
-            findings.add(super::source::Problem::error(entry.key_span, message).field(&value.at));
+            findings.add(Problem::error(entry.key_span, message).field(&value.at));
         }
         let address = value.text(findings).and_then(|text| {
             let address = text.parse::<IpAddr>().ok();

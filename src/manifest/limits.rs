@@ -85,6 +85,15 @@ fn cpus(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<u32> {
 }
 
 pub(super) fn amount(field: &Field<'_>, most: u64, findings: &mut Findings<'_>) -> Option<u64> {
+    amount_between(field, MIN_BYTES..=most, findings)
+}
+
+/// An amount of bytes within these bounds.
+pub(super) fn amount_between(
+    field: &Field<'_>,
+    bounds: std::ops::RangeInclusive<u64>,
+    findings: &mut Findings<'_>,
+) -> Option<u64> {
     let expected = "an amount such as `512M` or `2G`";
     let text = match &field.node.value {
         Value::Text(text) => text.as_str(),
@@ -106,9 +115,8 @@ pub(super) fn amount(field: &Field<'_>, most: u64, findings: &mut Findings<'_>) 
         });
         return None;
     };
-    if bytes < MIN_BYTES || bytes > most {
-        let (least, most) =
-            (crate::model::spec::human_bytes(MIN_BYTES), crate::model::spec::human_bytes(most));
+    if !bounds.contains(&bytes) {
+        let [least, most] = [*bounds.start(), *bounds.end()].map(crate::model::spec::human_bytes);
         let message = format!("`{}` is out of range: {least} to {most}", shorten(text));
         findings.add(field.error(message));
         return None;

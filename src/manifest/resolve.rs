@@ -23,9 +23,9 @@ use super::tree::{self, Dir, MAX_MANIFEST, ReadError, Stat};
 use super::trust::{Exposed, Trust, Walked};
 use super::{LoadError, LoadOptions, frontmatter, proxy, skill, yaml};
 use crate::model::{
-    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, HostSource, Located, MountTable,
-    NetworkSpec, OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec, SkillFiles,
-    SpecHash, Tree, Use,
+    AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, GateSpec, HostSource, Located,
+    MountTable, NetworkSpec, OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec,
+    SkillFiles, SpecHash, Tree, Use,
 };
 
 const SETTINGS_FILE: &str = "bottle.yaml";
@@ -516,6 +516,7 @@ impl<'o> Loader<'o> {
                 policy: Arc::new(bottle.policy.clone()),
                 proxy: self.settings.proxy.clone(),
             }),
+            gate: GateSpec::of(id, &bottle.policy),
             run: agent.run,
             suspend: agent.suspend,
             prompt: Arc::from(prompt),

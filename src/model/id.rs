@@ -126,6 +126,17 @@ impl BackendKind {
         }
     }
 
+    /// Sandboxes can have a git gate there.
+    #[must_use]
+    pub fn has_gates(self) -> bool {
+        match self {
+            Self::Native => true,
+            Self::Docker | Self::Smolmachines => false,
+            #[cfg(feature = "testing")]
+            Self::Memory => true,
+        }
+    }
+
     /// Files of a machine that was set aside can be read there.
     #[must_use]
     pub fn reads_aside(self) -> bool {
@@ -182,6 +193,8 @@ pub enum ResourceKind {
     Network,
     /// The process beside the machine that is its only way out.
     Sidecar,
+    /// The process beside the machine that fetches and pushes for it.
+    Gate,
     /// The container, microVM or namespace sandbox itself.
     Machine,
     /// What is put into a running machine.
@@ -197,6 +210,7 @@ impl ResourceKind {
         match self {
             Self::Network => "network",
             Self::Sidecar => "sidecar",
+            Self::Gate => "gate",
             Self::Machine => "machine",
             Self::Guest => "guest",
             Self::Image => "image",
@@ -205,11 +219,12 @@ impl ResourceKind {
 
     /// What this resource stands on: replaced with it, created after it.
     ///
-    /// A sidecar is replaced beside its running machine, so the machine does not stand on it.
+    /// A sidecar is replaced beside its running machine, so the machine does not stand on it. A gate is a process of
+    /// the host's, whatever its sandbox is on.
     #[must_use]
     pub fn stands_on(self) -> &'static [ResourceKind] {
         match self {
-            Self::Network | Self::Image => &[],
+            Self::Network | Self::Gate | Self::Image => &[],
             Self::Sidecar | Self::Machine => &[Self::Network],
             Self::Guest => &[Self::Machine],
         }
@@ -225,7 +240,7 @@ impl fmt::Display for ResourceKind {
 impl FromStr for ResourceKind {
     type Err = InvalidName;
     fn from_str(text: &str) -> Result<Self, InvalidName> {
-        [Self::Network, Self::Sidecar, Self::Machine, Self::Guest, Self::Image]
+        [Self::Network, Self::Sidecar, Self::Gate, Self::Machine, Self::Guest, Self::Image]
             .into_iter()
             .find(|kind| kind.as_str() == text)
             .ok_or_else(|| InvalidName(text.to_owned()))

@@ -1,7 +1,7 @@
 //! Plain data that every other layer speaks: no I/O, no clock, no randomness, no imports of ours.
 //!
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
-//! its programs find the way there, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `setup` what is run in it once, `desired` and
+//! its programs find the way there, `gate` how its git does, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `setup` what is run in it once, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
 //! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
 
@@ -12,6 +12,7 @@ pub mod desired;
 pub mod diagnostic;
 pub mod first_run;
 pub mod fs_path;
+pub mod gate;
 pub mod hash;
 pub mod id;
 pub mod kept;
@@ -32,6 +33,7 @@ pub use change::Class;
 pub use desired::{AgentsFolder, Desired, Tree, Was};
 pub use diagnostic::{Diagnostic, Severity};
 pub use fs_path::{FsPath, MountTable, Writable};
+pub use gate::{GateSpec, GuestGate, LoadSpec};
 pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
 pub use kept::{Bounds, Keep, Kept, Why};

@@ -165,6 +165,8 @@ pub struct BackendFacts {
     pub no_machines: Option<String>,
     /// Why no sidecar can be made, and what to do about it.
     pub no_sidecars: Option<String>,
+    /// Why no git gate can be made, and what to do about it.
+    pub no_gates: Option<String>,
 }
 
 /// What was put into a machine, as this state folder remembers it. The guest is not asked.

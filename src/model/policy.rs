@@ -1,16 +1,16 @@
 //! What a sandbox may reach: the sections of a bottle that its sidecar enforces.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
 use super::hash::{Fields, SpecHash};
 
+pub mod git;
 mod proxy;
 mod route;
 
+pub use git::{GitAllow, GitRefs, GitUpstream, Identity};
 pub use proxy::{CaFile, Hidden, Login, PROXY_LOGIN, Proxy, Resolve};
 pub use route::{
     ANTHROPIC, AuthScheme, CredentialRoute, Misfit, RouteRole, TokenFrom, TokenSource, auth,
@@ -119,15 +119,7 @@ impl Policy {
             fields.set("egress.dlp_rules", format!("sha256:{}", rules.digest()));
         }
         for (index, allow) in self.egress.dlp_allow.iter().enumerate() {
-            let until = allow.expires.as_deref().map(|day| format!(" until {day}"));
-            let value = format!(
-                "{} to {}{}: {}",
-                allow.rule,
-                allow.host,
-                until.unwrap_or_default(),
-                allow.reason
-            );
-            fields.set(format!("egress.dlp_allow.{index}"), value);
+            fields.set(format!("egress.dlp_allow.{index}"), allow.to_string());
         }
         for service in &self.services {
             let value =
@@ -157,27 +149,6 @@ impl Policy {
         }
         fields
     }
-}
-
-/// One `git` upstream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GitUpstream {
-    /// The name by which the agent knows it, unique in the bottle.
-    pub name: String,
-    /// User of the ssh URL.
-    pub user: String,
-    /// Host of the ssh URL.
-    pub host: String,
-    /// Port of the ssh URL, 22 unless it says otherwise.
-    pub port: u16,
-    /// Path of the ssh URL, with its leading `/`.
-    pub path: String,
-    /// The private key on the host.
-    pub identity_file: PathBuf,
-    /// The host's public key, when pinned.
-    pub known_host_key: Option<String>,
-    /// Names that resolve to fixed addresses.
-    pub extra_hosts: BTreeMap<String, IpAddr>,
 }
 
 /// What to do with a request in which a secret was found.
@@ -304,4 +275,12 @@ pub struct DlpAllow {
     /// Where the rule and the day are written: findings without a message, for whoever knows the rules
     /// and the date.
     pub places: [Box<Diagnostic>; 2],
+}
+
+impl std::fmt::Display for DlpAllow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let until = self.expires.as_deref().map(|day| format!(" until {day}"));
+        let Self { rule, host, reason, .. } = self;
+        write!(f, "{rule} to {host}{}: {reason}", until.unwrap_or_default())
+    }
 }

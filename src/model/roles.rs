@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use super::access::{openai_url, route_url};
+use super::gate::GUEST_FIELDS;
 use super::id::BackendKind;
 use super::policy::{CredentialRoute, RouteRole};
 
@@ -14,11 +15,14 @@ use super::policy::{CredentialRoute, RouteRole};
 pub const PLACEHOLDER: &str = "added-by-the-sidecar";
 
 /// Every path that [`files`] may give.
-pub const PATHS: [&str; 4] =
-    [".npmrc", ".config/git/config", ".config/tea/config.yml", ".codex/config.toml"];
+pub const PATHS: [&str; 4] = [".npmrc", GIT, ".config/tea/config.yml", ".codex/config.toml"];
 
-/// How the fields of a guest begin that say what a role sets up: its name and a dot.
-pub const NAMES: [&str; 7] = [
+/// The configuration of git.
+pub const GIT: &str = ".config/git/config";
+
+/// How the fields of a guest begin that say what a role sets up: its name and a dot. As a role's, what leads git to its
+/// gate stands in a file of the agent's.
+pub const NAMES: [&str; 8] = [
     "anthropic-base-url.",
     "npm-registry.",
     "git-insteadof.",
@@ -26,6 +30,7 @@ pub const NAMES: [&str; 7] = [
     "openai-base-url.",
     "gemini-base-url.",
     "opencode.",
+    GUEST_FIELDS,
 ];
 
 /// A file below the home folder of the sandbox's user.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access;
 use super::change::{self, MACHINE};
+use super::gate::{self, GateSpec, GuestGate};
 use super::hash::{Fields, SpecHash};
 use super::id::{BackendKind, ResourceKind, SandboxId};
 use super::kept::Keep;
@@ -280,6 +281,8 @@ pub struct SandboxSpec {
     pub network: Option<NetworkSpec>,
     /// Its sidecar, where something is enforced.
     pub sidecar: Option<SidecarSpec>,
+    /// Its git gate, where its bottle names upstreams.
+    pub gate: Option<GateSpec>,
     /// What `bottle run` starts.
     pub run: Vec<String>,
     /// Leave it exactly as it is.
@@ -339,6 +342,11 @@ impl SandboxSpec {
         if !self.policy.services.is_empty() && backend == BackendKind::Docker {
             return Err(Unsuitable(format!("{SERVICES_ELSEWHERE}: {SERVICES_WITH_DOCKER}")));
         }
+        if self.gate.is_some()
+            && let Some(why) = gate::unsuited(backend)
+        {
+            return Err(Unsuitable(why));
+        }
         let mount = self.workspace.clone().filter(|w| w.mode == WorkspaceMode::Mount);
         let connected = self.sidecar(backend).is_some();
         let made = self.env.iter().filter(|(name, _)| change::is_made_with(name));
@@ -376,13 +384,21 @@ impl SandboxSpec {
         let network = self.network.clone().filter(|_| backend.has_networks());
         let network = network.map(ResourceSpec::Network);
         let sidecar = self.sidecar(backend).cloned().map(ResourceSpec::Sidecar);
-        Ok(network.into_iter().chain(sidecar).chain([ResourceSpec::Machine(machine)]).collect())
+        let gate = self.gate(backend).cloned().map(ResourceSpec::Gate);
+        let beside = network.into_iter().chain(sidecar).chain(gate);
+        Ok(beside.chain([ResourceSpec::Machine(machine)]).collect())
     }
 
     /// The sidecar that it has there.
     #[must_use]
     pub fn sidecar(&self, backend: BackendKind) -> Option<&SidecarSpec> {
         self.sidecar.as_ref().filter(|_| backend.has_sidecars())
+    }
+
+    /// The git gate that it has there.
+    #[must_use]
+    pub fn gate(&self, backend: BackendKind) -> Option<&GateSpec> {
+        self.gate.as_ref().filter(|_| backend.has_gates())
     }
 
     /// What is put into the running machine.
@@ -416,6 +432,7 @@ impl SandboxSpec {
                     .cloned()
                     .collect(),
             }),
+            gate: self.gate(backend).map(GateSpec::guest),
         }
     }
 }
@@ -512,6 +529,8 @@ pub enum ResourceSpec {
     Network(NetworkSpec),
     /// A sidecar.
     Sidecar(SidecarSpec),
+    /// A git gate.
+    Gate(GateSpec),
     /// A machine.
     Machine(MachineSpec),
 }
@@ -523,6 +542,7 @@ impl ResourceSpec {
         match self {
             Self::Network(_) => ResourceKind::Network,
             Self::Sidecar(_) => ResourceKind::Sidecar,
+            Self::Gate(_) => ResourceKind::Gate,
             Self::Machine(_) => ResourceKind::Machine,
         }
     }
@@ -533,6 +553,7 @@ impl ResourceSpec {
         match self {
             Self::Network(spec) => &spec.sandbox,
             Self::Sidecar(spec) => &spec.sandbox,
+            Self::Gate(spec) => &spec.sandbox,
             Self::Machine(spec) => &spec.sandbox,
         }
     }
@@ -543,6 +564,7 @@ impl ResourceSpec {
         match self {
             Self::Network(spec) => spec.fields.clone(),
             Self::Sidecar(spec) => spec.fields.clone(),
+            Self::Gate(spec) => spec.fields.clone(),
             Self::Machine(spec) => spec.fields(),
         }
     }
@@ -582,6 +604,7 @@ impl ResourceSpec {
         match self {
             Self::Network(spec) => spec.hash(),
             Self::Sidecar(spec) => spec.hash(),
+            Self::Gate(spec) => spec.hash(),
             Self::Machine(spec) => spec.hash(),
         }
     }
@@ -720,6 +743,8 @@ pub struct GuestSpec {
     pub main: Option<Main>,
     /// What it needs to use its sidecar, where it has one.
     pub access: Option<GuestAccess>,
+    /// What its git needs to find its gate, where it has one.
+    pub gate: Option<GuestGate>,
 }
 
 /// What a guest needs to use its sidecar, beside the environment of its machine.
@@ -779,6 +804,9 @@ impl GuestSpec {
                     fields.set(path, format!("{url} for {upstream}"));
                 }
             }
+        }
+        if let Some(gate) = &self.gate {
+            gate.set_fields(&mut fields);
         }
         fields
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::decision::Decision;
 use super::sources::{self, Shared};
-use super::{Options, Order, Reason, Verdict, aside, guest, load, renames, rest};
+use super::{Options, Order, Reason, Verdict, aside, gate, guest, load, renames, rest};
 use crate::model::policy::PROXY_LOGIN;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
@@ -355,7 +355,7 @@ fn declared(
         .collect();
     let on_backend: Vec<&Instance> = standing.iter().collect();
     let mut replaced: BTreeSet<ResourceKind> = BTreeSet::new();
-    let (mut machine, mut sidecar) = (None, None);
+    let (mut machine, mut sidecar, mut own_gate) = (None, None, None);
     let kinds: BTreeSet<ResourceKind> = wanted.iter().map(ResourceSpec::kind).collect();
     for resource in wanted {
         let kind = resource.kind();
@@ -366,13 +366,17 @@ fn declared(
         match kind {
             ResourceKind::Machine => machine = kept,
             ResourceKind::Sidecar => sidecar = kept,
+            ResourceKind::Gate => own_gate = kept,
             _ => {}
         }
     }
     if let Some(spec) = spec.sidecar(backend) {
         load::decide_load(&mut decision, spec, backend, sidecar, seen, options);
     }
-    // A network or sidecar that is no longer wanted.
+    if let Some(spec) = spec.gate(backend) {
+        gate::decide_load(&mut decision, spec, backend, own_gate, seen);
+    }
+    // A network, sidecar or gate that is no longer wanted.
     for instance in on_backend {
         if !kinds.contains(&instance.resource) {
             let reason = Reason::NotDeclared { file: spec.source.clone() };
@@ -422,7 +426,12 @@ fn impossible(
     {
         return Some(format!("no machine can be made: {why}"));
     }
-    let makes_sidecar = decision.create.iter().any(|spec| spec.kind() == ResourceKind::Sidecar);
+    let makes = |kind| decision.create.iter().any(|spec| spec.kind() == kind);
+    let wants_gate = makes(ResourceKind::Gate) || decision.makes_machine();
+    if let Some(why) = facts.no_gates.as_ref().filter(|_| spec.gate.is_some() && wants_gate) {
+        return Some(format!("its git gate cannot be made: {why}"));
+    }
+    let makes_sidecar = makes(ResourceKind::Sidecar);
     let connected = spec.sidecar(backend).is_some() && decision.makes_machine();
     let why = facts.no_sidecars.as_ref().filter(|_| makes_sidecar || connected)?;
     Some(format!("its sidecar cannot be made: {why}"))
@@ -684,18 +693,23 @@ fn widened(decision: &mut Decision, spec: &SandboxSpec) {
 /// What a person should know beside the verdict. A section that is not enforced is never silent.
 fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
     widened(decision, spec);
+    gate::widened(decision, spec);
     let Some(change) = decision.changes.iter_mut().find(|c| c.resource == ResourceKind::Machine)
     else {
         return;
     };
     let backend = change.backend.unwrap_or(BackendKind::Native);
-    let enforced: &[&str] =
-        if spec.sidecar(backend).is_some() { &["cred_proxy", "egress", "services"] } else { &[] };
+    let by_sidecar = spec.sidecar(backend).is_some();
+    let enforced = |section: &&str| match *section {
+        "cred_proxy" | "egress" | "services" => by_sidecar,
+        "git" => spec.gate(backend).is_some(),
+        _ => false,
+    };
     let mut sections = spec.policy.sections();
-    sections.retain(|section| !enforced.contains(section));
+    sections.retain(|section| !enforced(section));
     if !sections.is_empty() {
         let verb = if sections.len() == 1 { "is" } else { "are" };
-        let network = if enforced.is_empty() { "no network: " } else { "" };
+        let network = if by_sidecar || spec.gate(backend).is_some() { "" } else { "no network: " };
         let list = sections.join(", ");
         change.notes.push(format!("{network}{list} {verb} not enforced yet"));
     }

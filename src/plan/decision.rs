@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Change, Reason, Verdict, verdict_of};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, FieldChange, GuestSpec, Instance, InstanceId, Receipt, ResourceKind, Resources,
-    SandboxId, SidecarSpec, Tools,
+    BackendKind, FieldChange, GuestSpec, Instance, InstanceId, LoadSpec, Receipt, ResourceKind,
+    Resources, SandboxId, Tools,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -36,8 +36,8 @@ pub(super) struct Decision {
     pub(super) mend: Vec<Instance>,
     /// What exists and gets other limits in place.
     pub(super) adjust: Vec<(Instance, Resources, Tools)>,
-    /// What the sidecar is given.
-    pub(super) load: Option<Loading>,
+    /// What the sidecar and the gate are given.
+    pub(super) load: Vec<Loading>,
     /// What is put in.
     pub(super) provision: Option<Provisioning>,
     /// What is put into the machine that another is to follow, where it has to run again.
@@ -52,12 +52,12 @@ pub(super) struct Decision {
     pub(super) rests: bool,
 }
 
-/// What a sidecar is given.
+/// What a sidecar or a gate is given.
 #[derive(Debug, Clone)]
 pub(super) struct Loading {
-    pub(super) spec: SidecarSpec,
-    /// The sidecar that stays; `None` when this plan makes it.
-    pub(super) sidecar: Option<Instance>,
+    pub(super) spec: LoadSpec,
+    /// The one that stays; `None` when this plan makes it.
+    pub(super) on: Option<Instance>,
 }
 
 #[derive(Debug, Clone)]
@@ -85,7 +85,7 @@ impl Decision {
             start: Vec::new(),
             mend: Vec::new(),
             adjust: Vec::new(),
-            load: None,
+            load: Vec::new(),
             provision: None,
             revival: None,
             loses_machine: false,
@@ -181,7 +181,7 @@ impl Decision {
         self.start.clear();
         self.mend.clear();
         self.adjust.clear();
-        self.load = None;
+        self.load.clear();
         (self.provision, self.revival) = (None, None);
         self.rename = None;
         self.loses_machine = false;

@@ -5,6 +5,7 @@ use super::decide::{Seen, differences};
 use super::decision::{Decision, Loading};
 use super::guest::{keyed, short};
 use super::{Options, Reason, Verdict};
+use crate::model::gate::LoadSpec;
 use crate::model::policy::PROXY_LOGIN;
 use crate::model::{
     BackendKind, FieldChange, Instance, InstanceState, ResourceKind, SandboxId, SidecarSpec,
@@ -19,21 +20,22 @@ pub(super) fn decide_load(
     seen: &Seen<'_>,
     options: &Options,
 ) {
+    let loading = |on| Loading { spec: LoadSpec::Sidecar(spec.clone()), on };
     let Some(sidecar) = sidecar else {
-        decision.load = Some(Loading { spec: spec.clone(), sidecar: None });
+        decision.load.push(loading(None));
         return;
     };
     let prior = seen.observed.receipts.get(&sidecar.id);
     let runs = sidecar.state == InstanceState::Running;
     let loaded =
         prior.filter(|receipt| runs && receipt.boot == sidecar.boot && receipt.guest.is_some());
-    let loading = Loading { spec: spec.clone(), sidecar: Some(sidecar.clone()) };
+    let loading = loading(Some(sidecar.clone()));
     let Some(loaded) = loaded else {
         // Where it does not run, its own verdict says so already.
         if runs {
-            reprovision(decision, backend, Reason::HashMissing, Vec::new());
+            reprovision(decision, ResourceKind::Sidecar, backend, Reason::HashMissing, Vec::new());
         }
-        decision.load = Some(loading);
+        decision.load.push(loading);
         return;
     };
     let mut fields = differences(&loaded.fields, &spec.content());
@@ -56,8 +58,8 @@ pub(super) fn decide_load(
         fields.push(FieldChange { path: "host_names".to_owned(), from, to });
     }
     if loaded.guest != Some(spec.content_hash()) || !fields.is_empty() {
-        reprovision(decision, backend, Reason::SpecChanged, fields);
-        decision.load = Some(loading);
+        reprovision(decision, ResourceKind::Sidecar, backend, Reason::SpecChanged, fields);
+        decision.load.push(loading);
     }
 }
 
@@ -71,14 +73,15 @@ fn ca(sandbox: &SandboxId, given: Option<&String>, options: &Options) -> Option<
     })
 }
 
-/// The sidecar's own verdict, where it stays, was that all is well with its process.
-fn reprovision(
+/// Its own verdict, where it stays, was that all is well with its process.
+pub(super) fn reprovision(
     decision: &mut Decision,
+    kind: ResourceKind,
     backend: BackendKind,
     reason: Reason,
     fields: Vec<FieldChange>,
 ) {
-    decision.changes.retain(|c| c.resource != ResourceKind::Sidecar || c.verdict != Verdict::Keep);
-    decision.change(ResourceKind::Sidecar, Some(backend), Verdict::Reprovision, reason);
+    decision.changes.retain(|c| c.resource != kind || c.verdict != Verdict::Keep);
+    decision.change(kind, Some(backend), Verdict::Reprovision, reason);
     decision.fields(fields);
 }

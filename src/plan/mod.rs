@@ -1,6 +1,6 @@
 //! `(Desired, Observed) → Plan`: pure. No I/O, no clock, no randomness, and nothing asked of anyone.
 //!
-//! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `guest` what a
+//! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `gate` what a gate is, `guest` what a
 //! machine is, `rest` what becomes of one that the operator stopped), `order` turns verdicts into steps,
 //! `aside` says which of two machines stays where a replace was cut short, `renames` whose is what that had another name, `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
 
@@ -14,8 +14,8 @@ use schemars::JsonSchema;
 use crate::model::spec::ResourceSpec;
 use crate::model::work::Looked;
 use crate::model::{
-    BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Kept, Leftover, MachineSpec,
-    Observed, Receipt, ResourceKind, Resources, SandboxId, SidecarSpec, Tools, change,
+    BackendKind, Class, Desired, FieldChange, GuestSpec, Instance, Kept, Leftover, LoadSpec,
+    MachineSpec, Observed, Receipt, ResourceKind, Resources, SandboxId, Tools, change,
 };
 
 mod aside;
@@ -23,6 +23,7 @@ mod decide;
 mod decision;
 pub mod diff;
 pub mod document;
+mod gate;
 mod guard;
 mod guest;
 mod kept;
@@ -218,7 +219,7 @@ pub enum Action {
     Create(Arc<ResourceSpec>),
     /// Start a machine.
     Start(Target),
-    /// Stop a machine or a sidecar, which stays as it is.
+    /// Stop a machine or what runs beside it, which stays as it is.
     Stop(Box<Instance>),
     /// Set right in place what was changed from outside.
     Mend(Box<Instance>),
@@ -231,12 +232,12 @@ pub enum Action {
         /// Where the programs lie that it is shown at its next start.
         tools: Box<Tools>,
     },
-    /// Give a running sidecar its policy, its credentials and its CA.
+    /// Give a running sidecar its policy, its credentials and its CA; or a gate its upstreams.
     Load {
-        /// To which sidecar.
+        /// To which.
         sidecar: Target,
         /// What it is to enforce.
-        spec: Arc<SidecarSpec>,
+        spec: Arc<LoadSpec>,
     },
     /// Put the guest's content in.
     Provision {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::aside;
-use super::decision::{Decision, Provisioning};
+use super::decision::{Decision, Loading, Provisioning};
 use super::kept::Keeping;
 use super::sources;
 use super::{Action, Options, Order, Step, StepId, Target};
@@ -286,9 +286,12 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
                 new_machine = Some(created);
                 undoes.extend([created, last]);
             }
-            ResourceKind::Sidecar => {
-                sidecar_up = Some(last);
-                up.extend(load(steps, decision, &Target::CreatedBy(created), backend, &up));
+            ResourceKind::Sidecar | ResourceKind::Gate => {
+                // A machine needs no gate to come up.
+                sidecar_up = if kind == ResourceKind::Sidecar { Some(last) } else { sidecar_up };
+                let loaded = decision.load.iter().find(|load| load.spec.kind() == kind);
+                let target = Target::CreatedBy(created);
+                up.extend(loaded.map(|load| order_load(steps, load, target, backend, &up)));
             }
             _ => {}
         }
@@ -322,9 +325,10 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
         let after = up.union(&limited).copied().collect();
         up.insert(steps.push(action, instance.backend, sandbox, instance.resource, after));
     }
-    if let Some(sidecar) = decision.load.as_ref().and_then(|load| load.sidecar.as_ref()) {
-        let target = Target::Existing(Box::new(sidecar.clone()));
-        up.extend(load(steps, decision, &target, sidecar.backend, &up));
+    for load in &decision.load {
+        let Some(on) = &load.on else { continue };
+        let target = Target::Existing(Box::new(on.clone()));
+        up.insert(order_load(steps, load, target, on.backend, &up));
     }
     let Some(provisioning) = &decision.provision else { return };
     let (machine, backend) = match (&provisioning.machine, new_machine, backend_of_new) {
@@ -346,17 +350,17 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     }
 }
 
-/// The step that gives the sidecar what it is to enforce, once it is up.
-fn load(
+/// The step that gives a sidecar or a gate what it is to enforce, once it is up.
+fn order_load(
     steps: &mut Steps,
-    decision: &Decision,
-    sidecar: &Target,
+    load: &Loading,
+    target: Target,
     backend: BackendKind,
     up: &BTreeSet<StepId>,
-) -> Option<StepId> {
-    let spec = Arc::new(decision.load.as_ref()?.spec.clone());
-    let action = Action::Load { sidecar: sidecar.clone(), spec };
-    Some(steps.push(action, backend, Some(&decision.sandbox), ResourceKind::Sidecar, up.clone()))
+) -> StepId {
+    let (sandbox, kind) = (load.spec.sandbox(), load.spec.kind());
+    let action = Action::Load { sidecar: target, spec: Arc::new(load.spec.clone()) };
+    steps.push(action, backend, Some(sandbox), kind, up.clone())
 }
 
 /// Imported images that nothing stands on any more, and what interrupted runs left behind.

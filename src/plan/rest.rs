@@ -8,7 +8,10 @@ use crate::model::{Instance, InstanceState, ResourceKind};
 
 /// Whether there is something to stop.
 pub(super) fn runs(instance: &Instance) -> bool {
-    let kind = matches!(instance.resource, ResourceKind::Machine | ResourceKind::Sidecar);
+    let kind = matches!(
+        instance.resource,
+        ResourceKind::Machine | ResourceKind::Sidecar | ResourceKind::Gate
+    );
     kind && matches!(instance.state, InstanceState::Running | InstanceState::Paused)
 }
 
@@ -49,7 +52,7 @@ pub(super) fn rest<'a>(decision: &mut Decision, kept: impl Iterator<Item = &'a I
     decision.start.clear();
     decision.mend.clear();
     decision.adjust.clear();
-    decision.load = None;
+    decision.load.clear();
     (decision.provision, decision.revival) = (None, None);
     decision.stop = kept.filter(|instance| runs(instance)).cloned().collect();
     let makes = decision.makes_machine();

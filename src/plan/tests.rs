@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 mod aside;
 mod classes;
+mod gate;
 mod holds;
 mod impossible;
 mod kept;
@@ -48,6 +49,7 @@ fn spec(name: &str) -> crate::model::SandboxSpec {
         restart: Restart::default(),
         network: None,
         sidecar: None,
+        gate: None,
         run: vec!["claude".to_owned()],
         suspend: false,
         prompt: "You are an agent.".into(),
@@ -113,7 +115,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
 }
 
 fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
-    let guest = spec.guest(BackendKind::Docker);
+    let guest = spec.guest(instance.backend);
     Receipt {
         instance: instance.id.clone(),
         backend: instance.backend,
@@ -186,6 +188,10 @@ fn converged(specs: &[crate::model::SandboxSpec]) -> Observed {
             let receipt = match &resource {
                 ResourceSpec::Machine(_) => Some(receipt(spec, &instance)),
                 ResourceSpec::Sidecar(sidecar) => Some(loaded(sidecar, &instance)),
+                ResourceSpec::Gate(gate) => {
+                    let (guest, fields) = (Some(gate.content_hash()), gate.content());
+                    Some(Receipt { guest, fields, ca: None, ..receipt(spec, &instance) })
+                }
                 ResourceSpec::Network(_) => None,
             };
             observed.receipts.extend(receipt.map(|receipt| (instance.id.clone(), receipt)));

@@ -11,7 +11,7 @@
 //! `state` is the state folder, `lock` its lock, `owners` which path speaks for which name. `git` tells the tree's
 //! commit, `values` finds asked-for values, `keeping` what outlives a machine, `carried` what of it is on its way, `stops` what the operator stopped,
 //! `detached` the runs that live on by themselves.
-//! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `authorities` the
+//! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `gates` what gates are, `authorities` the
 //! certificate authority of each, `names` what the host says about names.
 
 pub mod accepted;
@@ -23,6 +23,7 @@ pub mod daemon;
 pub mod detached;
 mod files;
 mod find;
+mod gates;
 pub mod git;
 mod gone;
 mod inspect;

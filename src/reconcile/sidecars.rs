@@ -12,13 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::authorities::Authorities;
+use super::gates;
 use super::names::{HostNames, Told};
 use super::state::TreeState;
 use super::tokens::Credentials;
 use crate::apply::{Certificate, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
-use crate::model::policy::{DlpAllow, PROXY_LOGIN, Proxy, Resolve, RulesFile};
-use crate::model::{BackendKind, Desired, Diagnostic, SandboxId, Severity, SidecarSpec};
+use crate::model::policy::{PROXY_LOGIN, Proxy, Resolve, RulesFile};
+use crate::model::{BackendKind, Desired, Diagnostic, GateSpec, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
 use crate::sidecar::dlp::Rules;
 use crate::sidecar::document::{self, Document, ProxyPart};
@@ -37,16 +38,19 @@ pub fn check_rules(desired: &mut Desired) {
         let egress = &spec.policy.egress;
         let own = egress.dlp_rules.as_ref().and_then(|file| own.get(&file.path));
         let own = || own.into_iter().flatten().map(String::as_str);
-        for allow in &egress.dlp_allow {
-            let wrong = unknown_rule(allow, || Rules::builtin().ids().chain(own()));
-            let over = allow.expires.as_ref().filter(|day| **day < today).map(|day| Diagnostic {
+        let allow = egress.dlp_allow.iter();
+        let allow = allow.map(|allow| (&allow.rule, &allow.expires, &allow.places));
+        let pushed = spec.policy.git.iter().flat_map(|upstream| &upstream.allow);
+        let pushed = pushed.map(|allow| (&allow.rule, &allow.expires, &allow.places));
+        for (rule, expires, [rule_place, day_place]) in allow.chain(pushed) {
+            let wrong = unknown_rule(rule, rule_place, || Rules::builtin().ids().chain(own()));
+            let over = expires.as_ref().filter(|day| **day < today).map(|day| Diagnostic {
                 severity: Severity::Warning,
                 message: format!(
-                    "the exception for `{}` is over since {day}: it excuses nothing",
-                    allow.rule
+                    "the exception for `{rule}` is over since {day}: it excuses nothing"
                 ),
                 hint: Some("remove it, or write a later day".to_owned()),
-                ..(*allow.places[1]).clone()
+                ..(**day_place).clone()
             });
             held.extend(wrong.iter().map(|wrong| (id.clone(), wrong.clone())));
             told.extend(wrong.into_iter().chain(over));
@@ -61,26 +65,27 @@ pub fn check_rules(desired: &mut Desired) {
 
 /// What is wrong with an exception from a rule that none of these is.
 fn unknown_rule<'r, I: Iterator<Item = &'r str>>(
-    allow: &DlpAllow,
+    rule: &str,
+    place: &Diagnostic,
     ids: impl Fn() -> I,
 ) -> Option<Diagnostic> {
-    if ids().any(|id| id == allow.rule) {
+    if ids().any(|id| id == rule) {
         return None;
     }
     // A page and the log write it so.
-    let meant = allow.rule.strip_prefix("dlp:").unwrap_or(&allow.rule);
+    let meant = rule.strip_prefix("dlp:").unwrap_or(rule);
     let meant = crate::manifest::nearest(meant, ids());
     Some(Diagnostic {
         message: format!(
             "`{}` is no leak rule, neither a built-in one nor one of `egress.dlp_rules`",
-            crate::model::text::harmless_line(&allow.rule)
+            crate::model::text::harmless_line(rule)
         ),
         label: meant.map(|meant| format!("did you mean `{meant}`?")),
         hint: Some(
             "write what a refusal says behind `dlp:`; nothing excuses the value of a credential"
                 .to_owned(),
         ),
-        ..(*allow.places[0]).clone()
+        ..place.clone()
     })
 }
 
@@ -233,8 +238,17 @@ impl Sidecars for Documents<'_> {
         Ok(SidecarDocument {
             bytes: Zeroizing::new(serde_json::to_vec(&document)?),
             credentials: digests,
-            ca: authority.fingerprint,
+            ca: Some(authority.fingerprint),
             names: told.map(|told| told.summary.clone()),
+        })
+    }
+
+    fn gate(&self, spec: &GateSpec) -> anyhow::Result<SidecarDocument> {
+        Ok(SidecarDocument {
+            bytes: Zeroizing::new(serde_json::to_vec(&gates::document(spec))?),
+            credentials: BTreeMap::new(),
+            ca: None,
+            names: None,
         })
     }
 

@@ -41,6 +41,8 @@ pub enum Code {
     AuthorityMismatch,
     /// A push through a credential route.
     UseGitGate,
+    /// What git's LFS asks of the git gate, which passes no large files on.
+    LargeFiles,
     /// A WebSocket that is not asked for in the one way that every server understands.
     WebsocketRefused,
     /// A leak rule matched.
@@ -121,6 +123,7 @@ impl Code {
             Self::NotTls => "not_tls",
             Self::AuthorityMismatch => "authority_mismatch",
             Self::UseGitGate => "use_git_gate",
+            Self::LargeFiles => "large_files",
             Self::WebsocketRefused => "websocket_refused",
             Self::DlpUnscannable => "dlp_unscannable",
             Self::UriTooLong => "uri_too_long",
@@ -174,6 +177,7 @@ impl Code {
             Self::UriTooLong => 414,
             Self::SniMismatch | Self::AuthorityMismatch => 421,
             Self::HeaderTooLarge => 431,
+            Self::LargeFiles => 501,
             Self::UpstreamDns
             | Self::UpstreamUnreachable
             | Self::UpstreamTls
@@ -250,8 +254,9 @@ impl Code {
                 "name one host: the connection's, in the Host header and in the URL"
             }
             Self::UseGitGate => {
-                "leave the push to the operator: `https` pushes are refused, and this version has no other way for them"
+                "push by the `ssh` URL of a repository that `git` of the bottle names; `https` pushes are refused"
             }
+            Self::LargeFiles => "commit the pointers of large files only: LFS is not passed on",
             Self::WebsocketRefused => {
                 "open the WebSocket by `GET` over HTTP/1.1, with `Upgrade: websocket` and version 13"
             }

@@ -12,6 +12,7 @@ use super::authority::{Authority, Host};
 use super::code::Code;
 use super::part::{PolicyPart, RoutePart, Scheme, ServicePart};
 use super::path::{CanonicalPath, decode_fully};
+use crate::model::gate::GATE_NAME;
 use crate::model::policy::{AllowEntry, HostPattern, auth, service_of};
 
 /// A compiled policy. The default grants nothing.
@@ -254,6 +255,11 @@ impl Policy {
     }
 }
 
+/// Whether this is what git's LFS makes of the git gate's name. Nothing is ever dialled for it.
+fn is_gate(authority: &Authority) -> bool {
+    authority.port() == 443 && authority.host().name() == Some(GATE_NAME)
+}
+
 /// The name of the service that is asked for here, if this is such a name. It is never asked of DNS.
 fn service(authority: &Authority) -> Option<&str> {
     service_of(authority.host().name()?)
@@ -308,6 +314,11 @@ fn route(part: &RoutePart) -> Result<Route, String> {
 /// # Errors
 /// [`Code::SsrfDenied`] for an address, [`Code::HostNotAllowed`], [`Code::PortNotAllowed`].
 pub fn decide_connect(policy: &Policy, authority: &Authority) -> Result<Grant, Code> {
+    if is_gate(authority) {
+        // A tunnel is granted, so that there can be an answer; no request in it is.
+        let entry = "git gate".into();
+        return Ok(Grant { entry, exceptions: Vec::new(), service: None });
+    }
     if let Some(service) = policy.service(authority) {
         return service;
     }
@@ -338,6 +349,9 @@ pub fn decide(
     // HTTP/2 carries methods as they are: `trace` may be TRACE to the upstream.
     if !is_method(method.as_bytes()) || is_never_passed_on(method) {
         return Err(Code::MethodNotAllowed);
+    }
+    if is_gate(authority) {
+        return Err(Code::LargeFiles);
     }
     let grant = decide_connect(policy, authority)?;
     if grant.service.is_some() {

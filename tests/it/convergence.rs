@@ -193,6 +193,14 @@ fn as_declared(world: &World, spec: &SandboxSpec) {
         }
     }
     let of = |kind| parts.iter().map(|(_, o)| o).find(|o| o.resource == kind);
+    if let Some(gate) = of(ResourceKind::Gate) {
+        let loaded = gate.loaded.as_ref().unwrap_or_else(|| panic!("{} has nothing", gate.name));
+        let loaded: serde_json::Value = serde_json::from_slice(loaded).expect("it is a document");
+        let upstream = &spec.gate.as_ref().expect("the tree says so").upstreams[0];
+        assert_eq!(loaded["upstreams"][0]["path"], upstream.path.as_str(), "{}", spec.id);
+        let machine = of(ResourceKind::Machine).expect("it is there");
+        assert!(machine.files.get("/etc/bottle/git.md").is_ok(), "{}", spec.id);
+    }
     if let Some(sidecar) = of(ResourceKind::Sidecar) {
         loaded_as_declared(spec, sidecar, of(ResourceKind::Machine).expect("it is there"));
     }

@@ -5,6 +5,7 @@ mod bombs;
 mod confinement;
 mod kills;
 mod local;
+mod native;
 mod policy;
 mod secrets;
 mod troubles;

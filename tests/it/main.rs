@@ -21,6 +21,7 @@ mod gate;
 mod layering;
 mod manifest;
 mod manifest_build;
+mod manifest_git;
 mod manifest_guard;
 mod manifest_hostile;
 mod manifest_keep;

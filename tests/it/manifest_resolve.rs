@@ -1,7 +1,7 @@
 //! Agents in their bottles: what is resolved, what is held, what an overlay may.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use bottle::manifest::{LoadError, LoadOptions, identify, load};
 use bottle::model::policy::{AuthScheme, DlpAction, HostPattern, RouteRole};
@@ -31,7 +31,10 @@ fn every_key_reaches_the_spec() {
     let scratch = Scratch::new();
     let work = scratch.path("home/work");
     fs::create_dir(&work).expect("a folder");
-    scratch.write("home/.ssh/key", "key");
+    let pem = "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    scratch.write("home/.ssh/key", pem);
+    fs::set_permissions(scratch.path("home/.ssh/key"), fs::Permissions::from_mode(0o600))
+        .expect("its own file");
     scratch.write("tree/bottles/dev.md", "---
 backend: docker
 image: node:22-slim
@@ -43,6 +46,7 @@ git:
   - Name: origin
     Upstream: ssh://git@GitHub.com:2222/a/b.git
     IdentityFile: ~/.ssh/key
+    KnownHostKey: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl
     ExtraHosts: {github.com: 10.1.2.3}
 cred_proxy:
   routes:
@@ -93,7 +97,7 @@ And so on.
     assert_eq!(spec.user.as_deref(), Some("1000"));
     let git = &spec.policy.git[0];
     assert_eq!((git.host.as_str(), git.port, git.path.as_str()), ("github.com", 2222, "/a/b.git"));
-    assert_eq!(git.identity_file, scratch.path("home/.ssh/key"));
+    assert_eq!(git.identity.file, scratch.path("home/.ssh/key"));
     let route = &spec.policy.routes[0];
     assert_eq!((route.host.as_str(), route.upstream_path.as_str()), ("api.github.com", "/x"));
     assert_eq!(

@@ -328,6 +328,11 @@ impl Backend for Docker {
             ResourceSpec::Sidecar(spec) => {
                 return sidecar::create(self, &engine, scope, spec).await;
             }
+            ResourceSpec::Gate(_) => {
+                return Err(BackendError::Unsupported(
+                    "the docker backend makes no gate".to_owned(),
+                ));
+            }
         };
         create::check_mount(&engine, spec)?;
         let subnet = match spec.connected {

@@ -2,7 +2,7 @@
 //!
 //! `bottle` starts itself with [`WORD`]: that waits at a gate, which is its stdin. Its starter writes
 //! the record of the process, and only then opens the gate; where the starter dies before, the gate
-//! closes and the process ends. Behind the gate it becomes `bottle sidecar serve`, by `exec`: it is
+//! closes and the process ends. Behind the gate it becomes `bottle sidecar serve`, or `bottle gate keep`, by `exec`: it is
 //! the same process, which the record names.
 
 use std::fs::File;

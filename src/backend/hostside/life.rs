@@ -15,12 +15,12 @@ use super::mark::Marks;
 use super::process::{self, Process, host_boot};
 use super::program::Program;
 use super::record::{Attached, Folder, Record, Run, VERSION};
-use super::user;
+use super::role::Role;
 use crate::backend::durable::about;
 use crate::backend::{BackendError, Scope};
+use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership, ResourceKind,
-    SandboxId, SidecarSpec,
+    BackendKind, FieldChange, Fields, Instance, InstanceId, InstanceState, Ownership, SandboxId,
 };
 
 /// How long one may stand still that somebody has stopped: who looks into it lets it go on at once.
@@ -34,16 +34,14 @@ const SILENT: u32 = 2;
 /// How long one that is killed may take.
 const DYING: Duration = Duration::from_secs(20);
 
-/// The sidecars of one owner on one backend.
+/// The sidecars, or the gates, of one owner on one backend.
 #[derive(Clone, Copy)]
 pub(in crate::backend) struct Sidecars<'a> {
+    role: Role,
     scope: &'a Scope,
     backend: BackendKind,
     program: &'a Program,
 }
-
-/// What the arguments of one begin with.
-const ARGUMENTS: &[&str] = &["sidecar", "serve"];
 
 /// How a sidecar names its own folder, in which it was started: it may lie deeper than the address of
 /// a socket is long, and below folders that the sidecar may not enter.
@@ -64,20 +62,26 @@ pub(in crate::backend) struct Sidecar<'a> {
 
 impl<'a> Sidecars<'a> {
     pub(in crate::backend) fn new(
+        role: Role,
         scope: &'a Scope,
         backend: BackendKind,
         program: &'a Program,
     ) -> Self {
-        Self { scope, backend, program }
+        Self { role, scope, backend, program }
     }
 
     fn name(&self, sandbox: &SandboxId) -> String {
-        format!("{}-sidecar", self.scope.object_name(sandbox))
+        format!("{}-{}", self.scope.object_name(sandbox), self.role.name())
+    }
+
+    /// Which they are.
+    pub(in crate::backend) fn role(&self) -> Role {
+        self.role
     }
 
     /// All of them, as they are now.
     pub(in crate::backend) fn all(&self) -> io::Result<Vec<Sidecar<'a>>> {
-        let folder = Folder::all(self.scope, self.backend);
+        let folder = Folder::all(self.role, self.scope, self.backend);
         let entries = match fs::read_dir(&folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -88,7 +92,7 @@ impl<'a> Sidecars<'a> {
         for entry in entries {
             let name = entry?.file_name().into_string().unwrap_or_default();
             let Ok(sandbox) = SandboxId::new(name) else { continue };
-            let folder = Folder::of(self.scope, self.backend, &sandbox);
+            let folder = Folder::of(self.role, self.scope, self.backend, &sandbox);
             found.push(self.look(&sandbox, folder, None, &host_boot));
         }
         found.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
@@ -119,7 +123,7 @@ impl<'a> Sidecars<'a> {
     /// The sidecar of this sandbox, which nobody else does anything to meanwhile; `None` when there is
     /// none.
     fn hold(&self, sandbox: &SandboxId) -> io::Result<Option<Sidecar<'a>>> {
-        let folder = Folder::of(self.scope, self.backend, sandbox);
+        let folder = Folder::of(self.role, self.scope, self.backend, sandbox);
         let Some(lock) = folder.lock()? else { return Ok(None) };
         Ok(Some(self.look(sandbox, folder, Some(lock), &host_boot()?)))
     }
@@ -156,11 +160,11 @@ impl<'a> Sidecars<'a> {
     }
 
     /// Makes it, not started. The same there already: that one.
-    pub(in crate::backend) fn create(&self, spec: &SidecarSpec) -> Result<Instance, BackendError> {
-        let name = self.name(&spec.sandbox);
+    pub(in crate::backend) fn create(&self, spec: &ResourceSpec) -> Result<Instance, BackendError> {
+        let name = self.name(spec.sandbox());
         let what = format!("creating {name}");
-        let folder = Folder::of(self.scope, self.backend, &spec.sandbox);
-        let held = folder.make().and_then(|()| self.hold(&spec.sandbox));
+        let folder = Folder::of(self.role, self.scope, self.backend, spec.sandbox());
+        let held = folder.make().and_then(|()| self.hold(spec.sandbox()));
         let held = held.map_err(|error| BackendError::failed(&what, error))?;
         let Some(mut sidecar) = held else {
             let why = anyhow::anyhow!("it was removed at the same moment");
@@ -189,6 +193,11 @@ impl<'a> Sidecars<'a> {
         instance: &Instance,
     ) -> Result<Sidecar<'a>, BackendError> {
         let mut sidecar = self.own(instance)?;
+        if sidecar.is_outdated() {
+            let what = format!("ending {}", instance.name);
+            sidecar.end().map_err(|error| BackendError::failed(what, error))?;
+            sidecar.running = false;
+        }
         if !sidecar.answers()? {
             let what = format!("starting {}", instance.name);
             sidecar.start().map_err(|error| BackendError::failed(what, error))?;
@@ -230,34 +239,40 @@ impl<'a> Sidecars<'a> {
     }
 }
 
-/// The folders of all sidecars.
-pub(in crate::backend) fn places(scope: &Scope, backend: BackendKind) -> Vec<(SandboxId, PathBuf)> {
-    let entries = fs::read_dir(Folder::all(scope, backend)).into_iter().flatten().flatten();
+/// The folders of all of this role.
+pub(in crate::backend) fn places(
+    role: Role,
+    scope: &Scope,
+    backend: BackendKind,
+) -> Vec<(SandboxId, PathBuf)> {
+    let entries = fs::read_dir(Folder::all(role, scope, backend)).into_iter().flatten().flatten();
     let place = |entry: fs::DirEntry| {
         Some((SandboxId::new(entry.file_name().to_str()?).ok()?, entry.path()))
     };
     entries.filter_map(place).collect()
 }
 
-/// The last process of the sidecar of this sandbox.
+/// The last process of the one of this role that this sandbox has.
 pub(in crate::backend) fn process_of(
+    role: Role,
     scope: &Scope,
     backend: BackendKind,
     sandbox: &SandboxId,
 ) -> Option<Process> {
-    Folder::of(scope, backend, sandbox).run().ok().flatten().map(|run| run.process)
+    Folder::of(role, scope, backend, sandbox).run().ok().flatten().map(|run| run.process)
 }
 
-/// The last process of each sidecar, for whoever waits for its end.
+/// The last process of each of this role, for whoever waits for its end.
 pub(in crate::backend) fn processes(
+    role: Role,
     scope: &Scope,
     backend: BackendKind,
 ) -> Vec<(SandboxId, Option<Process>)> {
     let process = |(sandbox, _): (SandboxId, PathBuf)| {
-        let process = process_of(scope, backend, &sandbox);
+        let process = process_of(role, scope, backend, &sandbox);
         (sandbox, process)
     };
-    places(scope, backend).into_iter().map(process).collect()
+    places(role, scope, backend).into_iter().map(process).collect()
 }
 
 /// Which file this is.
@@ -266,22 +281,23 @@ fn file_of(path: &Path) -> Option<(u64, u64)> {
     Some((found.dev(), found.ino()))
 }
 
-/// What the sidecars of this backend bear.
-pub(in crate::backend) fn marks(scope: &Scope, backend: BackendKind) -> Marks {
-    Marks::of(scope, backend, "sidecar")
+/// What those of this role bear.
+pub(in crate::backend) fn marks(role: Role, scope: &Scope, backend: BackendKind) -> Marks {
+    Marks::of(scope, backend, role.name())
 }
 
-/// Those of these processes that are sidecars which no record names: an older copy of the state folder was
+/// Those of these processes that are of this role and that no record names: an older copy of the state folder was
 /// put back.
 pub(in crate::backend) fn unrecorded(
+    role: Role,
     scope: &Scope,
     backend: BackendKind,
     mut found: Vec<(SandboxId, Process)>,
 ) -> Vec<(SandboxId, Process)> {
     found.retain(|(sandbox, process)| {
-        let named = Folder::of(scope, backend, sandbox).run();
+        let named = Folder::of(role, scope, backend, sandbox).run();
         // A guest can call a process of its own so.
-        process::runs(process.pid, ARGUMENTS)
+        process::runs(process.pid, role.arguments())
             && process::is_outside(process.pid)
             && match named {
                 Ok(run) => run.is_none_or(|run| run.process != *process),
@@ -350,13 +366,15 @@ impl Sidecar<'_> {
             (Some(_), Some(run)) if self.running && process::is_stopped(run.process.pid) => {
                 InstanceState::Paused
             }
+            // To be started again, which ends it first.
+            (Some(_), Some(_)) if self.is_outdated() => InstanceState::Paused,
             (Some(_), Some(_)) if self.running => InstanceState::Running,
             (Some(_), Some(_)) => InstanceState::Stopped { code: None },
         };
         Instance {
             id: self.id(),
             backend: self.all.backend,
-            resource: ResourceKind::Sidecar,
+            resource: self.all.role.kind(),
             sandbox: self.sandbox.clone(),
             place: None,
             name: self.all.name(&self.sandbox),
@@ -377,6 +395,9 @@ impl Sidecar<'_> {
     /// One that runs is another program than this, which would speak with it: it is replaced, which
     /// the machine does not notice.
     fn drift(&self) -> Vec<FieldChange> {
+        if !self.all.role.is_replaced() {
+            return Vec::new();
+        }
         let Some(run) = self.run.as_ref().filter(|_| self.running) else { return Vec::new() };
         match self.all.program.build(Some(&run.program)) {
             Ok(now) if now.digest != run.program.digest => vec![FieldChange {
@@ -387,6 +408,14 @@ impl Sidecar<'_> {
             // What cannot be read cannot be compared, and is no reason to end what works.
             _ => Vec::new(),
         }
+    }
+
+    /// One that runs is another program than this, and of a role that is not replaced for that.
+    fn is_outdated(&self) -> bool {
+        let run = self.run.as_ref().filter(|_| self.running && !self.all.role.is_replaced());
+        let Some(run) = run else { return false };
+        let now = self.all.program.build(Some(&run.program));
+        now.is_ok_and(|now| now.digest != run.program.digest)
     }
 
     /// Whether it runs and can be told something. One whose starter was killed may be on its way there,
@@ -451,8 +480,8 @@ impl Sidecar<'_> {
         Ok(false)
     }
 
-    fn make(&self, spec: &SidecarSpec) -> anyhow::Result<Record> {
-        let user = user::unprivileged();
+    fn make(&self, spec: &ResourceSpec) -> anyhow::Result<Record> {
+        let user = self.all.role.user();
         // Of a making, or a removal, that was cut short.
         self.end()?;
         self.folder.clear().context("clearing its folder")?;
@@ -469,7 +498,7 @@ impl Sidecar<'_> {
             owner: self.all.scope.owner.to_string(),
             state: self.all.scope.state.clone(),
             hash: spec.hash(),
-            fields: spec.fields.clone(),
+            fields: spec.fields(),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
             user,
         };
@@ -487,15 +516,22 @@ impl Sidecar<'_> {
             _ => {}
         }
         let program = self.all.program.build(None).context("reading this program")?;
+        let role = self.all.role;
         let mut arguments: Vec<String> =
-            ["sidecar", "serve", "--confine", "--control", &format!("unix:{HERE}/{SOCKET}")]
-                .map(str::to_owned)
-                .into();
+            role.arguments().iter().map(|word| (*word).to_owned()).collect();
+        let control = format!("unix:{HERE}/{SOCKET}");
+        arguments.extend(["--confine", "--control", &control].map(str::to_owned));
         arguments.extend(["--log".to_owned(), format!("{HERE}/{LOG}")]);
+        if role == Role::Gate {
+            // It starts others, to which their own working directory is something else.
+            let own = own.canonicalize().context("looking for its folder")?;
+            let own = own.to_str().context("the path of its folder is not UTF-8")?;
+            arguments.extend(["--folder".to_owned(), own.to_owned()]);
+        }
         if let Some(user) = record.user {
             arguments.extend(["--user".to_owned(), user.to_string()]);
         }
-        let mark = Marks::of(self.all.scope, self.all.backend, "sidecar").mark(&self.sandbox);
+        let mark = marks(role, self.all.scope, self.all.backend).mark(&self.sandbox);
         let waiting = launch::launch(self.all.program, &own, &mark, &arguments)?;
         let mut run = Run { process: waiting.process.clone(), program, socket: None };
         self.folder.put_run(&run).context("writing its record")?;
@@ -521,7 +557,7 @@ impl Sidecar<'_> {
         if self.record.is_some() || self.run.is_some() {
             strays.extend(process::working_in(&own)?);
         }
-        strays.retain(|process| process::runs(process.pid, ARGUMENTS));
+        strays.retain(|process| process::runs(process.pid, self.all.role.arguments()));
         found.extend(strays);
         for process in found {
             if let Some(pidfd) = process.remains()? {

@@ -1,6 +1,7 @@
-//! Sidecars that are processes of the host: what native sandboxes and microVMs have in common.
+//! Sidecars and git gates that are processes of the host: what native sandboxes and microVMs have in common.
 //!
-//! A sidecar is this program again, as `bottle sidecar serve`, in a session of its own: it outlives
+//! Which of the two it is (`role`) decides little: in here both are called sidecars. One is this program again, as
+//! `bottle sidecar serve` or `bottle gate keep`, in a session of its own: it outlives
 //! the `bottle` that started it, and is found again by its folder (`record`). `launch` starts it so
 //! that there is never a process that no record names; `process` knows it for certain; `control` is
 //! how it is told what to do; `life` is what a backend calls; `log` shows its record. How a machine
@@ -18,6 +19,7 @@ mod mark;
 mod process;
 mod program;
 mod record;
+mod role;
 mod user;
 
 pub use launch::main_if_asked;
@@ -28,7 +30,8 @@ pub(super) use process::is_outside;
 pub(super) use process::{Process, ask_to_end, host_boot, kill, lives, pids};
 pub(super) use process::{how_it_is, start_time};
 pub(super) use program::Program;
-pub(super) use record::RECORDS;
+pub(super) use record::records;
+pub(super) use role::Role;
 
 /// Whether this process has a user that bottle gives to its processes.
 pub(super) fn may_be_of_bottle(pid: i32) -> bool {

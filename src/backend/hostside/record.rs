@@ -1,11 +1,12 @@
-//! What stands in the state folder, one folder a sidecar:
+//! What stands in the state folder, one folder a sidecar or gate:
 //!
 //! ```text
-//! sidecars/<backend>/<sandbox>/sidecar.json   what it was made from
+//! sidecars/<backend>/<sandbox>/sidecar.json   what it was made from; of a gate gate/…/gate.json
 //! sidecars/<backend>/<sandbox>/run.json       its last start: the process, and the program that it is
 //! sidecars/<backend>/<sandbox>/attached.json  the run of the machine that was attached to it
 //! sidecars/<backend>/<sandbox>/own/           its working directory, the one folder that it reaches:
-//!                                             the control socket, the log
+//!                                             the control socket, the log; of a gate its pins and
+//!                                             its mirrors of repositories
 //! ```
 //!
 //! All but `own` is out of the sidecar's reach: what it says about itself is never acted on.
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::Process;
 use super::program::Build;
+use super::role::Role;
 use crate::backend::Scope;
 use crate::backend::durable::{self, Keep};
 use crate::model::{BackendKind, Fields, SandboxId, SpecHash};
@@ -60,39 +62,44 @@ pub(super) struct Attached {
     pub(super) machine: String,
 }
 
-/// The folder of one sidecar.
+/// The folder of one sidecar or gate.
 #[derive(Debug, Clone)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    role: Role,
+}
 
-const RECORD: &str = "sidecar.json";
 const RUN: &str = "run.json";
 const ATTACHED: &str = "attached.json";
+
 /// All of them, and what its process must be reached by.
-pub(in crate::backend) const RECORDS: [&str; 4] = [RECORD, RUN, ATTACHED, "own/control"];
+pub(in crate::backend) fn records(role: Role) -> [&'static str; 4] {
+    [role.record(), RUN, ATTACHED, "own/control"]
+}
 
 impl Folder {
-    /// The folder of all sidecars of one owner on one backend.
-    pub(super) fn all(scope: &Scope, backend: BackendKind) -> PathBuf {
-        scope.data.join("sidecars").join(backend.as_str())
+    /// The folder of all of this role of one owner on one backend.
+    pub(super) fn all(role: Role, scope: &Scope, backend: BackendKind) -> PathBuf {
+        scope.data.join(role.folder()).join(backend.as_str())
     }
 
-    pub(super) fn of(scope: &Scope, backend: BackendKind, sandbox: &SandboxId) -> Self {
-        Self(Self::all(scope, backend).join(sandbox.as_str()))
+    pub(super) fn of(role: Role, scope: &Scope, backend: BackendKind, sandbox: &SandboxId) -> Self {
+        Self { path: Self::all(role, scope, backend).join(sandbox.as_str()), role }
     }
 
     /// What belongs to the sidecar itself.
     pub(super) fn own(&self) -> PathBuf {
-        self.0.join("own")
+        self.path.join("own")
     }
 
     pub(super) fn make(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path)
     }
 
     /// Holds the lock of what happens to this sidecar; `None` when there is no folder.
     pub(super) fn lock(&self) -> io::Result<Option<File>> {
         loop {
-            let folder = match File::open(&self.0) {
+            let folder = match File::open(&self.path) {
                 Ok(folder) => folder,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
@@ -100,7 +107,7 @@ impl Folder {
             folder.lock()?;
             // While it was waited for, the folder may have been removed, and another made.
             let held = folder.metadata()?;
-            match fs::metadata(&self.0) {
+            match fs::metadata(&self.path) {
                 Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => {
                     return Ok(Some(folder));
                 }
@@ -112,41 +119,41 @@ impl Folder {
 
     /// What it was made from; `None` where that cannot be told.
     pub(super) fn record(&self) -> io::Result<Option<Record>> {
-        let record: Option<Record> = read(&self.0.join(RECORD))?;
+        let record: Option<Record> = read(&self.path.join(self.role.record()))?;
         Ok(record.filter(|record| record.version == VERSION))
     }
 
     pub(super) fn put_record(&self, record: &Record) -> io::Result<()> {
-        write(&self.0.join(RECORD), record)
+        write(&self.path.join(self.role.record()), record)
     }
 
     /// The last start; `None` when it was never started.
     pub(super) fn run(&self) -> io::Result<Option<Run>> {
-        read(&self.0.join(RUN))
+        read(&self.path.join(RUN))
     }
 
     pub(super) fn put_run(&self, run: &Run) -> io::Result<()> {
-        write(&self.0.join(RUN), run)
+        write(&self.path.join(RUN), run)
     }
 
     /// The same receipt with more in it, which is not worth waiting for the disk.
     pub(super) fn put_ready(&self, run: &Run) -> io::Result<()> {
-        durable::write_json(&self.0.join(RUN), run, Keep::Cheaply)
+        durable::write_json(&self.path.join(RUN), run, Keep::Cheaply)
     }
 
     pub(super) fn attached(&self) -> io::Result<Option<Attached>> {
-        read(&self.0.join(ATTACHED))
+        read(&self.path.join(ATTACHED))
     }
 
     pub(super) fn put_attached(&self, attached: &Attached) -> io::Result<()> {
-        write(&self.0.join(ATTACHED), attached)
+        write(&self.path.join(ATTACHED), attached)
     }
 
     /// Removes what it is made of. The record goes first: what is left when this is cut short must not
     /// pass for a sidecar that could be started.
     pub(super) fn clear(&self) -> io::Result<()> {
-        for name in [RECORD, ATTACHED, RUN] {
-            let path = self.0.join(name);
+        for name in [self.role.record(), ATTACHED, RUN] {
+            let path = self.path.join(name);
             match fs::symlink_metadata(&path) {
                 // What lies in the place of a record goes with the rest.
                 Ok(found) if found.is_dir() => gone(fs::remove_dir_all(&path))?,
@@ -159,9 +166,9 @@ impl Folder {
     /// Removes all of it.
     pub(super) fn remove(&self) -> io::Result<()> {
         self.clear()?;
-        gone(fs::remove_dir_all(&self.0))?;
+        gone(fs::remove_dir_all(&self.path))?;
         // The folders around it, once they are empty.
-        for folder in self.0.ancestors().skip(1).take(2) {
+        for folder in self.path.ancestors().skip(1).take(2) {
             if fs::remove_dir(folder).is_err() {
                 break;
             }
@@ -208,7 +215,8 @@ mod tests {
             hidden: Vec::new(),
             places: Default::default(),
         };
-        let folder = Folder::of(&scope, BackendKind::Native, &"ada".parse().unwrap());
+        let folder =
+            Folder::of(Role::Sidecar, &scope, BackendKind::Native, &"ada".parse().unwrap());
         assert!(folder.lock().unwrap().is_none());
         folder.make().unwrap();
         let held = folder.lock().unwrap().unwrap();

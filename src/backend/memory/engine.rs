@@ -209,13 +209,13 @@ impl Engine {
                 let user = sandbox_user(machine, &image)?;
                 (image, user)
             }
-            ResourceSpec::Network(_) | ResourceSpec::Sidecar(_) => {
+            ResourceSpec::Network(_) | ResourceSpec::Sidecar(_) | ResourceSpec::Gate(_) => {
                 (Image::default(), Identity { uid: 0, gid: 0, home: "/root".to_owned() })
             }
         };
         let machine = match spec {
             ResourceSpec::Machine(machine) => Some(machine.clone()),
-            ResourceSpec::Network(_) | ResourceSpec::Sidecar(_) => None,
+            ResourceSpec::Network(_) | ResourceSpec::Sidecar(_) | ResourceSpec::Gate(_) => None,
         };
         let (id, created) = (self.fresh_id(), self.tick());
         let state = match spec.kind() {

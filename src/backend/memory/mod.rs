@@ -391,7 +391,8 @@ impl Backend for MemoryBackend {
         self.call(about("load", sidecar, true), |engine, midway| {
             let object = engine.object(scope, sidecar)?;
             let object = object.ok_or_else(|| engine::gone(&sidecar.id))?;
-            if object.resource != ResourceKind::Sidecar || object.state != InstanceState::Running {
+            let loads = matches!(object.resource, ResourceKind::Sidecar | ResourceKind::Gate);
+            if !loads || object.state != InstanceState::Running {
                 let (name, state) = (object.name.clone(), format!("{:?}", object.state));
                 return Err(BackendError::NotRunning { name, state });
             }

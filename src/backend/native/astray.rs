@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::stray;
+use crate::backend::hostside::Role;
 use crate::backend::{Finding, Health, Scope, hostside};
 use crate::model::{BackendKind, OwnerId, SandboxId};
 
@@ -115,7 +116,7 @@ fn of_process(pid: i32, known: &[String]) -> Option<Astray> {
     // Anybody can call a process so.
     let ours = match part {
         "init" => stray::is_first(pid),
-        "sidecar" => hostside::is_outside(pid) && hostside::may_be_of_bottle(pid),
+        "sidecar" | "gate" => hostside::is_outside(pid) && hostside::may_be_of_bottle(pid),
         _ => false,
     };
     if !ours {
@@ -149,14 +150,16 @@ fn of_process(pid: i32, known: &[String]) -> Option<Astray> {
 /// `…/trees/NAME` of a path in it.
 fn tree_folder(path: &Path) -> Option<&Path> {
     let inside = path.ancestors().find(|above| {
-        above.file_name().is_some_and(|name| name == "native" || name == "sidecars")
+        above
+            .file_name()
+            .is_some_and(|name| name == "native" || name == "sidecars" || name == "gate")
             && above.parent().and_then(Path::parent).is_some_and(|trees| trees.ends_with("trees"))
     })?;
     inside.parent()
 }
 
 /// How marks of the processes of this tree's folder begin, where it lies.
-fn marks(folder: &Path) -> Option<[String; 2]> {
+fn marks(folder: &Path) -> Option<[String; 3]> {
     let root = folder.parent()?.parent()?;
     let state = fs::read_to_string(root.join("id")).ok()?.trim().to_owned();
     let scope = Scope {
@@ -168,8 +171,8 @@ fn marks(folder: &Path) -> Option<[String; 2]> {
         places: Default::default(),
     };
     let inits = stray::marks(&scope);
-    let sidecars = hostside::marks(&scope, BackendKind::Native);
-    Some([inits, sidecars].map(|marks| marks.prefix().to_owned()))
+    let beside = |role| hostside::marks(role, &scope, BackendKind::Native);
+    Some([inits, beside(Role::Sidecar), beside(Role::Gate)].map(|marks| marks.prefix().to_owned()))
 }
 
 #[cfg(test)]
@@ -181,6 +184,7 @@ mod tests {
         for (path, folder) in [
             ("/s/trees/team/native/ada/main", Some("/s/trees/team")),
             ("/s/trees/team/sidecars/native/ada/log", Some("/s/trees/team")),
+            ("/s/trees/team/gate/native/ada/own/log", Some("/s/trees/team")),
             ("/s/trees/team/native/ada/main (deleted)", Some("/s/trees/team")),
             ("/s/trees/team/runs/1/log", None),
             ("/usr/lib/native/x", None),

@@ -13,7 +13,7 @@ use super::limits::Cgroups;
 use super::namespaces;
 use super::state::Mode;
 use super::wire::Request;
-use super::{DEADLINE, landlock};
+use super::{DEADLINE, gate, landlock};
 use crate::backend::{Backend, ExecSpec, Finding, Health, Progress, Scope};
 use crate::model::{
     BackendKind, ImageRef, MachineSpec, OwnerId, ResourceSpec, Resources, Restart, SandboxId,
@@ -21,7 +21,7 @@ use crate::model::{
 
 /// One line a finding. Nothing is made that stays.
 pub(super) fn findings(helper: &Helper) -> Vec<Finding> {
-    vec![kernel(), isolation(helper), walls(), limits()]
+    vec![kernel(), isolation(helper), walls(), limits(), gate::finding()]
 }
 
 fn finding(what: &str, health: Health, detail: String, fix: Option<String>) -> Finding {

@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::state::User;
+use crate::model::gate::GATE_NAME;
 
 /// What is copied from the host's `/etc`, where it is there: how programs, libraries, fonts and the
 /// trust store are found. Names that end in `*` stand for all that begin so.
@@ -139,11 +140,18 @@ fn set_mode(path: &Path, of: &Metadata) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(of.mode() & 0o755 | 0o444))
 }
 
+/// Its own names, and that of the git gate, whether or not it has one.
+fn hosts(name: &str) -> String {
+    format!(
+        "127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost {name}\n127.0.0.1\t{GATE_NAME}\n"
+    )
+}
+
 /// The files of `/etc` that are the sandbox's own, by name.
 pub(super) fn own(name: &str, user: &User, host_image: bool) -> Vec<(&'static str, String)> {
     let mut files = vec![
         ("hostname", format!("{name}\n")),
-        ("hosts", format!("127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost {name}\n")),
+        ("hosts", hosts(name)),
         ("resolv.conf", String::new()),
     ];
     if host_image {

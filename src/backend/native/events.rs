@@ -189,10 +189,13 @@ impl Watch {
             now.insert(name, (stamp, run));
         }
         let kind = BackendKind::Native;
-        for (id, path) in hostside::places(&self.scope, kind) {
-            let (name, stamp) = (format!("sidecar {id}"), Stamp::of(&path));
-            let run = known(&name, stamp, &|| hostside::process_of(&self.scope, kind, &id));
-            now.insert(name, (stamp, run));
+        for role in hostside::Role::ALL {
+            for (id, path) in hostside::places(role, &self.scope, kind) {
+                let (name, stamp) = (format!("{} {id}", role.name()), Stamp::of(&path));
+                let read = || hostside::process_of(role, &self.scope, kind, &id);
+                let run = known(&name, stamp, &read);
+                now.insert(name, (stamp, run));
+            }
         }
         let mut news = Vec::new();
         for (id, (_, run)) in &now {

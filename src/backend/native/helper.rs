@@ -85,9 +85,9 @@ fn work(socket: &mut UnixStream, rootless: bool) -> anyhow::Result<Answer> {
             copy::unpack_layer(&folder, tar, archived)?;
             Ok(Answer::Done)
         }
-        Request::Listen { target } => {
+        Request::Listen { target, port } => {
             let [init, out] = take(fds)?;
-            let listener = sidecar::listen(&target, &init)?;
+            let listener = sidecar::listen(&target, port, &init)?;
             let fds = [std::os::fd::AsFd::as_fd(&listener)];
             wire::send(&mut UnixStream::from(out), &Answer::Done, &fds)?;
             Ok(Answer::Done)

@@ -118,11 +118,11 @@ impl Cgroups {
     }
 }
 
-/// The id of the sandbox in whose cgroup this process is; of a sidecar, what its cgroup is called by.
+/// The id of the sandbox in whose cgroup this process is; of a sidecar or gate, what its cgroup is called by.
 pub(super) fn id_of(pid: i32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let id = text.lines().find_map(|line| line.rsplit_once("/bottle-").map(|(_, id)| id))?;
-    let digits = id.strip_prefix("sidecar-").unwrap_or(id);
+    let digits = ["sidecar-", "gate-"].iter().find_map(|role| id.strip_prefix(role)).unwrap_or(id);
     digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| id.to_owned())
 }
 

@@ -23,6 +23,7 @@ mod events;
 mod exec;
 mod fence;
 pub mod filesystem;
+mod gate;
 mod handover;
 mod helper;
 mod holes;
@@ -74,7 +75,7 @@ use self::limits::Cgroups;
 use self::observe::Found;
 use self::state::{Folder, Mode, Store};
 use self::wire::{Request, Target};
-use super::hostside::Program;
+use super::hostside::{Program, Role};
 use super::port::Port;
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
@@ -187,6 +188,13 @@ impl Native {
             .await
             .unwrap_or_else(|panic| Err(BackendError::failed(what, panic)))
     }
+}
+
+/// Which of the two it is that stands beside a machine.
+fn role_of(instance: &Instance) -> Result<Role, BackendError> {
+    Role::of(instance.resource).ok_or_else(|| {
+        BackendError::Unsupported(format!("{} is neither a sidecar nor a gate", instance.name))
+    })
 }
 
 /// Of an instance: its folder, and what is in it now.
@@ -327,8 +335,11 @@ impl Backend for Native {
         self.blocking(what, move |shared| {
             let failed = |error| BackendError::failed(what, error);
             let mut observation = observe::observe(&scope, depth).map_err(failed)?;
-            let sidecars = sidecar::observe(shared.sidecars(&scope), &scope).map_err(failed)?;
-            observation.instances.extend(sidecars);
+            for role in Role::ALL {
+                let beside = sidecar::observe(shared.beside(role, &scope), &scope);
+                observation.instances.extend(beside.map_err(failed)?);
+            }
+            observation.facts.no_gates = gate::missing();
             stray::observe(&scope, &mut observation).map_err(failed)?;
             Ok(observation)
         })
@@ -397,10 +408,12 @@ impl Backend for Native {
         let scope = scope.clone();
         let spec = match spec {
             ResourceSpec::Machine(spec) => spec.clone(),
-            ResourceSpec::Sidecar(spec) => {
+            ResourceSpec::Sidecar(_) | ResourceSpec::Gate(_) => {
                 let spec = spec.clone();
-                let make = move |shared: &Shared| shared.sidecars(&scope).create(&spec);
-                return self.blocking("creating a sidecar", make).await;
+                let role =
+                    if spec.kind() == ResourceKind::Gate { Role::Gate } else { Role::Sidecar };
+                let make = move |shared: &Shared| shared.beside(role, &scope).create(&spec);
+                return self.blocking("creating what is beside a machine", make).await;
             }
             ResourceSpec::Network(_) => {
                 return Err(BackendError::Unsupported(format!(
@@ -437,8 +450,8 @@ impl Backend for Native {
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
         events::moving();
-        if instance.resource == ResourceKind::Sidecar {
-            return self.start_sidecar(scope, instance).await;
+        if let Some(role) = Role::of(instance.resource) {
+            return self.start_beside(role, scope, instance).await;
         }
         let started = self.run(scope, instance).await?;
         let (there, of) = (scope.clone(), instance.clone());
@@ -456,13 +469,13 @@ impl Backend for Native {
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         events::moving();
         let (scope, instance) = (scope.clone(), instance.clone());
-        if instance.resource == ResourceKind::Sidecar {
+        if let Some(role) = Role::of(instance.resource) {
             let end = move |shared: &Shared| {
-                let was_in = sidecar::cgroup_of(shared.sidecars(&scope), &instance);
+                let was_in = sidecar::cgroup_of(shared.beside(role, &scope), &instance);
                 let cgroups = || sidecar::remove_cgroups(&instance, was_in.as_deref());
-                shared.sidecars(&scope).stop(&instance, cgroups)
+                shared.beside(role, &scope).stop(&instance, cgroups)
             };
-            return self.blocking("stopping a sidecar", end).await;
+            return self.blocking("stopping what is beside a machine", end).await;
         }
         self.blocking("stopping", move |_| match find(&scope, &instance) {
             Ok((folder, found)) => {
@@ -651,8 +664,9 @@ impl Backend for Native {
         document: Bytes,
     ) -> Result<(), BackendError> {
         let (scope, instance) = (scope.clone(), sidecar.clone());
-        self.blocking("loading a sidecar", move |shared| {
-            shared.sidecars(&scope).own(&instance)?.load(&document)
+        let role = role_of(&instance)?;
+        self.blocking("loading what is beside a machine", move |shared| {
+            shared.beside(role, &scope).own(&instance)?.load(&document)
         })
         .await
     }
@@ -663,8 +677,9 @@ impl Backend for Native {
         sidecar: &Instance,
     ) -> Result<Bytes, BackendError> {
         let (scope, instance) = (scope.clone(), sidecar.clone());
-        self.blocking("asking a sidecar", move |shared| {
-            shared.sidecars(&scope).own(&instance)?.state().map(Bytes::from)
+        let role = role_of(&instance)?;
+        self.blocking("asking what is beside a machine", move |shared| {
+            shared.beside(role, &scope).own(&instance)?.state().map(Bytes::from)
         })
         .await
     }
@@ -672,13 +687,13 @@ impl Backend for Native {
     async fn teardown(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         events::moving();
         let (scope, instance) = (scope.clone(), instance.clone());
-        if instance.resource == ResourceKind::Sidecar {
+        if let Some(role) = Role::of(instance.resource) {
             let end = move |shared: &Shared| {
-                let was_in = sidecar::cgroup_of(shared.sidecars(&scope), &instance);
+                let was_in = sidecar::cgroup_of(shared.beside(role, &scope), &instance);
                 let cgroups = || sidecar::remove_cgroups(&instance, was_in.as_deref());
-                shared.sidecars(&scope).teardown(&instance, cgroups)
+                shared.beside(role, &scope).teardown(&instance, cgroups)
             };
-            return self.blocking("tearing a sidecar down", end).await;
+            return self.blocking("tearing down what is beside a machine", end).await;
         }
         self.blocking("tearing down", move |_| match find(&scope, &instance) {
             _ if stray::is_lost(&instance.id) => {
@@ -909,8 +924,8 @@ impl Backend for Native {
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
-        if instance.resource == ResourceKind::Sidecar {
-            let record = self.shared.sidecars(scope).own(instance)?.record_of();
+        if let Some(role) = Role::of(instance.resource) {
+            let record = self.shared.beside(role, scope).own(instance)?.record_of();
             return record.show(options, out).await;
         }
         let (folder, found) = find(scope, instance)?;

@@ -14,6 +14,7 @@ use super::namespaces;
 use super::state::{self, Folder, Record, Run, Store};
 use super::status::{self, Life};
 use crate::backend::durable::about;
+use crate::backend::hostside::Role;
 use crate::backend::stamp::Stamp;
 use crate::backend::{Depth, Observation, Scope, hostside};
 use crate::model::{
@@ -102,17 +103,21 @@ pub(super) fn stamp(scope: &Scope, seen: &[Seen]) -> u64 {
     for folder in [store.path().to_owned(), store.bases(), store.images()] {
         stamp.file(&folder);
     }
-    let sidecars: BTreeMap<SandboxId, PathBuf> =
-        hostside::places(scope, BackendKind::Native).into_iter().collect();
-    stamp.add(sidecars.len());
+    let beside = Role::ALL.map(|role| {
+        let places: BTreeMap<SandboxId, PathBuf> =
+            hostside::places(role, scope, BackendKind::Native).into_iter().collect();
+        stamp.add(places.len());
+        places
+    });
     for Seen { resource, sandbox, boot, has_tools } in seen {
-        let (folder, records): (PathBuf, &[&str]) = match resource {
-            ResourceKind::Sidecar => {
-                (sidecars.get(sandbox).cloned().unwrap_or_default(), &hostside::RECORDS)
+        let role = Role::ALL.into_iter().zip(&beside).find(|(role, _)| role.kind() == *resource);
+        let (folder, records) = match role {
+            Some((role, places)) => {
+                (places.get(sandbox).cloned().unwrap_or_default(), hostside::records(role).to_vec())
             }
-            _ => (
+            None => (
                 store.sandbox(sandbox).path().to_owned(),
-                &[state::MACHINE, state::RUN, status::MAIN],
+                vec![state::MACHINE, state::RUN, status::MAIN],
             ),
         };
         stamp.file(&folder);

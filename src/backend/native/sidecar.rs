@@ -4,7 +4,8 @@
 //! The sandbox's network has `lo` and nothing else, no route leads anywhere. A helper enters it, makes
 //! the socket, and hands it out; the sidecar accepts on it and stays where it is. Whichever of the two
 //! starts last is attached to the other. The socket holds the network of a sandbox that has ended, so
-//! the sidecar is given its init too, and closes the socket with it.
+//! the sidecar is given its init too, and closes the socket with it. A git gate is reached in the same way, at a port of
+//! its own: whoever is beside a sandbox has no part in what goes to the other.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,36 +21,49 @@ use super::observe::Found;
 use super::state::{self, Mode, Store};
 use super::wire::{self, Answer, Request, Target};
 use super::{DEADLINE, Native, Shared, caps, enter, host_boot, observe, start};
-use crate::backend::hostside::{Sidecar, Sidecars};
+use crate::backend::hostside::{Role, Sidecar, Sidecars};
 use crate::backend::{BackendError, Scope};
 use crate::model::access::PROXY_PORT;
+use crate::model::gate::GATE_PORT;
 use crate::model::{BackendKind, Instance, InstanceState, Ownership, SandboxId};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 impl Shared {
-    /// The sidecars of this backend.
-    pub(super) fn sidecars<'a>(&'a self, scope: &'a Scope) -> Sidecars<'a> {
-        Sidecars::new(scope, BackendKind::Native, &self.program)
+    /// The sidecars or the gates of this backend.
+    pub(super) fn beside<'a>(&'a self, role: Role, scope: &'a Scope) -> Sidecars<'a> {
+        Sidecars::new(role, scope, BackendKind::Native, &self.program)
     }
 
-    /// Attaches the sandbox to its sidecar, where both run.
+    /// Attaches the sandbox to its sidecar and to its gate, where they run.
     pub(super) fn attach(&self, scope: &Scope, sandbox: &SandboxId) -> Result<(), BackendError> {
-        let Some(mut sidecar) = self.sidecars(scope).of(sandbox)? else { return Ok(()) };
-        // Where it does not, it is attached once it runs.
-        if sidecar.answers()? { self.attach_to(scope, &sidecar) } else { Ok(()) }
+        for role in Role::ALL {
+            let Some(mut sidecar) = self.beside(role, scope).of(sandbox)? else { continue };
+            // Where it does not, it is attached once it runs.
+            if sidecar.answers()? {
+                self.attach_to(role, scope, &sidecar)?;
+            }
+        }
+        Ok(())
     }
 
-    /// The same, with a sidecar that is held.
-    fn attach_to(&self, scope: &Scope, sidecar: &Sidecar<'_>) -> Result<(), BackendError> {
+    /// The same, with a sidecar or gate that is held.
+    fn attach_to(
+        &self,
+        role: Role,
+        scope: &Scope,
+        sidecar: &Sidecar<'_>,
+    ) -> Result<(), BackendError> {
         let sandbox = sidecar.sandbox();
         let found = observe::look(&Store::of(scope).sandbox(sandbox), &host_boot()?);
-        let Some((machine, target)) = attachable(scope, sandbox, found) else { return Ok(()) };
+        let Some((machine, target)) = attachable(role, scope, sandbox, found) else {
+            return Ok(());
+        };
         if sidecar.boot().is_none() || sidecar.is_attached(&machine) {
             return Ok(());
         }
-        let what = format!("attaching {} to its sidecar", target.record.name);
+        let what = format!("attaching {} to its {}", target.record.name, role.name());
         let failed = |error: anyhow::Error| BackendError::failed(&what, error);
         let Some(init) = enter::init_of(&target.run).map_err(failed)? else { return Ok(()) };
         let control = sidecar.control()?;
@@ -57,19 +71,33 @@ impl Shared {
         control.detach().map_err(failed)?;
         let (mut near, far) = UnixStream::pair().map_err(|error| failed(error.into()))?;
         let fds = [init.as_fd(), far.as_fd()];
-        self.helper.call(&what, &Request::Listen { target }, &fds, None, Some(DEADLINE))?;
+        let port = port(role);
+        self.helper.call(&what, &Request::Listen { target, port }, &fds, None, Some(DEADLINE))?;
         let listener = received(&mut near).map_err(failed)?;
         control.attach(listener.as_fd(), init.as_fd()).map_err(failed)?;
         sidecar.note_attached(&machine).map_err(|error| failed(error.into()))
     }
 }
 
+/// Where the sandbox finds it.
+fn port(role: Role) -> u16 {
+    match role {
+        Role::Sidecar => PROXY_PORT,
+        Role::Gate => GATE_PORT,
+    }
+}
+
 /// The run of the sandbox that could be attached, if it runs, is ours, and is to have a way out.
-fn attachable(scope: &Scope, sandbox: &SandboxId, found: Found) -> Option<(String, Target)> {
+fn attachable(
+    role: Role,
+    scope: &Scope,
+    sandbox: &SandboxId,
+    found: Found,
+) -> Option<(String, Target)> {
     let instance = observe::instance(scope, sandbox.clone(), &found);
     let ours = instance.ownership == Ownership::Ours && instance.state == InstanceState::Running;
     let (record, run) = (found.record?, found.run?);
-    (ours && record.connected).then(|| (run.boot(), Target { record, run }))
+    (ours && (record.connected || role == Role::Gate)).then(|| (run.boot(), Target { record, run }))
 }
 
 fn received(socket: &mut UnixStream) -> anyhow::Result<OwnedFd> {
@@ -78,8 +106,8 @@ fn received(socket: &mut UnixStream) -> anyhow::Result<OwnedFd> {
     fds.pop().context("no socket came")
 }
 
-/// The helper's part: the socket, listening in the sandbox whose init `init` (a pidfd) is.
-pub(super) fn listen(target: &Target, init: &OwnedFd) -> anyhow::Result<OwnedFd> {
+/// The helper's part: the socket, listening at this port in the sandbox whose init `init` (a pidfd) is.
+pub(super) fn listen(target: &Target, port: u16, init: &OwnedFd) -> anyhow::Result<OwnedFd> {
     let namespaces = match target.record.mode {
         Mode::Root { .. } => ThreadNameSpaceType::NETWORK,
         Mode::Rootless => ThreadNameSpaceType::NETWORK | ThreadNameSpaceType::USER,
@@ -91,21 +119,21 @@ pub(super) fn listen(target: &Target, init: &OwnedFd) -> anyhow::Result<OwnedFd>
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     // Connections that the sidecar before it had may still be closing.
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PROXY_PORT);
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     match rustix::net::bind(&socket, &address).and_then(|()| rustix::net::listen(&socket, BACKLOG))
     {
         Ok(()) => Ok(socket),
         Err(Errno::ADDRINUSE) => anyhow::bail!(
-            "a program in the sandbox has taken {address}, where its sidecar listens: end that \
-             program, or let the machine be made anew"
+            "a program in the sandbox has taken {address}, where its sidecar or git gate listens: end \
+             that program, or let the machine be made anew"
         ),
         Err(error) => Err(error).with_context(|| format!("listening on {address} in the sandbox")),
     }
 }
 
-/// The cgroups of a sidecar, where cgroups can be made.
+/// The cgroups of a sidecar or gate, where cgroups can be made.
 fn cgroups(instance: &Instance) -> SandboxCgroups {
-    Cgroups::discover().of(&format!("sidecar-{}", instance.id))
+    Cgroups::discover().of(&format!("{}-{}", instance.resource, instance.id))
 }
 
 /// Moves a sidecar out of the cgroup that `bottle` was started in: what that one's limits are, and what
@@ -121,7 +149,7 @@ fn set_apart(instance: &Instance, sidecar: &Sidecar<'_>) -> anyhow::Result<()> {
 /// damaged, and the process is about to end.
 pub(super) fn cgroup_of(sidecars: Sidecars<'_>, instance: &Instance) -> Option<String> {
     let pid = sidecars.own(instance).ok()?.pid()?;
-    limits::id_of(pid).filter(|id| id.starts_with("sidecar-"))
+    limits::id_of(pid).filter(|id| id.starts_with(&format!("{}-", instance.resource)))
 }
 
 /// Removes the cgroups of a sidecar that has ended, and those that its process was in.
@@ -138,14 +166,15 @@ pub(super) fn remove_cgroups(
     Ok(())
 }
 
-/// The sidecars, as the planner sees them, beside the machines of the same listing.
+/// The sidecars or gates, as the planner sees them, beside the machines of the same listing.
 pub(super) fn observe(sidecars: Sidecars<'_>, scope: &Scope) -> std::io::Result<Vec<Instance>> {
     let host_boot = state::host_boot()?;
     let instance = |sidecar: Sidecar<'_>| {
         let mut instance = sidecar.instance();
         let folder = Store::of(scope).sandbox(sidecar.sandbox());
         let found = observe::look(&folder, &host_boot);
-        let machine = attachable(scope, sidecar.sandbox(), found).map(|(boot, _)| boot);
+        let machine =
+            attachable(sidecars.role(), scope, sidecar.sandbox(), found).map(|(boot, _)| boot);
         instance.mendable.extend(sidecar.unattached(machine.as_deref()));
         instance
     };
@@ -153,20 +182,21 @@ pub(super) fn observe(sidecars: Sidecars<'_>, scope: &Scope) -> std::io::Result<
 }
 
 impl Native {
-    /// Starts a sidecar, beside its machine where that runs.
-    pub(super) async fn start_sidecar(
+    /// Starts a sidecar or gate, beside its machine where that runs.
+    pub(super) async fn start_beside(
         &self,
+        role: Role,
         scope: &Scope,
         instance: &Instance,
     ) -> Result<Instance, BackendError> {
         let (scope, instance) = (scope.clone(), instance.clone());
-        self.blocking("starting a sidecar", move |shared| {
-            let sidecar = shared.sidecars(&scope).start(&instance)?;
+        self.blocking("starting what is beside a machine", move |shared| {
+            let sidecar = shared.beside(role, &scope).start(&instance)?;
             if let Err(error) = set_apart(&instance, &sidecar) {
                 // It works where it is: in the cgroup of whoever started it.
                 tracing::warn!(sidecar = %instance.name, "it has no cgroup of its own: {error:#}");
             }
-            shared.attach_to(&scope, &sidecar)?;
+            shared.attach_to(role, &scope, &sidecar)?;
             Ok(sidecar.instance())
         })
         .await

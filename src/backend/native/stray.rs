@@ -24,6 +24,7 @@ use super::limits::{self, Cgroups};
 use super::observe;
 use super::state::{Run, Store};
 use super::status::{MAIN, NAMES};
+use crate::backend::hostside::Role;
 use crate::backend::{Observation, Scope, hostside};
 use crate::model::{
     BackendKind, Instance, InstanceId, InstanceState, Leftover, LeftoverKind, ResourceKind,
@@ -335,8 +336,9 @@ fn all(scope: &Scope, running: &BTreeSet<i32>) -> std::io::Result<Vec<Stray>> {
     let stray = |what: ResourceKind| {
         move |(sandbox, process): (SandboxId, Run)| Stray { sandbox, what, process }
     };
-    let sidecars = hostside::marks(scope, BackendKind::Native);
-    let [mut inits, sidecars] = hostside::bearers([&marks(scope), &sidecars], known)?;
+    let beside = Role::ALL.map(|role| hostside::marks(role, scope, BackendKind::Native));
+    let [mut inits, sidecars, gates] =
+        hostside::bearers([&marks(scope), &beside[0], &beside[1]], known)?;
     let store = Store::of(scope);
     inits.retain(|(sandbox, process)| {
         // One that is just being started has its receipt before it is an init for long.
@@ -347,10 +349,11 @@ fn all(scope: &Scope, running: &BTreeSet<i32>) -> std::io::Result<Vec<Stray>> {
         };
         !named && is_first(process.pid)
     });
-    let sidecars = hostside::unrecorded(scope, BackendKind::Native, sidecars);
-    let sidecars = sidecars.into_iter().map(stray(ResourceKind::Sidecar));
-    let mut all: Vec<Stray> =
-        inits.into_iter().map(stray(ResourceKind::Machine)).chain(sidecars).collect();
+    let mut all: Vec<Stray> = inits.into_iter().map(stray(ResourceKind::Machine)).collect();
+    for (role, found) in Role::ALL.into_iter().zip([sidecars, gates]) {
+        let unrecorded = hostside::unrecorded(role, scope, BackendKind::Native, found);
+        all.extend(unrecorded.into_iter().map(stray(role.kind())));
+    }
     if !all.is_empty() {
         let guests = Guests::of(&store)?;
         all.retain(|stray| !guests.has(stray));

@@ -64,11 +64,13 @@ pub(super) enum Request {
         /// The folder.
         folder: PathBuf,
     },
-    /// Listen where the sandbox's way out is. Descriptors: its init, and a socket that the listening one
+    /// Listen where a way out of the sandbox is. Descriptors: its init, and a socket that the listening one
     /// goes through. Answer: [`Answer::Done`].
     Listen {
         /// Where.
         target: Target,
+        /// At which port of its loopback.
+        port: u16,
     },
     /// Connect to a port of the sandbox's loopback. Descriptors: its init, and a socket that the connection goes
     /// through, if something listens there. Answer: [`Answer::Done`].

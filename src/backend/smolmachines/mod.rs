@@ -125,9 +125,9 @@ impl Backend for Smolmachines {
         let spec = match spec {
             ResourceSpec::Machine(spec) => spec,
             ResourceSpec::Sidecar(spec) => return sidecar::create(self, scope, spec).await,
-            ResourceSpec::Network(_) => {
+            ResourceSpec::Network(_) | ResourceSpec::Gate(_) => {
                 return Err(BackendError::Unsupported(format!(
-                    "the smolmachines backend makes no {}: a machine's network is a part of it",
+                    "the smolmachines backend makes no {}",
                     spec.kind()
                 )));
             }

@@ -20,9 +20,10 @@ use super::command::Call;
 use super::labels::machine_name;
 use super::version::Version;
 use super::{Smolmachines, observe, record};
-use crate::backend::hostside::{self, Sidecar, Sidecars};
+use crate::backend::hostside::{self, Role, Sidecar, Sidecars};
 use crate::backend::{BackendError, LogOptions, Scope};
 use crate::model::access::MICROVM_GATEWAY;
+use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceState, MachineSpec, ResourceKind, SandboxId, SidecarSpec,
 };
@@ -118,7 +119,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, BackendError> {
     let (program, scope) = (backend.program.clone(), scope.clone());
     let done = tokio::task::spawn_blocking(move || {
-        work(Sidecars::new(&scope, BackendKind::Smolmachines, &program))
+        work(Sidecars::new(Role::Sidecar, &scope, BackendKind::Smolmachines, &program))
     });
     done.await.unwrap_or_else(|panic| Err(BackendError::failed(what, panic)))
 }
@@ -146,7 +147,7 @@ pub(super) async fn observe(
 
 /// What there is of them, in words that differ when anything changes.
 pub(super) fn snapshot(scope: &Scope) -> Vec<(String, String)> {
-    let all = hostside::processes(scope, BackendKind::Smolmachines);
+    let all = hostside::processes(Role::Sidecar, scope, BackendKind::Smolmachines);
     let host_boot = hostside::host_boot().unwrap_or_default();
     let words = |(sandbox, process): (SandboxId, Option<hostside::Process>)| {
         let lives = process.as_ref().is_some_and(|process| process.alive(&host_boot));
@@ -163,7 +164,10 @@ pub(super) async fn create(
     spec: &SidecarSpec,
 ) -> Result<Instance, BackendError> {
     let spec = spec.clone();
-    blocking(backend, scope, "creating a sidecar", move |sidecars| sidecars.create(&spec)).await
+    blocking(backend, scope, "creating a sidecar", move |sidecars| {
+        sidecars.create(&ResourceSpec::Sidecar(spec))
+    })
+    .await
 }
 
 /// Starts it, and opens its door.

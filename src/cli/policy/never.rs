@@ -98,7 +98,8 @@ fn ssh(host: &str, rest: &str, by_scp: bool) -> String {
     let path = if path.is_empty() { "…" } else { path };
     format!(
         "SSH is not passed on, whatever the bottle grants: clone by `https://{host}/{path}`, with a route of \
-         `role: git-insteadof` where the repository is private; a push is the operator's"
+         `role: git-insteadof` where the repository is private; or name the repository in `git` of the bottle, whose \
+         gate holds the key"
     )
 }
 

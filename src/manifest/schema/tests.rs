@@ -167,8 +167,12 @@ fn full_bottle() -> Value {
         "user": 1000,
         "git": [
             {"Name": "a", "Upstream": "ssh://git@github.com/a/b", "IdentityFile": "/nowhere/key",
-             "KnownHostKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA", "ExtraHosts": {"github.com": "10.0.0.1"}},
-            {"name": "b", "upstream": "ssh://git@github.com/a/b", "identity_file": "/nowhere/key"},
+             "KnownHostKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl",
+             "ExtraHosts": {"github.com": "10.0.0.1"}, "Push": ["agent/{sandbox}/*"], "Force": ["agent/*"], "Delete": [],
+             "Refs": ["refs/pull/*/head"], "MaxPush": "500M", "MaxFile": "64M", "IdentityAgent": "/nowhere/agent",
+             "Allow": [{"rule": "r", "path": "a/b", "fingerprint": "0123456789ab", "reason": "why", "expires": "2027-01-01"}]},
+            {"name": "b", "upstream": "ssh://git@github.com/a/c", "identity_file": "/nowhere/key", "push": [],
+             "known_host_key": ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"]},
         ],
         "cred_proxy": {"routes": [
             {"path": "/gh/", "upstream": "https://api.github.com", "auth_scheme": "Bearer",

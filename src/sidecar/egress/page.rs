@@ -24,6 +24,9 @@ struct Page<'a> {
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     error: Value,
+    /// What git's LFS shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'static str>,
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
@@ -76,6 +79,8 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
             None => REFUSED.into(),
             Some(dialect) => error(dialect, &text, status, next),
         },
+        message: (*code == Code::LargeFiles)
+            .then_some("bottle: large files (LFS) are not passed on"),
         code: &text,
         rule,
         host: about.host,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bottle::backend::memory::{Image, MemoryBackend, Object};
 use bottle::backend::{Backend, Backends, Depth, Progress, Scope};
 use bottle::manifest::LoadOptions;
-use bottle::model::policy::{AllowEntry, Egress, HostPattern};
+use bottle::model::policy::{AllowEntry, Egress, GitRefs, GitUpstream, HostPattern, Identity};
 use bottle::model::{
-    AgentsFolder, BackendChoice, BackendKind, Bounds, Desired, Diagnostic, Fields, ImageRef,
-    InstanceId, MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec, Resources,
-    Restart, SandboxId, SandboxSpec, Setup, SetupCommand, SidecarSpec, SkillEntry, SkillFiles,
-    SkillNode, SpecHash, Tree, Workspace, WorkspaceMode,
+    AgentsFolder, BackendChoice, BackendKind, Bounds, Desired, Diagnostic, Fields, GateSpec,
+    ImageRef, InstanceId, MachineSpec, NetworkSpec, OwnerId, Policy, ResourceKind, ResourceSpec,
+    Resources, Restart, SandboxId, SandboxSpec, Setup, SetupCommand, SidecarSpec, SkillEntry,
+    SkillFiles, SkillNode, SpecHash, Tree, Workspace, WorkspaceMode,
 };
 use bottle::plan::{AllowTeardown, Options};
 use bottle::reconcile::{Reconciler, Sources, State};
@@ -161,6 +161,7 @@ impl Wish {
                 policy: Arc::new(policy(self.sidecar / 3)),
                 proxy: None,
             }),
+            gate: gate(id, (self.backend % 3 == 2).then_some(self.sidecar)),
             run: vec!["claude".to_owned()],
             suspend: self.suspend,
             prompt: format!("prompt {}", self.prompt % 3).into(),
@@ -174,6 +175,26 @@ impl Wish {
             skills_dir: None,
         }
     }
+}
+
+/// A git gate, for some of those that may have one.
+fn gate(id: &SandboxId, version: Option<u8>) -> Option<GateSpec> {
+    let version = version.filter(|version| version % 4 > 0)?;
+    let app = GitUpstream {
+        name: "app".to_owned(),
+        user: "git".to_owned(),
+        host: "git.example".to_owned(),
+        port: 22,
+        path: format!("/o/app{}", version % 4),
+        identity: Identity { file: "/keys/agent".into(), agent: None, fingerprint: None },
+        known_host_keys: Vec::new(),
+        extra_hosts: BTreeMap::new(),
+        refs: GitRefs::default(),
+        max_push: 1 << 30,
+        max_file: 1 << 28,
+        allow: Vec::new(),
+    };
+    GateSpec::of(id, &Policy { git: vec![app], ..Policy::default() })
 }
 
 /// Everything there is.

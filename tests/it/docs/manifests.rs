@@ -20,7 +20,10 @@ impl Around {
     fn new() -> Self {
         let around = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         around.write("home/code/site/index.html", "");
-        around.write("home/.ssh/agent-key", "");
+        let key = "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+        around.write("home/.ssh/agent-key", key);
+        let private = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(around.0.path().join("home/.ssh/agent-key"), private).expect("a mode");
         for program in ["claude", "codex", "gemini", "node", "opencode"] {
             let path = format!("home/.local/bin/{program}");
             around.write(&path, "#!/bin/sh\n");

@@ -115,7 +115,7 @@ fn git() {
         let pushed = place.sh("ada", push);
         assert_ne!(pushed.code, Some(0));
         assert!(pushed.stdout.contains("403"), "{pushed:?}");
-        assert!(pushed.stdout.contains("leave the push to the operator"), "{pushed:?}");
+        assert!(pushed.stdout.contains("push by the `ssh` URL of a repository"), "{pushed:?}");
         assert!(place.internet.arrived().is_empty(), "nothing of it arrives");
         let record = place.record("ada");
         assert_eq!(record.last().unwrap()["code"], "use_git_gate", "{record:#?}");
