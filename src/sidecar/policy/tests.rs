@@ -195,6 +195,21 @@ fn the_path_door() {
     }
 }
 
+/// G31.
+#[test]
+fn what_lfs_asks_of_the_gate_is_answered_and_goes_nowhere() {
+    let policy = policy();
+    let gate = Authority::parse(b"git.bottle:443", None).unwrap();
+    assert!(decide_connect(&policy, &gate).is_ok(), "or nobody would see an answer");
+    for method in ["GET", "POST"] {
+        let asked = path("/git@git.example/o/app.git/info/lfs/objects/batch");
+        let answer = decide(&policy, &gate, Transport::Https, method, &asked).map(drop);
+        assert_eq!(answer, Err(Code::LargeFiles), "{method}");
+    }
+    let plain = Authority::parse(b"git.bottle:80", None).unwrap();
+    assert!(decide_connect(&policy, &plain).is_err());
+}
+
 #[test]
 fn a_push_is_refused_in_every_spelling() {
     let policy = policy();

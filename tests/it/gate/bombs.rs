@@ -11,6 +11,7 @@ fn peak(pid: u32) -> u64 {
     line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }
 
+/// G21.
 #[test]
 fn a_file_that_unpacks_to_much_more() {
     let Some(mut world) = World::start() else { return };

@@ -216,6 +216,7 @@ fn what_the_bottle_does_not_allow_is_refused_and_a_change_is_hot() {
     place.nothing_to_do();
 }
 
+/// G28.
 #[test]
 fn without_a_pin_nothing_is_sent() {
     let Some(place) = Place::new("") else { return };

@@ -71,6 +71,7 @@ fn a_refusal_names_what_is_allowed_and_the_command() {
     refused(&world, &work, &["push", "origin", "HEAD:agent/ada/two"], "bottle allows no push to");
 }
 
+/// G19.
 #[test]
 fn other_namespaces_and_odd_names_are_refused() {
     let Some((world, work)) = begin() else { return };

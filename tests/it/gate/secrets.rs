@@ -40,6 +40,7 @@ fn messages_are_searched() {
     assert!(said.contains("tag message"), "{said}");
 }
 
+/// G07.
 #[test]
 fn what_only_a_merge_has_is_found() {
     let Some((world, secret, work)) = begin("merge") else { return };
@@ -90,6 +91,7 @@ fn nothing_in_a_repository_excuses_it() {
     world.refused(&work, PUSH, &secret);
 }
 
+/// G15.
 #[test]
 fn names_are_searched_and_withheld() {
     let Some((world, secret, work)) = begin("names") else { return };
@@ -163,6 +165,7 @@ fn an_exception_is_of_one_value_in_one_place_and_ends() {
     assert!(ok, "{said}");
 }
 
+/// G23.
 #[test]
 fn one_dirty_ref_stops_the_other() {
     let Some((world, secret, work)) = begin("two") else { return };

@@ -23,6 +23,7 @@ fn asked(service: &str, path: &str) -> Vec<u8> {
     format!("{:04x}{line}", line.len() + 4).into_bytes()
 }
 
+/// G26.
 #[test]
 fn only_declared_repositories_and_two_services_are_there() {
     let Some(world) = World::start() else { return };
