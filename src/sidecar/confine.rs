@@ -5,6 +5,7 @@
 //! that it does not need, cannot be looked into, cannot start a program, and reaches no file but
 //! those of its own folder.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -13,7 +14,10 @@ use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset,
     RulesetAttr as _, RulesetCreatedAttr as _,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, sock_filter,
+};
 
 /// System calls that a process which only moves bytes has no use for.
 const REFUSED: &[i64] = &[
@@ -103,7 +107,31 @@ pub(super) fn refuse_dialling() -> io::Result<()> {
     let refused = REFUSED.iter().filter(|call| !starting.contains(call));
     let refused: Vec<i64> =
         refused.copied().chain([libc::SYS_socket, libc::SYS_connect, libc::SYS_bind]).collect();
-    refuse(&refused)
+    refuse(&refused)?;
+    refuse_where(&datagrams().map_err(io::Error::other)?)
+}
+
+/// What reaches somebody without any of those: a pair of sockets for datagrams sends them to any address, and so does
+/// a TCP socket that opens with its first bytes.
+fn datagrams() -> Result<Vec<(i64, SeccompRule)>, seccompiler::BackendError> {
+    let is = |at: u8, mask: i32, value: i32| {
+        let mask = u64::from(mask.unsigned_abs());
+        let value = u64::from(value.unsigned_abs());
+        let is = SeccompCmpOp::MaskedEq(mask);
+        SeccompCondition::new(at, SeccompCmpArgLen::Dword, is, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+    };
+    /// The kind of a socket, without its flags.
+    const KIND: i32 = 0xf;
+    let open = libc::MSG_FASTOPEN;
+    let somebody = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?;
+    Ok(vec![
+        (libc::SYS_socketpair, is(1, KIND, libc::SOCK_DGRAM)?),
+        (libc::SYS_sendto, SeccompRule::new(vec![somebody])?),
+        (libc::SYS_sendto, is(3, open, open)?),
+        (libc::SYS_sendmsg, is(2, open, open)?),
+        (libc::SYS_sendmmsg, is(3, open, open)?),
+    ])
 }
 
 /// Gives up every capability for good, also those that a program would have that it starts.
@@ -193,11 +221,46 @@ fn landlock(folders: &[&Path]) -> Result<(), Box<dyn std::error::Error + Send + 
 }
 
 fn refuse(calls: &[i64]) -> io::Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    refuse_x32()?;
+    apply(calls.iter().map(|call| (*call, Vec::new())).collect())
+}
+
+/// Refuses calls where one of their rules holds.
+fn refuse_where(rules: &[(i64, SeccompRule)]) -> io::Result<()> {
+    let mut by_call = BTreeMap::<i64, Vec<SeccompRule>>::new();
+    for (call, rule) in rules {
+        by_call.entry(*call).or_default().push(rule.clone());
+    }
+    apply(by_call)
+}
+
+fn apply(rules: BTreeMap<i64, Vec<SeccompRule>>) -> io::Result<()> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)
         .and_then(BpfProgram::try_from)
         .map_err(io::Error::other)?;
+    seccompiler::apply_filter(&program).map_err(io::Error::other)
+}
+
+/// Where a kernel knows them, the same calls have other numbers in another ABI of the same processor, which no list
+/// names.
+#[cfg(target_arch = "x86_64")]
+fn refuse_x32() -> io::Result<()> {
+    const X32: u32 = 0x4000_0000;
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let step = |code: u32, jf: u8, k: u32| {
+        u16::try_from(code).map(|code| sock_filter { code, jt: 0, jf, k }).map_err(io::Error::other)
+    };
+    // The number of a call is the first of what a filter sees.
+    let program: BpfProgram = vec![
+        step(LOAD, 0, 0)?,
+        step(AT_LEAST, 1, X32)?,
+        step(RETURN, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs())?,
+        step(RETURN, 0, libc::SECCOMP_RET_ALLOW)?,
+    ];
     seccompiler::apply_filter(&program).map_err(io::Error::other)
 }

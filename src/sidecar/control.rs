@@ -35,6 +35,8 @@ use super::egress::{Sidecar, State, limits};
 
 /// For one message, and its answer.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// How long one that is to end may take to say how it is.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The line of a message.
 const LINE: usize = 1024;
 /// Sockets in one message.
@@ -252,7 +254,11 @@ async fn answer<T: Served>(mut stream: UnixStream, served: &T) -> io::Result<()>
             (served.intercept(sockets, token).await, false)
         }
         Ok((Message::Detach {}, ..)) => (served.detach().await, false),
-        Ok((Message::Stop {}, ..)) => (served.state().await, true),
+        Ok((Message::Stop {}, ..)) => {
+            // It ends also where it cannot say how it is.
+            let state = tokio::time::timeout(LAST_WORDS, served.state()).await;
+            (state.unwrap_or_else(|_| Err("it does not say how it is, and ends".into())), true)
+        }
         Err(error) => (Err(format!("reading the message: {error}")), false),
     };
     let answer = match result {

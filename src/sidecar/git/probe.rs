@@ -39,6 +39,10 @@ pub fn probe(
         ("dial", std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()),
         ("listen", std::net::TcpListener::bind("127.0.0.1:0").is_ok()),
         ("send datagrams", std::net::UdpSocket::bind("127.0.0.1:0").is_ok()),
+        ("have a pair for datagrams", std::os::unix::net::UnixDatagram::pair().is_ok()),
+        ("dial with the first bytes", opens_with_bytes()),
+        #[cfg(target_arch = "x86_64")]
+        ("call by another ABI", calls_by_another_abi()),
         ("dial a unix socket", std::os::unix::net::UnixStream::connect(socket).is_ok()),
         ("start /bin/sh", starts(Path::new("/bin/sh"))),
         ("start ssh", ssh.as_deref().is_some_and(starts)),
@@ -102,6 +106,24 @@ pub fn probe(
     tried.push(("git works".to_owned(), output.ok));
     tried.push(("its own folder can be read".to_owned(), std::fs::read(&written).is_ok()));
     Ok(tried)
+}
+
+/// Whether a call that does so comes as far as its descriptor, which is none.
+#[expect(unsafe_code, reason = "no safe wrapper passes such flags")]
+fn opens_with_bytes() -> bool {
+    // SAFETY: there is no such descriptor, and nothing is sent.
+    let sent =
+        unsafe { libc::sendto(-1, std::ptr::null(), 0, libc::MSG_FASTOPEN, std::ptr::null(), 0) };
+    sent == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
+}
+
+/// Whether `getpid` of x32 is more than refused; a kernel that does not have it says that it knows no such call.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "no safe wrapper makes a call of another ABI")]
+fn calls_by_another_abi() -> bool {
+    // SAFETY: it takes no argument and changes nothing.
+    let called = unsafe { libc::syscall(0x4000_0000 | libc::SYS_getpid) };
+    called >= 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EPERM)
 }
 
 fn signals_parent() -> bool {
