@@ -11,8 +11,8 @@ use super::sources;
 use super::{Action, Options, Order, Step, StepId, Target};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Desired, Instance, InstanceId, Kept, LeftoverKind, MachineSpec, Observed,
-    ResourceKind, SandboxId, SpecHash,
+    BackendKind, Desired, Instance, InstanceId, InstanceState, Kept, LeftoverKind, MachineSpec,
+    Observed, ResourceKind, SandboxId, SpecHash,
 };
 
 #[derive(Default)]
@@ -328,7 +328,12 @@ fn order_work(steps: &mut Steps, decision: &Decision, keeping: &Keeping<'_>) {
     for load in &decision.load {
         let Some(on) = &load.on else { continue };
         let target = Target::Existing(Box::new(on.clone()));
-        up.insert(order_load(steps, load, target, on.backend, &up));
+        // What a gate that runs lets through waits for nothing that fails, or takes long, beside it.
+        let works = on.resource == ResourceKind::Gate
+            && on.state == InstanceState::Running
+            && !decision.start.iter().chain(&decision.mend).any(|other| other.id == on.id);
+        let after = if works { &cleared } else { &up };
+        up.insert(order_load(steps, load, target, on.backend, after));
     }
     let Some(provisioning) = &decision.provision else { return };
     let (machine, backend) = match (&provisioning.machine, new_machine, backend_of_new) {

@@ -96,10 +96,14 @@ pub struct GitAllow {
     pub places: [Box<Diagnostic>; 2],
 }
 
-/// A pattern as people write it: without `refs/heads/`.
+/// What stands for no pattern.
+const NOTHING: &str = "nothing";
+
+/// A pattern as people write it: without `refs/heads/`, where what is left means nothing else.
 #[must_use]
 pub fn short(pattern: &str) -> &str {
-    pattern.strip_prefix("refs/heads/").unwrap_or(pattern)
+    let branch = pattern.strip_prefix("refs/heads/");
+    branch.filter(|name| *name != NOTHING && !name.starts_with("refs/")).unwrap_or(pattern)
 }
 
 /// Patterns as people write them, or what none means.
@@ -204,7 +208,7 @@ impl GitUpstream {
             fields.set(at("address"), address.to_string());
         }
         let GitRefs { push, force, delete, also } = &self.refs;
-        fields.set(at("push"), listed(push, "nothing"));
+        fields.set(at("push"), listed(push, NOTHING));
         for (field, patterns) in [("force", force), ("delete", delete), ("refs", also)] {
             if !patterns.is_empty() {
                 fields.set(at(field), listed(patterns, ""));
@@ -214,8 +218,11 @@ impl GitUpstream {
         fields.set(at("max_file"), human_bytes(self.max_file));
         for allow in &self.allow {
             let until = allow.expires.as_deref().map(|day| format!(" until {day}"));
-            let path = at(&format!("allow.{}.{}", allow.fingerprint, allow.path));
+            // No name of an upstream has a `:`, so none makes another field the same.
+            let path = at(&format!("allow.{}:{}", allow.fingerprint, allow.path));
             let value = format!("{}{}: {}", allow.rule, until.unwrap_or_default(), allow.reason);
+            let same = fields.0.keys().filter(|is| is.starts_with(&path)).count();
+            let path = if same == 0 { path } else { format!("{path} ({same})") };
             fields.set(path, value);
         }
     }
@@ -256,6 +263,46 @@ pub(crate) mod tests {
             max_file: MAX_FILE,
             allow: Vec::new(),
         }
+    }
+
+    #[test]
+    fn different_policies_are_different_fields() {
+        let of = |name: &str, change: &dyn Fn(&mut GitUpstream)| {
+            let mut upstream = upstream(name, "/o/app.git");
+            change(&mut upstream);
+            let mut fields = Fields::default();
+            upstream.set_fields(&mut fields);
+            fields
+        };
+        let push = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|text| (*text).to_owned()).collect();
+            of("app", &move |upstream| upstream.refs.push.clone_from(&patterns))
+        };
+        let all: [&[&str]; 5] = [
+            &[],
+            &["refs/heads/nothing"],
+            &["refs/heads/refs/tags/*"],
+            &["refs/tags/*"],
+            &["refs/heads/*", "refs/tags/*"],
+        ];
+        for (at, one) in all.iter().enumerate() {
+            for other in &all[at + 1..] {
+                assert_ne!(push(one), push(other), "{one:?} {other:?}");
+            }
+        }
+        let allow = |expires: &str| GitAllow {
+            rule: "github-token".to_owned(),
+            path: "push".to_owned(),
+            fingerprint: "0123456789ab".to_owned(),
+            reason: "a test".to_owned(),
+            expires: Some(expires.to_owned()),
+            places: [(); 2].map(|()| Box::new(Diagnostic::error("bottles/dev.md", "it is over"))),
+        };
+        let allowing = |days: &[&str]| {
+            let all: Vec<GitAllow> = days.iter().map(|day| allow(day)).collect();
+            of("app", &move |upstream| upstream.allow.clone_from(&all))
+        };
+        assert_ne!(allowing(&["2030-01-01", "2027-01-01"]), allowing(&["2027-01-01"]));
     }
 
     #[test]
