@@ -6,6 +6,7 @@ mod confinement;
 mod kills;
 mod local;
 mod native;
+mod packs;
 mod policy;
 mod secrets;
 mod troubles;

@@ -19,7 +19,7 @@ use super::entry::Entry;
 use super::ipc::Channel;
 use super::mirror::Activity;
 use super::ssh::{self, Ssh};
-use super::tunnel::{Ended, Wanted};
+use super::tunnel::{Ended, Service, Wanted};
 use super::{check, jail};
 use crate::sidecar::confine;
 use crate::sidecar::control::{self, Served};
@@ -268,6 +268,10 @@ impl Keeper {
             let Ok(sockets) = <[OwnedFd; 2]>::try_from(sockets) else { continue };
             let Ok(wanted) = serde_json::from_slice::<Wanted>(&text) else { continue };
             let upstream = self.upstream(&wanted.upstream);
+            // Whatever the worker thinks of it.
+            let read_only = |upstream: &Upstream| upstream.push.is_empty();
+            let upstream = upstream
+                .filter(|upstream| wanted.service == Service::Upload || !read_only(upstream));
             let (keeper, room) = (self.clone(), Arc::clone(&open));
             let (Some(upstream), true) = (upstream, Arc::strong_count(&open) <= TUNNELS) else {
                 continue;

@@ -227,7 +227,7 @@ impl Push<'_> {
         // What cannot be written down is not sent.
         self.shared.log(&entry)?;
         let verdicts = forward::forward(self, &quarantine)?;
-        self.settle(&verdicts, &quarantine);
+        self.settle(&verdicts, &quarantine, found.objects);
         Ok(verdicts)
     }
 
@@ -527,14 +527,40 @@ impl Push<'_> {
         Err(No::Refs { code: "secret", reasons: all("secret found"), lines })
     }
 
+    /// Keeps what was searched. With it may have come what nothing names, which was searched by nobody: then
+    /// what is named is packed anew, and all else goes.
+    fn keep(&self, quarantine: &Quarantine, searched: u64) -> io::Result<()> {
+        if !self.commands.has_pack() || searched == 0 {
+            return Ok(());
+        }
+        if quarantine.count()? == searched {
+            return quarantine.adopt();
+        }
+        let base = self.mirror.repository.join("objects/pack/pack");
+        let base = base.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        let arguments = ["pack-objects", "--revs", "-q", "--delta-base-offset", base];
+        let command = self.shared.git.command(self.place(quarantine), &arguments);
+        let new = self.commands.list.iter().filter(|command| !command.new.is_zero());
+        let mut revs: String = new.map(|command| format!("{}\n", command.new)).collect();
+        let has: std::collections::BTreeSet<_> = self.refs.values().collect();
+        for oid in has {
+            revs.push_str(&format!("^{oid}\n"));
+        }
+        let layer = Layer::writing(&[&self.mirror.repository])?;
+        let deadline = Deadline::within(PACK);
+        run(command, &layer, &[], revs.as_bytes(), 1 << 20, deadline, None)?.well("packing")?;
+        Ok(())
+    }
+
     /// Takes over what the upstream has taken, if it has taken all, and writes down what came of it.
-    fn settle(&self, verdicts: &Verdicts, quarantine: &Quarantine) {
+    fn settle(&self, verdicts: &Verdicts, quarantine: &Quarantine, searched: u64) {
         let all = verdicts.unpack.is_ok() && verdicts.refs.iter().all(Result::is_ok);
         if all {
             let changes = self.commands.list.iter().map(|one| (one.name.clone(), one.old, one.new));
             let changes: Vec<_> = changes.collect();
             let with = self.shared.with(self.upstream, None);
-            if let Err(stop) = self.mirror.adopt(with, &changes, || quarantine.adopt()) {
+            if let Err(stop) = self.mirror.adopt(with, &changes, || self.keep(quarantine, searched))
+            {
                 // It is fetched with the next question.
                 self.shared.failed(self.upstream, &stop);
             }

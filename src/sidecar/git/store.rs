@@ -185,6 +185,17 @@ impl Quarantine {
         &self.folder
     }
 
+    /// How many objects are in it.
+    pub(super) fn count(&self) -> io::Result<u64> {
+        let mut count = 0;
+        for path in entries(&self.folder.join("pack"))? {
+            if name_of(&path).ends_with(".idx") {
+                count += u64::from(indexed(&path)?);
+            }
+        }
+        Ok(count)
+    }
+
     /// Moves what is in it into the repository: the upstream has it.
     pub(super) fn adopt(&self) -> io::Result<()> {
         let mut packs = entries(&self.folder.join("pack"))?;
@@ -199,6 +210,19 @@ impl Quarantine {
         }
         Ok(())
     }
+}
+
+/// How many objects an index names: the last number of its first table.
+fn indexed(path: &Path) -> io::Result<u32> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let mut number = [0; 4];
+    file.read_exact(&mut number)?;
+    // The second version begins with a word and a number of its own.
+    let head = if number == *b"\xfftOc" { 8 } else { 0 };
+    file.seek(SeekFrom::Start(head + 255 * 4))?;
+    file.read_exact(&mut number)?;
+    Ok(u32::from_be_bytes(number))
 }
 
 impl Drop for Quarantine {
