@@ -31,6 +31,8 @@ pub(super) struct Rule {
     pub(super) pattern: Option<Arc<Pattern>>,
     /// It is about files with certain names only, and a request has no name.
     pub(super) nowhere: bool,
+    /// Those names.
+    pub(super) path: Option<Arc<Pattern>>,
     /// The capture group with the secret; 0: the first one that is not empty.
     pub(super) secret_group: usize,
     pub(super) entropy: f64,

@@ -112,6 +112,18 @@ impl Scanner {
         BodyScanner::new(Arc::clone(self), host, today)
     }
 
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The same with other rules.
+    pub(super) fn with_rules(&self, rules: Rules) -> Self {
+        let known = Arc::new(Known::default());
+        let matcher = Arc::new(Matcher::new(&rules, &known));
+        let (suppressions, depth) = (self.suppressions.clone(), self.depth);
+        Self { rules: Arc::new(rules), known, matcher, suppressions, depth }
+    }
+
     pub(super) fn suppressed(&self, finding: &Finding, host: &str, today: Date) -> bool {
         !finding.known && self.suppressions.iter().any(|one| one.holds(&finding.rule, host, today))
     }

@@ -12,6 +12,7 @@ use super::jail::Layer;
 use super::run::run;
 use super::search::{Found, Hit, Kind, Search, header, text};
 use super::sentence::harmless;
+use crate::sidecar::dlp::Named;
 
 /// Commits of the upstream's that are looked into.
 const BOUNDARIES: usize = 64;
@@ -106,9 +107,10 @@ fn stood(search: &Search<'_>, boundaries: &[String], hit: &Hit) -> io::Result<Kn
         from.take(header.size).read_to_end(&mut data)?;
         let mut marks = search.scanner.marks(search.host, super::work::today());
         marks.push(&text(header.kind, &data));
-        known.extend(
-            marks.end().unwrap_or_default().into_iter().map(|mark| (mark.rule, mark.digest)),
-        );
+        let mut marks = marks.end().unwrap_or_default();
+        let named = Named::new(search.scanner);
+        marks.extend(named.marks(search.host, super::work::today(), &hit.path, &data));
+        known.extend(marks.into_iter().map(|mark| (mark.rule, mark.digest)));
     }
     Ok(known)
 }

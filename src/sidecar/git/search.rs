@@ -18,7 +18,7 @@ use super::jail::{Layer, start};
 use super::run::{Git, Place};
 use super::wire::{Deadline, Waited, wait};
 use crate::sidecar::dlp::coding::Limits;
-use crate::sidecar::dlp::{Bounds, Mark, Scanner, Unscanned, is_packed};
+use crate::sidecar::dlp::{Bounds, Mark, Named, Scanner, Unscanned, is_packed};
 
 /// For all of a search.
 pub(super) const SEARCH: Duration = Duration::from_secs(600);
@@ -113,6 +113,7 @@ struct Object {
 /// What the threads share.
 struct Shared<'a> {
     scanner: &'a Arc<Scanner>,
+    named: Named,
     host: &'a str,
     today: time::Date,
     hits: Mutex<Vec<Hit>>,
@@ -151,6 +152,7 @@ impl Search<'_> {
         let stdout = cat.child().stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let shared = Shared {
             scanner: self.scanner,
+            named: Named::new(self.scanner),
             host: self.host,
             today: super::work::today(),
             hits: Mutex::default(),
@@ -241,6 +243,10 @@ impl Shared<'_> {
         let skipped =
             report.unscanned.is_some_and(|why| why != Unscanned::Coding) || scanned.is_err();
         self.unscanned.fetch_add(u64::from(skipped), Ordering::Relaxed);
+        if object.kind == Kind::Blob {
+            let named = self.named.marks(self.host, self.today, &object.path, &text);
+            self.add(object, named);
+        }
         if report.findings.is_empty() {
             return;
         }
@@ -437,7 +443,9 @@ impl Reading<'_, '_> {
 
     /// Searches a large file as it comes.
     fn stream(&mut self, object: &Object, size: u64) -> io::Result<()> {
-        let mut marks = self.shared.scanner.marks(self.shared.host, self.shared.today);
+        let Shared { host, today, .. } = *self.shared;
+        let mut marks = self.shared.scanner.marks(host, today);
+        let (alone, mut named) = self.shared.named.begin(host, today, &object.path);
         let mut left = size;
         let mut first = true;
         while left > 0 {
@@ -451,13 +459,19 @@ impl Reading<'_, '_> {
             }
             first = false;
             marks.push(&piece[..length]);
+            if let Some(named) = &mut named {
+                named.push(&piece[..length]);
+            }
             self.from.consume(length);
             left -= length as u64;
             self.from.get_mut().pulse()?;
         }
-        match marks.end() {
-            Some(marks) => self.shared.add(object, marks),
-            None => self.shared.more.store(true, Ordering::Relaxed),
+        self.shared.add(object, alone);
+        for marks in [Some(marks), named].into_iter().flatten() {
+            match marks.end() {
+                Some(marks) => self.shared.add(object, marks),
+                None => self.shared.more.store(true, Ordering::Relaxed),
+            }
         }
         Ok(())
     }

@@ -178,3 +178,29 @@ fn one_dirty_ref_stops_the_other() {
     let said = world.refused(&work, &["push", "origin", "clean", "dirty"], &secret);
     assert!(said.matches("secret found").count() == 2, "{said}");
 }
+
+#[test]
+fn the_operators_rules_hold_also_those_about_names() {
+    let Some((mut world, secret, work)) = begin("rules") else { return };
+    world.document["rules"] = serde_json::json!(
+        "[[rules]]\nid = \"store\"\npath = '''\\.p12$'''\n\n[[rules]]\nid = \"yaml-word\"\n\
+         regex = '''word: ([a-z]{8})'''\npath = '''\\.ya?ml$'''\nkeywords = [\"word\"]\n"
+    );
+    world.load().expect("the document is in order");
+    for (path, text, says) in [
+        ("keys/own.p12", "anything", "store: keys/own.p12,"),
+        ("a/b.yaml", "x: y\nword: abcdefgh\n", "yaml-word: a/b.yaml:2,"),
+    ] {
+        work.write(path, text);
+        work.commit(path);
+        let said = world.refused(&work, PUSH, &secret);
+        assert!(said.contains(says), "{said}");
+        work.git(&["reset", "-q", "--hard", "origin/main"]);
+    }
+    work.write("a/b.txt", "x: y\nword: abcdefgh\n");
+    work.commit("another name");
+    let (ok, said) = work.run(PUSH);
+    assert!(ok, "{said}");
+    world.document["rules"] = serde_json::json!("[[rules]]\nid = 7\n");
+    assert!(world.load().unwrap_err().contains("`rules`"));
+}

@@ -256,7 +256,7 @@ fn rule(at: At<'_>, value: Value<'_, '_>) -> Result<Rule, RulesError> {
     };
     // A request has no path: a rule about file names finds nothing here. It is kept, because
     // allowlists may name it.
-    let nowhere = path.is_some_and(|path| !path.regex().is_match(b""));
+    let nowhere = path.as_ref().is_some_and(|path| !path.regex().is_match(b""));
     let group = section.number("secretGroup")?;
     let entropy = section.take("entropy", "a number", |value| match value {
         DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
@@ -276,6 +276,7 @@ fn rule(at: At<'_>, value: Value<'_, '_>) -> Result<Rule, RulesError> {
         id: Arc::from(&*id),
         pattern: pattern.map(Arc::new),
         nowhere,
+        path: path.map(Arc::new),
         secret_group: group.map_or(0, |(_, group)| group),
         entropy: entropy.map_or(0.0, |(_, entropy)| entropy),
         keywords,
