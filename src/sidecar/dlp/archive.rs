@@ -156,6 +156,22 @@ impl Scanner {
         scanned.map(|()| report)
     }
 
+    /// What is within what is packed in a body, and not what the body is as it stands.
+    pub(in crate::sidecar) fn scan_packed(
+        self: &Arc<Self>,
+        host: &str,
+        today: Date,
+        body: &[u8],
+        bounds: Bounds<'_>,
+    ) -> (Report, Result<(), Unscannable>) {
+        let mut scan = Scan::new(self, host, today, bounds);
+        let runs = decode::runs(body);
+        let scanned = scan.inside(body, &runs, Rc::default(), 0, DEPTH, WRITTEN);
+        scan.report.findings.sort();
+        scan.report.findings.dedup();
+        (scan.report, scanned)
+    }
+
     /// The same, and what was found up to where it goes no further.
     pub(in crate::sidecar) fn scan_as_far(
         self: &Arc<Self>,

@@ -53,6 +53,25 @@ fn digest(rule: &str, value: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Rules that look for the begin of something, which many of its kind have alike.
+const BEGINNINGS: [&str; 2] = ["private-key", "putty-private-key"];
+/// What follows such a begin, up to its end, is no longer.
+const FOLLOWS: usize = 16 << 10;
+
+/// What a value is known again by: all of it, also where a rule looks for a part alone. Two values that differ
+/// anywhere are two.
+fn whole(rule: &str, text: &[u8], found: Range<usize>) -> Range<usize> {
+    if BEGINNINGS.contains(&rule) {
+        let most = text.len().min(found.start + FOLLOWS);
+        let ends = memchr::memmem::find(&text[found.start..most], b"-----END");
+        return found.start..ends.map_or(most, |at| found.start + at).max(found.end);
+    }
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-+/.~%".contains(byte);
+    let before = text[..found.start].iter().rev().take_while(|byte| is_part(byte)).count();
+    let after = text[found.end..].iter().take_while(|byte| is_part(byte) || **byte == b'=').count();
+    found.start - before..found.end + after
+}
+
 /// What was found in one window.
 pub(super) struct Located {
     /// Where the window's first byte is, and how long it is: what is decoded has no place in it.
@@ -68,7 +87,7 @@ impl Located {
     pub(super) fn take(&mut self, rule: &str, view: View<'_>, secret: Range<usize>) {
         let as_it_is = (view.bytes.as_ptr(), view.bytes.len()) == self.window;
         let place = as_it_is.then_some(secret.start);
-        self.add(rule, false, &view.bytes[secret], place);
+        self.add(rule, false, &view.bytes[whole(rule, view.bytes, secret)], place);
     }
 
     pub(super) fn add(&mut self, rule: &str, known: bool, value: &[u8], place: Option<usize>) {
@@ -204,6 +223,39 @@ mod tests {
         let other = marks(format!("key = {}", token("b2")).as_bytes());
         assert_ne!(other[0].digest, one[0].digest);
         assert_eq!(other[0].fingerprint().len(), 12);
+    }
+
+    #[test]
+    fn a_key_is_known_again_by_all_of_it() {
+        let body = |seed: u8| -> String {
+            let bytes: Vec<u8> =
+                (0..210_u8).map(|n| n.wrapping_mul(151) ^ seed.wrapping_mul(n)).collect();
+            let text = base64::prelude::BASE64_STANDARD.encode(
+                [
+                    b"openssh-key-v1\0\0\0\0\x04none\0\0\0\x04none\0\0\0\0\0\0\0\x01\0\0\0"
+                        .as_slice(),
+                    &bytes,
+                ]
+                .concat(),
+            );
+            let lines: Vec<&str> =
+                (0..text.len()).step_by(70).map(|at| &text[at..text.len().min(at + 70)]).collect();
+            lines.join("\n")
+        };
+        let key = |seed: u8| {
+            let word = "OPENSSH PRIVATE KEY";
+            format!("-----BEGIN {word}-----\n{}\n-----END {word}-----\n", body(seed))
+        };
+        let digests = |text: &str| -> Vec<String> {
+            marks(text.as_bytes())
+                .iter()
+                .map(|mark| format!("{} {}", mark.rule, mark.fingerprint()))
+                .collect()
+        };
+        let own = digests(&key(3));
+        assert_eq!(own.len(), 1, "{own:?}");
+        assert_eq!(digests(&format!("# edited\n{}", key(3))), own);
+        assert_ne!(digests(&key(7)), own);
     }
 
     #[test]

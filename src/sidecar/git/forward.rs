@@ -1,6 +1,7 @@
 //! A push to the upstream, by our own hand: the commands, the objects that git packs, and what the upstream
 //! says of them.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
@@ -26,6 +27,8 @@ const ALL: Duration = Duration::from_secs(1200);
 const SILENCE: Duration = Duration::from_secs(600);
 /// How often the agent is told that it goes on.
 const ALIVE: Duration = Duration::from_secs(2);
+/// Refs of an upstream's, hidden ones among them.
+const LISTED: usize = 400_000;
 /// What an upstream reports has at most so many bytes.
 const REPORT: usize = 4 << 20;
 
@@ -51,7 +54,7 @@ impl Server {
     fn read(from: &mut impl io::Read) -> io::Result<Self> {
         let mut server = Self { refs: Refs::new(), can: String::new() };
         let mut first = true;
-        loop {
+        for _ in 0..LISTED {
             match pkt::read(from, LONGEST)? {
                 Some(Pkt::Line(line)) => {
                     let line = pkt::trim(&line);
@@ -76,13 +79,15 @@ impl Server {
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
+        Err(io::Error::other("ERR it has too many refs"))
     }
 }
 
 /// Sends a push whose objects were searched.
 pub(super) fn forward(push: &Push<'_>, quarantine: &Quarantine) -> Result<Verdicts, No> {
     let upstream = push.upstream;
-    let tunnel = push.shared.tunnels.open(&upstream.name, Service::Receive)?;
+    let tunnel =
+        push.shared.tunnels.open(&upstream.name, push.loaded.generation, Service::Receive)?;
     let deadline = Deadline::within(ALL);
     let guest = Some(push.guest.0.as_fd());
     let mut wire = Wire { from: tunnel.socket.as_fd(), deadline: Deadline::within(ANSWER), guest };
@@ -91,12 +96,20 @@ pub(super) fn forward(push: &Push<'_>, quarantine: &Quarantine) -> Result<Verdic
         Err(error) => return Err(tunnel.explain(error, upstream, ANSWER).into()),
     };
     in_time(push, &server)?;
+    // What is gone upstream meanwhile is sent again, so it is searched as well.
+    let before = push.known();
+    let has: BTreeSet<Oid> = server.refs.values().copied().collect();
+    let known: BTreeSet<Oid> = before.intersection(&has).copied().collect();
+    if push.commands.has_pack() && known != before {
+        push.searched(quarantine, &known)?;
+    }
+    let revs = push.revs(&known);
     let mut to = Out { to: tunnel.socket.as_fd(), deadline: deadline.or_within(ANSWER), guest };
     let begun = commands(push, &server)?;
     if let Err(error) = to.write_all(&begun) {
         return Err(tunnel.explain(error, upstream, ANSWER).into());
     }
-    let outcome = carry(push, &server, &tunnel, quarantine, deadline);
+    let outcome = carry(push, &server, &tunnel, (quarantine, revs), deadline);
     match outcome {
         Ok(verdicts) => Ok(verdicts),
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(Stop::Left.into()),
@@ -163,7 +176,7 @@ fn carry(
     push: &Push<'_>,
     server: &Server,
     tunnel: &Tunnel,
-    quarantine: &Quarantine,
+    (quarantine, revs): (&Quarantine, String),
     deadline: Deadline,
 ) -> io::Result<Verdicts> {
     let side_band = server.can("side-band-64k");
@@ -183,7 +196,6 @@ fn carry(
         let stdin = jailed.child().stdin.take();
         packed = Some((jailed, stdin));
     }
-    let revs = revs(push, server);
     std::thread::scope(|scope| {
         let (mut jailed, stdin) =
             packed.map_or((None, None), |(jailed, stdin)| (Some(jailed), stdin));
@@ -195,18 +207,6 @@ fn carry(
         drop(jailed);
         heard
     })
-}
-
-/// What is packed: the new tips without what the upstream has.
-fn revs(push: &Push<'_>, server: &Server) -> String {
-    let new = push.commands.list.iter().filter(|command| !command.new.is_zero());
-    let mut revs: String = new.map(|command| format!("{}\n", command.new)).collect();
-    let has: std::collections::BTreeSet<&Oid> = server.refs.values().collect();
-    let here: std::collections::BTreeSet<&Oid> = push.refs.values().collect();
-    for oid in has.intersection(&here) {
-        revs.push_str(&format!("^{oid}\n"));
-    }
-    revs
 }
 
 /// Hears what the upstream says.

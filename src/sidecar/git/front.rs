@@ -87,7 +87,7 @@ fn begin(shared: &Arc<Shared>, guest: &Guest) -> Result<(), Stop> {
     let served = if asked.receive {
         push::serve(shared, &loaded, upstream, &mirror, guest)
     } else {
-        fetch(shared, upstream, &mirror, guest, asked.protocol)
+        fetch(shared, (loaded.generation, upstream), &mirror, guest, asked.protocol)
     };
     if let Err(stop) = &served {
         shared.failed(upstream, stop);
@@ -121,6 +121,8 @@ impl Asked {
 
 /// The upstream that a path names.
 fn find<'a>(loaded: &'a Loaded, path: &str) -> Option<&'a Upstream> {
+    // As people end a URL now and then.
+    let path = path.strip_suffix('/').unwrap_or(path);
     let bare = path.strip_suffix(".git").unwrap_or(path);
     loaded.document.upstreams.iter().find(|upstream| {
         let name = &upstream.name;
@@ -154,14 +156,14 @@ fn undeclared(shared: &Shared, loaded: &Loaded, path: &str) -> Stop {
 /// Has git serve what the mirror has.
 fn fetch(
     shared: &Arc<Shared>,
-    upstream: &Upstream,
+    (generation, upstream): (u64, &Upstream),
     mirror: &Mirror,
     guest: &Guest,
     protocol: Option<&str>,
 ) -> Result<(), Stop> {
     let begun = Deadline::within(FETCH);
     let socket = guest.0.as_fd();
-    mirror.sync(shared.with(upstream, Some(socket)), FRESH)?;
+    mirror.sync(shared.with(generation, upstream, Some(socket)), FRESH)?;
     let _room = loop {
         if let Some(room) = Room::take(shared, |shared| &shared.fetching, FETCHES) {
             break room;
@@ -201,7 +203,7 @@ fn fetch(
     };
     // It was fetched already.
     let _ = shared.log(&entry);
-    if let Err(stop) = mirror.tidy(shared.with(upstream, None)) {
+    if let Err(stop) = mirror.tidy(shared.with(generation, upstream, None)) {
         shared.failed(upstream, &stop);
     }
     // What git said is all that the guest is told.

@@ -2,7 +2,7 @@
 //! them, and what the agent reads of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::UNIX_EPOCH;
 
@@ -16,8 +16,10 @@ use crate::sidecar::dlp::Named;
 
 /// Commits of the upstream's that are looked into.
 const BOUNDARIES: usize = 64;
-/// What of a path is looked into, in all of them together.
-const EARLIER: u64 = 256 << 20;
+/// What of a path is looked into, in each of them.
+const EARLIER: u64 = 16 << 20;
+/// Places that are looked into: what is found in others is refused.
+const PLACES: usize = 1000;
 /// What a listing of commits may have.
 const LISTED: u64 = 128 << 20;
 /// Findings that are told.
@@ -53,7 +55,7 @@ pub(super) fn judge(
         let has_path = matches!(hit.kind, Kind::Blob | Kind::Tree) && !hit.mark.known;
         if has_path && (hit.kind == Kind::Tree || !hit.path.is_empty()) {
             let key = (hit.kind, hit.path.clone());
-            if !earlier.contains_key(&key) {
+            if !earlier.contains_key(&key) && earlier.len() < PLACES {
                 if boundaries.is_none() {
                     boundaries = Some(self::boundaries(search, tips, not)?);
                 }
@@ -92,23 +94,30 @@ fn boundaries(search: &Search<'_>, tips: &str, not: &[&str]) -> io::Result<Vec<S
 
 /// What is found in the same place of those.
 fn stood(search: &Search<'_>, boundaries: &[String], hit: &Hit) -> io::Result<Known> {
-    let mut known = Known::new();
-    for commit in boundaries {
-        let name = format!("{commit}:{}\n", hit.path);
-        let arguments = ["cat-file", "--batch=%(objectname) %(objecttype) %(objectsize)"];
-        // What is larger, or not there, has nothing that is known.
-        let Ok(said) = git(search, &arguments, name.as_bytes(), EARLIER) else { continue };
-        let mut from = said.as_slice();
-        let Ok(Some(header)) = header(&mut from) else { continue };
-        if header.kind != hit.kind {
-            continue;
+    let names: String =
+        boundaries.iter().map(|commit| format!("{commit}:{}\n", hit.path)).collect();
+    let check = ["cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)"];
+    let listed = git(search, &check, names.as_bytes(), LISTED)?;
+    let mut objects = BTreeSet::new();
+    for line in listed.split(|byte| *byte == b'\n') {
+        let mut line = line.to_vec();
+        line.push(b'\n');
+        // What is not there, or larger, has nothing that is known.
+        if let Ok(Some(header)) = header(&mut line.as_slice())
+            && header.kind == hit.kind
+            && header.size <= EARLIER
+        {
+            objects.insert(header.oid);
         }
-        let mut data = Vec::new();
-        from.take(header.size).read_to_end(&mut data)?;
+    }
+    let mut known = Known::new();
+    let named = Named::new(search.scanner);
+    for oid in objects {
+        let kind = if hit.kind == Kind::Tree { "tree" } else { "blob" };
+        let data = git(search, &["cat-file", kind, &oid], b"", EARLIER)?;
         let mut marks = search.scanner.marks(search.host, super::work::today());
-        marks.push(&text(header.kind, &data));
+        marks.push(&text(hit.kind, &data));
         let mut marks = marks.end().unwrap_or_default();
-        let named = Named::new(search.scanner);
         marks.extend(named.marks(search.host, super::work::today(), &hit.path, &data));
         known.extend(marks.into_iter().map(|mark| (mark.rule, mark.digest)));
     }

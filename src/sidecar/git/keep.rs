@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use super::ipc::Channel;
 use super::mirror::Activity;
 use super::ssh::{self, Ssh};
 use super::tunnel::{Ended, Service, Wanted};
+use super::wire::Deadline;
 use super::{check, jail};
 use crate::sidecar::confine;
 use crate::sidecar::control::{self, Served};
@@ -27,6 +29,8 @@ use crate::sidecar::egress::{keep_little_memory, limits};
 use crate::sidecar::record::{Event, Line, Record, timestamp};
 use crate::sidecar::start::{Endpoint, tell_of_panics};
 
+/// For a document that the worker has taken to hold here too.
+const SETTLING: Duration = Duration::from_secs(5);
 /// Connections to upstreams at once.
 const TUNNELS: usize = 64;
 
@@ -267,30 +271,45 @@ impl Keeper {
         while let Ok(Some((text, sockets))) = channel.receive() {
             let Ok(sockets) = <[OwnedFd; 2]>::try_from(sockets) else { continue };
             let Ok(wanted) = serde_json::from_slice::<Wanted>(&text) else { continue };
-            let upstream = self.upstream(&wanted.upstream);
-            // Whatever the worker thinks of it.
-            let read_only = |upstream: &Upstream| upstream.push.is_empty();
-            let upstream = upstream
-                .filter(|upstream| wanted.service == Service::Upload || !read_only(upstream));
             let (keeper, room) = (self.clone(), Arc::clone(&open));
-            let (Some(upstream), true) = (upstream, Arc::strong_count(&open) <= TUNNELS) else {
+            if Arc::strong_count(&open) > TUNNELS + 1 {
                 continue;
-            };
+            }
             // Each has a thread of its own, with which its ssh ends.
             let _ = std::thread::Builder::new().name("tunnel".to_owned()).spawn(move || {
                 let _room = room;
-                keeper.tunnel(&upstream, &wanted, sockets);
+                if let Some(upstream) = keeper.upstream(&wanted) {
+                    keeper.tunnel(&upstream, &wanted, sockets);
+                }
             });
         }
     }
 
-    fn upstream(&self, name: &str) -> Option<Upstream> {
-        let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        held.document.upstreams.iter().find(|upstream| upstream.name == name).cloned()
+    /// The upstream that is wanted, by the very document by which the worker wants it.
+    fn upstream(&self, wanted: &Wanted) -> Option<Upstream> {
+        let deadline = Deadline::within(SETTLING);
+        loop {
+            let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = held.as_ref().map_or(0, |held| held.generation);
+            match held {
+                Some(held) if now == wanted.generation => {
+                    let mut all = held.document.upstreams.iter();
+                    let upstream = all.find(|upstream| upstream.name == wanted.upstream)?;
+                    // Whatever the worker thinks of it.
+                    let may = wanted.service == Service::Upload || !upstream.push.is_empty();
+                    return may.then(|| upstream.clone());
+                }
+                // The worker has taken a document that holds here in a moment.
+                _ if now < wanted.generation && !deadline.is_over() => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                _ => return None,
+            }
+        }
     }
 
     fn tunnel(&self, upstream: &Upstream, wanted: &Wanted, [socket, status]: [OwnedFd; 2]) {
-        let pins = self.pins();
+        let pins = self.pins(wanted.generation);
         let outcome =
             ssh::connect(&self.0.ssh, upstream, wanted.service, &pins, socket, status.as_fd());
         let Ended { trouble, .. } = &outcome.ended;
@@ -309,8 +328,9 @@ impl Keeper {
         let _ = ssh::tell(&status, &outcome.ended);
     }
 
-    fn pins(&self) -> PathBuf {
-        self.0.folder.join("pins")
+    /// Those of each document have a folder of their own, so that none is read with another's.
+    fn pins(&self, generation: u64) -> PathBuf {
+        self.0.folder.join("pins").join(generation.to_string())
     }
 
     /// Asks the worker how it is.
@@ -350,7 +370,7 @@ impl Keeper {
     fn take(&self, text: &[u8], generation: u64) -> Result<Held, String> {
         let document = check::parse(text)?;
         let digest = check::digest(&document)?;
-        ssh::write_pins(&self.pins(), &document.upstreams)
+        ssh::write_pins(&self.pins(generation), &document.upstreams)
             .map_err(|error| format!("writing the pins: {error}"))?;
         // Where the identity is, only the keeper knows.
         let mut told = document.clone();
@@ -395,6 +415,8 @@ impl Served for Keeper {
         let line =
             Line { generation: Some(next), from, to: Some(&to), ..Line::new(Event::ConfigReload) };
         *generation = next;
+        // What is being dialled has read those of the one before.
+        let _ = std::fs::remove_dir_all(self.pins(next.saturating_sub(2)));
         *shared.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
         shared.record.write(&line).map_err(|error| format!("writing the log: {error}"))?;
         self.now()

@@ -75,6 +75,8 @@ struct Known {
 pub(super) struct With<'a> {
     pub(super) git: &'a Git,
     pub(super) tunnels: &'a Tunnels,
+    /// The document's by which it is done.
+    pub(super) generation: u64,
     pub(super) upstream: &'a Upstream,
     /// Whom it is for: when they leave it ends.
     pub(super) guest: Option<BorrowedFd<'a>>,
@@ -163,7 +165,7 @@ impl Mirror {
     /// Asks the upstream what it has.
     fn ask(&self, with: With<'_>) -> Result<Listing, Stop> {
         let deadline = Deadline::within(ANSWER);
-        let tunnel = with.tunnels.open(&with.upstream.name, Service::Upload)?;
+        let tunnel = with.tunnels.open(&with.upstream.name, with.generation, Service::Upload)?;
         let mut from = io::BufReader::with_capacity(
             64 << 10,
             Wire { from: tunnel.socket.as_fd(), deadline, guest: with.guest },
@@ -215,7 +217,7 @@ impl Mirror {
     /// Fetches all that the upstream has, over one connection that is opened for it: git itself has no way to
     /// open one.
     fn fetch(&self, with: With<'_>) -> Result<(), Stop> {
-        let tunnel = with.tunnels.open(&with.upstream.name, Service::Upload)?;
+        let tunnel = with.tunnels.open(&with.upstream.name, with.generation, Service::Upload)?;
         let mut arguments = vec![
             "fetch",
             "--quiet",
@@ -235,6 +237,9 @@ impl Mirror {
         let hand = [tunnel.socket.as_fd()];
         let deadline = Deadline::within(FETCH);
         let outcome = run(command, &layer, &hand, b"", LISTED, deadline, with.guest);
+        if !matches!(&outcome, Ok(output) if output.ok) {
+            store::clean_packs(&self.repository)?;
+        }
         match outcome {
             Ok(output) if output.ok => Ok(()),
             Ok(output) => {

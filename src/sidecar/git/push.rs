@@ -1,6 +1,7 @@
 //! A push: taken into a quarantine, judged by the policy, searched, and only then sent to the upstream, whose
 //! verdict is passed on. Only what the upstream has taken is taken over.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::Stdio;
@@ -16,7 +17,7 @@ use super::judge;
 use super::mirror::Mirror;
 use super::pkt;
 use super::policy::{self, Wish};
-use super::refs::Refs;
+use super::refs::{Oid, Refs};
 use super::report::Report;
 use super::run::{Place, run, words};
 use super::search::{Found, SEARCH, Search};
@@ -82,7 +83,8 @@ pub(super) fn serve(
             format!("bottle allows no push to {}", upstream.place()),
         ));
     }
-    let refs = mirror.sync(shared.with(upstream, Some(guest.0.as_fd())), Duration::ZERO)?;
+    let refs = mirror
+        .sync(shared.with(loaded.generation, upstream, Some(guest.0.as_fd())), Duration::ZERO)?;
     let mut to = guest.writing(Deadline::within(ANSWER));
     to.write_all(&commands::advertisement(&refs))?;
     let mut from = guest.reading(Deadline::within(COMMANDS));
@@ -145,6 +147,10 @@ impl Push<'_> {
         };
         told?;
         self.guest.part(most, parting);
+        let with = self.shared.with(self.loaded.generation, self.upstream, None);
+        if let Err(stop) = self.mirror.tidy(with) {
+            self.shared.failed(self.upstream, &stop);
+        }
         Ok(())
     }
 
@@ -204,7 +210,7 @@ impl Push<'_> {
         }
         self.allowed(&quarantine)?;
         let found = if self.commands.has_pack() {
-            self.searched(&quarantine)?
+            self.searched(&quarantine, &self.known())?
         } else {
             (Found::default(), Vec::new())
         };
@@ -227,7 +233,7 @@ impl Push<'_> {
         // What cannot be written down is not sent.
         self.shared.log(&entry)?;
         let verdicts = forward::forward(self, &quarantine)?;
-        self.settle(&verdicts, &quarantine, found.objects);
+        self.settle(&verdicts, &quarantine);
         Ok(verdicts)
     }
 
@@ -245,7 +251,7 @@ impl Push<'_> {
                     return Err("secret found".to_owned());
                 }
                 let there = self.refs.get(&command.name).copied();
-                if there.unwrap_or(super::refs::Oid::ZERO) != command.old {
+                if there.unwrap_or(Oid::ZERO) != command.old {
                     return Err("fetch first".to_owned());
                 }
                 match (command.old.is_zero(), command.new.is_zero()) {
@@ -437,14 +443,14 @@ impl Push<'_> {
         Ok((output.code, output.stdout))
     }
 
-    /// Searches all that is new. Gives what was let through, for the log.
-    fn searched(
+    /// Searches all that is reachable and not from what is known. Gives what was let through, for the log.
+    pub(super) fn searched(
         &self,
         quarantine: &Quarantine,
+        known: &BTreeSet<Oid>,
     ) -> Result<(Found, Vec<super::entry::FindingEntry>), No> {
-        let new = self.commands.list.iter().filter(|command| !command.new.is_zero());
-        let tips: String = new.map(|command| format!("{}\n", command.new)).collect();
-        let not = ["--not", "--all"];
+        let tips = self.revs(known);
+        let not: [&str; 0] = [];
         let search = Search {
             git: &self.shared.git,
             place: self.place(quarantine),
@@ -497,6 +503,17 @@ impl Push<'_> {
                 lines: vec![line],
             });
         }
+        for (path, why, _) in &found.skipped {
+            report.say(&format!("{} was not looked into: {why}", self.shown(path)))?;
+        }
+        if found.skipped.iter().any(|(_, _, refused)| *refused) {
+            let line = "what is packed and larger than is unpacked is not sent on".to_owned();
+            return Err(No::Refs {
+                code: "too_large",
+                reasons: all("not looked through"),
+                lines: vec![line],
+            });
+        }
         if found.too_many {
             let line = "more than 1000000 objects are not looked through at once".to_owned();
             return Err(No::Refs {
@@ -527,25 +544,30 @@ impl Push<'_> {
         Err(No::Refs { code: "secret", reasons: all("secret found"), lines })
     }
 
-    /// Keeps what was searched. With it may have come what nothing names, which was searched by nobody: then
-    /// what is named is packed anew, and all else goes.
-    fn keep(&self, quarantine: &Quarantine, searched: u64) -> io::Result<()> {
-        if !self.commands.has_pack() || searched == 0 {
+    /// What the upstream had when it was asked, and the mirror has: what is searched, and what is sent, is all
+    /// that is reachable and not from these.
+    pub(super) fn known(&self) -> BTreeSet<Oid> {
+        self.refs.values().copied().collect()
+    }
+
+    /// What `rev-list` and `pack-objects` read: the new tips, without what is known.
+    pub(super) fn revs(&self, known: &BTreeSet<Oid>) -> String {
+        let new = self.commands.list.iter().filter(|command| !command.new.is_zero());
+        let new = new.map(|command| format!("{}\n", command.new));
+        new.chain(known.iter().map(|oid| format!("^{oid}\n"))).collect()
+    }
+
+    /// Keeps what was searched, packed anew: with it may have come what nothing names, which was searched by
+    /// nobody. That goes with the quarantine.
+    fn keep(&self, quarantine: &Quarantine) -> io::Result<()> {
+        if !self.commands.has_pack() {
             return Ok(());
-        }
-        if quarantine.count()? == searched {
-            return quarantine.adopt();
         }
         let base = self.mirror.repository.join("objects/pack/pack");
         let base = base.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         let arguments = ["pack-objects", "--revs", "-q", "--delta-base-offset", base];
         let command = self.shared.git.command(self.place(quarantine), &arguments);
-        let new = self.commands.list.iter().filter(|command| !command.new.is_zero());
-        let mut revs: String = new.map(|command| format!("{}\n", command.new)).collect();
-        let has: std::collections::BTreeSet<_> = self.refs.values().collect();
-        for oid in has {
-            revs.push_str(&format!("^{oid}\n"));
-        }
+        let revs = self.revs(&self.known());
         let layer = Layer::writing(&[&self.mirror.repository])?;
         let deadline = Deadline::within(PACK);
         run(command, &layer, &[], revs.as_bytes(), 1 << 20, deadline, None)?.well("packing")?;
@@ -553,14 +575,13 @@ impl Push<'_> {
     }
 
     /// Takes over what the upstream has taken, if it has taken all, and writes down what came of it.
-    fn settle(&self, verdicts: &Verdicts, quarantine: &Quarantine, searched: u64) {
+    fn settle(&self, verdicts: &Verdicts, quarantine: &Quarantine) {
         let all = verdicts.unpack.is_ok() && verdicts.refs.iter().all(Result::is_ok);
         if all {
             let changes = self.commands.list.iter().map(|one| (one.name.clone(), one.old, one.new));
             let changes: Vec<_> = changes.collect();
-            let with = self.shared.with(self.upstream, None);
-            if let Err(stop) = self.mirror.adopt(with, &changes, || self.keep(quarantine, searched))
-            {
+            let with = self.shared.with(self.loaded.generation, self.upstream, None);
+            if let Err(stop) = self.mirror.adopt(with, &changes, || self.keep(quarantine)) {
                 // It is fetched with the next question.
                 self.shared.failed(self.upstream, &stop);
             }
@@ -579,9 +600,6 @@ impl Push<'_> {
         let entry = Entry { code: (!all).then(|| "upstream".to_owned()), ..self.entry(verdict) };
         // The upstream has it already.
         let _ = self.shared.log(&entry);
-        if let Err(stop) = self.mirror.tidy(self.shared.with(self.upstream, None)) {
-            self.shared.failed(self.upstream, &stop);
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! What is reachable from the new tips and from nothing that the upstream has is listed by `rev-list`, oldest
 //! commit first, so that a finding is of the commit that brought it; `cat-file` gives the objects in that order.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -30,6 +31,10 @@ const WHOLE: u64 = 4 << 20;
 const BATCH: usize = 1 << 20;
 /// Objects of the same.
 const BATCHED: usize = 256;
+/// What is packed is opened up to this size.
+const PACKED: u64 = 16 << 20;
+/// What is told of that could not be looked into.
+const SKIPPED: usize = 20;
 /// Findings that are kept.
 const HITS: usize = 10_000;
 /// The header of an object, with the path.
@@ -79,6 +84,8 @@ pub(super) struct Found {
     pub(super) bytes: u64,
     /// What could not be looked into.
     pub(super) unscanned: u64,
+    /// The first of that: what it is, why not, and whether nothing goes for it.
+    pub(super) skipped: Vec<(String, &'static str, bool)>,
     pub(super) hits: Vec<Hit>,
     /// There are more of them.
     pub(super) more: bool,
@@ -119,6 +126,8 @@ struct Shared<'a> {
     hits: Mutex<Vec<Hit>>,
     more: AtomicBool,
     unscanned: AtomicU64,
+    /// Each with why, and whether nothing goes for it.
+    skipped: Mutex<Vec<(String, &'static str, bool)>>,
     over: AtomicBool,
 }
 
@@ -158,10 +167,11 @@ impl Search<'_> {
             hits: Mutex::default(),
             more: AtomicBool::new(false),
             unscanned: AtomicU64::new(0),
+            skipped: Mutex::default(),
             over: AtomicBool::new(false),
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
-        let (send, receive) = sync_channel::<Vec<Object>>(threads);
+        let (send, receive) = sync_channel::<Vec<Object>>(1);
         let receive = Mutex::new(receive);
         std::thread::scope(|scope| {
             scope.spawn(move || {
@@ -238,28 +248,34 @@ impl Shared<'_> {
     /// Searches an object of which all is here.
     fn whole(&self, object: &Object) {
         let text = text(object.kind, &object.data);
-        let bounds = Bounds { limits: Limits::default(), over: &self.over };
-        let (report, scanned) = self.scanner.scan_as_far(self.host, self.today, &[], &text, bounds);
-        let skipped =
-            report.unscanned.is_some_and(|why| why != Unscanned::Coding) || scanned.is_err();
-        self.unscanned.fetch_add(u64::from(skipped), Ordering::Relaxed);
-        if object.kind == Kind::Blob {
-            let named = self.named.marks(self.host, self.today, &object.path, &text);
-            self.add(object, named);
-        }
-        if report.findings.is_empty() {
-            return;
-        }
         let mut marks = self.scanner.marks(self.host, self.today);
         marks.push(&text);
-        let mut marks = marks.end().unwrap_or_default();
-        // What is packed in it: the whole stands for what cannot be taken out of it.
-        for finding in &report.findings {
-            if !marks.iter().any(|mark| mark.rule == finding.rule) {
-                marks.push(Mark::of_whole(finding, &object.oid));
-            }
+        match marks.end() {
+            Some(marks) => self.add(object, marks),
+            None => self.more.store(true, Ordering::Relaxed),
         }
-        self.add(object, marks);
+        if object.kind == Kind::Blob {
+            self.add(object, self.named.marks(self.host, self.today, &object.path, &text));
+        }
+        let bounds = Bounds { limits: Limits::default(), over: &self.over };
+        let (report, scanned) = self.scanner.scan_packed(self.host, self.today, &text, bounds);
+        // The whole stands for what cannot be taken out of it.
+        let whole = |finding| Mark::of_whole(finding, &object.oid);
+        self.add(object, report.findings.iter().map(whole).collect());
+        match (scanned, report.unscanned) {
+            (Err(_), _) | (_, Some(Unscanned::Large)) => self.skip(object, Unscanned::Large, true),
+            (_, Some(why)) => self.skip(object, why, false),
+            _ => {}
+        }
+    }
+
+    /// Something could not be looked into.
+    fn skip(&self, object: &Object, why: Unscanned, refused: bool) {
+        self.unscanned.fetch_add(1, Ordering::Relaxed);
+        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        if skipped.len() < SKIPPED || refused {
+            skipped.push((Hit::of(object), why.as_str(), refused));
+        }
     }
 
     fn add(&self, object: &Object, marks: Vec<Mark>) {
@@ -289,16 +305,17 @@ impl Shared<'_> {
         });
         found.hits = hits;
         found.more = self.more.into_inner();
-        found.unscanned += self.unscanned.into_inner();
+        found.unscanned = self.unscanned.into_inner();
+        found.skipped = self.skipped.into_inner().unwrap_or_else(PoisonError::into_inner);
         found
     }
 }
 
 /// What of an object is searched.
-pub(super) fn text(kind: Kind, data: &[u8]) -> Vec<u8> {
+pub(super) fn text(kind: Kind, data: &[u8]) -> Cow<'_, [u8]> {
     match kind {
-        Kind::Blob | Kind::Tag => data.to_vec(),
-        Kind::Tree => names(data).join(&b'\n'),
+        Kind::Blob | Kind::Tag => data.into(),
+        Kind::Tree => names(data).join(&b'\n').into(),
         Kind::Commit => {
             // Its head begins with lines that say nothing but names of objects.
             let mut rest = data;
@@ -308,7 +325,7 @@ pub(super) fn text(kind: Kind, data: &[u8]) -> Vec<u8> {
                     _ => break,
                 }
             }
-            rest.to_vec()
+            rest.into()
         }
     }
 }
@@ -398,11 +415,11 @@ impl Reading<'_, '_> {
                 self.found.too_many = true;
                 return Ok(());
             }
-            if size > most {
+            if size > most || kind != Kind::Blob && size > WHOLE {
                 self.found.too_large = Some((Hit::of(&object), size));
                 return Ok(());
             }
-            if kind == Kind::Blob && size > WHOLE {
+            if kind == Kind::Blob && size > WHOLE && !(size <= PACKED && self.is_packed()?) {
                 self.stream(&object, size)?;
             } else {
                 self.take(object, size)?;
@@ -441,6 +458,11 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// Whether something packed comes next.
+    fn is_packed(&mut self) -> io::Result<bool> {
+        Ok(is_packed(self.from.fill_buf()?))
+    }
+
     /// Searches a large file as it comes.
     fn stream(&mut self, object: &Object, size: u64) -> io::Result<()> {
         let Shared { host, today, .. } = *self.shared;
@@ -455,7 +477,7 @@ impl Reading<'_, '_> {
             }
             let length = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             if first && is_packed(&piece[..length]) {
-                self.found.unscanned += 1;
+                self.shared.skip(object, Unscanned::Large, true);
             }
             first = false;
             marks.push(&piece[..length]);
@@ -490,7 +512,7 @@ impl Hit {
 
 /// How an object is announced.
 pub(super) struct Header {
-    oid: String,
+    pub(super) oid: String,
     pub(super) kind: Kind,
     pub(super) size: u64,
     path: String,
@@ -530,13 +552,13 @@ mod tests {
     fn of_a_commit_all_is_searched_but_names_of_objects() {
         let oid = "0123456789abcdef0123456789abcdef01234567";
         let commit = format!("tree {oid}\nparent {oid}\nauthor a <a@b> 1 +0000\n\ntree x");
-        assert_eq!(text(Kind::Commit, commit.as_bytes()), b"author a <a@b> 1 +0000\n\ntree x");
+        assert_eq!(*text(Kind::Commit, commit.as_bytes()), *b"author a <a@b> 1 +0000\n\ntree x");
         let odd = format!("tree {oid}\nparent secret\nauthor x");
-        assert_eq!(text(Kind::Commit, odd.as_bytes()), b"parent secret\nauthor x");
+        assert_eq!(*text(Kind::Commit, odd.as_bytes()), *b"parent secret\nauthor x");
         let mut tree = b"100644 a b\0".to_vec();
         tree.extend([0; 20]);
         tree.extend(b"40000 c\0");
         tree.extend([0; 20]);
-        assert_eq!(text(Kind::Tree, &tree), b"a b\nc");
+        assert_eq!(*text(Kind::Tree, &tree), *b"a b\nc");
     }
 }

@@ -91,6 +91,9 @@ pub(super) fn pin(pins: &Path, upstream: &Upstream) -> PathBuf {
 
 /// Writes the pins of upstreams.
 pub(super) fn write_pins(pins: &Path, upstreams: &[Upstream]) -> io::Result<()> {
+    if pins.exists() {
+        std::fs::remove_dir_all(pins)?;
+    }
     std::fs::create_dir_all(pins)?;
     for upstream in upstreams {
         let line = |key: &String| format!("{} {key}\n", alias(upstream));

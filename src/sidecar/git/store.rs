@@ -83,10 +83,21 @@ impl Store {
         Ok(store)
     }
 
+    /// Removes the mirrors of others. Nothing works in them: it is the first that is done.
+    pub(super) fn keep_only(&self, upstreams: &[Upstream]) -> io::Result<()> {
+        let wanted: Vec<String> = upstreams.iter().map(folder_of).collect();
+        for path in entries(&self.folder)? {
+            if path.is_dir() && !wanted.iter().any(|name| name == name_of(&path)) {
+                std::fs::remove_dir_all(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The repository of an upstream, made if it is not there, or is another's.
     pub(super) fn repository(&self, upstream: &Upstream) -> io::Result<PathBuf> {
-        let path = self.folder.join(format!("{}.git", upstream.name));
         let place = upstream.place();
+        let path = self.folder.join(folder_of(upstream));
         if std::fs::read_to_string(path.join(WHOSE)).ok().as_deref() != Some(&place) {
             let aside = self.folder.join(format!("{}.new", upstream.name));
             for folder in [&aside, &path] {
@@ -107,6 +118,14 @@ impl Store {
         }
         Ok(path)
     }
+}
+
+/// Where an upstream's mirror is. Another upstream of the same name has another one: something may still be
+/// at work in the first.
+fn folder_of(upstream: &Upstream) -> String {
+    use sha2::Digest as _;
+    let digest = hex::encode(sha2::Sha256::digest(upstream.place()));
+    format!("{}-{}.git", upstream.name, &digest[..12])
 }
 
 /// Writes a file, whole or not at all.
@@ -133,24 +152,36 @@ fn name_of(path: &Path) -> &str {
     path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
-/// Removes what a process that was killed has left in a repository.
+/// Removes what a process that was killed has left in a repository: locks anywhere, which are the names of no
+/// ref, and what is half written of objects.
 fn clean(repository: &Path) -> io::Result<()> {
-    let mut folders = vec![repository.to_owned()];
-    while let Some(folder) = folders.pop() {
+    let mut folders = vec![(repository.to_owned(), false)];
+    while let Some((folder, of_objects)) = folders.pop() {
         for path in entries(&folder)? {
             let name = name_of(&path);
             let is_folder = std::fs::symlink_metadata(&path)?.is_dir();
-            if is_folder && name.starts_with("incoming-") {
+            let of_objects = of_objects || folder == *repository && name == "objects";
+            if is_folder && of_objects && name.starts_with("incoming-") {
                 std::fs::remove_dir_all(&path)?;
             } else if is_folder {
-                folders.push(path);
-            } else if name.ends_with(".lock")
-                || name.ends_with(".keep")
-                || name.starts_with("tmp_")
-                || name.starts_with(".tmp-")
-            {
+                folders.push((path, of_objects));
+            } else if name.ends_with(".lock") || of_objects && is_half(name) {
                 std::fs::remove_file(&path)?;
             }
+        }
+    }
+    Ok(())
+}
+
+fn is_half(name: &str) -> bool {
+    name.starts_with("tmp_") || name.starts_with(".tmp-") || name.ends_with(".keep")
+}
+
+/// Removes what a fetch that was broken off has left of packs.
+pub(super) fn clean_packs(repository: &Path) -> io::Result<()> {
+    for path in entries(&repository.join("objects/pack"))? {
+        if is_half(name_of(&path)) {
+            std::fs::remove_file(&path)?;
         }
     }
     Ok(())
@@ -166,7 +197,6 @@ pub(super) fn packs(repository: &Path) -> usize {
 #[derive(Debug)]
 pub(super) struct Quarantine {
     folder: PathBuf,
-    objects: PathBuf,
 }
 
 impl Quarantine {
@@ -176,7 +206,7 @@ impl Quarantine {
         let objects = repository.join("objects");
         let folder = objects.join(format!("incoming-{number}"));
         std::fs::create_dir(&folder)?;
-        let new = Self { folder, objects };
+        let new = Self { folder };
         std::fs::create_dir(new.folder.join("pack"))?;
         Ok(new)
     }
@@ -184,45 +214,6 @@ impl Quarantine {
     pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
-
-    /// How many objects are in it.
-    pub(super) fn count(&self) -> io::Result<u64> {
-        let mut count = 0;
-        for path in entries(&self.folder.join("pack"))? {
-            if name_of(&path).ends_with(".idx") {
-                count += u64::from(indexed(&path)?);
-            }
-        }
-        Ok(count)
-    }
-
-    /// Moves what is in it into the repository: the upstream has it.
-    pub(super) fn adopt(&self) -> io::Result<()> {
-        let mut packs = entries(&self.folder.join("pack"))?;
-        // Without its index a pack is none.
-        packs.sort_by_key(|path| name_of(path).ends_with(".idx"));
-        for path in packs {
-            let name = name_of(&path).to_owned();
-            let wanted = [".pack", ".idx", ".rev"].iter().any(|end| name.ends_with(end));
-            if wanted && name.starts_with("pack-") {
-                std::fs::rename(&path, self.objects.join("pack").join(name))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How many objects an index names: the last number of its first table.
-fn indexed(path: &Path) -> io::Result<u32> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    let mut number = [0; 4];
-    file.read_exact(&mut number)?;
-    // The second version begins with a word and a number of its own.
-    let head = if number == *b"\xfftOc" { 8 } else { 0 };
-    file.seek(SeekFrom::Start(head + 255 * 4))?;
-    file.read_exact(&mut number)?;
-    Ok(u32::from_be_bytes(number))
 }
 
 impl Drop for Quarantine {

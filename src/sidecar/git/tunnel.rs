@@ -29,6 +29,8 @@ pub(super) enum Service {
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     pub(super) upstream: String,
+    /// The document's by which the worker works.
+    pub(super) generation: u64,
     pub(super) service: Service,
 }
 
@@ -65,8 +67,14 @@ impl Tunnels {
     }
 
     /// Has a connection opened.
-    pub(super) fn open(&self, upstream: &str, service: Service) -> io::Result<Tunnel> {
-        let wanted = serde_json::to_vec(&Wanted { upstream: upstream.to_owned(), service })?;
+    pub(super) fn open(
+        &self,
+        upstream: &str,
+        generation: u64,
+        service: Service,
+    ) -> io::Result<Tunnel> {
+        let upstream = upstream.to_owned();
+        let wanted = serde_json::to_vec(&Wanted { upstream, generation, service })?;
         let ((socket, theirs), (status, tells)) = (sockets()?, sockets()?);
         let channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send(&wanted, &[theirs.as_fd(), tells.as_fd()])?;

@@ -35,7 +35,10 @@ pub(super) struct Shared {
     store: Store,
     log: Mutex<Channel>,
     loaded: Mutex<Option<Arc<Loaded>>>,
+    /// By their names, of what is declared now.
     mirrors: Mutex<BTreeMap<String, Arc<Mirror>>>,
+    /// By names and places, all that there ever were.
+    places: Mutex<BTreeMap<(String, String), Arc<Mirror>>>,
     connections: AtomicUsize,
     /// Who fetches.
     pub(super) fetching: AtomicUsize,
@@ -71,6 +74,7 @@ pub fn work(folder: &Path) -> anyhow::Result<()> {
         log: Mutex::new(log),
         loaded: Mutex::default(),
         mirrors: Mutex::default(),
+        places: Mutex::default(),
         connections: AtomicUsize::new(0),
         fetching: AtomicUsize::new(0),
     });
@@ -175,25 +179,25 @@ impl Shared {
             None => scanner(document.rules.as_deref(), suppressions)?,
         };
         let scanner = Arc::new(scanner);
-        let mut mirrors = BTreeMap::new();
-        for upstream in &document.upstreams {
-            let known = self.mirror(&upstream.name);
-            let same = self.loaded().is_some_and(|before| {
-                let of = before.document.upstreams.iter().find(|one| one.name == upstream.name);
-                of.is_some_and(|of| of.place() == upstream.place() && of.refs == upstream.refs)
-            });
-            let mirror = match known.filter(|_| same) {
-                Some(mirror) => mirror,
-                None => {
-                    let repository = self.store.repository(upstream);
-                    let repository = repository.map_err(|error| {
-                        format!("making the mirror of {}: {error}", upstream.name)
-                    })?;
-                    Arc::new(Mirror::new(repository))
-                }
-            };
-            mirrors.insert(upstream.name.clone(), mirror);
+        if self.loaded().is_none() {
+            let kept = self.store.keep_only(&document.upstreams);
+            kept.map_err(|error| format!("removing mirrors that are not declared: {error}"))?;
         }
+        let mut mirrors = BTreeMap::new();
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        for upstream in &document.upstreams {
+            let key = (upstream.name.clone(), upstream.place());
+            // One for each place, whatever else has changed: something may be at work in it.
+            if !places.contains_key(&key) {
+                let repository = self.store.repository(upstream);
+                let repository = repository
+                    .map_err(|error| format!("making the mirror of {}: {error}", upstream.name))?;
+                places.insert(key.clone(), Arc::new(Mirror::new(repository)));
+            }
+            mirrors
+                .extend(places.get(&key).map(|mirror| (upstream.name.clone(), Arc::clone(mirror))));
+        }
+        drop(places);
         *self.mirrors.lock().unwrap_or_else(PoisonError::into_inner) = mirrors;
         let loaded = Arc::new(Loaded { generation, document, scanner });
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&loaded));
@@ -209,7 +213,7 @@ impl Shared {
     fn fill(&self, loaded: &Loaded) {
         for upstream in &loaded.document.upstreams {
             let Some(mirror) = self.mirror(&upstream.name) else { continue };
-            if let Err(stop) = mirror.sync(self.with(upstream, None), FRESH) {
+            if let Err(stop) = mirror.sync(self.with(loaded.generation, upstream, None), FRESH) {
                 self.failed(upstream, &stop);
             }
         }
@@ -221,10 +225,11 @@ impl Shared {
 
     pub(super) fn with<'a>(
         &'a self,
+        generation: u64,
         upstream: &'a Upstream,
         guest: Option<BorrowedFd<'a>>,
     ) -> With<'a> {
-        With { git: &self.git, tunnels: &self.tunnels, upstream, guest }
+        With { git: &self.git, tunnels: &self.tunnels, generation, upstream, guest }
     }
 
     /// Writes a line of the log.

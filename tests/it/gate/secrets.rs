@@ -204,3 +204,83 @@ fn the_operators_rules_hold_also_those_about_names() {
     world.document["rules"] = serde_json::json!("[[rules]]\nid = 7\n");
     assert!(world.load().unwrap_err().contains("`rules`"));
 }
+
+/// A key of its own, as ssh-keygen writes it.
+fn key(folder: &std::path::Path, name: &str) -> String {
+    let path = folder.join(name);
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "x", "-f"])
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::read_to_string(path).unwrap()
+}
+
+#[test]
+fn another_key_in_the_place_of_one_that_the_upstream_has_is_another() {
+    let Some((mut world, _, work)) = begin("keys") else { return };
+    let (old, new) = (key(world.guest.path(), "old"), key(world.guest.path(), "new"));
+    let other = world.repository.clone_of("other");
+    other.write("fixture.pem", &old);
+    other.commit("long ago");
+    other.git(&["push", "-q", "origin", "HEAD:refs/heads/main"]);
+    work.until(|work| {
+        work.git(&["pull", "-q", "origin", "main"]);
+        work.0.join("fixture.pem").exists()
+    });
+    work.write("fixture.pem", format!("# edited\n{old}"));
+    work.commit("edited");
+    let (ok, said) = work.run(PUSH);
+    assert!(ok, "{said}");
+    work.write("fixture.pem", &new);
+    work.commit("replaced");
+    let body = new.lines().nth(3).unwrap().to_owned();
+    let said = world.refused(&work, PUSH, &body);
+    assert!(said.contains("private-key: fixture.pem:2"), "{said}");
+    // Nor does an exception for one let the other pass.
+    let fingerprint = said.split("fingerprint ").nth(1).unwrap()[..12].to_owned();
+    world.change(|app| {
+        app["allow"] = serde_json::json!([{ "rule": "private-key", "path": "fixture.pem",
+            "fingerprint": fingerprint, "reason": "a fixture" }]);
+    });
+    let third = key(world.guest.path(), "third");
+    work.write("fixture.pem", &third);
+    work.git(&["commit", "-q", "-a", "--amend", "-m", "another"]);
+    world.refused(&work, PUSH, third.lines().nth(3).unwrap());
+}
+
+#[test]
+fn what_is_packed_behind_an_old_secret_is_found() {
+    let Some((world, old, work)) = begin("behind") else { return };
+    let new = token("packed");
+    let other = world.repository.clone_of("other");
+    other.write("old.env", format!("KEY={old}\n"));
+    other.commit("long ago");
+    other.git(&["push", "-q", "origin", "HEAD:refs/heads/main"]);
+    work.until(|work| {
+        work.git(&["pull", "-q", "origin", "main"]);
+        work.0.join("old.env").exists()
+    });
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(format!("KEY={new}\n").repeat(3).as_bytes()).unwrap();
+    let text = [format!("KEY={old}\n").into_bytes(), packed.finish().unwrap()].concat();
+    work.write("old.env", text);
+    work.commit("packed");
+    world.refused(&work, PUSH, &new);
+}
+
+#[test]
+fn what_is_packed_and_too_large_to_be_unpacked_is_not_sent() {
+    let Some((world, secret, work)) = begin("too large") else { return };
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let zeros = vec![b'\n'; 1 << 20];
+    for _ in 0..80 {
+        packed.write_all(&zeros).unwrap();
+    }
+    packed.write_all(format!("KEY={secret}\n").as_bytes()).unwrap();
+    work.write("bomb.gz", packed.finish().unwrap());
+    work.commit("a bomb");
+    let said = world.refused(&work, PUSH, &secret);
+    assert!(said.contains("not looked through") && said.contains("bomb.gz"), "{said}");
+}

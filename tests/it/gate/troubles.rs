@@ -51,7 +51,7 @@ fn only_declared_repositories_and_two_services_are_there() {
         "~root",
         "/git/app",
         "app",
-        "/app/",
+        "/app//",
         "/app.git.git",
         "//app",
         "/--upload-pack=x",

@@ -161,7 +161,9 @@ impl World {
 
     /// The mirror of the upstream.
     pub(crate) fn mirror(&self) -> PathBuf {
-        self.folder.path().join("git/app.git")
+        let all = std::fs::read_dir(self.folder.path().join("git")).unwrap();
+        let mut all = all.map(|entry| entry.unwrap().path());
+        all.find(|path| path.extension().is_some_and(|end| end == "git")).expect("it was loaded")
     }
 
     /// The worker's number.
