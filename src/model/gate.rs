@@ -158,6 +158,7 @@ impl GuestGate {
     pub fn config(&self) -> String {
         let mut text = String::new();
         let mut servers = BTreeSet::new();
+        let mut pushed = BTreeSet::new();
         for upstream in &*self.upstreams {
             let place = upstream.place();
             let GitUpstream { user, host, port, path, .. } = upstream;
@@ -173,8 +174,12 @@ impl GuestGate {
                 from.push(format!("{user}@{host}:{}", bare.trim_start_matches('/')));
                 from.push(format!("{user}@{host}:{bare}"));
             }
-            from.push(format!("https://{host}{bare}.git"));
-            section(&mut text, &place, &from, &[format!("https://{host}{bare}")]);
+            // Only what is pushed: a prefix that led a fetch of `app.git` here would lead that of `app.github.io` here
+            // as well, which others serve. A push over https is refused everywhere else. Of two upstreams that this
+            // is the URL of, the first has it.
+            let https = format!("https://{host}{bare}");
+            let pushes = pushed.insert(https.clone()).then_some(https);
+            section(&mut text, &place, &from, pushes.as_slice());
             servers.insert((upstream.server(), user, host, *port));
         }
         // What is not declared gets the gate's sentence, and not ssh's, which is not there.
@@ -286,7 +291,6 @@ mod tests {
             \tinsteadOf = \"ssh+git://git@git.example/o/app\"\n\
             \tinsteadOf = \"git@git.example:o/app\"\n\
             \tinsteadOf = \"git@git.example:/o/app\"\n\
-            \tinsteadOf = \"https://git.example/o/app.git\"\n\
             \tpushInsteadOf = \"https://git.example/o/app\"\n\
             [url \"git://git.bottle/git@git.example/\"]\n\
             \tinsteadOf = \"ssh://git@git.example:22/\"\n\
@@ -294,6 +298,15 @@ mod tests {
             \tinsteadOf = \"git@git.example:/\"\n\
             \tinsteadOf = \"git@git.example:\"\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_fetch_over_https_goes_on_as_it_is() {
+        let other = GitUpstream { port: 2222, ..upstream("other", "/o/app") };
+        let text = gate(vec![upstream("app", "/o/app.git"), other]).guest().config();
+        let https: Vec<&str> = text.lines().filter(|line| line.contains("https:")).collect();
+        // One rule, though two upstreams have this URL; and none that a fetch of `app.github.io` begins with.
+        assert_eq!(https, ["\tpushInsteadOf = \"https://git.example/o/app\""]);
     }
 
     #[test]
