@@ -36,10 +36,11 @@ pub(super) fn read(
     let agent = section.get("IdentityAgent").and_then(|field| agent(&field, guard, findings));
     let field = section.get("IdentityFile")?;
     let file = guard.path(&field, findings)?;
-    // The key that is used is whatever the path leads to then.
     let found = guard.resolve(&field, &file, Use::Define, findings);
+    // The gate uses what was looked at here, and not whatever a link on the way leads to then.
+    let used = found.as_ref().map_or(file, Clone::clone);
     let stat = found.and_then(|found| tree::stat(&found).map(|stat| (found, stat)));
-    let mut identity = Identity { file, agent, fingerprint: None };
+    let mut identity = Identity { file: used, agent, fingerprint: None };
     match stat {
         Ok((path, stat)) if stat.kind == Kind::File => match look(&path) {
             Ok((key, beside)) => {
