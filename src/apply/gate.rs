@@ -33,14 +33,22 @@ pub(super) async fn put(
         return Ok(());
     }
     let found = settings::read(backend, scope, work.instance, identity, HOSTS).await;
-    let text = match found.with_context(|| format!("reading {HOSTS}"))? {
-        Found::File { text, .. } => text,
-        Found::Nothing | Found::Other(_) => String::new(),
-    };
-    if let Some(text) = with_name(&text) {
+    if let Some(text) = hosts(found.with_context(|| format!("reading {HOSTS}"))?) {
         tar.file(HOSTS, 0o644, Owner::ROOT, text.as_bytes())?;
     }
     Ok(())
+}
+
+/// What the file is to hold. What is no file of text is somebody's own making, and stays.
+fn hosts(found: Found) -> Option<String> {
+    match found {
+        Found::File { text, .. } => with_name(&text),
+        Found::Nothing => with_name(""),
+        Found::Other(what) => {
+            tracing::warn!(path = HOSTS, what, "the name of the git gate, {GATE_NAME}, is not added");
+            None
+        }
+    }
 }
 
 /// The same with the gate's name, unless it is there.
@@ -72,5 +80,11 @@ mod tests {
         assert_eq!(with_name(&added), None);
         assert!(with_name("# 127.0.0.1 git.bottle\n").is_some());
         assert_eq!(with_name("").as_deref(), Some("127.0.0.1\tgit.bottle\n"));
+    }
+
+    #[test]
+    fn what_is_no_file_of_text_stays() {
+        assert_eq!(hosts(Found::Other("a link")), None);
+        assert_eq!(hosts(Found::Nothing), with_name(""));
     }
 }
