@@ -38,14 +38,14 @@ impl Shared {
 
     /// Attaches the sandbox to its sidecar and to its gate, where they run.
     pub(super) fn attach(&self, scope: &Scope, sandbox: &SandboxId) -> Result<(), BackendError> {
-        for role in Role::ALL {
-            let Some(mut sidecar) = self.beside(role, scope).of(sandbox)? else { continue };
+        each(|role| {
+            let Some(mut sidecar) = self.beside(role, scope).of(sandbox)? else { return Ok(()) };
             // Where it does not, it is attached once it runs.
             if sidecar.answers()? {
                 self.attach_to(role, scope, &sidecar)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The same, with a sidecar or gate that is held.
@@ -77,6 +77,23 @@ impl Shared {
         control.attach(listener.as_fd(), init.as_fd()).map_err(failed)?;
         sidecar.note_attached(&machine).map_err(|error| failed(error.into()))
     }
+}
+
+/// Attaches to each. A machine without its git gate works, but for git: that one is not attached is seen in the
+/// gate, and mended there, where it fails again if a program of the guest's has its port.
+fn each(mut attach: impl FnMut(Role) -> Result<(), BackendError>) -> Result<(), BackendError> {
+    let mut result = Ok(());
+    for role in Role::ALL {
+        match (role, attach(role)) {
+            (_, Ok(())) => {}
+            (Role::Gate, Err(error)) => {
+                let error = anyhow::Error::from(error);
+                tracing::warn!("the machine runs, and git does not work in it: {error:#}");
+            }
+            (Role::Sidecar, Err(error)) => result = Err(error),
+        }
+    }
+    result
 }
 
 /// Where the sandbox finds it.
@@ -200,5 +217,26 @@ impl Native {
             Ok(sidecar.instance())
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_that_is_not_attached_keeps_no_machine_from_starting() {
+        let tried = |fails: Role| {
+            let mut tried = Vec::new();
+            let result = each(|role| {
+                tried.push(role);
+                let error = || BackendError::Unsupported("its port is taken".to_owned());
+                if role == fails { Err(error()) } else { Ok(()) }
+            });
+            assert_eq!(tried, Role::ALL);
+            result
+        };
+        assert!(tried(Role::Gate).is_ok());
+        assert!(tried(Role::Sidecar).is_err());
     }
 }
