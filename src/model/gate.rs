@@ -22,6 +22,11 @@ pub const PAGE_PATH: &str = "/etc/bottle/git.md";
 /// How the fields of a guest begin that say how its git finds the gate.
 pub const GUEST_FIELDS: &str = "git.";
 
+/// Where the programs are that a gate starts: it has no PATH of anybody's. Whoever says that one is missing looks where
+/// it is looked for.
+pub const PROGRAM_FOLDERS: [&str; 4] =
+    ["/usr/local/bin", "/usr/bin", "/bin", "/run/current-system/sw/bin"];
+
 /// The gate of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateSpec {

@@ -246,7 +246,7 @@ fn has_something(dir: &Path) -> bool {
         let mut entries = fs::read_dir(dir.join(name)).into_iter().flatten().flatten();
         entries.any(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
     };
-    ["receipts", "native", "smolmachines", "sidecars"].into_iter().any(kept)
+    ["receipts", "native", "smolmachines", "sidecars", "gate"].into_iter().any(kept)
 }
 
 /// Another tree was faster.

@@ -10,10 +10,7 @@ use std::process::{Command, Stdio};
 
 use super::landlock;
 use crate::backend::{Finding, Health};
-
-/// Where the programs are looked for that a gate starts: it has no PATH of anybody's.
-const FOLDERS: [&str; 6] =
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+use crate::model::gate::PROGRAM_FOLDERS;
 
 /// The oldest versions that a gate was tried with.
 const GIT: (u32, u32) = (2, 39);
@@ -34,7 +31,7 @@ pub(super) fn missing() -> Option<String> {
 }
 
 fn program(name: &str) -> Option<std::path::PathBuf> {
-    FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+    PROGRAM_FOLDERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
 }
 
 /// What `doctor` says of it.
