@@ -231,8 +231,8 @@ impl GuestGate {
             let _ = writeln!(
                 text,
                 "- History may be rewritten: {}. May be deleted: {}.",
-                listed(&refs.force, "nowhere"),
-                listed(&refs.delete, "nothing")
+                listed(&refs.rewrites(), "nowhere"),
+                listed(refs.deletes(), "nothing")
             );
             let _ = writeln!(
                 text,

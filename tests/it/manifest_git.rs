@@ -157,6 +157,30 @@ fn a_key_that_cannot_work_is_told_before_it_is_tried() {
 }
 
 #[test]
+fn what_has_no_effect_is_told() {
+    let scratch = scratch();
+    let (_, found) = read(&scratch, "Push: [agent/*], Force: [agent/x, main], Delete: [tmp/*]");
+    let said = words(&found);
+    assert!(said.contains("`main` has no effect: `Push` has no such ref"), "{said}");
+    assert!(!said.contains("agent/x") && !said.contains("tmp/*"), "{said}");
+    let (upstream, found) = read(&scratch, "Push: [], Force: [main], Delete: [tmp/*]");
+    let said = words(&found);
+    assert_eq!(said.matches("has no effect: `Push` lets nothing be pushed").count(), 2, "{said}");
+    assert_eq!(upstream.expect("it is no error").grants(), "read only");
+}
+
+#[test]
+fn the_key_is_what_was_looked_at() {
+    let scratch = scratch();
+    let (link, found) = (scratch.path("home/.ssh/key"), scratch.path("home/.ssh/other"));
+    fs::rename(&link, &found).expect("its own file");
+    std::os::unix::fs::symlink("other", &link).expect("its own folder");
+    let (upstream, _) = read(&scratch, "Push: []");
+    let file = upstream.expect("it holds").identity.file;
+    assert_eq!(file, found.canonicalize().expect("it is there"));
+}
+
+#[test]
 fn without_a_pin_the_line_that_pins_is_told() {
     let scratch = scratch();
     let (upstream, found) = read(&scratch, "MaxPush: 1G");

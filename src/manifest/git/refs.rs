@@ -3,7 +3,7 @@
 use crate::manifest::field::{Field, Section};
 use crate::manifest::source::Findings;
 use crate::model::policy::GitRefs;
-use crate::model::policy::git::SANDBOX;
+use crate::model::policy::git::{SANDBOX, listed};
 
 /// The longest name of a ref that may be pushed.
 const LONGEST: usize = 200;
@@ -14,12 +14,29 @@ pub(super) fn read(section: &Section<'_>, findings: &mut Findings<'_>) -> GitRef
         section.get(key).map(|field| patterns(&field, check, findings))
     };
     let default = GitRefs::default();
-    GitRefs {
+    let refs = GitRefs {
         push: list("Push", pattern).unwrap_or(default.push),
         force: list("Force", pattern).unwrap_or_default(),
         delete: list("Delete", pattern).unwrap_or_default(),
         also: list("Refs", mirrored).unwrap_or_default(),
+    };
+    let rewrites = refs.rewrites();
+    for (key, patterns, works) in
+        [("Force", &refs.force, &rewrites[..]), ("Delete", &refs.delete, refs.deletes())]
+    {
+        let idle: Vec<String> =
+            patterns.iter().filter(|pattern| !works.contains(pattern)).cloned().collect();
+        if let (false, Some(field)) = (idle.is_empty(), section.get(key)) {
+            let what = format!("`{}` has no effect: {}", listed(&idle, ""), why(&refs));
+            findings.add(field.warning(what));
+        }
     }
+    refs
+}
+
+/// Why a pattern of a ref that may be rewritten or deleted may have none.
+fn why(refs: &GitRefs) -> &'static str {
+    if refs.push.is_empty() { "`Push` lets nothing be pushed" } else { "`Push` has no such ref" }
 }
 
 type Check = fn(&str) -> Result<String, String>;

@@ -78,6 +78,45 @@ impl Default for GitRefs {
     }
 }
 
+impl GitRefs {
+    /// Those patterns of [`Self::force`] that have an effect: only what may be pushed can be rewritten.
+    #[must_use]
+    pub fn rewrites(&self) -> Vec<String> {
+        // The name that will stand there is anybody's.
+        let any = |pattern: &str| pattern.replace(SANDBOX, "*");
+        let pushed = |force: &&String| self.push.iter().any(|push| meet(&any(push), &any(force)));
+        self.force.iter().filter(pushed).cloned().collect()
+    }
+
+    /// Those patterns of [`Self::delete`] that have an effect: all, where anything may be pushed at all.
+    #[must_use]
+    pub fn deletes(&self) -> &[String] {
+        if self.push.is_empty() { &[] } else { &self.delete }
+    }
+}
+
+/// Whether any name is of both patterns.
+fn meet(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    // Whether what is left of `one` from here, and of `other` from each of its places, meet: from the end on.
+    let mut after = vec![false; other.len() + 1];
+    for at in (0..=one.len()).rev() {
+        let mut now = vec![false; other.len() + 1];
+        for to in (0..=other.len()).rev() {
+            now[to] = match (one.get(at), other.get(to)) {
+                (None, None) => true,
+                // A star is nothing, or one character more.
+                (Some(b'*'), rest) => after[to] || (rest.is_some() && now[to + 1]),
+                (rest, Some(b'*')) => now[to + 1] || (rest.is_some() && after[to]),
+                (Some(a), Some(b)) => a == b && after[to + 1],
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+        }
+        after = now;
+    }
+    after[0]
+}
+
 /// One narrow exception: what a leak rule finds there is no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GitAllow {
@@ -169,16 +208,16 @@ impl GitUpstream {
         format!("{key}{agent}")
     }
 
-    /// What may be pushed, in one line: `agent/*; rewrites agent/*; deletes nothing`.
+    /// What may be pushed, in one line: `pushes to agent/*; rewrites agent/*`. What has no effect is not in it.
     #[must_use]
     pub fn grants(&self) -> String {
-        let GitRefs { push, force, delete, .. } = &self.refs;
-        if push.is_empty() && force.is_empty() && delete.is_empty() {
+        if self.refs.push.is_empty() {
             return "read only".to_owned();
         }
-        let mut text = format!("pushes to {}", listed(push, "nothing"));
+        let mut text = format!("pushes to {}", listed(&self.refs.push, NOTHING));
+        let (force, delete) = (self.refs.rewrites(), self.refs.deletes());
         if !force.is_empty() {
-            text += &format!("; rewrites {}", listed(force, ""));
+            text += &format!("; rewrites {}", listed(&force, ""));
         }
         if !delete.is_empty() {
             text += &format!("; deletes {}", listed(delete, ""));
@@ -322,6 +361,37 @@ pub(crate) mod tests {
         assert_eq!(own.grants(), "pushes to agent/ada/*; rewrites agent/ada/*");
         assert_eq!(own.place(), "git@git.example/o/app");
         assert_eq!(GitUpstream { port: 2222, ..own }.place(), "git@git.example:2222/o/app");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_not_granted() {
+        let mut app = upstream("app", "/o/app.git");
+        app.refs.push = vec!["refs/heads/agent/*".to_owned()];
+        app.refs.force = vec!["refs/heads/agent/x".to_owned(), "refs/tags/*".to_owned()];
+        app.refs.delete = vec!["refs/tags/*".to_owned()];
+        assert_eq!(app.grants(), "pushes to agent/*; rewrites agent/x; deletes refs/tags/*");
+        let ada = vec!["refs/heads/agent/{sandbox}/*".to_owned()];
+        let refs = GitRefs {
+            force: vec!["refs/heads/agent/ada/x".to_owned()],
+            push: ada,
+            ..app.refs.clone()
+        };
+        assert_eq!(refs.rewrites(), refs.force);
+        app.refs.push.clear();
+        assert_eq!(app.grants(), "read only");
+        for (one, other, expected) in [
+            ("a", "a", true),
+            ("a", "b", false),
+            ("a*", "a", true),
+            ("a*", "*b", true),
+            ("a*c", "ab*d", false),
+            ("a*c*", "*b*d", true),
+            ("*", "", true),
+            ("a/*", "a", false),
+        ] {
+            assert_eq!(meet(one, other), expected, "{one} {other}");
+            assert_eq!(meet(other, one), expected, "{other} {one}");
+        }
     }
 
     #[test]
