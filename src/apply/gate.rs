@@ -45,7 +45,11 @@ fn hosts(found: Found) -> Option<String> {
         Found::File { text, .. } => with_name(&text),
         Found::Nothing => with_name(""),
         Found::Other(what) => {
-            tracing::warn!(path = HOSTS, what, "the name of the git gate, {GATE_NAME}, is not added");
+            tracing::warn!(
+                path = HOSTS,
+                what,
+                "the name of the git gate, {GATE_NAME}, is not added"
+            );
             None
         }
     }

@@ -432,6 +432,9 @@ mod tests {
         assert!(
             read_own(&trees.join("other")).unwrap_err().to_string().contains("other/sources.json")
         );
+        fs::create_dir_all(trees.join("third/gate/ada")).unwrap();
+        let lost = found(state.path()).lost;
+        assert!(lost.iter().any(|lost| lost.owner.as_str() == "third"), "nothing but a gate");
     }
 
     #[test]
