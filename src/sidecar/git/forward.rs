@@ -117,8 +117,11 @@ pub(super) fn forward(push: &Push<'_>, quarantine: &Quarantine) -> Result<Verdic
         Err(error) => {
             push.shared
                 .failed(upstream, &Stop::Failed(io::Error::other(format!("pushing: {error}"))));
-            let stop = tunnel.explain(error, upstream, SILENCE);
-            let why = format!("{}: fetch to see whether it took it", stop.sentence());
+            let why = match error.to_string().strip_prefix("ERR ") {
+                Some(words) => format!("{} says: {words}", upstream.host),
+                None => format!("{} ended the connection", upstream.host),
+            };
+            let why = format!("{why}: fetch to see whether it took it");
             Ok(Verdicts {
                 unpack: Ok(()),
                 refs: push.commands.list.iter().map(|_| Err(why.clone())).collect(),
@@ -228,6 +231,9 @@ impl Hearing<'_, '_> {
         let mut said = Vec::new();
         loop {
             self.await_more(&mut packing, &mut report)?;
+            if self.deadline.is_over() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let mut wire = Wire {
                 from: self.tunnel.socket.as_fd(),
                 deadline: self.deadline.or_within(SILENCE),

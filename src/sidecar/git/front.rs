@@ -37,18 +37,22 @@ struct Asked {
 }
 
 /// Serves one connection.
-pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd, room: bool) {
+pub(super) fn serve(shared: &Arc<Shared>, socket: OwnedFd) {
     let guest = Guest(socket);
-    let outcome = if room {
-        begin(shared, &guest)
-    } else {
-        Err(Stop::told("connections", "too many connections at once"))
-    };
-    if let Err(stop) = outcome
+    if let Err(stop) = begin(shared, &guest)
         && stop.code().is_some()
     {
         refuse(&guest, &stop.sentence());
     }
+}
+
+/// Says that there are too many, to whoever reads it at once: nobody waits for them.
+pub(super) fn busy(socket: &OwnedFd) {
+    let mut line = Vec::new();
+    pkt::line(&mut line, b"ERR bottle: too many connections at once");
+    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+    // Whoever left needs no reason.
+    let _ = rustix::net::send(socket, &line, flags);
 }
 
 /// Says why not, in git's own way, which any git prints.

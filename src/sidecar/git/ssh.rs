@@ -205,7 +205,7 @@ pub(super) fn connect(
         return trouble(Trouble::Identity);
     }
     match run(ssh, upstream, service, pins, socket, status) {
-        Ok((ok, text)) => understood(upstream, ok, &text),
+        Ok((code, text)) => understood(upstream, code, &text),
         Err(error) => Outcome { detail: Some(error.to_string()), ..trouble(Trouble::Upstream) },
     }
 }
@@ -217,7 +217,7 @@ fn run(
     pins: &Path,
     socket: OwnedFd,
     status: BorrowedFd<'_>,
-) -> io::Result<(bool, String)> {
+) -> io::Result<(Option<i32>, String)> {
     let pin = pin(pins, upstream);
     let mut command = ssh.command(upstream, service, &pin);
     command.stdin(Stdio::from(socket.try_clone()?)).stdout(Stdio::from(socket));
@@ -233,17 +233,21 @@ fn run(
         drop(jailed);
         let text = text.join().unwrap_or_default();
         match ended? {
-            Ok(status) => Ok((status.success(), text)),
+            Ok(status) => Ok((status.code(), text)),
             Err(Waited::Over) => Err(io::ErrorKind::TimedOut.into()),
-            Err(_) => Ok((true, String::new())),
+            Err(_) => Ok((Some(0), String::new())),
         }
     })
 }
 
+/// With this ssh ends where it failed itself; else it ends as the upstream's program did.
+const OWN: i32 = 255;
+
 /// What ssh's end and words mean. Of the words those go on that are none of ssh's: what ssh says holds paths
 /// and addresses.
-fn understood(upstream: &Upstream, ok: bool, text: &str) -> Outcome {
-    let trouble = if ok { None } else { classify(text) };
+fn understood(upstream: &Upstream, code: Option<i32>, text: &str) -> Outcome {
+    let of_ssh = code == Some(OWN);
+    let trouble = if of_ssh { classify(text) } else { None };
     let detail = (trouble == Some(Trouble::HostKey)).then(|| {
         let pinned: Vec<String> =
             upstream.known_host_keys.iter().filter_map(|key| fingerprint(key)).collect();
@@ -252,7 +256,7 @@ fn understood(upstream: &Upstream, ok: bool, text: &str) -> Outcome {
         format!("it showed {}, and {} is pinned", harmless(shown.as_bytes()), pinned.join(" or "))
     });
     let mut words = Vec::new();
-    if trouble.is_none() {
+    if !of_ssh {
         let secret = [Some(&upstream.identity_file), upstream.identity_agent.as_ref()];
         let secret: Vec<String> =
             secret.into_iter().flatten().map(|path| path.display().to_string()).collect();
@@ -328,19 +332,20 @@ mod tests {
         let of = upstream("app");
         let outcome = understood(
             &of,
-            false,
+            Some(OWN),
             "Load key \"/k/id\": invalid format\r\ngit@h: Permission denied (publickey).",
         );
         assert_eq!(outcome.ended.trouble, Some(Trouble::Identity));
         assert!(outcome.ended.words.is_empty());
-        let outcome = understood(&of, false, "remote:\u{1b}[31mno\nidentity /keys/id_app is odd\n");
+        let outcome =
+            understood(&of, Some(128), "remote:\u{1b}[31mno\nidentity /keys/id_app is odd\n");
         assert_eq!(
             (outcome.ended.trouble, outcome.ended.words),
             (None, vec!["remote:?[31mno".to_owned()])
         );
         let text = "The fingerprint for the ED25519 key sent by the remote host is\nSHA256:abc.\nHost key verification failed.";
         assert!(
-            understood(&of, false, text)
+            understood(&of, Some(OWN), text)
                 .detail
                 .unwrap()
                 .contains("it showed SHA256:abc, and SHA256:")

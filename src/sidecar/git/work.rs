@@ -156,11 +156,14 @@ impl Room {
 impl Shared {
     /// Serves one connection, by a thread of its own.
     pub(super) fn accepted(self: &Arc<Self>, socket: OwnedFd) {
-        let room = Room::take(self, |shared| &shared.connections, CONNECTIONS);
+        let Some(room) = Room::take(self, |shared| &shared.connections, CONNECTIONS) else {
+            front::busy(&socket);
+            return;
+        };
         let shared = Arc::clone(self);
         // Without a thread the connection is closed.
         let _ = std::thread::Builder::new().name("connection".to_owned()).spawn(move || {
-            front::serve(&shared, socket, room.is_some());
+            front::serve(&shared, socket);
             drop(room);
         });
     }
