@@ -179,12 +179,19 @@ impl GuestGate {
                 from.push(format!("{user}@{host}:{}", bare.trim_start_matches('/')));
                 from.push(format!("{user}@{host}:{bare}"));
             }
-            // Only what is pushed: a prefix that led a fetch of `app.git` here would lead that of `app.github.io` here
-            // as well, which others serve. A push over https is refused everywhere else. Of two upstreams that this
-            // is the URL of, the first has it.
+            // Without `.git` only what is pushed: what is fetched may be `app-two`, which others serve. A push over https
+            // is refused everywhere else. Of two upstreams that this is the URL of, the first has it.
             let https = format!("https://{host}{bare}");
             let pushes = pushed.insert(https.clone()).then_some(https);
+            from.extend(pushes.iter().map(|https| format!("{https}.git")));
             section(&mut text, &place, &from, pushes.as_slice());
+            // What begins like that and goes on is another's, as the pages of a host's user are: the longest prefix wins.
+            if let Some(https) = &pushes {
+                for word in OTHERS {
+                    let _ =
+                        writeln!(text, "[url \"{https}{word}\"]\n\tinsteadOf = \"{https}{word}\"");
+                }
+            }
             servers.insert((upstream.server(), user, host, *port));
         }
         // What is not declared gets the gate's sentence, and not ssh's, which is not there.
@@ -263,6 +270,9 @@ fn section(text: &mut String, place: &str, from: &[String], pushes: &[String]) {
     }
 }
 
+/// How names of repositories go on that begin like one with `.git` behind it.
+const OTHERS: [&str; 4] = [".gite", ".gith", ".giti", ".gitl"];
+
 /// Why a sandbox with `git` cannot be there, and what to do.
 #[must_use]
 pub fn unsuited(backend: BackendKind) -> Option<String> {
@@ -296,7 +306,16 @@ mod tests {
             \tinsteadOf = \"ssh+git://git@git.example/o/app\"\n\
             \tinsteadOf = \"git@git.example:o/app\"\n\
             \tinsteadOf = \"git@git.example:/o/app\"\n\
+            \tinsteadOf = \"https://git.example/o/app.git\"\n\
             \tpushInsteadOf = \"https://git.example/o/app\"\n\
+            [url \"https://git.example/o/app.gite\"]\n\
+            \tinsteadOf = \"https://git.example/o/app.gite\"\n\
+            [url \"https://git.example/o/app.gith\"]\n\
+            \tinsteadOf = \"https://git.example/o/app.gith\"\n\
+            [url \"https://git.example/o/app.giti\"]\n\
+            \tinsteadOf = \"https://git.example/o/app.giti\"\n\
+            [url \"https://git.example/o/app.gitl\"]\n\
+            \tinsteadOf = \"https://git.example/o/app.gitl\"\n\
             [url \"git://git.bottle/git@git.example/\"]\n\
             \tinsteadOf = \"ssh://git@git.example:22/\"\n\
             \tinsteadOf = \"ssh://git@git.example/\"\n\
@@ -306,12 +325,19 @@ mod tests {
     }
 
     #[test]
-    fn a_fetch_over_https_goes_on_as_it_is() {
+    fn a_fetch_over_https_is_led_there_and_that_of_another_is_not() {
         let other = GitUpstream { port: 2222, ..upstream("other", "/o/app") };
         let text = gate(vec![upstream("app", "/o/app.git"), other]).guest().config();
-        let https: Vec<&str> = text.lines().filter(|line| line.contains("https:")).collect();
-        // One rule, though two upstreams have this URL; and none that a fetch of `app.github.io` begins with.
-        assert_eq!(https, ["\tpushInsteadOf = \"https://git.example/o/app\""]);
+        // Once, though two upstreams have this URL.
+        for rule in [
+            "insteadOf = \"https://git.example/o/app.git\"",
+            "pushInsteadOf = \"https://git.example/o/app\"",
+        ] {
+            assert_eq!(text.matches(rule).count(), 1, "{text}");
+        }
+        // `app.github.io` leads to itself.
+        let own = "[url \"https://git.example/o/app.gith\"]\n\tinsteadOf = \"https://git.example/o/app.gith\"\n";
+        assert!(text.contains(own), "{text}");
     }
 
     #[test]
