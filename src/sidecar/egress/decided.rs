@@ -50,13 +50,7 @@ impl Question {
     }
 
     pub(super) fn still_allowed(&self, loaded: &Loaded) -> bool {
-        let policy = &loaded.policy;
-        match self {
-            Self::Proxy { authority, transport, method, path } => {
-                decide(policy, authority, *transport, method, path).is_ok()
-            }
-            Self::Path { method, path } => decide_path_door(policy, method, path).is_ok(),
-        }
+        self.route(loaded).is_ok()
     }
 }
 

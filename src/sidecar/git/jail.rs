@@ -20,6 +20,7 @@ use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::wire::{Deadline, Waited, wait};
+use crate::model::gate::PROGRAM_FOLDERS;
 
 /// What a program may need of memory.
 const MEMORY: u64 = 3 << 30;
@@ -262,8 +263,7 @@ impl Drop for Jailed {
 
 /// Where a program of this name is.
 pub(super) fn find(name: &str) -> Option<PathBuf> {
-    let folders = ["/usr/local/bin", "/usr/bin", "/bin", "/run/current-system/sw/bin"];
-    let found = folders.iter().map(|folder| Path::new(folder).join(name));
+    let found = PROGRAM_FOLDERS.iter().map(|folder| Path::new(folder).join(name));
     found.filter_map(|path| std::fs::canonicalize(path).ok()).find(|path| path.is_file())
 }
 
