@@ -23,14 +23,13 @@ pub mod dial;
 pub mod durable;
 mod error;
 mod exec;
-mod moment;
 pub mod port;
 pub mod reserve;
 pub mod stamp;
 
+pub use crate::model::Moment;
 pub use error::BackendError;
 pub use exec::{Attach, ExecOutput, ExecSpec, ExecUser, LogOptions, MainState, Process};
-pub use moment::Moment;
 pub use placed::Placed;
 
 /// Names of the labels that every object carries.

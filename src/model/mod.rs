@@ -3,7 +3,7 @@
 //! `id` names things, `spec` says what a sandbox is, `policy` what it may reach, `access` and `roles` how
 //! its programs find the way there, `gate` how its git does, `build` what an image is built of, `kept` what of its work outlives it, `main_process` what runs in it, `change` what a change of a machine costs, `hash` gives each resource its content hash, `places` says where renamed sandboxes are, `tool` which programs of the operator's it is shown, `setup` what is run in it once, `desired` and
 //! `observed` are the two inputs of the planner, and `diagnostic` is what is said about a manifest that
-//! is wrong, `work` what a look at a sandbox has found. `text` makes what others wrote harmless for a terminal.
+//! is wrong, `work` what a look at a sandbox has found, `supervise` what an agent asks for and what becomes of it, `moment` when. `text` makes what others wrote harmless for a terminal.
 
 pub mod access;
 pub mod build;
@@ -17,6 +17,7 @@ pub mod hash;
 pub mod id;
 pub mod kept;
 pub mod main_process;
+pub mod moment;
 pub mod observed;
 pub mod places;
 pub mod policy;
@@ -25,6 +26,7 @@ pub mod setup;
 pub mod skill;
 pub mod source;
 pub mod spec;
+pub mod supervise;
 pub mod text;
 pub mod tool;
 pub mod work;
@@ -38,6 +40,7 @@ pub use hash::{Fields, SpecHash};
 pub use id::{BackendKind, InstanceId, InvalidName, OwnerId, ResourceId, ResourceKind, SandboxId};
 pub use kept::{Bounds, Keep, Kept, Why};
 pub use main_process::Main;
+pub use moment::Moment;
 pub use observed::{
     BackendFacts, FieldChange, Instance, InstanceState, Leftover, LeftoverKind, Observed,
     Ownership, Receipt, Stopped,

@@ -231,6 +231,7 @@ impl Sidecars for Documents<'_> {
             credentials,
             resolver: told.map(|told| told.resolver.clone()).unwrap_or_default(),
             hosts: told.and_then(|told| told.hosts.clone()),
+            supervise: None,
             #[cfg(any(test, feature = "testing"))]
             testing: document::Testing::default(),
         };

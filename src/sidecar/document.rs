@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::part::PolicyPart;
+use crate::model::supervise::Section;
 
 /// The one version of the document that this program writes and reads.
 pub const VERSION: u32 = 1;
@@ -54,6 +55,9 @@ pub struct Document {
     /// What the host's `/etc/hosts` says; none: what the sidecar read itself when it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hosts: Option<String>,
+    /// What of requests it may take, and what became of those that were made; none: the agent cannot ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervise: Option<Section>,
     /// What only tests may ask for.
     #[cfg(any(test, feature = "testing"))]
     #[serde(default)]

@@ -359,6 +359,7 @@ mod tests {
             credentials: std::collections::BTreeMap::new(),
             resolver: Vec::new(),
             hosts: None,
+            supervise: None,
             testing: crate::sidecar::document::Testing::default(),
         };
         let own = "[[rules]]\nid = 'house'\nregex = 'house_[a-z]{8}'\nkeywords = ['house_']";

@@ -23,6 +23,7 @@ use super::resolve::System;
 use super::share::{Budget, budget};
 use super::slots::Slots;
 use super::state::Loaded;
+use crate::model::supervise::Held;
 use crate::sidecar::record::{Event, Line, Record};
 
 /// What all connections share.
@@ -101,6 +102,9 @@ pub struct State {
     pub connections: usize,
     /// Since when it serves, as RFC 3339 has it.
     pub started_at: String,
+    /// What the agent has asked for.
+    #[serde(default)]
+    pub requests: Held,
 }
 
 /// A sidecar that serves. Dropping it ends nothing; [`Sidecar::stop`] does.
@@ -195,6 +199,7 @@ impl Sidecar {
             lost: self.0.record.lost(),
             connections: self.0.slots.open(),
             started_at: self.0.started_at.clone(),
+            requests: Held::default(),
         }
     }
 

@@ -2,10 +2,27 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use time::{Date, Month, OffsetDateTime, Time};
 
 /// Milliseconds since the epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub struct Moment(pub u64);
 
 impl Moment {
@@ -58,6 +75,22 @@ impl Moment {
         u64::try_from((seconds - offset) * 1000 + millis).ok().map(Self)
     }
 
+    /// That many seconds after the epoch.
+    #[must_use]
+    pub fn of_seconds(seconds: u64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
+    /// To the second, as people write it: `2026-01-31T12:00:00Z`.
+    #[must_use]
+    pub fn in_seconds(self) -> String {
+        let text = self.to_string();
+        match text.split_once('.') {
+            Some((whole, _)) => format!("{whole}Z"),
+            None => text,
+        }
+    }
+
     /// The seconds of it since the epoch.
     #[must_use]
     pub fn seconds(self) -> u64 {
@@ -85,6 +118,25 @@ impl fmt::Display for Moment {
     }
 }
 
+/// Text that is no moment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a moment as RFC 3339 writes it")]
+pub struct NotAMoment;
+
+impl TryFrom<String> for Moment {
+    type Error = NotAMoment;
+    fn try_from(text: String) -> Result<Self, NotAMoment> {
+        Self::parse(&text).ok_or(NotAMoment)
+    }
+}
+
+/// A fraction is written where there is one.
+impl From<Moment> for String {
+    fn from(moment: Moment) -> Self {
+        if moment.0.is_multiple_of(1000) { moment.in_seconds() } else { moment.to_string() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +155,16 @@ mod tests {
         assert_eq!(Moment(1_796_059_524_007).to_string(), "2026-11-30T17:25:24.007Z");
         let end = Moment(u64::MAX).to_string();
         assert!(end.starts_with("9999-12-31T23:59:59"), "{end}");
+    }
+
+    #[test]
+    fn in_json_it_is_its_text() {
+        for text in ["2026-11-30T17:25:24Z", "2026-11-30T17:25:24.007Z"] {
+            let json = format!("\"{text}\"");
+            let moment: Moment = serde_json::from_str(&json).unwrap();
+            assert_eq!(serde_json::to_string(&moment).unwrap(), json);
+        }
+        assert!(serde_json::from_str::<Moment>("\"tomorrow\"").is_err());
     }
 
     #[test]
