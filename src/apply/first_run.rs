@@ -9,6 +9,7 @@ use super::upload::{Owner, Tar};
 use crate::backend::{Backend, Identity, Scope, Upload};
 use crate::model::first_run::{self, Answers};
 use crate::model::policy::RouteRole;
+use crate::model::supervise::guest::{CLAUDE_STATE, claude_state};
 
 /// Where agents look for skills that have no folder of Claude Code's: below the home folder.
 const SKILLS: &str = ".agents/skills";
@@ -28,14 +29,23 @@ pub(super) async fn put(
 ) -> anyhow::Result<()> {
     let home = identity.home.trim_end_matches('/');
     let mut written: BTreeSet<&str> = BTreeSet::new();
-    for Answers { path: place, wanted } in answers(work, home) {
+    let state = state_of_claude(work);
+    let mut all = answers(work, home);
+    if state.is_some() && all.iter().all(|answers| answers.path != CLAUDE_STATE) {
+        all.push(Answers { path: CLAUDE_STATE, wanted: serde_json::json!({}) });
+    }
+    for Answers { path: place, wanted } in all {
         let path = format!("{home}/{place}");
         let (theirs, mode, owner) = match found(backend, scope, work, identity, &path).await {
             Some(Found::Nothing) => (String::new(), 0o600, Owner::of(identity)),
             Some(Found::File { text, mode, owner }) => (text, mode, owner),
             Some(Found::Other(_)) | None => continue,
         };
-        if let Some(text) = first_run::answered(&theirs, &wanted) {
+        // Where there is none it begins with the door at which the agent asks; what is the user's own has it by
+        // another way.
+        let begun = state.as_ref().filter(|_| place == CLAUDE_STATE && theirs.is_empty());
+        let theirs = begun.map_or(theirs.as_str(), String::as_str);
+        if let Some(text) = first_run::answered(theirs, &wanted).or(begun.cloned()) {
             tar.file(&path, mode, owner, text.as_bytes())?;
             written.insert(place);
         }
@@ -66,6 +76,12 @@ async fn found(
             None
         }
     }
+}
+
+/// What the state of Claude Code begins with, if the machine is new to the door at which its agent asks.
+fn state_of_claude(work: &Provision<'_>) -> Option<String> {
+    let asks = work.guest.asks.as_ref().filter(|_| !super::asks::had(work.prior))?;
+    Some(claude_state(asks.backend))
 }
 
 fn roles(work: &Provision<'_>) -> BTreeSet<RouteRole> {

@@ -18,6 +18,7 @@ use crate::model::{
 };
 use crate::plan::{Step, StepId};
 
+mod asks;
 mod beside;
 mod brisk;
 mod delivered;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::upload::{Owner, Tar};
-use super::{Context, Names, first_run, gate, settings, setup, trust, workspace};
+use super::{Context, Names, asks, first_run, gate, settings, setup, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
 use crate::model::policy::RouteRole;
 use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
@@ -73,10 +73,14 @@ pub(super) async fn provision(
         let ours = [access::CA_PATH, access::CA_STORE_FOLDER, access::NODE_PROXY_PATH];
         upload.wipe.extend(ours.map(str::to_owned));
     }
+    let mut theirs = BTreeSet::new();
     let role = RouteRole::GeminiBaseUrl;
     let routes = guest.access.iter().flat_map(|access| &access.routes);
     if routes.into_iter().any(|route| route.roles.contains(&role)) {
-        tar.file(access::GEMINI_PATH, 0o644, Owner::ROOT, access::GEMINI.as_bytes())?;
+        // Where there is a door at which the agent asks, that stands there as well.
+        if guest.asks.is_none() {
+            tar.file(access::GEMINI_PATH, 0o644, Owner::ROOT, access::GEMINI.as_bytes())?;
+        }
     } else if prior.is_some_and(|prior| settings::had(prior, role)) {
         upload.wipe.push(access::GEMINI_PATH.to_owned());
     }
@@ -91,6 +95,7 @@ pub(super) async fn provision(
     }
     settings::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
     gate::put(backend, scope, &mut upload, &mut tar, work, &identity).await?;
+    asks::put(backend, scope, &mut upload, &mut tar, work, &identity, &mut theirs).await?;
     first_run::put(backend, scope, &mut upload, &mut tar, work, &identity, &skills_dir).await?;
     skills(&mut tar, guest, &stays, &skills_dir, owner)?;
     let copies_workspace = copies_workspace(backend, context, work, &receipt).await?;
@@ -161,7 +166,7 @@ pub(super) async fn provision(
     if restarts_command(work) {
         backend.reread(scope, instance).await?;
     }
-    finish(context, work, receipt)
+    finish(context, work, receipt, theirs)
 }
 
 /// Whether another command may run than the one that was put in. The supervisor, which knows, lets one run
@@ -450,7 +455,12 @@ fn without_values<'v>(text: &[u8], values: impl Iterator<Item = &'v str>) -> Str
     told
 }
 
-fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow::Result<()> {
+fn finish(
+    context: &Context<'_>,
+    work: &Provision<'_>,
+    begun: Receipt,
+    theirs: BTreeSet<String>,
+) -> anyhow::Result<()> {
     let Provision { instance, guest, .. } = *work;
     let mut env: BTreeMap<String, String> = begun.env.clone();
     env.retain(|name, _| guest.asked_env.contains(name));
@@ -475,7 +485,7 @@ fn finish(context: &Context<'_>, work: &Provision<'_>, begun: Receipt) -> anyhow
         boot: instance.boot.clone(),
         files,
         under_way: BTreeMap::new(),
-        settings: settings::wanted(guest),
+        settings: settings::wanted(guest).into_iter().chain(asks::remembered(theirs)).collect(),
         ..begun
     };
     context.receipts.put(&receipt, true)

@@ -368,7 +368,7 @@ fn policy_text(document: &PolicyDocument<'_>, width: usize) -> String {
 }
 
 fn entry_text(entry: &AllowPart) -> String {
-    let AllowPart { host, port, methods, paths, cidr, encoded_slash } = entry;
+    let AllowPart { host, port, methods, paths, cidr, encoded_slash, expires } = entry;
     let mut text = format!("{host}:{port}");
     if !methods.is_empty() {
         let _ = write!(text, ", {}", methods.join(" "));
@@ -381,6 +381,9 @@ fn entry_text(entry: &AllowPart) -> String {
     }
     if let Some(cidr) = cidr {
         let _ = write!(text, ", also within {cidr}");
+    }
+    if let Some(end) = expires {
+        let _ = write!(text, ", until {}", end.in_seconds());
     }
     text
 }
@@ -396,7 +399,9 @@ fn route_text(route: &RoutePart) -> String {
         Scheme::Header => format!("{}: {credential}", header.unwrap_or_default()),
         Scheme::OfToken => format!("{credential}, as its kind wants it"),
     };
-    format!("{path} is https://{host}:{port}{upstream_path}/ with {how}")
+    let until = route.expires.map(|end| format!(", until {}", end.in_seconds()));
+    let until = until.unwrap_or_default();
+    format!("{path} is https://{host}:{port}{upstream_path}/ with {how}{until}")
 }
 
 fn proxy_text(proxy: &ProxyDocument<'_>) -> String {

@@ -12,6 +12,7 @@ use super::runs;
 use super::target::Target;
 use super::ui::Ui;
 use crate::backend::{Attach, guest_path};
+use crate::model::supervise::guest::CLAUDE;
 use crate::model::text::harmless_line;
 use crate::model::{BackendKind, Instance, SandboxSpec};
 
@@ -109,12 +110,17 @@ async fn search_path(target: &Target) -> Option<String> {
     (output.code == 0 && !path.is_empty() && path.len() <= LONGEST).then(|| harmless_line(&path))
 }
 
-/// What to start. Only `claude` knows the flag, and an empty prompt is none.
+/// What to start. Only `claude` knows the flags, and an empty prompt is none.
 fn program(spec: &SandboxSpec, args: &[String]) -> Vec<String> {
     let mut argv = spec.run.clone();
-    let name = argv.first().map(Path::new).and_then(Path::file_name);
+    let name = argv.first().map(Path::new).and_then(Path::file_name).map(ToOwned::to_owned);
+    let name = name.as_deref();
     if !spec.prompt.is_empty() && name.is_some_and(|name| name == "claude") {
         argv.extend(["--append-system-prompt-file", guest_path::PROMPT].map(str::to_owned));
+    }
+    if spec.policy.supervise && name.is_some_and(|name| name == "claude") {
+        // In one word: of several it would take what follows for more of them.
+        argv.push(format!("--mcp-config={CLAUDE}"));
     }
     argv.extend(args.iter().cloned());
     argv
@@ -171,5 +177,9 @@ mod tests {
             let argv = program(&spec(run, prompt), &["-p".to_owned(), "hi".to_owned()]);
             assert_eq!(argv.join(" "), expected);
         }
+        let mut asks = spec(&["claude"], "");
+        asks.policy.supervise = true;
+        let argv = program(&asks, &["hi".to_owned()]);
+        assert_eq!(argv.join(" "), "claude --mcp-config=/etc/bottle/mcp.json hi");
     }
 }

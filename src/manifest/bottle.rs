@@ -229,6 +229,7 @@ pub(super) fn read(
             .map(|field| services::read(&field, findings))
             .unwrap_or_default(),
         supervise: section.get("supervise").and_then(|f| f.flag(findings)).unwrap_or(false),
+        asks: None,
     };
     let mut bottle = Bottle {
         backend,

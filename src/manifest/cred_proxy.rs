@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::egress;
 use super::field::{Field, Section, shorten};
 use super::guard::Guard;
 use super::host;
@@ -66,6 +67,7 @@ static ROUTE: Table = Table {
             Shape::Either(&[ROLE, Shape::List(&ROLE)]),
             "what else the route sets up in the guest",
         ),
+        Key::new("expires", Shape::Text(Some(egress::END)), egress::ENDS),
     ],
     removed: &[(
         "token",
@@ -93,6 +95,9 @@ const ROLES: [(&str, RouteRole); 7] = [
     ("gemini-base-url", RouteRole::GeminiBaseUrl),
     ("opencode", RouteRole::Opencode),
 ];
+
+/// Paths of the sidecar itself, where an agent asks its operator.
+const OWN: &str = "/.bottle/";
 
 /// What was seen in the routes before this one.
 #[derive(Default)]
@@ -136,6 +141,7 @@ fn route(
     // Which scheme an upstream takes depends on who it is.
     let host = upstream.as_ref().map(|(host, _, _)| host.as_str());
     let auth_scheme = scheme::read(field, &section, host, &roles, findings);
+    let expires = section.get("expires").and_then(|field| egress::end(&field, findings));
     let (host, port, upstream_path) = upstream?;
     let ((token_ref, token_from), auth_scheme) = (token?, auth_scheme?);
     scheme::check_roles(&section, &auth_scheme, &host, &roles, findings);
@@ -148,6 +154,7 @@ fn route(
         token_ref,
         token_from,
         roles,
+        expires,
     };
     check_opencode(&section, &route, seen, findings);
     Some(route)
@@ -193,6 +200,10 @@ fn path(field: &Field<'_>, seen: &mut Seen, findings: &mut Findings<'_>) -> Opti
     if !host::is_canonical_path(text) || text.contains('%') {
         let problem = field.error(format!("`{}` is not a plain path", shorten(text)));
         findings.add(problem.hint("no empty, `.` or `..` parts, no query, nothing encoded"));
+        return None;
+    }
+    if text.starts_with(OWN) {
+        findings.add(field.error(format!("`{OWN}` is the sidecar's own: no route has it")));
         return None;
     }
     if !seen.paths.insert(text.to_owned()) {

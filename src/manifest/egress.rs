@@ -11,8 +11,8 @@ use super::source::Findings;
 use super::suffix::{self, Public};
 use super::tree::{self, Dir, Kind, Links, ReadError};
 use super::yaml::Value;
-use crate::model::Use;
 use crate::model::policy::{AllowEntry, DlpAction, DlpAllow, Egress, HostPattern, RulesFile};
+use crate::model::{Moment, Use};
 
 /// The keys of `egress`.
 pub(super) static TABLE: Table = Table {
@@ -65,6 +65,7 @@ static ENTRY: Table = Table {
             Shape::Flag,
             "`%2F` may stand in a segment of a path, as GitLab and Google Cloud Storage want it",
         ),
+        Key::new("expires", Shape::Text(Some(END)), ENDS),
     ],
     removed: &[],
     instead: &[],
@@ -159,7 +160,15 @@ fn short(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry> {
     match parse_short(text) {
         Ok((host, port)) => {
             let (methods, paths) = (Vec::new(), Vec::new());
-            Some(AllowEntry { host, port, methods, paths, cidr: None, encoded_slash: false })
+            Some(AllowEntry {
+                host,
+                port,
+                methods,
+                paths,
+                cidr: None,
+                encoded_slash: false,
+                expires: None,
+            })
         }
         Err(reason) => {
             findings.add(field.refused(text, &reason));
@@ -289,7 +298,25 @@ fn detailed(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<AllowEntry
         });
         checked.map_err(|reason| findings.add(field.refused(text, &reason))).ok()
     });
-    Some(AllowEntry { host: host?, port: port?, methods, paths, cidr, encoded_slash })
+    let expires = section.get("expires").and_then(|field| end(&field, findings));
+    Some(AllowEntry { host: host?, port: port?, methods, paths, cidr, encoded_slash, expires })
+}
+
+/// When something ends: what the key takes.
+pub(super) const END: &str = "^[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].+)?$";
+/// What it means.
+pub(super) const ENDS: &str =
+    "until then it is granted: `2026-11-28T21:00:00Z`, or the last day, `2026-11-28`, in UTC";
+
+/// Reads when something ends.
+pub(super) fn end(field: &Field<'_>, findings: &mut Findings<'_>) -> Option<Moment> {
+    let text = field.word(findings)?;
+    let end = Moment::end(text);
+    if end.is_none() {
+        let hint = "write `2026-11-28T21:00:00Z`, or a day: `2026-11-28`";
+        findings.add(field.error(format!("`{}` is no moment", shorten(text))).hint(hint));
+    }
+    end
 }
 
 /// A list that restricts: an empty one would restrict nothing, so it is refused.

@@ -22,6 +22,8 @@ use super::source::{At, Findings, Problem, Source, Span, shorten_path};
 use super::tree::{self, Dir, MAX_MANIFEST, ReadError, Stat};
 use super::trust::{Exposed, Trust, Walked};
 use super::{LoadError, LoadOptions, frontmatter, proxy, skill, yaml};
+use crate::model::policy::Policy;
+use crate::model::supervise::guest::Asks;
 use crate::model::{
     AgentsFolder, BackendChoice, Desired, Diagnostic, Fields, GateSpec, HostSource, Located,
     MountTable, NetworkSpec, OwnerId, Place, SandboxId, SandboxSpec, Severity, SidecarSpec,
@@ -468,6 +470,11 @@ impl<'o> Loader<'o> {
         }
         let (name, bottle) = bottle?;
         let enforced = bottle.policy.needs_sidecar();
+        let asks = bottle
+            .policy
+            .supervise
+            .then(|| Asks::of(bottle.image.as_ref(), &bottle.resources, bottle.workspace.as_ref()));
+        let policy = Policy { asks, ..bottle.policy.clone() };
         let mut sources = bottle.sources.clone();
         sources.extend(skill_sources);
         sources.extend(self.settings_sources.iter().filter(|_| enforced).cloned());
@@ -502,7 +509,7 @@ impl<'o> Loader<'o> {
             workspace: bottle.workspace.clone(),
             keep: bottle.keep.clone(),
             user: bottle.user.clone(),
-            policy: bottle.policy.clone(),
+            policy: policy.clone(),
             command: agent.command,
             restart: agent.restart,
             network: enforced.then(|| NetworkSpec {
@@ -513,7 +520,7 @@ impl<'o> Loader<'o> {
             sidecar: enforced.then(|| SidecarSpec {
                 sandbox: id.clone(),
                 fields: Fields::default(),
-                policy: Arc::new(bottle.policy.clone()),
+                policy: Arc::new(policy.clone()),
                 proxy: self.settings.proxy.clone(),
             }),
             gate: GateSpec::of(id, &bottle.policy),

@@ -241,6 +241,7 @@ mod tests {
                 token_ref: "KEY".into(),
                 token_from: None,
                 roles: vec![RouteRole::AnthropicBaseUrl],
+                expires: None,
             };
             let policy = Policy { routes: vec![route], ..Policy::default() };
             let env = environment(&policy, BackendKind::Native, &ada());

@@ -81,6 +81,15 @@ impl Moment {
         Self(seconds.saturating_mul(1000))
     }
 
+    /// When something ends: a moment, or the end of a day, `2026-01-31`, in UTC.
+    #[must_use]
+    pub fn end(text: &str) -> Option<Self> {
+        match Self::parse(&format!("{text}T00:00:00Z")) {
+            Some(begin) => Some(Self(begin.0 + 24 * 60 * 60 * 1000)),
+            None => Self::parse(text),
+        }
+    }
+
     /// To the second, as people write it: `2026-01-31T12:00:00Z`.
     #[must_use]
     pub fn in_seconds(self) -> String {
@@ -155,6 +164,15 @@ mod tests {
         assert_eq!(Moment(1_796_059_524_007).to_string(), "2026-11-30T17:25:24.007Z");
         let end = Moment(u64::MAX).to_string();
         assert!(end.starts_with("9999-12-31T23:59:59"), "{end}");
+    }
+
+    #[test]
+    fn a_day_ends_with_it() {
+        assert_eq!(Moment::end("2026-11-30"), Moment::parse("2026-12-01T00:00:00Z"));
+        assert_eq!(Moment::end("2026-11-30T21:00:00Z"), Moment::parse("2026-11-30T21:00:00Z"));
+        for text in ["", "2026-11-31", "tomorrow", "2026-11-30T", "2026-11"] {
+            assert_eq!(Moment::end(text), None, "{text}");
+        }
     }
 
     #[test]

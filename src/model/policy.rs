@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::diagnostic::Diagnostic;
 use super::hash::{Fields, SpecHash};
+use super::moment::Moment;
+use super::supervise::guest::Asks;
 
 pub mod git;
 mod proxy;
@@ -29,6 +31,8 @@ pub struct Policy {
     pub services: Vec<Service>,
     /// The agent may ask the operator for a change.
     pub supervise: bool,
+    /// What it is told of its machine then; no field of the policy.
+    pub asks: Option<Asks>,
 }
 
 /// One port on 127.0.0.1 of the machine that `bottle` runs on.
@@ -95,10 +99,13 @@ impl Policy {
         sections
     }
 
-    /// Something is granted that only a sidecar can let through.
+    /// Something is granted that only a sidecar can let through, or the agent can ask for it there.
     #[must_use]
     pub fn needs_sidecar(&self) -> bool {
-        !self.routes.is_empty() || self.egress != Egress::default() || !self.services.is_empty()
+        !self.routes.is_empty()
+            || self.egress != Egress::default()
+            || !self.services.is_empty()
+            || self.supervise
     }
 
     /// The fields of what the sidecar enforces, by the names that the manifest uses.
@@ -145,6 +152,9 @@ impl Policy {
             fields.set(format!("{path}.token_ref"), route.token_ref.clone());
             if let Some(from) = &route.token_from {
                 fields.set(format!("{path}.token_from"), from.source.to_string());
+            }
+            if let Some(end) = route.expires {
+                fields.set(format!("{path}.expires"), end.in_seconds());
             }
         }
         fields
@@ -241,6 +251,8 @@ pub struct AllowEntry {
     pub cidr: Option<String>,
     /// A slash may stand encoded in a segment of a path, which stays one segment.
     pub encoded_slash: bool,
+    /// From then on it grants nothing.
+    pub expires: Option<Moment>,
 }
 
 impl AllowEntry {
@@ -257,7 +269,8 @@ impl AllowEntry {
         };
         let cidr = self.cidr.as_ref().map(|cidr| format!(" into {cidr}"));
         let slash = if self.encoded_slash { " with encoded slashes" } else { "" };
-        format!("{methods}{paths}{slash}{}", cidr.unwrap_or_default())
+        let until = self.expires.map(|end| format!(" until {}", end.in_seconds()));
+        format!("{methods}{paths}{slash}{}{}", cidr.unwrap_or_default(), until.unwrap_or_default())
     }
 }
 

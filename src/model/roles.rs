@@ -133,6 +133,7 @@ mod tests {
             token_ref: "SECRET_NAME".into(),
             token_from: None,
             roles: roles.to_vec(),
+            expires: None,
         }
     }
 

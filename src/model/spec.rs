@@ -22,6 +22,7 @@ use super::roles;
 use super::setup::Setup;
 use super::skill::SkillFiles;
 use super::source::HostSource;
+use super::supervise::guest as supervise;
 use super::tool::{self, Tools};
 
 /// Which backend a bottle asks for.
@@ -433,6 +434,10 @@ impl SandboxSpec {
                     .collect(),
             }),
             gate: self.gate(backend).map(GateSpec::guest),
+            asks: self
+                .sidecar(backend)
+                .and(self.policy.asks.as_ref())
+                .map(|asks| GuestAsks { backend, config: asks.config(&self.policy, backend) }),
         }
     }
 }
@@ -509,6 +514,12 @@ impl SidecarSpec {
     pub fn content(&self) -> Fields {
         let mut fields = self.policy.fields();
         fields.0.extend(self.proxy.iter().flat_map(|proxy| proxy.fields().0));
+        if let Some(asks) = &self.policy.asks {
+            // It does not matter on which backend: that of a sidecar stays the same.
+            let told = asks.config(&Policy::default(), BackendKind::Native).to_string();
+            let told = SpecHash::of_bytes(told.as_bytes());
+            fields.set("supervise.machine", format!("sha256:{told}"));
+        }
         fields
     }
 
@@ -707,7 +718,9 @@ impl MachineSpec {
     }
 }
 
-fn cpus(millicpus: u32) -> String {
+/// Thousandths of a CPU as the manifest writes CPUs: `0.5`.
+#[must_use]
+pub fn cpus(millicpus: u32) -> String {
     let text = format!("{}.{:03}", millicpus / 1000, millicpus % 1000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
@@ -745,6 +758,17 @@ pub struct GuestSpec {
     pub access: Option<GuestAccess>,
     /// What its git needs to find its gate, where it has one.
     pub gate: Option<GuestGate>,
+    /// What it is told of the door at which its agent asks, where there is one.
+    pub asks: Option<GuestAsks>,
+}
+
+/// What a guest is told of the door at which its agent asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestAsks {
+    /// The backend, which says where that is.
+    pub backend: BackendKind,
+    /// What it may do now: [`guest::Asks::config`](super::supervise::guest::Asks::config).
+    pub config: serde_json::Value,
 }
 
 /// What a guest needs to use its sidecar, beside the environment of its machine.
@@ -807,6 +831,14 @@ impl GuestSpec {
         }
         if let Some(gate) = &self.gate {
             gate.set_fields(&mut fields);
+        }
+        if let Some(asks) = &self.asks {
+            let config = SpecHash::of_bytes(asks.config.to_string().as_bytes());
+            fields.set(format!("{}config", supervise::FIELDS), format!("sha256:{config}"));
+            let clients = supervise::clients(asks.backend).into_iter();
+            let clients: String = clients.map(|client| client.content).collect();
+            let clients = SpecHash::of_bytes(clients.as_bytes());
+            fields.set(format!("{}clients", supervise::FIELDS), format!("sha256:{clients}"));
         }
         fields
     }

@@ -16,6 +16,7 @@ use super::hash::SpecHash;
 use super::moment::Moment;
 
 mod ask;
+pub mod guest;
 
 pub use ask::{Ask, CapabilityAsk, CredentialAsk, EgressAsk, Problem, What};
 
@@ -278,6 +279,9 @@ pub struct Section {
     /// No requests are taken before this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub muted_until: Option<Moment>,
+    /// What the agent may do now, as it reads it in its own files; it is told so by a list of its requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<serde_json::Value>,
     /// What the host knows of requests of this sandbox, the newest [`TOLD`], and all that wait: the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Decided>,

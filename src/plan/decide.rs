@@ -701,7 +701,7 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
     let backend = change.backend.unwrap_or(BackendKind::Native);
     let by_sidecar = spec.sidecar(backend).is_some();
     let enforced = |section: &&str| match *section {
-        "cred_proxy" | "egress" | "services" => by_sidecar,
+        "cred_proxy" | "egress" | "services" | "supervise" => by_sidecar,
         "git" => spec.gate(backend).is_some(),
         _ => false,
     };
@@ -712,6 +712,14 @@ fn note(decision: &mut Decision, spec: &SandboxSpec, seen: &Seen<'_>) {
         let network = if by_sidecar || spec.gate(backend).is_some() { "" } else { "no network: " };
         let list = sections.join(", ");
         change.notes.push(format!("{network}{list} {verb} not enforced yet"));
+    }
+    for receipt in seen.ours().filter_map(|instance| seen.observed.receipts.get(&instance.id)) {
+        // What a provisioning found of the image's own, and left alone.
+        let own = |(path, ours): &(&String, &String)| path.starts_with('/') && ours.is_empty();
+        let own = receipt.settings.iter().filter(own).map(|(path, _)| path);
+        change.notes.extend(
+            own.map(|path| format!("supervise: {path} is the image's own: add the server there")),
+        );
     }
     if let Some(overlay) = &spec.overlay {
         change.notes.push(format!("an agent of the overlay {overlay}"));

@@ -417,6 +417,7 @@ fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
         paths: Vec::new(),
         cidr: None,
         encoded_slash: false,
+        expires: None,
     };
     let route = CredentialRoute {
         path: "/gh/".to_owned(),
@@ -427,6 +428,7 @@ fn with_policy(host: &str, credential: bool) -> crate::model::SandboxSpec {
         token_ref: "GH_TOKEN".to_owned(),
         token_from: None,
         roles: Vec::new(),
+        expires: None,
     };
     let policy = Policy {
         egress: Egress { allowlist: vec![entry], ..Egress::default() },
@@ -919,6 +921,7 @@ fn a_route_whose_token_is_not_set_holds_the_sandbox() {
         token_ref: "GH_TOKEN".to_owned(),
         token_from: None,
         roles: Vec::new(),
+        expires: None,
     });
     let tree = desired([routed]);
     let plan_without = run(&tree, &reachable());

@@ -19,6 +19,7 @@ use super::tokens::Credentials;
 use crate::apply::{Certificate, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
 use crate::model::policy::{PROXY_LOGIN, Proxy, Resolve, RulesFile};
+use crate::model::supervise::{Section, What};
 use crate::model::{BackendKind, Desired, Diagnostic, GateSpec, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
 use crate::sidecar::dlp::Rules;
@@ -231,7 +232,7 @@ impl Sidecars for Documents<'_> {
             credentials,
             resolver: told.map(|told| told.resolver.clone()).unwrap_or_default(),
             hosts: told.and_then(|told| told.hosts.clone()),
-            supervise: None,
+            supervise: spec.policy.supervise.then(|| Section::new(What::offered(backend))),
             #[cfg(any(test, feature = "testing"))]
             testing: document::Testing::default(),
         };

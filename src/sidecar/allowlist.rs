@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::address::Cidr;
 use super::authority::{Authority, Host};
+use super::clock::moment;
 use super::code::Code;
 use super::path::{CanonicalPath, PathPattern};
 use super::random::holds_data;
+use crate::model::Moment;
 use crate::model::policy::{AllowEntry, HostPattern};
 
 /// The entries by the names they cover. The default grants nothing.
@@ -30,6 +32,7 @@ struct Entry {
     paths: Box<[PathPattern]>,
     cidr: Option<Cidr>,
     encoded_slash: bool,
+    expires: Option<Moment>,
 }
 
 /// What let a request pass.
@@ -80,6 +83,7 @@ impl Allowlist {
                 cidr: cidr.map_err(|reason| named(&reason))?,
                 text: text.as_str().into(),
                 encoded_slash: slash,
+                expires: entry.expires,
             };
             table.entry(name.as_str().into()).or_default().push(compiled);
         }
@@ -93,14 +97,18 @@ impl Allowlist {
     /// [`Code::PortNotAllowed`].
     pub fn authority(&self, authority: &Authority) -> Result<Grant, Code> {
         let entries = self.entries(authority)?;
-        let entry = entries.first().ok_or(Code::PortNotAllowed)?;
-        Ok(grant(&entries, entry))
+        match entries.iter().find(|entry| entry.holds()) {
+            Some(entry) => Ok(grant(&entries, entry)),
+            None if entries.is_empty() => Err(Code::PortNotAllowed),
+            None => Err(Code::GrantExpired),
+        }
     }
 
     /// Whether some entry lists this request.
     ///
     /// # Errors
-    /// As [`Self::authority`], then [`Code::MethodNotAllowed`], [`Code::PathNotAllowed`].
+    /// As [`Self::authority`], then [`Code::MethodNotAllowed`], [`Code::PathNotAllowed`]. [`Code::GrantExpired`]: an entry
+    /// has listed it, and has ended.
     pub fn request(
         &self,
         authority: &Authority,
@@ -116,14 +124,20 @@ impl Allowlist {
                 }
                 continue;
             }
+            let ended = refusal == Code::GrantExpired;
             let listed = entry.methods.is_empty() || entry.methods.iter().any(|m| **m == *method);
             if !listed || is_never_passed_on(method) {
                 // That a path is wrong says more than that another entry has other methods.
-                if refusal != Code::PathNotAllowed {
+                if refusal != Code::PathNotAllowed && !ended {
                     refusal = Code::MethodNotAllowed;
                 }
             } else if !entry.paths.is_empty() && !entry.paths.iter().any(|p| p.matches(path)) {
-                refusal = Code::PathNotAllowed;
+                if !ended {
+                    refusal = Code::PathNotAllowed;
+                }
+            } else if !entry.holds() {
+                // Nothing says more than that.
+                refusal = Code::GrantExpired;
             } else {
                 return Ok(grant(&entries, entry));
             }
@@ -136,6 +150,12 @@ impl Allowlist {
     pub fn passes_encoded_slashes(&self) -> bool {
         let tables = [&self.exact, &self.one_label, &self.any_labels];
         tables.into_iter().flat_map(BTreeMap::values).flatten().any(|entry| entry.encoded_slash)
+    }
+
+    /// When entries end.
+    pub(super) fn ends(&self) -> impl Iterator<Item = Moment> {
+        let tables = [&self.exact, &self.one_label, &self.any_labels];
+        tables.into_iter().flat_map(BTreeMap::values).flatten().filter_map(|entry| entry.expires)
     }
 
     /// The private ranges that the entries of a host and port declare.
@@ -155,11 +175,14 @@ impl Allowlist {
         if all.is_empty() {
             return Err(Code::HostNotAllowed);
         }
-        if !self.exact.contains_key(name) {
+        // What has ended lists no name, so that a wildcard has to cover it.
+        let holds = |entries: &Entries, name: &str| {
+            entries.get(name).is_some_and(|all| all.iter().any(Entry::holds))
+        };
+        if all.iter().any(|entry| entry.holds()) && !holds(&self.exact, name) {
             // Of several wildcards the one that stands for the least.
-            let listed = |parent: &&str| {
-                self.one_label.contains_key(*parent) || self.any_labels.contains_key(*parent)
-            };
+            let listed =
+                |parent: &&str| holds(&self.one_label, parent) || holds(&self.any_labels, parent);
             let parent = parents().find(listed).unwrap_or_default();
             let labels = name.strip_suffix(parent).unwrap_or(name).trim_end_matches('.');
             if holds_data(labels) {
@@ -175,7 +198,20 @@ fn grant(entries: &[&Entry], entry: &Entry) -> Grant {
 }
 
 fn exceptions(entries: &[&Entry]) -> Vec<Cidr> {
-    entries.iter().filter_map(|entry| entry.cidr).collect()
+    entries.iter().filter(|entry| entry.holds()).filter_map(|entry| entry.cidr).collect()
+}
+
+impl Entry {
+    /// Whether it has not ended.
+    fn holds(&self) -> bool {
+        holds(self.expires)
+    }
+}
+
+/// Whether what ends then has not ended.
+#[must_use]
+pub fn holds(expires: Option<Moment>) -> bool {
+    expires.is_none_or(|end| moment() < end)
 }
 
 /// Whether this can be an HTTP method here: in capitals, because servers differ about the others.
@@ -201,7 +237,15 @@ mod tests {
             _ => HostPattern::Exact(host.into()),
         };
         let (methods, paths) = (Vec::new(), Vec::new());
-        AllowEntry { host, port: 443, methods, paths, cidr: None, encoded_slash: false }
+        AllowEntry {
+            host,
+            port: 443,
+            methods,
+            paths,
+            cidr: None,
+            encoded_slash: false,
+            expires: None,
+        }
     }
 
     fn list(hosts: &[&str]) -> Allowlist {
@@ -325,5 +369,38 @@ mod tests {
             let error = with(*change).unwrap_err();
             assert!(error.starts_with("allowlist entry `"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_has_ended_grants_nothing() {
+        let past = Some(Moment::of_seconds(1_600_000_000));
+        let future = Some(Moment::of_seconds(4_000_000_000));
+        let path = |text: &str| CanonicalPath::parse(text.as_bytes()).unwrap();
+        let at = |name: &str| Authority::parse(name.as_bytes(), Some(443)).unwrap();
+        let compile = |entries: Vec<AllowEntry>| Allowlist::compile(&entries).unwrap();
+        let over = |host: &str| AllowEntry { expires: past, ..entry(host) };
+        let list = compile(vec![over("a.example")]);
+        assert_eq!(list.authority(&at("a.example")).unwrap_err(), Code::GrantExpired);
+        let asked = list.request(&at("a.example"), "GET", &path("/x"));
+        assert_eq!(asked.unwrap_err(), Code::GrantExpired);
+        assert_eq!(list.authority(&at("a.example:8443")).unwrap_err(), Code::PortNotAllowed);
+        // Another entry that has not ended does.
+        let list = compile(vec![
+            over("a.example"),
+            AllowEntry { expires: future, paths: vec!["/y/**".into()], ..entry("a.example") },
+        ]);
+        assert!(list.request(&at("a.example"), "GET", &path("/y/z")).is_ok());
+        let asked = list.request(&at("a.example"), "GET", &path("/x"));
+        assert_eq!(asked.unwrap_err(), Code::GrantExpired);
+        // What it declared has ended with it.
+        let cidr = Some("10.0.0.0/8".to_owned());
+        let list = compile(vec![AllowEntry { cidr, ..over("a.example") }, entry("a.example")]);
+        assert!(list.authority(&at("a.example")).unwrap().exceptions.is_empty());
+        // A name of data that was listed is one that a wildcard has to cover again.
+        let data = "da39a3ee5e6b4b0d3255bfef95601890da39a3ee5e6b4b0d3255bfef9560189.w.example";
+        let list = compile(vec![over(data), entry("*.w.example")]);
+        assert_eq!(list.authority(&at(data)).unwrap_err(), Code::NameHoldsData);
+        let list = compile(vec![entry(data), entry("*.w.example")]);
+        assert!(list.authority(&at(data)).is_ok());
     }
 }

@@ -5,10 +5,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::UnixTime;
 
+use crate::model::Moment;
+
 /// The present time.
 #[must_use]
 pub fn now() -> SystemTime {
     SystemTime::now() + ahead()
+}
+
+/// The same as people write it.
+#[must_use]
+pub fn moment() -> Moment {
+    let since = now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The same for the checks of certificates.

@@ -19,6 +19,18 @@ pub enum Code {
     MethodNotAllowed,
     /// The host is listed, but not with this path.
     PathNotAllowed,
+    /// What lets it pass has ended.
+    GrantExpired,
+    /// A page of another origin is at the door where agents ask.
+    OriginNotAllowed,
+    /// What came there is no JSON, or is packed.
+    UnsupportedMediaType,
+    /// What came there is too long.
+    MessageTooLarge,
+    /// What came there did not come in time.
+    MessageTimeout,
+    /// The agent asks too often. Only the log says so.
+    TooManyRequests,
     /// The authority holds user info.
     UserinfoForbidden,
     /// The host is a number that resolvers read as an address.
@@ -112,6 +124,12 @@ impl Code {
             Self::PlainHttpRefused => "plain_http_refused",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::PathNotAllowed => "path_not_allowed",
+            Self::GrantExpired => "grant_expired",
+            Self::OriginNotAllowed => "origin_not_allowed",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::MessageTooLarge => "message_too_large",
+            Self::MessageTimeout => "message_timeout",
+            Self::TooManyRequests => "too_many_requests",
             Self::UserinfoForbidden => "userinfo_forbidden",
             Self::AmbiguousIp => "ambiguous_ip",
             Self::MalformedAuthority => "malformed_authority",
@@ -165,6 +183,8 @@ impl Code {
             | Self::PortNotAllowed
             | Self::PlainHttpRefused
             | Self::PathNotAllowed
+            | Self::GrantExpired
+            | Self::OriginNotAllowed
             | Self::SsrfDenied
             | Self::ProxyRefused
             | Self::UseGitGate
@@ -173,9 +193,12 @@ impl Code {
             | Self::KnownSecret { .. } => 403,
             Self::RouteNotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::DlpUnscannable => 413,
+            Self::MessageTimeout => 408,
+            Self::DlpUnscannable | Self::MessageTooLarge => 413,
             Self::UriTooLong => 414,
+            Self::UnsupportedMediaType => 415,
             Self::SniMismatch | Self::AuthorityMismatch => 421,
+            Self::TooManyRequests => 429,
             Self::HeaderTooLarge => 431,
             Self::LargeFiles => 501,
             Self::UpstreamDns
@@ -235,6 +258,16 @@ impl Code {
             Self::PathNotAllowed => {
                 "ask the operator to add this path to the host's `paths` in `egress.allowlist`"
             }
+            Self::GrantExpired => {
+                "ask the operator for more time: `expires` of its entry in the bottle is over"
+            }
+            Self::OriginNotAllowed => "ask by a program: a page in a browser is no agent",
+            Self::UnsupportedMediaType => {
+                "send `Content-Type: application/json`, and no `Content-Encoding`"
+            }
+            Self::MessageTooLarge => "send at most 16 KiB",
+            Self::MessageTimeout => "send the whole message at once",
+            Self::TooManyRequests => "wait for the operator's decisions before asking for more",
             Self::UserinfoForbidden => "leave out what stands before `@` in the URL",
             Self::AmbiguousIp => "name the host: numeric spellings of addresses are not accepted",
             Self::MalformedAuthority => "name one host, and its port if it is not the usual one",

@@ -114,6 +114,12 @@ pub struct Testing {
     /// A request for this path panics.
     #[serde(default)]
     pub panic_path: Option<String>,
+    /// How long a call waits for the operator, in milliseconds.
+    #[serde(default)]
+    pub wait_ms: Option<u64>,
+    /// How often it is told so meanwhile, in milliseconds.
+    #[serde(default)]
+    pub beat_ms: Option<u64>,
     /// By how many seconds the sidecar's clock is ahead.
     #[serde(default)]
     pub clock_ahead: Option<u64>,

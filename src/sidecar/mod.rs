@@ -19,6 +19,8 @@
 //!    is forwarded.
 //! 8. On the way back known secrets are redacted.
 //!
+//! At one path of its own, `/.bottle/mcp`, an agent asks its operator for a change: [`supervise`]. It only ever asks.
+//!
 //! What decides is pure and is what `bottle policy check` asks as well.
 //!
 //! # The process
@@ -80,6 +82,7 @@ mod random;
 pub mod record;
 #[cfg(target_os = "linux")]
 pub mod start;
+pub mod supervise;
 mod unpack;
 
 pub use address::{CheckedAddr, Cidr};

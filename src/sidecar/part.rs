@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model;
+use crate::model::Moment;
 use crate::model::policy::{
     AllowEntry, AuthScheme, CredentialRoute, DlpAction, DlpAllow, HostPattern,
 };
@@ -52,6 +53,9 @@ pub struct AllowPart {
     /// A slash may stand encoded in a segment of a path.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub encoded_slash: bool,
+    /// From then on it grants nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
 }
 
 /// One credential route.
@@ -77,6 +81,9 @@ pub struct RoutePart {
     pub auth_header: Option<String>,
     /// The name of the credential; its value is sent beside the policy, never in it.
     pub credential: String,
+    /// From then on nothing goes by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Moment>,
 }
 
 /// How a route's credential is written into a request.
@@ -180,6 +187,7 @@ impl From<&AllowEntry> for AllowPart {
             paths: entry.paths.clone(),
             cidr: entry.cidr.clone(),
             encoded_slash: entry.encoded_slash,
+            expires: entry.expires,
         }
     }
 }
@@ -200,6 +208,7 @@ impl From<&AllowPart> for AllowEntry {
             paths: part.paths.clone(),
             cidr: part.cidr.clone(),
             encoded_slash: part.encoded_slash,
+            expires: part.expires,
         }
     }
 }
@@ -223,6 +232,7 @@ impl From<&CredentialRoute> for RoutePart {
             auth_user,
             auth_header,
             credential: route.token_ref.clone(),
+            expires: route.expires,
         }
     }
 }
@@ -250,6 +260,7 @@ mod tests {
             paths: vec!["/a/**".into()],
             cidr: Some("10.0.0.0/8".into()),
             encoded_slash: true,
+            expires: Some(Moment::of_seconds(1_796_059_524)),
         }
     }
 
@@ -272,6 +283,7 @@ mod tests {
             token_ref: "GH_TOKEN".into(),
             token_from: None,
             roles: Vec::new(),
+            expires: Some(Moment::of_seconds(1_796_059_524)),
         }];
         let part = PolicyPart::from(&policy);
         let text = serde_json::to_string(&part).unwrap();

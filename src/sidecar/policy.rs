@@ -7,11 +7,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use super::allowlist::{Allowlist, Grant, is_method, is_never_passed_on};
+use super::allowlist::{Allowlist, Grant, holds, is_method, is_never_passed_on};
 use super::authority::{Authority, Host};
+use super::clock::moment;
 use super::code::Code;
 use super::part::{PolicyPart, RoutePart, Scheme, ServicePart};
 use super::path::{CanonicalPath, decode_fully};
+use super::supervise::door;
+use crate::model::Moment;
 use crate::model::gate::GATE_NAME;
 use crate::model::policy::{AllowEntry, HostPattern, auth, service_of};
 
@@ -36,6 +39,7 @@ pub struct Route {
     upstream_path: Box<str>,
     auth: Auth,
     credential: Box<str>,
+    expires: Option<Moment>,
 }
 
 /// How a route's credential is written into a request.
@@ -111,6 +115,12 @@ impl Route {
     #[must_use]
     pub fn auth(&self) -> &Auth {
         &self.auth
+    }
+
+    /// Whether it has not ended.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        holds(self.expires)
     }
 
     /// The credential's name.
@@ -198,6 +208,14 @@ impl Policy {
         Ok(Self { allowlist, routes, services })
     }
 
+    /// When something of it ends next.
+    #[must_use]
+    pub fn ends(&self) -> Option<Moment> {
+        let now = moment();
+        let routes = self.routes.iter().filter_map(|route| route.expires);
+        self.allowlist.ends().chain(routes).filter(|end| now < *end).min()
+    }
+
     /// The routes, in the bottle's order.
     #[must_use]
     pub fn routes(&self) -> &[Arc<Route>] {
@@ -281,6 +299,9 @@ fn route(part: &RoutePart) -> Result<Route, String> {
     if !plain(&part.path) || !part.path.ends_with('/') {
         return Err("its path is not canonical, or does not start and end with `/`".into());
     }
+    if part.path.starts_with(door::PREFIX) {
+        return Err(format!("`{}` is the sidecar's own", door::PREFIX));
+    }
     // `Host` takes no port, so that what follows it is the port that the part says.
     refuse_reserved(&part.host)?;
     let host = Host::parse(part.host.as_bytes()).ok();
@@ -306,6 +327,7 @@ fn route(part: &RoutePart) -> Result<Route, String> {
         upstream_path: part.upstream_path.as_str().into(),
         auth: Auth::of(part)?,
         credential: part.credential.as_str().into(),
+        expires: part.expires,
     })
 }
 
@@ -328,8 +350,12 @@ pub fn decide_connect(policy: &Policy, authority: &Authority) -> Result<Grant, C
         if routes.peek().is_none() {
             return Err(refusal);
         }
-        let route = routes.find(|route| route.upstream == *authority);
-        route.map(|route| policy.by_route(route)).ok_or(Code::PortNotAllowed)
+        let there: Vec<_> = routes.filter(|route| route.upstream == *authority).collect();
+        match there.iter().find(|route| route.holds()) {
+            Some(route) => Ok(policy.by_route(route)),
+            None if there.is_empty() => Err(Code::PortNotAllowed),
+            None => Err(Code::GrantExpired),
+        }
     })
 }
 
@@ -369,6 +395,7 @@ pub fn decide(
         transport == Transport::Https
             && route.upstream == *authority
             && rest(path.path(), &route.upstream_path).is_some()
+            && route.holds()
     };
     // The longest prefix wins; of two with the same, the one that the bottle names first.
     let mut routed: Option<&Arc<Route>> = None;
@@ -424,6 +451,9 @@ pub fn decide_path_door(
             Code::RouteNotFound
         });
     };
+    if !route.holds() {
+        return Err(Code::GrantExpired);
+    }
     let rest = &path.as_str()[route.path.len()..];
     let upstream_path = format!("{}/{rest}", route.upstream_path);
     let upstream_path = policy.path(upstream_path.as_bytes())?;

@@ -40,6 +40,8 @@ pub enum Event {
     Abandoned,
     /// A connection that a new policy forbids is closed.
     Revoked,
+    /// An agent asks for something new.
+    Request,
     /// Something in the sidecar itself went wrong.
     Error,
 }
@@ -59,6 +61,7 @@ impl Event {
             Self::Deny => "deny",
             Self::Abandoned => "abandoned",
             Self::Revoked => "revoked",
+            Self::Request => "request",
             Self::Error => "error",
         }
     }

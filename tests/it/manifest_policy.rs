@@ -371,18 +371,62 @@ fn a_git_upstream_is_an_ssh_url() {
     }
 }
 
-/// What is not built grants nothing: a bottle of these sections alone has no way out at all.
+/// `git` has its gate, and alone no other way out; to ask the operator there is a sidecar, which grants nothing.
 #[test]
-fn sections_that_are_not_enforced_grant_nothing() {
+fn who_may_ask_has_a_sidecar_and_no_more() {
     let scratch = Scratch::with_good_agent();
     scratch.write("home/.ssh/key", "x");
     scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
-    scratch.write(
-        "tree/bottles/w.md",
-        "---\nimage: alpine\nsupervise: true\ngit:\n  - {Name: a, Upstream: 'ssh://git@h/x', \
-         IdentityFile: ~/.ssh/key}\n---\n",
-    );
-    let desired = scratch.load();
-    let spec = &desired.sandboxes[&id("w")];
-    assert!(spec.network.is_none() && spec.sidecar.is_none(), "{spec:?}");
+    let git = "git:\n  - {Name: a, Upstream: 'ssh://git@h/x', IdentityFile: ~/.ssh/key}\n";
+    for (supervise, yaml) in [(false, ""), (true, "supervise: true\n")] {
+        scratch.write("tree/bottles/w.md", format!("---\nimage: alpine\n{yaml}{git}---\n"));
+        let desired = scratch.load();
+        let spec = &desired.sandboxes[&id("w")];
+        assert_eq!((spec.network.is_some(), spec.sidecar.is_some()), (supervise, supervise));
+        assert!(spec.policy.egress.allowlist.is_empty() && spec.policy.routes.is_empty());
+    }
+}
+
+/// When a grant ends is a moment, or a day to its end.
+#[test]
+fn a_grant_ends_at_a_moment() {
+    let scratch = Scratch::with_good_agent();
+    scratch.write("tree/agents/w.md", "---\nbottle: w\n---\n");
+    let ends = |end: &str| {
+        let yaml = format!(
+            "---\nimage: alpine\negress:\n  allowlist:\n    - {{host: a.example, expires: {end}}}\n\
+             cred_proxy:\n  routes:\n    - {{path: /gh/, upstream: 'https://api.example.com', auth_scheme: Bearer, \
+             token_ref: T, expires: {end}}}\n---\n"
+        );
+        scratch.write("tree/bottles/w.md", yaml);
+        let desired = scratch.load();
+        let spec = desired.sandboxes.get(&id("w"))?;
+        let route = spec.policy.routes[0].expires;
+        assert_eq!(spec.policy.egress.allowlist[0].expires, route);
+        assert!(spec.policy.fields().0["egress.allowlist.a.example:443"].contains(" until "));
+        route.map(|end| end.in_seconds())
+    };
+    for (text, end) in [
+        ("2026-11-28T21:00:00Z", "2026-11-28T21:00:00Z"),
+        ("'2026-11-28T21:00:00+01:00'", "2026-11-28T20:00:00Z"),
+        ("2026-11-28", "2026-11-29T00:00:00Z"),
+    ] {
+        assert_eq!(ends(text).as_deref(), Some(end), "{text}");
+    }
+    for text in ["tomorrow", "2026-02-30", "10m", "2026-11-28T25:00:00Z", "20261128", "''"] {
+        assert_eq!(ends(text), None, "{text}");
+    }
+}
+
+/// Where an agent asks its operator no route stands.
+#[test]
+fn no_route_has_the_sidecars_own_paths() {
+    let scratch = Scratch::with_good_agent();
+    for path in ["/.bottle/", "/.bottle/mcp/"] {
+        let route = format!(
+            "cred_proxy:\n  routes:\n    - {{path: {path}, upstream: 'https://api.example.com', auth_scheme: Bearer, \
+             token_ref: T}}\n"
+        );
+        refused(&scratch, &route);
+    }
 }

@@ -2,6 +2,7 @@
 //! own. Names of cases (H01, T02, …) are those of the catalogue of attacks, `docs/security-cases.md`.
 
 mod answers;
+mod asks;
 mod basic;
 mod bombs;
 mod client;

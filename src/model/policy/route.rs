@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::model::Moment;
 use crate::model::source::Place;
 
 /// How a route's credential is written into a request.
@@ -117,6 +118,17 @@ pub enum RouteRole {
 }
 
 impl RouteRole {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::AnthropicBaseUrl,
+        Self::NpmRegistry,
+        Self::GitInsteadof,
+        Self::TeaLogin,
+        Self::OpenaiBaseUrl,
+        Self::GeminiBaseUrl,
+        Self::Opencode,
+    ];
+
     /// Whether one route of a bottle may have it: what it sets up has one place.
     #[must_use]
     pub fn is_alone(self) -> bool {
@@ -164,6 +176,8 @@ pub struct CredentialRoute {
     pub token_from: Option<TokenFrom>,
     /// What else it sets up.
     pub roles: Vec<RouteRole>,
+    /// From then on nothing goes by it.
+    pub expires: Option<Moment>,
 }
 
 impl CredentialRoute {
@@ -180,6 +194,7 @@ impl CredentialRoute {
             token_ref: "TOKEN".into(),
             token_from: None,
             roles: Vec::new(),
+            expires: None,
         }
     }
 

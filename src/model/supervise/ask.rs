@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::change::is_hot_limit;
 use crate::model::hash::SpecHash;
+use crate::model::id::BackendKind;
 
 /// What is asked for. The sidecar makes it of canonical values only; nothing of the agent's words is in it but
 /// [`CapabilityAsk::value`].
@@ -131,6 +133,16 @@ impl What {
         Self::Other,
     ];
 
+    /// What can be had of a machine of this backend: what its manifest says and a pass changes, in place or by a machine
+    /// that takes its place with its work; and what the operator answers in another way. A microVM has a kernel of its
+    /// own, whose processes nobody counts, and a disk has the size that it was made with.
+    #[must_use]
+    pub fn offered(backend: BackendKind) -> Vec<Self> {
+        let pids = is_hot_limit(backend, "resources.pids").then_some(Self::Pids);
+        let rest = [Self::Env, Self::Image, Self::Mount, Self::Package, Self::Tool, Self::Other];
+        [Self::Memory, Self::Cpus].into_iter().chain(pids).chain(rest).collect()
+    }
+
     /// As agents write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -225,6 +237,16 @@ mod tests {
         // It stays the same from one version of the program to the next.
         let text = r#"{"ask":{"value":"4G","what":"memory"},"kind":"capability"}"#;
         assert_eq!(one.digest(), SpecHash::of_bytes(text.as_bytes()));
+    }
+
+    #[test]
+    fn a_backend_offers_what_it_can_change() {
+        for backend in [BackendKind::Native, BackendKind::Docker, BackendKind::Smolmachines] {
+            let offered = What::offered(backend);
+            assert!(offered.contains(&What::Memory) && !offered.contains(&What::Disk));
+            let counts = backend != BackendKind::Smolmachines;
+            assert_eq!(offered.contains(&What::Pids), counts, "{backend}");
+        }
     }
 
     #[test]

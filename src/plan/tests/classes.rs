@@ -18,6 +18,7 @@ fn working(backend: BackendKind) -> SandboxSpec {
         token_ref: "GH_TOKEN".into(),
         token_from: None,
         roles: Vec::new(),
+        expires: None,
     };
     let mut ada = SandboxSpec {
         backend: BackendChoice::Fixed(backend),

@@ -1,10 +1,12 @@
 //! One request, as the log and its page tell of it.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::Response;
+use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::dialect::Dialect;
@@ -14,8 +16,11 @@ use super::scan::code;
 use super::serve::Shared;
 use super::state::Loaded;
 use super::trouble::Trouble;
+use crate::model::policy::service_of;
 use crate::sidecar::dlp::{Finding, Taken, Unscanned};
 use crate::sidecar::record::{Event, Line};
+use crate::sidecar::supervise::door;
+use crate::sidecar::supervise::evidence::Refusal;
 use crate::sidecar::{Authority, CanonicalPath, Code, Route};
 
 /// What is known of a request so far, each fact set once. What is not, stays out of the log.
@@ -26,7 +31,7 @@ pub(super) struct Case {
     pub(super) generation: OnceLock<u64>,
     pub(super) method: OnceLock<String>,
     /// The canonical name, and with its port as it is told.
-    host: OnceLock<(String, Option<String>)>,
+    host: OnceLock<(String, u16, Option<String>)>,
     /// The canonical path, without its query. A path in which a secret was found is not told.
     path: OnceLock<String>,
     route: OnceLock<Arc<Route>>,
@@ -39,6 +44,10 @@ pub(super) struct Case {
     detail: OnceLock<String>,
     /// Whoever asked is gone, so that nobody is refused anything.
     gone: AtomicBool,
+    /// It goes over TLS.
+    secure: AtomicBool,
+    /// Where it came to there is one method.
+    only_post: AtomicBool,
     /// It came, and the log has no line of it yet.
     untold: AtomicBool,
     /// A new policy has ended it.
@@ -72,6 +81,8 @@ impl Case {
             next: OnceLock::new(),
             detail: OnceLock::new(),
             gone: AtomicBool::new(false),
+            secure: AtomicBool::new(true),
+            only_post: AtomicBool::new(false),
             untold: AtomicBool::new(false),
             revoked: AtomicBool::new(false),
             room: OnceLock::new(),
@@ -93,6 +104,23 @@ impl Case {
         self.untold.store(true, Ordering::Release);
     }
 
+    /// It goes without TLS.
+    pub(super) fn is_plain(&self) {
+        self.secure.store(false, Ordering::Release);
+    }
+
+    /// Where it came to there is one method, POST.
+    pub(super) fn has_only_post(&self) {
+        self.only_post.store(true, Ordering::Release);
+    }
+
+    /// Its agent asks too often.
+    pub(super) fn floods(&self) {
+        let code = Code::TooManyRequests.as_str();
+        // The answer says so as well, whether or not the log can.
+        let _ = self.shared.record.write(&self.line(Event::Deny, Some(&code)));
+    }
+
     /// What it led to has lines of its own.
     pub(super) fn is_told(&self) {
         self.untold.store(false, Ordering::Release);
@@ -100,7 +128,7 @@ impl Case {
 
     /// The canonical name of the host.
     pub(super) fn host(&self) -> &str {
-        self.host.get().map_or("", |(name, _)| name)
+        self.host.get().map_or("", |(name, ..)| name)
     }
 
     /// It is for this host. A name that holds a secret is not told.
@@ -108,7 +136,7 @@ impl Case {
         let name = authority.host().to_string();
         let secret = loaded.is_some_and(|loaded| loaded.scan.name_holds_secret(&name));
         let told = if secret { None } else { Some(authority.to_string()) };
-        let _ = self.host.set((name, told));
+        let _ = self.host.set((name, authority.port(), told));
     }
 
     /// It is for this path, in which nothing was found.
@@ -130,10 +158,11 @@ impl Case {
 
     fn about(&self) -> About<'_> {
         About {
-            host: self.host.get().and_then(|(_, told)| told.as_deref()),
+            host: self.host.get().and_then(|(.., told)| told.as_deref()),
             route: self.route.get().map(|route| route.path()),
             request_id: &self.id,
             next: self.next.get().copied(),
+            ask: None,
             dialect: self.dialect.get().copied(),
         }
     }
@@ -154,7 +183,7 @@ impl Case {
             request_id: Some(&self.id),
             generation: self.generation.get().copied(),
             method: self.method.get().map(String::as_str),
-            host: self.host.get().and_then(|(_, told)| told.as_deref()),
+            host: self.host.get().and_then(|(.., told)| told.as_deref()),
             path: self.path.get().map(String::as_str),
             route: self.route.get().map(|route| route.path()),
             code,
@@ -182,7 +211,11 @@ impl Case {
             Ok(()) => code,
             Err(()) => &Code::AuditUnavailable,
         };
-        page(code, &self.about(), close)
+        let mut page = page(code, &About { ask: self.call(code), ..self.about() }, close);
+        if *code == Code::MethodNotAllowed && self.only_post.load(Ordering::Acquire) {
+            door::only_post(&mut page);
+        }
+        page
     }
 
     /// Says that it is refused although part of it was passed on.
@@ -208,7 +241,53 @@ impl Case {
             line.path = None;
         }
         line.detail = self.detail.get().map(String::as_str);
+        self.remember(&line);
         self.shared.record.write(&line).map_err(drop)
+    }
+
+    /// The call that asks for what was refused, where the agent can.
+    fn call(&self, code: &Code) -> Option<Value> {
+        let asked_for = matches!(
+            code,
+            Code::HostNotAllowed
+                | Code::NameHoldsData
+                | Code::PortNotAllowed
+                | Code::MethodNotAllowed
+                | Code::PathNotAllowed
+                | Code::GrantExpired
+        );
+        let (host, port, told) = self.host.get().filter(|_| asked_for)?;
+        // A name that holds a secret, or that is an address, is none that can be asked for.
+        let named = !host.starts_with('[') && host.parse::<IpAddr>().is_err();
+        told.as_ref().filter(|_| named && service_of(host).is_none())?;
+        self.shared.loaded().filter(|loaded| loaded.supervise.is_some())?;
+        let (scheme, usual) = match self.secure.load(Ordering::Acquire) {
+            true => ("https", 443),
+            false => ("http", 80),
+        };
+        let port = if *port == usual { String::new() } else { format!(":{port}") };
+        let path = self.path.get().map_or("/", String::as_str);
+        let failed_url = format!("{scheme}://{host}{port}{path}");
+        Some(json!({
+            "tool": "pipelock-block",
+            "arguments": {"failed_url": failed_url, "request_id": self.id},
+        }))
+    }
+
+    /// Where its agent can ask for what was refused, it is remembered for the operator.
+    fn remember(&self, line: &Line<'_>) {
+        let Some((host, port, Some(_))) = self.host.get() else { return };
+        if self.shared.loaded().is_none_or(|loaded| loaded.supervise.is_none()) {
+            return;
+        }
+        self.shared.desk().refused(Refusal {
+            request_id: self.id.clone(),
+            host: host.clone(),
+            port: *port,
+            method: line.method.map(str::to_owned),
+            path: line.path.map(str::to_owned),
+            code: line.code.unwrap_or_default().to_owned(),
+        });
     }
 
     /// Says that a new policy ends it, once: its body and its answer both end by that.

@@ -105,6 +105,9 @@ pub(super) fn decided(
             Some(authority)
         }
     };
+    if transport == Transport::Http && !by_path {
+        case.is_plain();
+    }
     if let Some(authority) = &authority {
         case.is_for(authority, loaded.as_deref());
     }
@@ -173,7 +176,11 @@ pub(super) fn decided(
 }
 
 /// The one host that a request names, in its target and in its field.
-fn named(uri: &Uri, headers: &HeaderMap, transport: Transport) -> Result<Authority, Code> {
+pub(super) fn named(
+    uri: &Uri,
+    headers: &HeaderMap,
+    transport: Transport,
+) -> Result<Authority, Code> {
     let port = Some(transport.default_port());
     let of_target = uri
         .authority()
@@ -197,7 +204,8 @@ fn named(uri: &Uri, headers: &HeaderMap, transport: Transport) -> Result<Authori
     }
 }
 
-fn host_field(headers: &HeaderMap) -> Result<&str, Code> {
+/// What the one field of that name says.
+pub(super) fn host_field(headers: &HeaderMap) -> Result<&str, Code> {
     let mut fields = headers.get_all(HOST).iter();
     match (fields.next(), fields.next()) {
         (Some(one), None) => one.to_str().map_err(|_| Code::MalformedAuthority),

@@ -249,6 +249,27 @@ pub const ALL_IDLE_UPSTREAMS: usize = 64;
 /// How long they are kept.
 pub const UPSTREAM_IDLE: Duration = Duration::from_secs(60);
 
+/// Calls of an agent that wait for the operator at once; the next one is told at once that it is pending.
+pub const WAITING_CALLS: usize = 8;
+
+/// How long such a call waits: less than any client that was measured.
+pub const WAIT: Duration = Duration::from_secs(240);
+
+/// The same where nothing can be said meanwhile.
+pub const WAIT_HELD: Duration = Duration::from_secs(45);
+
+/// How often something is said meanwhile.
+pub const BEAT: Duration = Duration::from_secs(20);
+
+/// How often the clock is asked whether something has ended.
+pub const CLOCK: Duration = Duration::from_secs(30);
+
+/// For a message of an agent's to arrive.
+pub const MESSAGE: Duration = Duration::from_secs(10);
+
+/// Requests that a list of them has.
+pub const LISTED: usize = 20;
+
 /// Leaf certificates that are kept.
 pub const LEAVES: usize = 128;
 

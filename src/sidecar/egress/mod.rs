@@ -3,6 +3,7 @@
 //! A connection of the machine goes from `serve` to `connection`, through `framed`, and each of its
 //! requests to `proxy`; a CONNECT becomes a tunnel in `connect`, with the same inside. A request's
 //! body goes out as an `upload`, behind its `search`, to one of the `upstream`s, `via` a proxy where the network has one, and what comes back is `outgoing`.
+//! What an agent asks its operator is no such request: `supervised` answers it from the `desk`, at once or after a while of `waiting`.
 
 mod activity;
 mod ahead;
@@ -15,6 +16,7 @@ mod connect;
 mod connection;
 mod course;
 mod decided;
+mod desk;
 mod dial;
 mod dialect;
 mod framed;
@@ -35,11 +37,13 @@ mod servers;
 mod share;
 mod slots;
 mod state;
+mod supervised;
 mod trouble;
 mod upload;
 mod upstream;
 mod verified;
 mod via;
+mod waiting;
 mod websocket;
 
 pub use resolve::System;

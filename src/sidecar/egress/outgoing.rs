@@ -20,6 +20,7 @@ use super::relaying::Turn;
 use super::state::Loaded;
 use super::upload::Revoked;
 use super::upstream::{Connection, Target};
+use super::waiting::Waiting;
 use crate::sidecar::credential::Redactor;
 
 /// What a machine is sent.
@@ -34,6 +35,7 @@ pub(super) struct Outgoing {
 enum Kind {
     Page(Option<Bytes>),
     Relayed(Box<Relayed>),
+    Waiting(Box<Waiting>),
 }
 
 /// What an upstream sends.
@@ -59,6 +61,14 @@ pub(super) struct Relayed {
 impl Outgoing {
     pub(super) fn page(body: Bytes, working: Working) -> Self {
         Self { kind: Kind::Page(Some(body)), _working: working, _room: None }
+    }
+
+    pub(super) fn waiting(
+        waiting: Waiting,
+        working: Working,
+        room: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Self {
+        Self { kind: Kind::Waiting(Box::new(waiting)), _working: working, _room: room }
     }
 
     pub(super) fn relayed(
@@ -261,12 +271,14 @@ impl Body for Outgoing {
         match &mut self.kind {
             Kind::Page(page) => Poll::Ready(page.take().map(|page| Ok(Frame::data(page)))),
             Kind::Relayed(relayed) => relayed.poll(context),
+            Kind::Waiting(waiting) => waiting.poll(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Page(page) => page.is_none(),
+            Kind::Waiting(waiting) => waiting.is_over(),
             // Trailers may still wait behind what was held back.
             Kind::Relayed(relayed) => {
                 relayed.trailers.is_none()
@@ -288,7 +300,7 @@ impl Body for Outgoing {
                 SizeHint::with_exact(relayed.first.as_ref().map_or(0, |first| first.len() as u64))
             }
             Kind::Relayed(relayed) if relayed.redactor.is_none() => relayed.incoming.size_hint(),
-            Kind::Relayed(_) => SizeHint::default(),
+            Kind::Relayed(_) | Kind::Waiting(_) => SizeHint::default(),
         }
     }
 }

@@ -17,6 +17,10 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-bottle-requ
 /// Says to clients of models whether to ask again.
 const RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
+/// What to do where the agent can ask for it.
+const ASK: &str = "ask the operator: call the tool `pipelock-block` of the MCP server `bottle` as `ask` says, with the \
+                   whole URL that failed and your reason";
+
 const REFUSED: &str = "refused by the sandbox's sidecar";
 
 #[derive(Serialize)]
@@ -36,6 +40,9 @@ struct Page<'a> {
     route: Option<&'a str>,
     request_id: &'a str,
     next: &'a str,
+    /// By which call it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ask: Option<&'a Value>,
 }
 
 /// What a refusal is about. Nothing of it was made by the machine but the canonical host.
@@ -46,6 +53,8 @@ pub(super) struct About<'a> {
     pub(super) request_id: &'a str,
     /// What to do, where there is more to say than for every case of the code.
     pub(super) next: Option<&'static str>,
+    /// By which call the agent asks for it, where it can.
+    pub(super) ask: Option<Value>,
     /// In which form it is understood, where that is not the page's own.
     pub(super) dialect: Option<Dialect>,
 }
@@ -73,6 +82,7 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
     };
     let status = about.dialect.map_or(code.status(), |_| Dialect::status(code));
     let next = about.next.unwrap_or(code.next());
+    let next = about.ask.as_ref().map_or(next, |_| ASK);
     let page = Page {
         kind: (about.dialect == Some(Dialect::Anthropic)).then_some("error"),
         error: match about.dialect {
@@ -87,6 +97,7 @@ pub(super) fn page(code: &Code, about: &About<'_>, close: bool) -> Response<Byte
         route: about.route,
         request_id: about.request_id,
         next,
+        ask: about.ask.as_ref(),
     };
     // A page of strings is always written.
     let mut body = serde_json::to_vec(&page).unwrap_or_default();

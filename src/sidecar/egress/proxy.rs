@@ -35,7 +35,8 @@ use super::state::Loaded;
 use super::trouble::Trouble;
 use super::upload::{Revoked, Upload};
 use super::upstream::{Connection, Reach, Target, Unanswered};
-use super::{connect, limits, websocket};
+use super::waiting::Waiting;
+use super::{connect, limits, supervised, websocket};
 use crate::sidecar::dlp::{Report, Unscanned};
 use crate::sidecar::{Authority, Code, Route, Transport, decide_connect};
 
@@ -86,7 +87,10 @@ pub(super) async fn answer(
         Ok(Ok(Answer::Relayed(response))) => {
             return Ok((*response).map(|relayed| Outgoing::relayed(relayed, working, room)));
         }
-        Ok(Ok(Answer::Switched(response))) => *response,
+        Ok(Ok(Answer::Waits(response))) => {
+            return Ok((*response).map(|waiting| Outgoing::waiting(waiting, working, room)));
+        }
+        Ok(Ok(Answer::Switched(response) | Answer::Said(response))) => *response,
         Ok(Err(Refusal::New(code))) => case.deny(&code, unread || door.wire.violation().is_some()),
         Ok(Err(Refusal::Logged(code))) => case.page(&code),
         // The message of a panic may hold a value, so nobody is told it.
@@ -99,6 +103,10 @@ enum Answer {
     Relayed(Box<Response<Relayed>>),
     /// The connection becomes something else: a tunnel, or a WebSocket.
     Switched(Box<Response<Bytes>>),
+    /// The sidecar itself has said it.
+    Said(Box<Response<Bytes>>),
+    /// The sidecar itself says it later.
+    Waits(Box<Response<Waiting>>),
 }
 
 enum Refusal {
@@ -136,6 +144,16 @@ async fn work(
         door.pending.set(connect::Switch::Tunnel(authority), upgrade);
         case.is_told();
         return Ok(Answer::Switched(Box::default()));
+    }
+    if let Some(loaded) = &loaded
+        && let Some(path) = supervised::own(&door.kind, loaded, &request)
+    {
+        let path = path?;
+        case.is_at(&path);
+        return Ok(match supervised::answer(case, loaded, &path, request).await? {
+            supervised::Said::Whole(response) => Answer::Said(Box::new(response)),
+            supervised::Said::Waits(response) => Answer::Waits(Box::new(response)),
+        });
     }
     let (loaded, decided) = decided(&door.kind, case, loaded, &request)?;
     #[cfg(any(test, feature = "testing"))]

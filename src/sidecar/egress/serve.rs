@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activity::Activity;
 use super::connection::{Socket, refuse, serve};
+use super::desk::Desk;
 use super::limits;
 use super::machine::{Machine, Token, admit};
 use super::relaying::Relaying;
@@ -23,6 +24,7 @@ use super::resolve::System;
 use super::share::{Budget, budget};
 use super::slots::Slots;
 use super::state::Loaded;
+use crate::model::Moment;
 use crate::model::supervise::Held;
 use crate::sidecar::record::{Event, Line, Record};
 
@@ -36,6 +38,7 @@ pub(super) struct Shared {
     pub(super) wide: Arc<Semaphore>,
     pub(super) relaying: Arc<Relaying>,
     pub(super) activity: Arc<Activity>,
+    desk: Desk,
     slots: Arc<Slots>,
     loaded: watch::Sender<Option<Arc<Loaded>>>,
     /// Documents are loaded one at a time.
@@ -53,6 +56,11 @@ impl Shared {
         &self.machine
     }
 
+    /// What its agent has asked for.
+    pub(super) fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
     /// When it ends.
     pub(super) fn stopping(&self) -> &CancellationToken {
         &self.stop
@@ -63,7 +71,7 @@ impl Shared {
         self.loaded.borrow().clone()
     }
 
-    /// Waits until a document after this generation makes `over` true.
+    /// Waits until a document after this generation, or the end of something that one grants, makes `over` true.
     pub(super) fn until(
         &self,
         generation: u64,
@@ -71,14 +79,23 @@ impl Shared {
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let mut changes = self.loaded.subscribe();
         Box::pin(async move {
+            let mut ended = false;
             loop {
                 // There may be a newer one already.
                 let loaded = changes.borrow_and_update().clone();
-                if loaded.is_some_and(|now| now.generation > generation && over(&now)) {
+                let new = |now: &Loaded| now.generation > generation || ended;
+                if loaded.as_deref().is_some_and(|now| new(now) && over(now)) {
                     return;
                 }
-                if changes.changed().await.is_err() {
-                    std::future::pending::<()>().await;
+                let ends = loaded.as_deref().and_then(|now| now.policy.ends());
+                drop(loaded);
+                tokio::select! {
+                    changed = changes.changed() => {
+                        if changed.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                    () = end_of(ends) => ended = true,
                 }
             }
         })
@@ -126,6 +143,7 @@ impl Sidecar {
             wide: Arc::new(Semaphore::new(limits::WIDE_CONNECTIONS)),
             relaying: Arc::default(),
             activity: Arc::default(),
+            desk: Desk::default(),
             slots: Arc::default(),
             loaded: watch::Sender::new(None),
             loading: Mutex::new(0),
@@ -199,7 +217,10 @@ impl Sidecar {
             lost: self.0.record.lost(),
             connections: self.0.slots.open(),
             started_at: self.0.started_at.clone(),
-            requests: Held::default(),
+            requests: match loaded.is_some_and(|loaded| loaded.supervise.is_some()) {
+                true => self.0.desk.held(loaded),
+                false => Held::default(),
+            },
         }
     }
 
@@ -233,6 +254,18 @@ impl Sidecar {
         self.0.stop.cancelled().await;
         // It ends whether or not the log can say so.
         let _ = self.0.record.write(&Line::new(Event::Stop));
+    }
+}
+
+/// Waits for a moment; for none, for ever. The clock is asked again every now and then, for it may be set.
+async fn end_of(moment: Option<Moment>) {
+    let Some(moment) = moment else { return std::future::pending().await };
+    loop {
+        let left = moment.0.saturating_sub(crate::sidecar::clock::moment().0);
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(left).min(limits::CLOCK)).await;
     }
 }
 

@@ -14,6 +14,7 @@ use super::resolve::{Resolver, System};
 use super::scan::{Scan, basic_users};
 use super::upstream::{Upstreams, client_config};
 use super::via::Proxy;
+use crate::model::supervise::{Section, is_message};
 use crate::sidecar::Host;
 use crate::sidecar::ca::Ca;
 use crate::sidecar::credential::check;
@@ -32,6 +33,8 @@ pub(super) struct Loaded {
     pub(super) ca: Option<Arc<Ca>>,
     ca_part: Option<CaPart>,
     pub(super) scan: Scan,
+    /// Where there is a door at which the agent asks.
+    pub(super) supervise: Option<Section>,
     pub(super) credentials: BTreeMap<String, Secret>,
     /// Whom routes write into Basic credentials, each with the credential's name.
     users: BTreeSet<(String, String)>,
@@ -99,6 +102,7 @@ impl Loaded {
             policy,
             forbidden: document.forbidden.into_iter().chain(system.around.clone()).collect(),
             ca_part: document.ca,
+            supervise: supervise(document.supervise)?,
             credentials: document.credentials,
             users,
             #[cfg(any(test, feature = "testing"))]
@@ -122,6 +126,18 @@ fn parse(text: &[u8]) -> Result<Document, String> {
         Ok(document)
     } else {
         Err(format!("`version` is {}: this sidecar reads {VERSION}", document.version))
+    }
+}
+
+/// What a document says of requests, in order: an agent reads the operator's words as they are.
+fn supervise(section: Option<Section>) -> Result<Option<Section>, String> {
+    let Some(section) = section else { return Ok(None) };
+    let messages = section.requests.iter().filter_map(|told| told.message.as_deref());
+    match messages.into_iter().all(is_message) {
+        true => Ok(Some(section)),
+        false => {
+            Err("`supervise`: a message is not one line of at most 500 plain characters".into())
+        }
     }
 }
 

@@ -3,7 +3,15 @@ use crate::sidecar::part::AllowPart;
 
 fn allow(host: &str, port: u16) -> AllowPart {
     let (methods, paths) = (Vec::new(), Vec::new());
-    AllowPart { host: host.into(), port, methods, paths, cidr: None, encoded_slash: false }
+    AllowPart {
+        host: host.into(),
+        port,
+        methods,
+        paths,
+        cidr: None,
+        encoded_slash: false,
+        expires: None,
+    }
 }
 
 fn to(path: &str, host: &str, upstream_path: &str, credential: &str) -> RoutePart {
@@ -16,6 +24,7 @@ fn to(path: &str, host: &str, upstream_path: &str, credential: &str) -> RoutePar
         auth_user: None,
         auth_header: None,
         credential: credential.into(),
+        expires: None,
     }
 }
 
@@ -383,4 +392,31 @@ fn an_encoded_slash_passes_where_an_entry_says_so() {
     for refused in ["/gh-git/a%2Fb", "/gh/a%2Fb", "/gh%2Fuser", "/anthropic/a%2Fb"] {
         assert_eq!(door(refused), Err(Code::PathNotCanonical), "{refused}");
     }
+}
+
+#[test]
+fn a_route_that_has_ended_adds_nothing() {
+    let mut part = part();
+    let ends = |part: &mut PolicyPart, seconds| {
+        let end = crate::model::Moment::of_seconds(seconds);
+        part.routes.iter_mut().filter(|r| r.path == "/gh/").for_each(|r| r.expires = Some(end));
+        Policy::compile(part).unwrap()
+    };
+    let asked = CanonicalPath::parse(b"/gh/user").unwrap();
+    let policy = ends(&mut part, 4_000_000_000);
+    assert!(decide_path_door(&policy, "GET", &asked).is_ok());
+    assert!(policy.ends().is_some());
+    let policy = ends(&mut part, 1_600_000_000);
+    assert_eq!(decide_path_door(&policy, "GET", &asked).unwrap_err(), Code::GrantExpired);
+    assert_eq!(policy.ends(), None, "there is nothing to wait for");
+    // By the proxy it gets no credential, and is let through by the allowlist alone.
+    let authority = Authority::parse(b"api.example.com", Some(443)).unwrap();
+    let path = CanonicalPath::parse(b"/pub/x").unwrap();
+    let allowed = decide(&policy, &authority, Transport::Https, "GET", &path).unwrap();
+    assert_eq!(allowed.route, None);
+    part.allow.clear();
+    let policy = Policy::compile(&part).unwrap();
+    let other = CanonicalPath::parse(b"/user").unwrap();
+    let refused = decide(&policy, &authority, Transport::Https, "GET", &other).unwrap_err();
+    assert!(matches!(refused, Code::GrantExpired | Code::PathNotAllowed), "{refused}");
 }

@@ -86,6 +86,7 @@ pub(super) fn policy(number: u8) -> Policy {
         paths: Vec::new(),
         cidr: None,
         encoded_slash: false,
+        expires: None,
     };
     let egress = Egress { allowlist: vec![entry], ..Egress::default() };
     Policy { egress, ..Policy::default() }

@@ -206,6 +206,7 @@ fn tools_read_what_was_written_for_them() {
             token_ref: "A_TOKEN".to_owned(),
             token_from: None,
             roles: vec![RouteRole::NpmRegistry, RouteRole::GitInsteadof, RouteRole::TeaLogin],
+            expires: None,
         };
         let url = format!("http://127.0.0.1:3128{path}");
         let files = roles::files(&[route], BackendKind::Native, None);

@@ -77,6 +77,7 @@ impl Far {
             paths: Vec::new(),
             cidr: None,
             encoded_slash: false,
+            expires: None,
         };
         let policy =
             PolicyPart { allow: hosts.iter().map(allow).collect(), ..PolicyPart::default() };
