@@ -1,8 +1,11 @@
 //! Text that a file, an engine or a guest wrote, made harmless for a terminal. Pure.
 
+mod spelled;
 mod unseen;
 
 use std::fmt::Write as _;
+
+pub use spelled::{quoted_lines, spelled, spelled_line};
 
 /// What stands in the place of a character that is not shown.
 pub const REPLACEMENT: char = '\u{fffd}';

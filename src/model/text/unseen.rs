@@ -62,6 +62,15 @@ pub(super) fn hidden(before: Option<char>, c: char, after: Option<char>) -> bool
     unseen(c) && !(c == STYLE && before.is_some_and(styles))
 }
 
+/// What stands on the character before it.
+const MARKS: &str = r"\p{M}";
+
+/// Whether it stands on the character before it, and takes no room of its own.
+pub(super) fn is_mark(c: char) -> bool {
+    static RANGES: LazyLock<Ranges> = LazyLock::new(|| ranges(MARKS));
+    !c.is_ascii() && holds(&RANGES, c)
+}
+
 /// Whether what follows decides about it.
 pub(super) fn waits(c: char) -> bool {
     c == STYLE
