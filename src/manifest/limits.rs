@@ -58,7 +58,7 @@ pub(super) fn read(field: &Field<'_>, findings: &mut Findings<'_>) -> Resources 
 }
 
 /// A decimal number in thousandths: `1.5` is 1500.
-fn thousandths(text: &str) -> Option<u64> {
+pub(crate) fn thousandths(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     if !digits(whole) || !digits(part) || part.len() > 3 {
@@ -125,7 +125,7 @@ pub(super) fn amount_between(
 }
 
 /// Whole bytes of `1.5G`.
-fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let shift = match unit {
         "K" => 10,

@@ -11,6 +11,7 @@
 //! | `keys`, `field`, `host` | typed access, the tables of keys, the grammars |
 //! | `bottle`, `agent`, `proxy` and their sections | values → what the model calls them |
 //! | `resolve` | agents in their bottles, skills, overlays |
+//! | [`edit`] | the smallest change of a file's text that says something new |
 //! | [`diagnostic`], [`schema`] | for people, for editors |
 
 mod agent;
@@ -18,6 +19,7 @@ mod bottle;
 mod build;
 mod cred_proxy;
 pub mod diagnostic;
+pub mod edit;
 mod egress;
 mod field;
 mod frontmatter;
@@ -45,10 +47,12 @@ mod trust;
 mod workspace;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 pub(crate) use keys::nearest;
+pub(crate) use limits::{bytes as amount, thousandths};
 pub use locate::{LocateError, Location, Surroundings, locate};
 pub use trust::{exposed_folder, is_descriptor, mount_table, operators_file};
 
@@ -71,6 +75,9 @@ pub struct LoadOptions {
     pub state_dir: PathBuf,
     /// Where skills go in the guest, when not to `$HOME/.claude/skills`.
     pub skills_dir_override: Option<String>,
+    /// What files of the tree say instead of what they hold, by their paths in it: what would be so if they
+    /// said it. Each of them has to be there.
+    pub instead: BTreeMap<PathBuf, Vec<u8>>,
 }
 
 impl LoadOptions {
@@ -85,6 +92,7 @@ impl LoadOptions {
             search_path: None,
             state_dir: state_dir.into(),
             skills_dir_override: None,
+            instead: BTreeMap::new(),
         }
     }
 

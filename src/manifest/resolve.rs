@@ -188,7 +188,7 @@ impl<'o> Loader<'o> {
             let warning = Diagnostic::warning("bottle.yml", "this file is not read");
             self.diagnostics.push(warning.with_hint("the settings of a tree are in `bottle.yaml`"));
         }
-        let bytes = match self.dir.read(OsStr::new(SETTINGS_FILE), MAX_MANIFEST) {
+        let bytes = match self.content(&self.dir, "", OsStr::new(SETTINGS_FILE)) {
             Ok((bytes, stat)) => match self.own_file(&self.path.join(SETTINGS_FILE), &stat) {
                 Ok(_) => bytes,
                 Err(exposed) => {
@@ -244,6 +244,16 @@ impl<'o> Loader<'o> {
         Ok(holds)
     }
 
+    /// A file of the tree, or what is to be read in its place.
+    fn content(&self, dir: &Dir, folder: &str, name: &OsStr) -> Result<(Vec<u8>, Stat), ReadError> {
+        let (bytes, stat) = dir.read(name, MAX_MANIFEST)?;
+        let instead = match self.options.instead.is_empty() {
+            true => None,
+            false => self.options.instead.get(&Path::new(folder).join(name)),
+        };
+        Ok((instead.cloned().unwrap_or(bytes), stat))
+    }
+
     fn read_bottles(&mut self) {
         let dir = match open_part(&self.dir, BOTTLES) {
             Ok(Some(dir)) => dir,
@@ -268,7 +278,7 @@ impl<'o> Loader<'o> {
         for (name, file_name) in names {
             let file = format!("bottles/{name}.md");
             let mut read = Err(format!("{file} cannot be read"));
-            let found = match dir.read(&file_name, MAX_MANIFEST) {
+            let found = match self.content(&dir, BOTTLES, &file_name) {
                 Err(error) => vec![unreadable(&file, &error)],
                 Ok((bytes, stat)) => {
                     let (text, bad) = frontmatter::decode(bytes);
@@ -353,7 +363,12 @@ impl<'o> Loader<'o> {
         self.renamed.remove(&id);
         let mut spec = None;
         let mut said = Underlying { bottle: None, suspend: false };
-        let found = match dir.read(file_name, MAX_MANIFEST) {
+        let read = match origin.overlay {
+            // Of a project nothing is edited.
+            Some(_) => dir.read(file_name, MAX_MANIFEST),
+            None => self.content(dir, AGENTS, file_name),
+        };
+        let found = match read {
             Err(error) => vec![unreadable(&file, &error)],
             Ok((bytes, stat)) => {
                 let (text, bad) = frontmatter::decode(bytes);
@@ -706,8 +721,8 @@ fn told(found: &BTreeMap<&'static str, BTreeSet<SandboxId>>) -> Vec<Diagnostic> 
 
 fn tree(path: PathBuf, settings: Settings) -> Tree {
     let owner = settings.name.unwrap_or_else(|| owner_of(&path));
-    let Settings { network_pool, snapshots, proxy, .. } = settings;
-    Tree { owner, path, network_pool, snapshots, proxy }
+    let Settings { network_pool, snapshots, proxy, notify, .. } = settings;
+    Tree { owner, path, network_pool, snapshots, proxy, notify }
 }
 
 /// The owner of a tree that has no name: `t` and twelve digits of a digest of its path.

@@ -322,6 +322,11 @@ fn too_deep(span: Span) -> Problem {
     Problem::error(span, format!("this is nested more than {MAX_DEPTH} levels deep"))
 }
 
+/// Whether a plain scalar is read as text.
+pub(super) fn is_text(text: &str) -> bool {
+    matches!(resolve(text), Value::Text(_))
+}
+
 /// A plain scalar by the core schema, with booleans in lower case only.
 fn resolve(text: &str) -> Value {
     match text {

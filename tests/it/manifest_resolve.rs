@@ -690,3 +690,26 @@ fn what_public_sub_agents_have_loads() {
     let hint = format!("{hint:?}");
     assert!(hint.contains("did you mean `skills`?") && !hint.contains("category"), "{hint}");
 }
+
+#[test]
+fn a_file_is_read_as_it_would_be_and_stays_as_it_is() {
+    let scratch = Scratch::with_good_agent();
+    let before = scratch.load();
+    let mut options = scratch.options();
+    let (name, text) = (
+        "agents/good.md",
+        fs::read_to_string(scratch.path("tree/agents/good.md")).expect("it is there"),
+    );
+    options.instead.insert(name.into(), text.replace("\n---\n", "\nsuspend: true\n---\n").into());
+    options.instead.insert("bottle.yaml".into(), b"name: would\n".to_vec());
+    // What is not there is not read.
+    options.instead.insert("agents/none.md".into(), text.clone().into());
+    let after = load(&options).expect("it loads");
+    assert!(after.sandboxes[&id("good")].suspend && !before.sandboxes[&id("good")].suspend);
+    assert_eq!(after.tree.owner, before.tree.owner, "there is no bottle.yaml");
+    assert!(!after.sandboxes.contains_key(&id("none")));
+    options.instead.insert(name.into(), b"no front matter".to_vec());
+    assert!(load(&options).expect("it loads").held.contains_key(&id("good")));
+    let now = fs::read_to_string(scratch.path("tree/agents/good.md")).expect("it is there");
+    assert_eq!(now, text);
+}
