@@ -37,6 +37,7 @@ pub(super) async fn load(
         ca: document.ca,
         names: document.names,
         settings: Default::default(),
+        requests: document.requests,
     };
     context.receipts.put(&receipt, false)?;
     let bytes = Bytes::from_owner(document.bytes);

@@ -66,6 +66,8 @@ pub struct SidecarDocument {
     pub ca: Option<String>,
     /// What it says of the host's name servers and hosts, where it says something.
     pub names: Option<String>,
+    /// Which decisions about requests it tells of.
+    pub requests: BTreeMap<String, String>,
 }
 
 /// The certificate of a sandbox's own CA, never its key.

@@ -227,6 +227,7 @@ fn begun(work: &Provision<'_>, stays: &BTreeSet<String>) -> Receipt {
         // Still in the bundles: they are written last, and then it is this one or the receipt is whole.
         ca: prior.and_then(|p| p.ca.clone()),
         names: None,
+        requests: BTreeMap::new(),
         settings: settings::possible(work),
     }
 }

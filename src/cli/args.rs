@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::gate::GateArgs;
+use super::requests::args::RequestsArgs;
 use super::sidecar::SidecarArgs;
 use crate::backend::Moment;
 use crate::model::{BackendKind, ResourceKind};
@@ -149,6 +150,8 @@ pub(super) enum Command {
     Restart(StartArgs),
     /// Tear down everything that the tree owns
     Down(DownArgs),
+    /// Decide about what agents ask for
+    Requests(RequestsArgs),
     /// Ask what a sandbox may reach
     Policy(PolicyArgs),
     /// Ask what a sandbox's git gate would say
@@ -313,7 +316,7 @@ pub(super) struct WatchArgs {
 }
 
 /// `200ms`, `30s`, `5m`, `1h`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let millis = match unit {

@@ -87,6 +87,7 @@ pub(super) fn remembered(
             network_pool: None,
             snapshots: Some(Bounds::default()),
             proxy: None,
+            notify: Vec::new(),
         },
         sandboxes: BTreeMap::new(),
         held: BTreeMap::new(),

@@ -39,6 +39,7 @@ mod render;
 #[cfg(test)]
 mod render_tests;
 mod report;
+mod requests;
 mod run;
 mod runs;
 mod saved;
@@ -156,6 +157,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Start(args) => stop::start(ui, global, args).await,
         Command::Restart(args) => stop::restart(ui, global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
+        Command::Requests(args) => requests::run(ui, global, args).await,
         Command::Policy(args) => policy::run(ui, global, args),
         Command::Git(args) => git::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,

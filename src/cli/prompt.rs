@@ -24,6 +24,12 @@ pub(super) async fn confirm(ui: &Ui, stop: &Stop, question: &str) -> Result<bool
     Ok(matches!(answer?.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// Asks for a line; empty: none.
+pub(super) async fn line_of(ui: &Ui, stop: &Stop, question: &str) -> Result<String, CliError> {
+    ui.ask(&format!("{question}: "));
+    Ok(signals::or_stop(stop, line()).await?.trim().to_owned())
+}
+
 /// Asks for a value without showing it; empty: none.
 pub(super) async fn hidden(
     ui: &Ui,

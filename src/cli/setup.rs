@@ -42,6 +42,16 @@ pub(super) fn home() -> Option<PathBuf> {
     variable("HOME")
 }
 
+/// Who the caller is, as far as the environment says.
+pub(super) fn user() -> String {
+    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| {
+        let name = std::env::var(name).ok()?;
+        let plain = crate::model::text::first_unseen(&name, "").is_none();
+        (!name.is_empty() && name.len() <= 64 && plain).then_some(name)
+    });
+    named.unwrap_or_else(|| format!("uid {}", rustix::process::geteuid().as_raw()))
+}
+
 /// What the caller's terminal says of its colours, for a program that is to draw on it: a word such as `truecolor`.
 pub(super) fn colours() -> Option<(String, String)> {
     const NAME: &str = "COLORTERM";

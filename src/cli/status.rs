@@ -15,11 +15,13 @@ use super::status_text;
 use super::ui::Ui;
 use super::{look, setup};
 use crate::backend::{Backend, LogOptions, MainState};
+use crate::model::supervise::Standing;
 use crate::model::{
     BackendKind, Diagnostic, Instance, InstanceState, Ownership, ResourceKind, SandboxId,
 };
 use crate::plan::document::{TreeDocument, VERSION};
 use crate::plan::{Change, Options, Verdict, verdict_of};
+use crate::reconcile::requests::Record;
 use crate::reconcile::state::now;
 use crate::reconcile::{Last, LastOutcome, Reconciler, View};
 use crate::sidecar::egress::State;
@@ -67,6 +69,9 @@ pub(super) struct SandboxStatus {
     /// The last lines of output of what fails.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) output: Vec<String>,
+    /// What its agent asks for, where it can ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) requests: Option<RequestsStatus>,
     /// Its detached runs that are remembered, the oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) runs: Vec<RunDocument>,
@@ -76,6 +81,13 @@ pub(super) struct SandboxStatus {
     /// What its git gate did since it was started, where it has one that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) git: Option<GitStatus>,
+}
+
+/// What an agent asks for.
+#[derive(Debug, Serialize)]
+pub(super) struct RequestsStatus {
+    /// So many requests wait for the operator.
+    pub(super) pending: usize,
 }
 
 /// What a git gate did since it was started.
@@ -187,6 +199,20 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
     for status in &mut sandboxes {
         status.sidecar = sidecars.remove(&status.sandbox);
         status.git = gates.remove(&status.sandbox);
+    }
+    if view.memory.dir().is_dir() {
+        // What is shown is what sidecars hold now. Where that cannot be written down, it is shown as it was.
+        if let Err(error) = reconciler.pull(&view).await {
+            tracing::warn!(error = %format!("{error:#}"), "requests cannot be read");
+        }
+    }
+    let records = view.memory.requests()?;
+    for status in &mut sandboxes {
+        let spec = view.desired.sandboxes.get(&status.sandbox);
+        let waits = |it: &&Record| it.sandbox == status.sandbox && it.state == Standing::Pending;
+        let pending = records.iter().filter(waits).count();
+        let asks = spec.is_some_and(|spec| spec.policy.supervise) || pending > 0;
+        status.requests = asks.then_some(RequestsStatus { pending });
     }
     let document = StatusDocument {
         version: VERSION,
@@ -308,6 +334,7 @@ fn sandboxes(
                     .collect(),
                 output: Vec::new(),
                 runs: Vec::new(),
+                requests: None,
                 sidecar: None,
                 git: None,
             }

@@ -24,6 +24,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
     } else {
         table(&mut text, document, now, width);
     }
+    requests(&mut text, document, width);
     runs(&mut text, document, now, width);
     failures(&mut text, document, now, width);
     upstreams(&mut text, document, width);
@@ -79,6 +80,30 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
             let _ = writeln!(text, "    {part}");
         }
     }
+}
+
+/// Who asks for something.
+fn requests(text: &mut String, document: &StatusDocument, width: usize) {
+    let waiting: Vec<String> = document
+        .sandboxes
+        .iter()
+        .filter_map(|status| {
+            let pending = status.requests.as_ref()?.pending;
+            (pending > 0).then(|| {
+                format!(
+                    "{}: {}",
+                    status.sandbox,
+                    text::plural(pending, "request waits", "requests wait")
+                )
+            })
+        })
+        .collect();
+    if waiting.is_empty() {
+        return;
+    }
+    let line = format!("{}; `bottle requests` shows them", waiting.join("; "));
+    text.push('\n');
+    text::note(text, "asked:", style::HINT, &line, width);
 }
 
 /// Detached runs: those that are under way, and of each sandbox the last one that has ended.

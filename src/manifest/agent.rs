@@ -120,6 +120,11 @@ pub(super) static SETTINGS: Table = Table {
             "how much of the work of sandboxes that go is kept, or `off`",
         ),
         Key::new(
+            "notify",
+            Shape::List(&Shape::Text(None)),
+            "a program that `watch` runs for each new request of an agent, told of it on stdin",
+        ),
+        Key::new(
             "proxy",
             Shape::Section(&proxy::TABLE),
             "the proxy by which sandboxes reach what they may, where this network has one",
@@ -279,12 +284,14 @@ pub(super) struct Settings {
     /// `None`: `off`.
     pub(super) snapshots: Option<Bounds>,
     pub(super) proxy: Option<Arc<Proxy>>,
+    pub(super) notify: Vec<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let snapshots = Some(Bounds::default());
-        Self { name: None, backend: None, network_pool: None, snapshots, proxy: None }
+        let notify = Vec::new();
+        Self { name: None, backend: None, network_pool: None, snapshots, proxy: None, notify }
     }
 }
 
@@ -322,5 +329,6 @@ pub(super) fn settings(
         .get("snapshots")
         .map_or(Some(Bounds::default()), |field| snapshots::read(&field, findings));
     let proxy = section.get("proxy").and_then(|field| proxy::read(&field, guard, findings));
-    Settings { name, backend, network_pool, snapshots, proxy: proxy.map(Arc::new) }
+    let notify = section.get("notify").map(|field| field.argv(findings)).unwrap_or_default();
+    Settings { name, backend, network_pool, snapshots, proxy: proxy.map(Arc::new), notify }
 }

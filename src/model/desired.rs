@@ -24,6 +24,8 @@ pub struct Tree {
     pub snapshots: Option<Bounds>,
     /// `proxy:` of `bottle.yaml`.
     pub proxy: Option<Arc<Proxy>>,
+    /// `notify:` of `bottle.yaml`: the program that is told of new requests; empty: none.
+    pub notify: Vec<String>,
 }
 
 /// `was` of an agent: the name that its sandbox had.

@@ -213,6 +213,9 @@ pub struct Receipt {
     /// What may stand of ours in files that the agent writes as well, by path below the home folder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// Of a sidecar: which decisions about requests it was told of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, String>,
 }
 
 impl Receipt {
@@ -225,7 +228,7 @@ impl Receipt {
 }
 
 /// The field of a guest that stands for what leads its programs to the sidecar.
-pub(super) const VARIABLES: &str = "sidecar_variables";
+pub const VARIABLES: &str = "sidecar_variables";
 
 /// That the operator stopped a sandbox, and since when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -170,7 +170,10 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     for (id, receipt) in &observed.receipts {
         all.set(
             format!("receipt.{id}"),
-            format!("{:?} {:?} {:?} {:?}", receipt.guest, receipt.env, receipt.ca, receipt.names),
+            format!(
+                "{:?} {:?} {:?} {:?} {:?}",
+                receipt.guest, receipt.env, receipt.ca, receipt.names, receipt.requests
+            ),
         );
     }
     for (kind, error) in &observed.unreachable {
@@ -190,6 +193,9 @@ pub fn fingerprint(desired: &Desired, observed: &Observed, options: &Options) ->
     }
     for (backend, names) in &options.names {
         all.set(format!("names.{backend}"), names.clone());
+    }
+    for (sandbox, told) in &options.requests {
+        all.set(format!("requests.{sandbox}"), format!("{told:?}"));
     }
     all.hash("bottle.fingerprint.v1")
 }

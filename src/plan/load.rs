@@ -1,6 +1,8 @@
 //! What a sidecar is to be given: its policy, its credentials and its CA. All of it is loaded into the
 //! running process, which keeps it in memory only: one that was started anew has nothing.
 
+use std::collections::BTreeMap;
+
 use super::decide::{Seen, differences};
 use super::decision::{Decision, Loading};
 use super::guest::{keyed, short};
@@ -52,6 +54,8 @@ pub(super) fn decide_load(
         }
     }
     fields.extend(ca(&spec.sandbox, loaded.ca.as_ref(), options));
+    let now = options.requests.get(&spec.sandbox).filter(|_| spec.policy.supervise);
+    fields.extend(decisions(&loaded.requests, now));
     let now = options.names.get(&backend);
     if loaded.names.as_ref() != now {
         let (from, to) = (loaded.names.clone(), now.cloned());
@@ -71,6 +75,27 @@ fn ca(sandbox: &SandboxId, given: Option<&String>, options: &Options) -> Option<
         from: given.map(|ca| short(ca)),
         to: Some(valid.map_or_else(|| "a new one".to_owned(), |ca| short(ca))),
     })
+}
+
+/// Which decisions it does not know. That it knows more than it would be told now is no difference.
+fn decisions(
+    known: &BTreeMap<String, String>,
+    now: Option<&BTreeMap<String, String>>,
+) -> Vec<FieldChange> {
+    /// What is news also when it ends: that an agent may ask, and that its requests are not taken.
+    const ENDING: [&str; 2] = ["requests", "supervise"];
+    let news = now.into_iter().flatten().filter(|(path, told)| known.get(*path) != Some(told));
+    let news = news.map(|(path, told)| FieldChange {
+        path: path.clone(),
+        from: known.get(path).cloned(),
+        to: Some(told.clone()),
+    });
+    let gone = |path: &&str| now.is_none_or(|now| !now.contains_key(*path));
+    let ended = ENDING.into_iter().filter(gone).filter_map(|path| {
+        let from = Some(known.get(path)?.clone());
+        Some(FieldChange { path: path.to_owned(), from, to: None })
+    });
+    news.chain(ended).collect()
 }
 
 /// Its own verdict, where it stays, was that all is well with its process.

@@ -549,6 +549,8 @@ pub struct Options {
     pub lost_cas: BTreeMap<SandboxId, String>,
     /// What the host says about names now, by the backends whose sidecars are given it.
     pub names: BTreeMap<BackendKind, String>,
+    /// What sidecars are told of requests now, by sandbox: each decision, and whether requests are taken.
+    pub requests: BTreeMap<SandboxId, BTreeMap<String, String>>,
 }
 
 impl Options {

@@ -78,6 +78,7 @@ impl Carried {
             under_way: Default::default(),
             ca: None,
             names: None,
+            requests: BTreeMap::new(),
             settings: old.map(|old| old.settings.clone()).unwrap_or_default(),
         }
     }

@@ -18,6 +18,8 @@ use super::gone::Gone;
 use super::lookout::Lookout;
 use super::pass::{LastOutcome, Reconciler, outcomes};
 use super::removals::{self, Removals};
+use super::requests::hint::{self, Hints};
+use super::requests::notify::Notifier;
 use super::runs::{Ended, Round, Runs, Tell};
 use super::settle;
 use super::still;
@@ -114,6 +116,7 @@ pub async fn watch(
         listeners.spawn(listen(backend.clone(), scope.clone(), send.clone()));
     }
     listeners.spawn(stops::listen(memory.clone(), send.clone()));
+    listeners.spawn(hint::listen(memory.clone(), send.clone()));
     let runs = Runs::new(reconciler.clone(), stop.clone(), files.moves());
     let mut the = Loop {
         reconciler,
@@ -125,6 +128,8 @@ pub async fn watch(
         begun: Instant::now(),
         files,
         runs,
+        hints: Hints::new(send.clone()),
+        notifier: Arc::default(),
         lookout: Lookout::new(send),
         backoff: Backoff::default(),
         removals: Removals::default(),
@@ -163,6 +168,8 @@ struct Loop {
     files: Files,
     runs: Runs,
     lookout: Lookout,
+    hints: Hints,
+    notifier: Arc<Notifier>,
     backoff: Backoff,
     removals: Removals,
     gone: Gone,
@@ -255,6 +262,10 @@ impl Loop {
             tracing::debug!("nothing has moved since the last pass");
             self.still = Some((stamp, looks + 1));
             self.last_pass = now;
+            // A hint that was missed leaves no trace in what was looked at.
+            if let Some(newest) = self.newest.clone() {
+                self.requests(newest);
+            }
             return;
         }
         self.still = None;
@@ -333,6 +344,8 @@ impl Loop {
         let read = (!removals.insisted).then_some(moves);
         let round = self.runs.begin(view, causes, &loads, read, tell);
         self.newest = Some(round.clone());
+        self.hints.follow(&self.reconciler, &round.view);
+        self.requests(round.clone());
         if round.view.plan.is_empty() {
             // What moved while this pass looked is not taken for what it has seen.
             let stamp = self.stamp();
@@ -340,6 +353,17 @@ impl Loop {
             self.still = after.filter(|after| before == Some(*after)).map(|after| (after, 0));
             self.tell(round);
         }
+    }
+
+    /// Reads what agents ask for, which may take a moment: nobody waits for that.
+    fn requests(&mut self, round: Arc<Round>) {
+        let reconciler = self.reconciler.clone();
+        while self.tellers.try_join_next().is_some() {}
+        let notifier = self.notifier.clone();
+        self.tellers.spawn(async move {
+            let new = reconciler.requests_of(&round.view).await;
+            notifier.tell(&round.view.desired.tree.notify, &new).await;
+        });
     }
 
     /// What everything looks like that the last pass depended on, if that found nothing to do.

@@ -64,7 +64,7 @@ pub struct Claims {
 }
 
 /// Takes the lock of an open file, waiting for it as long as `patience` says. False: somebody else has it.
-async fn take(file: &File, path: &Path, patience: Duration) -> anyhow::Result<bool> {
+pub(super) async fn take(file: &File, path: &Path, patience: Duration) -> anyhow::Result<bool> {
     let begun = Instant::now();
     loop {
         match file.try_lock() {
@@ -101,6 +101,16 @@ impl TreeState {
             tracing::debug!(%error, path = %path.display(), "who holds the lock is not said");
         }
         Ok(Lock { _file: file })
+    }
+
+    /// The process of the `watch` that has the lock, where one has.
+    #[must_use]
+    pub fn watcher(&self) -> Option<u32> {
+        let path = self.dir().join(LOCK);
+        let mut file = File::open(&path).ok()?;
+        let free = matches!(file.try_lock_shared(), Ok(()));
+        let holder = holder(&mut file, &path).ok()??;
+        (!free && holder.command == "watch").then_some(holder.pid)
     }
 
     /// Takes the locks of these sandboxes, so that nobody else changes them meanwhile. `watch` has the

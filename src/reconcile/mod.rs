@@ -35,6 +35,7 @@ pub mod owners;
 pub mod pass;
 mod removals;
 mod renames;
+pub mod requests;
 mod runs;
 mod settle;
 pub mod sidecars;

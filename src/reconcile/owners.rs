@@ -164,6 +164,7 @@ mod tests {
             workspace: false,
             copied_from: None,
             settings: Default::default(),
+            requests: Default::default(),
             files: Default::default(),
             under_way: Default::default(),
             ca: None,

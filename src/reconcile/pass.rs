@@ -20,6 +20,7 @@ use super::keeping::Keeping;
 use super::lock::Claims;
 use super::names::HostNames;
 use super::renames;
+use super::requests;
 use super::sidecars::{self, Documents, Roots};
 use super::state::{State, TreeState, now};
 use super::stops;
@@ -422,6 +423,14 @@ impl Reconciler {
             .diagnostics
             .sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         let secrets = values::gather(&desired, &self.sources, given, &self.state)?;
+        let told = Arc::new(requests::Told::of(
+            memory.requests()?,
+            memory.muted()?,
+            &desired,
+            requests::now(),
+        ));
+        let supervised = desired.sandboxes.values().filter(|spec| spec.policy.supervise);
+        options.requests = told.all(supervised.map(|spec| &spec.id));
         options.values =
             secrets.0.iter().map(|(name, secret)| (name.clone(), secret.digest.clone())).collect();
         if !late.is_empty() {
@@ -442,6 +451,7 @@ impl Reconciler {
             memory,
             places: known.places,
             names,
+            told,
         })
     }
 
@@ -494,6 +504,7 @@ impl Reconciler {
     ) -> anyhow::Result<Report> {
         self.accept(view)?;
         stops::wake(&view.memory, &view.options).context("remembering what is started")?;
+        self.requests_of(view).await;
         if view.plan.is_empty() {
             // Under the lock nobody has written any since they were read.
             let read = &view.observed.receipts;
@@ -603,6 +614,7 @@ impl Reconciler {
                 &view.credentials,
                 run.roots.clone(),
                 view.names.clone(),
+                view.told.clone(),
             ),
             slots: run.slots,
             may: run.may,
@@ -647,6 +659,7 @@ impl Reconciler {
         if let Err(error) = accepted::settle(view, &report) {
             tracing::warn!(error = %format!("{error:#}"), "what sandboxes are given cannot be remembered");
         }
+        self.settle_requests(view, &report).await;
         report
     }
 

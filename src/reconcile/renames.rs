@@ -328,6 +328,7 @@ mod tests {
             ca: None,
             names: None,
             settings: BTreeMap::new(),
+            requests: BTreeMap::new(),
         }
     }
 

@@ -14,12 +14,12 @@ use zeroize::Zeroizing;
 use super::authorities::Authorities;
 use super::gates;
 use super::names::{HostNames, Told};
+use super::requests;
 use super::state::TreeState;
 use super::tokens::Credentials;
 use crate::apply::{Certificate, SidecarDocument, Sidecars};
 use crate::model::access::{MICROVM_GATEWAY, SIDECAR_NAME};
 use crate::model::policy::{PROXY_LOGIN, Proxy, Resolve, RulesFile};
-use crate::model::supervise::{Section, What};
 use crate::model::{BackendKind, Desired, Diagnostic, GateSpec, SandboxId, Severity, SidecarSpec};
 use crate::sidecar::PolicyPart;
 use crate::sidecar::dlp::Rules;
@@ -139,22 +139,24 @@ pub struct Documents<'a> {
     /// Of the host, in DER and base64; read when the first document is asked for.
     roots: Roots,
     names: BTreeMap<BackendKind, Told>,
+    requests: Arc<requests::Told>,
 }
 
 /// The certificates that this machine trusts, read when they are first asked for.
 pub type Roots = Arc<OnceLock<Vec<String>>>;
 
 impl<'a> Documents<'a> {
-    /// Documents with these credentials, with what the host says about names, and with roots that
-    /// runs share which belong together.
+    /// Documents with these credentials, with what the host says about names, with what is told of requests, and
+    /// with roots that runs share which belong together.
     #[must_use]
     pub fn sharing(
         memory: &TreeState,
         credentials: &'a Credentials,
         roots: Roots,
         names: BTreeMap<BackendKind, Told>,
+        requests: Arc<requests::Told>,
     ) -> Self {
-        Self { authorities: Authorities::of(memory), credentials, roots, names }
+        Self { authorities: Authorities::of(memory), credentials, roots, names, requests }
     }
 
     fn roots(&self) -> &[String] {
@@ -217,6 +219,7 @@ impl Sidecars for Documents<'_> {
         let more_roots = spec.proxy.iter().filter_map(|proxy| proxy.ca.as_ref());
         let more_roots =
             more_roots.flat_map(|ca| ca.certificates.iter().map(|it| STANDARD.encode(it)));
+        let supervise = spec.policy.supervise;
         let mut document = Document {
             version: document::VERSION,
             sandbox: authority.name(&spec.sandbox).to_string(),
@@ -232,7 +235,12 @@ impl Sidecars for Documents<'_> {
             credentials,
             resolver: told.map(|told| told.resolver.clone()).unwrap_or_default(),
             hosts: told.and_then(|told| told.hosts.clone()),
-            supervise: spec.policy.supervise.then(|| Section::new(What::offered(backend))),
+            supervise: supervise.then(|| {
+                let mut section = self.requests.section(&spec.sandbox, backend);
+                let asks = spec.policy.asks.as_ref();
+                section.config = asks.map(|asks| asks.config(&spec.policy, backend));
+                section
+            }),
             #[cfg(any(test, feature = "testing"))]
             testing: document::Testing::default(),
         };
@@ -242,6 +250,10 @@ impl Sidecars for Documents<'_> {
             credentials: digests,
             ca: Some(authority.fingerprint),
             names: told.map(|told| told.summary.clone()),
+            requests: match supervise {
+                true => self.requests.decisions(&spec.sandbox),
+                false => BTreeMap::new(),
+            },
         })
     }
 
@@ -251,6 +263,7 @@ impl Sidecars for Documents<'_> {
             credentials: BTreeMap::new(),
             ca: None,
             names: None,
+            requests: BTreeMap::new(),
         })
     }
 

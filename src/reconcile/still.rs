@@ -58,7 +58,9 @@ pub(super) async fn look(
             stamp.file(&state.join(name));
         }
         // A record is replaced as a whole, which its folder shows.
-        for name in ["sources.json", "adopted.json", "receipts", "stopped", "ca", "places.json"] {
+        for name in
+            ["sources.json", "adopted.json", "receipts", "stopped", "ca", "places.json", "requests"]
+        {
             stamp.file(&owner.join(name));
         }
         for entry in std::fs::read_dir(state.join("trees")).into_iter().flatten().flatten() {

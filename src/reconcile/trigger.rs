@@ -21,6 +21,10 @@ pub enum Trigger {
     Removal,
     /// The operator has stopped or started a sandbox.
     Order,
+    /// An agent asks for something.
+    Request(SandboxId),
+    /// Something was decided about a request.
+    Decision,
     /// A sandbox that was worked on when something was to be done for it is free again.
     Free(SandboxId),
 }
@@ -35,6 +39,8 @@ impl fmt::Display for Trigger {
             Self::Retry => f.write_str("retry"),
             Self::Removal => f.write_str("a removal is read once more"),
             Self::Order => f.write_str("a sandbox was stopped or started by order"),
+            Self::Request(sandbox) => write!(f, "{sandbox} asks for something"),
+            Self::Decision => f.write_str("a request was decided"),
             Self::Free(sandbox) => write!(f, "{sandbox}: what was under way has ended"),
         }
     }

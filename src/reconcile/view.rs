@@ -1,9 +1,11 @@
 //! What one look at tree and backends has shown, and the plan that follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::git::Revision;
 use super::names::Told;
+use super::requests;
 use super::state::TreeState;
 use super::tokens::Credentials;
 use crate::apply::Secrets;
@@ -36,6 +38,8 @@ pub struct View {
     pub places: Places,
     /// What the sidecars of each backend are told of what the host says about names.
     pub(super) names: BTreeMap<BackendKind, Told>,
+    /// What sidecars are told of requests.
+    pub(super) told: Arc<requests::Told>,
 }
 
 impl View {

@@ -86,6 +86,7 @@ const EFFECTS: &[&str] = &[
     "reconcile/owners.rs",
     "reconcile/pass.rs",
     "reconcile/renames.rs",
+    "reconcile/requests/",
     "reconcile/settle.rs",
     "reconcile/sidecars.rs",
     "reconcile/state.rs",

@@ -38,6 +38,7 @@ mod moving;
 #[cfg(target_os = "linux")]
 mod native;
 mod reconcile;
+mod requests;
 #[cfg(target_os = "linux")]
 mod sidecar;
 mod sidecar_dlp;

@@ -29,6 +29,8 @@ pub(super) struct Engine {
     /// Image tars and folders of the host.
     pub(super) sources: BTreeMap<PathBuf, Image>,
     pub(super) unreachable: Option<String>,
+    /// What sidecars say of themselves, where a test has said so.
+    pub(super) said: BTreeMap<SandboxId, String>,
 }
 
 impl Engine {
@@ -44,6 +46,7 @@ impl Engine {
             registry: BTreeMap::new(),
             sources: BTreeMap::new(),
             unreachable: None,
+            said: BTreeMap::new(),
         }
     }
 

@@ -413,6 +413,9 @@ impl Backend for MemoryBackend {
             let object = engine.object(scope, sidecar)?;
             let object = object.ok_or_else(|| engine::gone(&sidecar.id))?;
             let loaded = object.loaded.is_some();
+            if let Some(said) = engine.said.get(&sidecar.sandbox) {
+                return Ok(Bytes::from(said.clone()));
+            }
             Ok(Bytes::from(format!("{{\"loaded\":{loaded}}}")))
         })
         .await

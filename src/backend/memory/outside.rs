@@ -50,6 +50,11 @@ impl MemoryBackend {
         }
     }
 
+    /// What the sidecar of a sandbox says of itself from now on.
+    pub fn says(&self, sandbox: &SandboxId, state: &str) {
+        self.engine().said.insert(sandbox.clone(), state.to_owned());
+    }
+
     /// Tells `observer` of each call, before and after its effect: the place to cancel from.
     pub fn observe_calls(&self, observer: impl Fn(&Call, When) + Send + Sync + 'static) {
         *self.observer() = Some(Observer(std::sync::Arc::new(observer)));

@@ -396,6 +396,7 @@ pub(super) fn receipt() -> Receipt {
         ca: None,
         names: None,
         settings: Default::default(),
+        requests: Default::default(),
     }
 }
 

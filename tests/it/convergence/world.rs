@@ -306,6 +306,7 @@ impl World {
                 network_pool: None,
                 snapshots: Some(Bounds::default()),
                 proxy: None,
+                notify: Vec::new(),
             },
             sandboxes: wished
                 .map(|(id, wish)| (id.clone(), wish.spec(id, &self.workspace())))

@@ -1,0 +1,207 @@
+//! What becomes of real machines: natively, and on Docker where its tests run.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::desk::{Desk, capability, index};
+use crate::support;
+
+/// A desk with sandboxes that run.
+struct Shop {
+    desk: Desk,
+    watching: Option<Child>,
+}
+
+impl Shop {
+    fn open(what: &str, backend: &str, image: &str) -> Self {
+        let desk = Desk::plain(&what.replace('_', "-"));
+        desk.tree.bottle(
+            "dev",
+            &format!(
+                "backend: {backend}\nimage: {image}\nsupervise: true\negress:\n  allowlist: [packages.example.org]\nresources:\n  pids: 64\n  memory: 128M"
+            ),
+        );
+        desk.git(&["init", "-q"]);
+        desk.git(&["add", "."]);
+        desk.git(&["commit", "-qm", "begin"]);
+        let shop = Self { desk, watching: None };
+        shop.bottle(&["apply", "--yes"]).exits(0);
+        shop
+    }
+
+    fn bottle(&self, args: &[&str]) -> support::Ended {
+        let tree = self.desk.path().to_str().unwrap();
+        let all: Vec<&str> = ["--tree", tree].iter().chain(args).copied().collect();
+        self.desk.cli.run(all)
+    }
+
+    fn watch(&mut self) {
+        let tree = self.desk.path().to_str().unwrap();
+        let mut command = self.desk.cli.command(["--tree", tree, "watch"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        self.watching = Some(command.spawn().unwrap());
+        let lock = self.desk.cli.state().join("trees").join(&self.desk.tree.owner).join("lock");
+        wait_for("watch to hold the lock", || {
+            std::fs::read_to_string(&lock).is_ok_and(|text| text.contains("\"watch\""))
+        });
+    }
+
+    fn approve(&self, id: &str, more: &[&str]) -> support::Ended {
+        let token = self.desk.token(&[id], more);
+        let mut args = vec!["approve", id, "--yes", "--review", &token];
+        args.extend(more);
+        self.desk.requests(&args)
+    }
+
+    /// What a request to that host gets from the sidecar: `deny` or `allow` and the rule, as `policy check` says, is
+    /// no proof of what is loaded; the receipt of the load is.
+    fn loaded(&self, sandbox: &str) -> Vec<Value> {
+        let folder =
+            self.desk.cli.state().join("trees").join(&self.desk.tree.owner).join("receipts");
+        let entries = std::fs::read_dir(folder).unwrap();
+        let receipts = entries.filter_map(|entry| {
+            serde_json::from_str::<Value>(&std::fs::read_to_string(entry.unwrap().path()).ok()?)
+                .ok()
+        });
+        receipts
+            .filter(|it| it["sandbox"] == sandbox && it["fields"]["egress.dlp_action"].is_string())
+            .collect()
+    }
+
+    fn has(&self, sandbox: &str, field: &str) -> bool {
+        self.loaded(sandbox)
+            .iter()
+            .any(|it| it["fields"][field].is_string() && it["guest"].is_string())
+    }
+
+    fn first_process(&self, sandbox: &str) -> String {
+        let script = "readlink /proc/self/ns/pid; cut -d' ' -f22 /proc/1/stat";
+        self.bottle(&["exec", sandbox, "--", "sh", "-c", script]).exits(0).stdout
+    }
+
+    #[track_caller]
+    fn converged(&self) {
+        let plan = self.bottle(&["plan", "-o", "json"]).exits(0).json();
+        assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0), "{plan}");
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        if let Some(mut watching) = self.watching.take() {
+            let pid = rustix::process::Pid::from_child(&watching);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = watching.wait();
+        }
+        let down = self.bottle(&["down", "--yes", "--allow-teardown", "all", "--discard", "all"]);
+        if down.code != Some(0) {
+            eprintln!("down of {}: {}", self.desk.tree.owner, down.stderr);
+        }
+    }
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut so: impl FnMut() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    begun.elapsed()
+}
+
+const INDEX: &str = "egress.allowlist.index.example.org:443";
+
+/// Without `watch`: a pass for the sandboxes of that bottle, and for no others.
+fn applies_by_itself(shop: &Shop) {
+    // What else is to be done in the tree is not done by the way.
+    shop.desk.tree.bottle("other", "backend: native\nimage: host");
+    shop.desk.tree.agent("linus", "other", "", "You are linus.");
+    shop.desk.ask_egress("r-aaaaaaaa");
+    let pid = shop.first_process("ada");
+    let ended = shop.approve("r-aaaaaaaa", &["-o", "json"]).exits(0).json();
+    assert_eq!(ended["requests"][0]["state"], "applied", "{ended}");
+    assert!(shop.has("ada", INDEX) && shop.has("grace", INDEX));
+    assert_eq!(shop.first_process("ada"), pid);
+    assert!(shop.loaded("linus").is_empty());
+    shop.desk.tree.remove("bottles/other.md").remove("agents/linus.md");
+    shop.converged();
+    shop.desk.requests(&["undo", "r-aaaaaaaa"]).exits(0);
+    assert!(!shop.has("ada", INDEX) && !shop.has("grace", INDEX));
+    shop.converged();
+}
+
+/// With `watch`, which holds the tree's lock: it is waited for.
+fn applies_under_watch(shop: &mut Shop) {
+    shop.watch();
+    shop.desk.ask_egress("r-aaaaaaaa");
+    let ended = shop.approve("r-aaaaaaaa", &["-o", "json"]).exits(0).json();
+    assert_eq!(ended["requests"][0]["state"], "applied", "{ended}");
+    assert!(shop.has("ada", INDEX));
+    // A no is told by it as well.
+    shop.desk.ask("r-bbbbbbbb", "ada", "egress", {
+        let mut ask = index();
+        ask["host"] = "other.example.org".into();
+        ask
+    });
+    shop.desk.requests(&["deny", "r-bbbbbbbb", "--message", "no"]).exits(0);
+    wait_for("the sidecar to be told", || {
+        shop.loaded("ada").iter().any(|it| it["requests"]["decision r-bbbbbbbb"] == "denied")
+    });
+    shop.desk.requests(&["undo", "r-aaaaaaaa"]).exits(0);
+    wait_for("the grant to be gone", || !shop.has("ada", INDEX));
+}
+
+/// Memory is amended in place: the same process, a plan that says so, and nothing left to do, also without receipts.
+fn amends_memory(shop: &Shop) {
+    shop.desk.ask("r-aaaaaaaa", "ada", "capability", capability("memory", "256M"));
+    let shown = shop.desk.show("r-aaaaaaaa");
+    let verdicts: Vec<&str> = shown["plan"]["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|change| change["resource"] == "machine")
+        .map(|change| change["verdict"].as_str().unwrap())
+        .collect();
+    assert_eq!(verdicts, ["reprovision", "reprovision"], "{shown}");
+    let pid = shop.first_process("ada");
+    let ended = shop.approve("r-aaaaaaaa", &["-o", "json"]).exits(0).json();
+    assert_eq!(ended["requests"][0]["state"], "applied", "{ended}");
+    assert_eq!(shop.first_process("ada"), pid, "the same machine");
+    shop.converged();
+    assert!(shop.loaded("ada").iter().any(|it| it["requests"]["decision r-aaaaaaaa"] == "applied"));
+    let receipts = shop.desk.cli.state().join("trees").join(&shop.desk.tree.owner).join("receipts");
+    std::fs::remove_dir_all(receipts).unwrap();
+    let plan = shop.bottle(&["plan", "-o", "json"]).json();
+    let replaced = plan["changes"].as_array().unwrap().iter().any(|it| it["verdict"] == "replace");
+    assert!(!replaced, "{plan}");
+    shop.bottle(&["apply", "--yes"]).exits(0);
+    assert_eq!(shop.first_process("ada"), pid);
+    shop.converged();
+}
+
+macro_rules! on_every_backend {
+    ($($scenario:ident ( $($mutable:tt)? )),* $(,)?) => {
+        mod native {
+            $(#[test] fn $scenario() {
+                let shop = super::Shop::open(stringify!($scenario), "native", "host");
+                $(let $mutable shop = shop;)?
+                super::$scenario(&$($mutable)? shop);
+            })*
+        }
+        mod docker {
+            $(#[test] fn $scenario() {
+                if crate::support::docker(concat!("requests::applied::docker::", stringify!($scenario))) {
+                    let image = "bottle-test-busybox:1";
+                    let shop = super::Shop::open(stringify!($scenario), "docker", image);
+                    $(let $mutable shop = shop;)?
+                    super::$scenario(&$($mutable)? shop);
+                }
+            })*
+        }
+    };
+}
+
+on_every_backend! { applies_by_itself(), applies_under_watch(mut), amends_memory() }
