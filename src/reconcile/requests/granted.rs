@@ -1,9 +1,9 @@
 //! Whether what the tree says of a sandbox grants what was asked for. Pure.
 
 use crate::manifest;
-use crate::model::{Moment, SandboxSpec};
 use crate::model::policy::HostPattern;
 use crate::model::supervise::{Ask, CapabilityAsk, CredentialAsk, EgressAsk, Problem, What};
+use crate::model::{Moment, SandboxSpec};
 
 /// What the tree says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

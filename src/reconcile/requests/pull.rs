@@ -119,7 +119,9 @@ fn ended(view: &View, record: &Record, now: Moment) -> Option<Standing> {
         return None;
     }
     let spec = view.desired.sandboxes.get(&record.sandbox);
-    if spec.is_some_and(|spec| granted::by(spec, &record.ask, now) == Granted::Yes && is_plain(record)) {
+    if spec
+        .is_some_and(|spec| granted::by(spec, &record.ask, now) == Granted::Yes && is_plain(record))
+    {
         return Some(Standing::Applied);
     }
     if let Ask::Capability(ask) = &record.ask
