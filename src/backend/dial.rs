@@ -28,13 +28,23 @@ pub fn run(port: u16) -> io::Result<()> {
         .into_iter()
         .find_map(|ip| TcpStream::connect_timeout(&SocketAddr::new(ip, port), DEADLINE).ok());
     let mut out = io::stdout().lock();
-    let Some(mut socket) = dialled else {
+    let Some(socket) = dialled else {
         out.write_all(&[REFUSED])?;
         return out.flush();
     };
     socket.set_nodelay(true)?;
     out.write_all(&[CONNECTED])?;
     out.flush()?;
+    drop(out);
+    carry(socket)
+}
+
+/// Carries a connection that there is on stdin and stdout.
+///
+/// # Errors
+/// When stdout fails, for whoever asked for it is gone.
+pub fn carry(mut socket: TcpStream) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     let mut inward = socket.try_clone()?;
     let sending = std::thread::spawn(move || {
         let mut input = io::stdin().lock();

@@ -8,10 +8,11 @@ use clap::{Args, Subcommand};
 use super::error::{CliError, Exit};
 use super::sidecar::{ControlArgs, document, print};
 use super::ui::Ui;
-use crate::sidecar::control;
+use crate::backend::docker::{self, Needs};
 use crate::sidecar::git::keep::{self, Options, State};
 use crate::sidecar::git::work;
 use crate::sidecar::start::Endpoint;
+use crate::sidecar::{confine, control};
 
 #[derive(Debug, Args)]
 pub(super) struct GateArgs {
@@ -26,6 +27,9 @@ pub(super) enum GateCommand {
     /// Read what the machine sends: started by the keeper
     #[command(hide = true)]
     Work(WorkArgs),
+    /// Bring the machine's connections from its engine: started by the keeper
+    #[command(hide = true)]
+    Relay(RelayArgs),
     /// Try what a worker must not do: no release has this
     #[cfg(any(test, feature = "testing"))]
     Probe(ProbeArgs),
@@ -61,6 +65,13 @@ pub(super) struct WorkArgs {
     /// Where mirrors are
     #[arg(long, value_name = "DIR")]
     folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RelayArgs {
+    /// The socket of the gate
+    #[arg(long, value_name = "PATH")]
+    to: PathBuf,
 }
 
 #[cfg(any(test, feature = "testing"))]
@@ -103,6 +114,15 @@ pub(super) fn keep(args: &KeepArgs) -> ExitCode {
     ended(keep::keep(&options))
 }
 
+/// Brings connections to a gate, and says how it ended. Before anything has started a thread.
+pub(super) fn relay(args: &RelayArgs) -> ExitCode {
+    ended(docker::relay(&args.to, |needs| match needs {
+        Needs::Sockets => confine::carry_bytes(true),
+        Needs::Files => confine::carry_bytes(false),
+        Needs::Programs => confine::start_programs(),
+    }))
+}
+
 /// Works for a gate, and says how it ended. Before anything has started a thread.
 pub(super) fn work(args: &WorkArgs) -> ExitCode {
     ended(work::work(&args.folder))
@@ -124,7 +144,7 @@ pub(super) async fn run(ui: &Ui, args: &GateArgs) -> Result<Exit, CliError> {
     let state: State = match &args.command {
         #[cfg(any(test, feature = "testing"))]
         GateCommand::Probe(_) => return Err(CliError::failed("it begins before this")),
-        GateCommand::Keep(_) | GateCommand::Work(_) => {
+        GateCommand::Keep(_) | GateCommand::Work(_) | GateCommand::Relay(_) => {
             return Err(CliError::failed("it begins before this"));
         }
         GateCommand::Load(args) => {

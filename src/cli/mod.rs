@@ -75,11 +75,13 @@ pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
             sidecar::SidecarCommand::Serve(args) => Some(sidecar::serve(args)),
             sidecar::SidecarCommand::Dial(args) => Some(sidecar::dial(args)),
             sidecar::SidecarCommand::Wait => Some(sidecar::wait()),
+            sidecar::SidecarCommand::Gate(args) => Some(sidecar::gate(args)),
             _ => None,
         },
         Command::Gate(args) => match &args.command {
             gate::GateCommand::Keep(args) => Some(gate::keep(args)),
             gate::GateCommand::Work(args) => Some(gate::work(args)),
+            gate::GateCommand::Relay(args) => Some(gate::relay(args)),
             #[cfg(any(test, feature = "testing"))]
             gate::GateCommand::Probe(args) => Some(gate::probe(args)),
             _ => None,

@@ -33,6 +33,8 @@ pub(super) enum SidecarCommand {
     Dial(DialArgs),
     /// Wait until stdin ends
     Wait,
+    /// Be one connection to the git gate, on stdin and stdout
+    Gate(ControlArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +53,19 @@ pub(super) fn dial(args: &DialArgs) -> ExitCode {
     }
 }
 
+/// Takes one connection, before there is a second thread.
+pub(super) fn gate(args: &ControlArgs) -> ExitCode {
+    let carried = crate::sidecar::taking::take(&args.control).and_then(|taken| match taken {
+        Some((socket, _counted)) => crate::backend::dial::carry(socket),
+        None => Ok(()),
+    });
+    match carried {
+        Ok(()) => Exit::Done.into(),
+        // Whoever asked for it is gone, or sees that it ends.
+        Err(_) => Exit::Failed.into(),
+    }
+}
+
 /// Waits until stdin ends.
 pub(super) fn wait() -> ExitCode {
     let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
@@ -62,6 +77,9 @@ pub(super) struct ServeArgs {
     /// Accept connections here: `IP:PORT`, `fd:N` or `unix:/PATH`; more can be handed in later
     #[arg(long, value_name = "WHERE")]
     listen: Vec<Endpoint>,
+    /// Keep connections to the git gate here, until they are taken
+    #[arg(long, value_name = "WHERE")]
+    git: Option<Endpoint>,
     /// Be told what to do here: `fd:N` or `unix:/PATH`
     #[arg(long, value_name = "WHERE")]
     control: Endpoint,
@@ -87,6 +105,7 @@ pub(super) struct ControlArgs {
 pub(super) fn serve(args: &ServeArgs) -> ExitCode {
     let options = Options {
         listen: args.listen.clone(),
+        git: args.git.clone(),
         control: args.control.clone(),
         log: args.log.clone(),
         user: args.user,
@@ -105,7 +124,10 @@ pub(super) fn serve(args: &ServeArgs) -> ExitCode {
 
 pub(super) async fn run(ui: &Ui, args: &SidecarArgs) -> Result<Exit, CliError> {
     let state: State = match &args.command {
-        SidecarCommand::Serve(_) | SidecarCommand::Dial(_) | SidecarCommand::Wait => {
+        SidecarCommand::Serve(_)
+        | SidecarCommand::Dial(_)
+        | SidecarCommand::Wait
+        | SidecarCommand::Gate(_) => {
             return Err(CliError::failed("it begins before this"));
         }
         SidecarCommand::Load(args) => {

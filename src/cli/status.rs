@@ -15,6 +15,7 @@ use super::status_text;
 use super::ui::Ui;
 use super::{look, setup};
 use crate::backend::{Backend, LogOptions, MainState};
+use crate::model::gate::RELAY_OPEN;
 use crate::model::supervise::Standing;
 use crate::model::{
     BackendKind, Diagnostic, Instance, InstanceState, Ownership, ResourceKind, SandboxId,
@@ -101,6 +102,9 @@ pub(super) struct GitStatus {
     pub(super) denied: BTreeMap<String, u64>,
     /// By the names that the bottle gives them.
     pub(super) upstreams: BTreeMap<String, Activity>,
+    /// Why connections do not come from its engine now, where its relay says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) relay: Option<String>,
 }
 
 impl GitStatus {
@@ -110,6 +114,7 @@ impl GitStatus {
             denied: denied(&state.counts),
             started_at: state.started_at,
             upstreams: state.upstreams,
+            relay: state.relay.filter(|how| how != RELAY_OPEN && !how.is_empty()),
         }
     }
 }

@@ -218,6 +218,7 @@ fn upstreams(text: &mut String, document: &StatusDocument, width: usize) {
     let mut lines = Vec::new();
     for status in &document.sandboxes {
         let Some(gate) = &status.git else { continue };
+        lines.extend(gate.relay.iter().map(|how| format!("{}: {}", status.sandbox, harmless(how))));
         for (name, activity) in &gate.upstreams {
             let Activity { fetches, pushes, refusals, last_fetch, mirror, trouble, .. } = activity;
             let mut line = format!(

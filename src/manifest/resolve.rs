@@ -490,6 +490,8 @@ impl<'o> Loader<'o> {
             .supervise
             .then(|| Asks::of(bottle.image.as_ref(), &bottle.resources, bottle.workspace.as_ref()));
         let policy = Policy { asks, ..bottle.policy.clone() };
+        let gate = GateSpec::of(id, &bottle.policy);
+        let leads = enforced || gate.is_some();
         let mut sources = bottle.sources.clone();
         sources.extend(skill_sources);
         sources.extend(self.settings_sources.iter().filter(|_| enforced).cloned());
@@ -527,18 +529,19 @@ impl<'o> Loader<'o> {
             policy: policy.clone(),
             command: agent.command,
             restart: agent.restart,
-            network: enforced.then(|| NetworkSpec {
+            network: leads.then(|| NetworkSpec {
                 sandbox: id.clone(),
                 fields: Fields::default(),
                 pool: self.settings.network_pool.clone(),
             }),
-            sidecar: enforced.then(|| SidecarSpec {
+            sidecar: leads.then(|| SidecarSpec {
                 sandbox: id.clone(),
                 fields: Fields::default(),
                 policy: Arc::new(policy.clone()),
-                proxy: self.settings.proxy.clone(),
+                // One that lets nothing but git through dials nobody.
+                proxy: self.settings.proxy.clone().filter(|_| enforced),
             }),
-            gate: GateSpec::of(id, &bottle.policy),
+            gate,
             run: agent.run,
             suspend: agent.suspend,
             prompt: Arc::from(prompt),

@@ -16,6 +16,15 @@ pub const GATE_NAME: &str = "git.bottle";
 /// The port on which it listens, as its machine sees it: that of the git protocol.
 pub const GATE_PORT: u16 = 9418;
 
+/// How whoever takes a connection to the gate out of a sidecar's container says on stdout that there is one.
+pub const OFFERED: u8 = b'G';
+
+/// What a relay says of itself while connections can come.
+pub const RELAY_OPEN: &str = "open";
+
+/// How it is told on stdin to take it.
+pub const TAKES: u8 = b'!';
+
 /// What the agent is told about git.
 pub const PAGE_PATH: &str = "/etc/bottle/git.md";
 
@@ -278,8 +287,8 @@ const OTHERS: [&str; 4] = [".gite", ".gith", ".giti", ".gitl"];
 pub fn unsuited(backend: BackendKind) -> Option<String> {
     (!backend.has_gates()).then(|| {
         format!(
-            "`git` cannot be had on {backend} yet: use `backend: native`, or leave it out and clone over https with \
-             a route of `cred_proxy`"
+            "`git` cannot be had on {backend} yet: use `backend: native` or `docker`, or leave it out and clone over \
+             https with a route of `cred_proxy`"
         )
     })
 }

@@ -130,11 +130,17 @@ impl BackendKind {
     #[must_use]
     pub fn has_gates(self) -> bool {
         match self {
-            Self::Native => true,
-            Self::Docker | Self::Smolmachines => false,
+            Self::Native | Self::Docker => true,
+            Self::Smolmachines => false,
             #[cfg(feature = "testing")]
             Self::Memory => true,
         }
+    }
+
+    /// A machine reaches its git gate by its sidecar there: with a gate it has a sidecar, whatever else it is granted.
+    #[must_use]
+    pub fn gates_by_sidecar(self) -> bool {
+        self == Self::Docker
     }
 
     /// Files of a machine that was set aside can be read there.

@@ -16,6 +16,7 @@ pub mod gate;
 pub mod hash;
 pub mod id;
 pub mod kept;
+pub mod key;
 pub mod main_process;
 pub mod moment;
 pub mod observed;

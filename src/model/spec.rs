@@ -278,9 +278,9 @@ pub struct SandboxSpec {
     pub command: Vec<String>,
     /// When `command` ends.
     pub restart: Restart,
-    /// Its own network, where something needs one.
+    /// Its own network, where something may need one.
     pub network: Option<NetworkSpec>,
-    /// Its sidecar, where something is enforced.
+    /// Its sidecar, where something is enforced, or git may need one: [`Self::sidecar`] knows where.
     pub sidecar: Option<SidecarSpec>,
     /// Its git gate, where its bottle names upstreams.
     pub gate: Option<GateSpec>,
@@ -382,7 +382,8 @@ impl SandboxSpec {
         if let Some(why) = proxy.and_then(|proxy| proxy.unsuited(backend)) {
             return Err(Unsuitable(why));
         }
-        let network = self.network.clone().filter(|_| backend.has_networks());
+        let network =
+            self.network.clone().filter(|_| backend.has_networks() && self.leads(backend));
         let network = network.map(ResourceSpec::Network);
         let sidecar = self.sidecar(backend).cloned().map(ResourceSpec::Sidecar);
         let gate = self.gate(backend).cloned().map(ResourceSpec::Gate);
@@ -393,7 +394,12 @@ impl SandboxSpec {
     /// The sidecar that it has there.
     #[must_use]
     pub fn sidecar(&self, backend: BackendKind) -> Option<&SidecarSpec> {
-        self.sidecar.as_ref().filter(|_| backend.has_sidecars())
+        self.sidecar.as_ref().filter(|_| backend.has_sidecars() && self.leads(backend))
+    }
+
+    /// Whether its sidecar has something to let through there: that may be git alone.
+    fn leads(&self, backend: BackendKind) -> bool {
+        self.gate.is_none() || self.policy.needs_sidecar() || backend.gates_by_sidecar()
     }
 
     /// The git gate that it has there.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Change, Reason, Verdict, verdict_of};
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, FieldChange, GuestSpec, Instance, InstanceId, LoadSpec, Receipt, ResourceKind,
-    Resources, SandboxId, Tools,
+    BackendKind, FieldChange, GuestSpec, Instance, InstanceId, InstanceState, LoadSpec, Receipt,
+    ResourceKind, Resources, SandboxId, Tools,
 };
 
 /// What is to be done for one sandbox; `order` turns it into steps.
@@ -145,7 +145,7 @@ impl Decision {
             Verdict::Replace => Some("it is made anew"),
             Verdict::Keep | Verdict::Hold | Verdict::Teardown => None,
         };
-        self.withhold();
+        self.withhold_all_but_gate();
         // One that stays waits for no more than this.
         self.changes.retain(|change| !matches!(change.reason, Reason::NeedsInput { .. }));
         self.change(ResourceKind::Machine, Some(at), Verdict::Hold, reason);
@@ -155,10 +155,46 @@ impl Decision {
 
     /// Does nothing of it, for this reason; what was to become of it is said all the same.
     pub(super) fn refuse(&mut self, at: BackendKind, reason: Reason) {
-        self.withhold();
+        self.withhold_all_but_gate();
         self.changes.retain(|change| !matches!(change.reason, Reason::NeedsInput { .. }));
         self.change(ResourceKind::Machine, Some(at), Verdict::Hold, reason);
         self.changes.rotate_right(1);
+    }
+
+    /// The same, but for what lets less of its git through: a gate that runs works by what is declared now, and one that
+    /// is declared no more goes, whatever the rest waits for.
+    fn withhold_all_but_gate(&mut self) {
+        let works = |load: &Loading| {
+            let on = load.on.as_ref();
+            on.is_some_and(|on| {
+                on.resource == ResourceKind::Gate && on.state == InstanceState::Running
+            })
+        };
+        let undeclared = |change: &Change| {
+            change.resource == ResourceKind::Gate
+                && change.verdict == Verdict::Teardown
+                && matches!(change.reason, Reason::NotDeclared { .. })
+        };
+        let goes = self.changes.iter().any(undeclared);
+        let (mut load, mut teardown) = (self.load.clone(), self.teardown.clone());
+        load.retain(works);
+        teardown.retain(|gone| goes && gone.resource == ResourceKind::Gate);
+        if self.rename.is_some() || (load.is_empty() && teardown.is_empty()) {
+            return self.withhold();
+        }
+        let stands = |change: &Change| {
+            change.resource == ResourceKind::Gate
+                && matches!(change.verdict, Verdict::Reprovision | Verdict::Teardown)
+        };
+        let verdicts: Vec<Verdict> = self.changes.iter().map(|change| change.verdict).collect();
+        self.withhold();
+        for (change, verdict) in self.changes.iter_mut().zip(verdicts) {
+            let before = Change { verdict, ..change.clone() };
+            if stands(&before) {
+                change.verdict = verdict;
+            }
+        }
+        (self.load, self.teardown) = (load, teardown);
     }
 
     /// Drops all work and holds what would have been removed.

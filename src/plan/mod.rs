@@ -418,7 +418,7 @@ impl Plan {
 }
 
 /// The verdict of a sandbox is its machine's. What becomes of its other parts, and of duplicates of
-/// the machine, brings a machine that stays up to date in place.
+/// the machine, brings a machine that stays up to date in place; one that is held is held.
 #[must_use]
 pub fn verdict_of(changes: &[&Change]) -> Verdict {
     let beside = |change: &Change| {
@@ -432,6 +432,9 @@ pub fn verdict_of(changes: &[&Change]) -> Verdict {
     let Some(machine) = machine else {
         return changes.iter().map(|change| change.verdict).max().unwrap_or(Verdict::Keep);
     };
+    if machine == Verdict::Hold {
+        return machine;
+    }
     let others = changes.iter().map(|change| match change.verdict {
         kept @ (Verdict::Keep | Verdict::Hold) => kept,
         _ => Verdict::Reprovision,

@@ -27,6 +27,7 @@ fn upstream(upstream: &GitUpstream) -> Upstream {
         path: upstream.path.clone(),
         address: upstream.address(),
         identity_file: upstream.identity.file.clone(),
+        identity_fingerprint: upstream.identity.fingerprint.clone(),
         identity_agent: upstream.identity.agent.clone(),
         known_host_keys: upstream.known_host_keys.clone(),
         push: refs.push.clone(),

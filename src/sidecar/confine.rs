@@ -96,6 +96,30 @@ pub fn confine(keep: &[RawFd], folders: &[&Path]) -> io::Result<()> {
     refuse(REFUSED)
 }
 
+/// The same for a process that carries bytes between sockets which it connects, as that user it is; with or without
+/// files, which names are looked up in.
+///
+/// # Errors
+/// When something could not be given up.
+pub fn carry_bytes(no_files: bool) -> io::Result<()> {
+    start_programs()?;
+    if no_files {
+        landlock(&[]).map_err(io::Error::other)?;
+    }
+    refuse(REFUSED)
+}
+
+/// The same for one whose way leads through a program: it has no rights but its user's, and no descriptor.
+///
+/// # Errors
+/// When something could not be given up.
+pub fn start_programs() -> io::Result<()> {
+    keep_to_itself()?;
+    raise_descriptors();
+    close_all_but(&random_sources());
+    drop_capabilities()
+}
+
 /// The same for a process that starts programs, and reaches nothing by the network: it has no socket but those
 /// that it is given.
 ///

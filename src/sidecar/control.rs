@@ -11,9 +11,11 @@
 //! | `attach` | a listening socket and a pidfd | accepts the machine's connections there until that process ends, and on none that was attached before |
 //! | `intercept` | `"token":"…"`, a listening socket | accepts the connections of a microVM there, see `egress::machine`, and on none that was attached before |
 //! | `detach` | | closes what was attached |
+//! | `relay` | `"length":N`, and N bytes after the line | of a git gate: has a relay bring connections, see `git::relayed`, and no other |
 //! | `stop` | | ends the sidecar |
 //!
-//! The answer is one line too: `{"state":{…}}` or `{"error":"…"}`. Neither holds a credential.
+//! The answer is one line too: `{"state":{…}}` or `{"error":"…"}`. Neither holds a credential. To `take` nothing is
+//! answered: whoever says that waits for a connection to the git gate, see `relay`.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -52,6 +54,8 @@ enum Message {
     Attach {},
     Intercept { token: String },
     Detach {},
+    Relay { length: u64 },
+    Take {},
     Stop {},
 }
 
@@ -90,6 +94,10 @@ pub(super) trait Served: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::State, String>> + Send;
     /// Closes what was attached.
     fn detach(&self) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Has a relay bring connections.
+    fn relay(&self, order: &[u8]) -> impl Future<Output = Result<Self::State, String>> + Send;
+    /// Somebody waits for a connection to the git gate.
+    fn take(&self, waiting: UnixStream);
     /// Ends.
     fn stop(&self);
 }
@@ -119,6 +127,14 @@ impl Served for Sidecar {
 
     async fn detach(&self) -> Result<State, String> {
         Ok(Self::detach(self).await)
+    }
+
+    async fn relay(&self, _: &[u8]) -> Result<State, String> {
+        Err("a sidecar has no relay".to_owned())
+    }
+
+    fn take(&self, waiting: UnixStream) {
+        self.hall().wait(waiting);
     }
 
     fn stop(&self) {
@@ -254,6 +270,11 @@ async fn answer<T: Served>(mut stream: UnixStream, served: &T) -> io::Result<()>
             (served.intercept(sockets, token).await, false)
         }
         Ok((Message::Detach {}, ..)) => (served.detach().await, false),
+        Ok((Message::Relay { .. }, order, _)) => (served.relay(&order).await, false),
+        Ok((Message::Take {}, ..)) => {
+            served.take(stream);
+            return Ok(());
+        }
         Ok((Message::Stop {}, ..)) => {
             // It ends also where it cannot say how it is.
             let state = tokio::time::timeout(LAST_WORDS, served.state()).await;
@@ -318,10 +339,12 @@ async fn receive(
     };
     let payload = &line[end + 1..];
     let message = serde_json::from_slice(&line[..end]).map_err(|_| {
-        io::Error::other("it is none of load, state, listen, attach, intercept, detach, stop")
+        io::Error::other(
+            "it is none of load, state, listen, attach, intercept, detach, relay, take, stop",
+        )
     })?;
     let expected = match message {
-        Message::Load { length } => length,
+        Message::Load { length } | Message::Relay { length } => length,
         _ => 0,
     };
     if expected > limits::DOCUMENT {

@@ -29,10 +29,11 @@
 //! credentials loads them into it afterwards; until then nothing passes.
 //!
 //! ```text
-//! bottle sidecar serve --control WHERE [--listen WHERE]… [--log FILE] [--confine]
+//! bottle sidecar serve --control WHERE [--listen WHERE]… [--git WHERE] [--log FILE] [--confine]
 //! bottle sidecar load  --control PATH < document.json     prints the state, or exits 1 and says why
 //! bottle sidecar state --control PATH                     prints the state
 //! bottle sidecar stop  --control PATH
+//! bottle sidecar gate  --control PATH                     is one connection to the git gate
 //! ```
 //!
 //! - `WHERE` is `unix:/PATH`, `fd:N` for a listening socket that is inherited, or `IP:PORT` (not for
@@ -40,6 +41,8 @@
 //!   user's alone.
 //! - Both front doors are on every listener: `CONNECT` and absolute forms are the proxy, a path is the
 //!   door of the credential routes, under one of the document's `names`.
+//! - `--git WHERE` is where the machine's git finds its gate, where that is no process of this machine: what
+//!   connects there waits until a command takes it (`relay`, `taking`), and nothing of it is read here.
 //! - `--log FILE` is appended to, for its owner alone to read, and set aside as `FILE.1` at
 //!   [`egress::limits::LOG`]; without it lines go to stdout, which a container's engine keeps.
 //! - It is not dumpable and leaves no core, wherever it runs; nor does `load`, while it has the document.
@@ -80,9 +83,12 @@ pub mod path;
 pub mod policy;
 mod random;
 pub mod record;
+mod relay;
 #[cfg(target_os = "linux")]
 pub mod start;
 pub mod supervise;
+#[cfg(target_os = "linux")]
+pub mod taking;
 mod unpack;
 
 pub use address::{CheckedAddr, Cidr};

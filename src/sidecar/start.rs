@@ -52,6 +52,8 @@ impl FromStr for Endpoint {
 pub struct Options {
     /// Where the machine's connections come in; more can be handed in later.
     pub listen: Vec<Endpoint>,
+    /// Where the machine's git finds its gate, which takes the connections from here.
+    pub git: Option<Endpoint>,
     /// Where it is told what to do.
     pub control: Endpoint,
     /// The log; none: stdout.
@@ -98,11 +100,13 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
         anyhow::bail!("control at {}: it is no unix socket", options.control);
     }
     let listeners: Vec<OwnedFd> = options.listen.iter().map(open).collect::<Result<_, _>>()?;
+    let git = options.git.as_ref().map(open).transpose()?;
     let system = System::read();
     pages::learn();
     if options.confine {
         let mut keep: Vec<RawFd> = listeners.iter().map(OwnedFd::as_raw_fd).collect();
         keep.push(control.as_raw_fd());
+        keep.extend(git.as_ref().map(OwnedFd::as_raw_fd));
         keep.extend(record.descriptor());
         let folders: Vec<&Path> = options.log.iter().filter_map(|log| log.parent()).collect();
         confine::confine(&keep, &folders).context("giving up what is not needed")?;
@@ -120,6 +124,9 @@ pub fn serve(options: &Options) -> anyhow::Result<()> {
         let sidecar = Sidecar::start(record, system).context("writing the log")?;
         if !listeners.is_empty() {
             sidecar.listen(listeners).map_err(anyhow::Error::msg)?;
+        }
+        if let Some(git) = git {
+            sidecar.hall().listen(git).context("listening for git")?;
         }
         let control = tokio::net::UnixListener::from_std(control.into())?;
         tokio::spawn(control::serve(control, sidecar.clone()));

@@ -3,10 +3,12 @@
 mod basic;
 mod bombs;
 mod confinement;
+mod docker;
 mod kills;
 mod local;
 mod native;
 mod packs;
+mod place;
 mod policy;
 mod secrets;
 mod troubles;

@@ -4,6 +4,7 @@
     reason = "the one place that reads the docker client's environment and configuration"
 )]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bollard::API_DEFAULT_VERSION;
@@ -60,6 +61,25 @@ impl Settings {
             sidecar_program: text("BOTTLE_SIDECAR_PROGRAM").map(PathBuf::from),
             helper: None,
         }
+    }
+
+    /// The environment of another process that is to find the same engine, on the same way.
+    pub(super) fn environment(&self) -> BTreeMap<String, String> {
+        // What `ssh` needs of an environment, which may be the way to the engine.
+        const OF_SSH: [&str; 6] =
+            ["HOME", "PATH", "USER", "LOGNAME", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"];
+        let path =
+            |path: &Option<PathBuf>| path.as_ref().and_then(|p| p.to_str().map(str::to_owned));
+        let own = [
+            ("DOCKER_HOST", self.host.clone()),
+            ("DOCKER_CONTEXT", self.context.clone()),
+            ("DOCKER_CONFIG", path(&self.config_dir)),
+            ("DOCKER_TLS_VERIFY", self.tls_verify.then(|| "1".to_owned())),
+            ("DOCKER_CERT_PATH", path(&self.cert_path)),
+        ];
+        let ssh = OF_SSH.map(|name| (name, std::env::var(name).ok()));
+        let all = ssh.into_iter().chain(own);
+        all.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 
     /// The endpoint, by the `docker` client's own order: `DOCKER_HOST`, `DOCKER_CONTEXT`, the

@@ -18,6 +18,7 @@ use super::wiring::Wiring;
 use super::{NO_NETWORK, error, limits, observe, parse, seccomp, settings, supervisor};
 use crate::backend::{BackendError, Scope, guest_path};
 use crate::model::access::SIDECAR_NAME;
+use crate::model::gate::GATE_NAME;
 use crate::model::spec::LANGUAGE;
 use crate::model::{Instance, MachineSpec, Ownership, ResourceKind, SpecHash};
 
@@ -133,7 +134,10 @@ fn host_config(scope: &Scope, spec: &MachineSpec, parts: &Parts<'_>) -> HostConf
         dns: sidecar.as_ref().map(|sidecar| vec![sidecar.clone()]),
         dns_options: sidecar.as_ref().map(|_| LOOKUPS.map(str::to_owned).to_vec()),
         dns_search: sidecar.as_ref().map(|_| vec![".".to_owned()]),
-        extra_hosts: sidecar.map(|sidecar| vec![format!("{SIDECAR_NAME}:{sidecar}")]),
+        // It stands before the git gate, too, whether or not there is one.
+        extra_hosts: sidecar.map(|sidecar| {
+            [SIDECAR_NAME, GATE_NAME].map(|name| format!("{name}:{sidecar}")).to_vec()
+        }),
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         cap_drop: Some(vec!["ALL".to_owned()]),
@@ -354,7 +358,8 @@ mod tests {
         assert_eq!(host.network_mode.as_deref(), Some("bottle-team-ada"));
         assert_eq!(host.dns, Some(vec!["198.18.7.10".to_owned()]));
         assert_eq!(host.dns_search, Some(vec![".".to_owned()]));
-        assert_eq!(host.extra_hosts, Some(vec!["sidecar:198.18.7.10".to_owned()]));
+        let names = ["sidecar:198.18.7.10", "git.bottle:198.18.7.10"].map(str::to_owned);
+        assert_eq!(host.extra_hosts, Some(names.to_vec()));
         assert_eq!((host.cap_drop, host.cap_add), (Some(vec!["ALL".to_owned()]), None));
         let ends = body.networking_config.unwrap().endpoints_config.unwrap();
         assert_eq!(ends.len(), 1);
@@ -364,7 +369,7 @@ mod tests {
         let set: Set = Labels::of(&labels).set().unwrap();
         assert_eq!(set.address, Some(subnet.machine()));
         assert_eq!(set.settings["dns"], "198.18.7.10");
-        assert_eq!(set.settings["extra_hosts"], "sidecar:198.18.7.10");
+        assert_eq!(set.settings["extra_hosts"], "git.bottle:198.18.7.10 sidecar:198.18.7.10");
     }
 
     #[test]

@@ -138,7 +138,12 @@ impl Engine {
             // Whatever speaks there, it is no engine that we can talk to.
             unreachable(error::unreachable(&error).unwrap_or_else(|| error::words(&error)))
         })?;
-        Ok(Self { client, endpoint, traits: Mutex::default() })
+        Ok(Self::of(endpoint, client))
+    }
+
+    /// One that may answer.
+    pub(super) fn of(endpoint: Endpoint, client: bollard::Docker) -> Self {
+        Self { client, endpoint, traits: Mutex::default() }
     }
 
     /// Asks again what the engine is: gVisor may have been installed since. And how many containers it has,

@@ -2,7 +2,8 @@
 //!
 //! A machine is one container: hardened, with a small main process of our own (`supervisor`) that starts
 //! and restarts the bottle's command. It is in no network; or, where its bottle grants something, in
-//! one of its own that leads to its sidecar and nowhere else. The labels on all of it are the truth
+//! one of its own that leads to its sidecar and nowhere else. Its git gate, where it has one, is a process of this
+//! machine, which no engine knows. The labels on all of it are the truth
 //! about what exists; nothing is remembered about containers but what saves a call.
 
 mod attach;
@@ -20,6 +21,7 @@ mod exec;
 mod facts;
 mod feed;
 mod frozen;
+mod gate;
 mod hosts;
 mod image;
 mod labels;
@@ -36,6 +38,7 @@ mod pin;
 mod port;
 mod processes;
 mod program;
+mod relay;
 mod remove;
 pub(in crate::backend) mod rootfs;
 mod run;
@@ -67,6 +70,7 @@ pub use connect::Settings;
 use engine::Engine;
 use facts::Cache;
 use program::Program;
+pub use relay::{Needs, relay};
 
 use super::{
     Attach, Backend, BackendError, Depth, ExecOutput, ExecSpec, Finding, Hint, Identity,
@@ -110,6 +114,8 @@ pub struct Docker {
     /// What enters containers.
     #[cfg(target_os = "linux")]
     visitor: super::native::visit::Visitor,
+    /// What git gates are, which are processes of this machine.
+    gates: super::hostside::Program,
     /// What sidecars run, or why there is none: read when first needed, and never again.
     program: tokio::sync::OnceCell<Result<Arc<Program>, String>>,
 }
@@ -144,6 +150,10 @@ impl Docker {
         Self {
             #[cfg(target_os = "linux")]
             visitor: super::native::visit::Visitor::new(settings.helper.as_deref()),
+            gates: settings
+                .helper
+                .as_deref()
+                .map_or_else(super::hostside::Program::this, super::hostside::Program::at),
             settings,
             engine: tokio::sync::Mutex::default(),
             caches: Mutex::default(),
@@ -294,6 +304,8 @@ impl Backend for Docker {
         }
         let named = self.settings.sidecar_program.as_deref();
         seen.observation.facts.no_sidecars = Program::check(named).err();
+        seen.observation.facts.no_gates = super::native::gate::missing();
+        seen.observation.instances.extend(gate::observe(self, scope, &engine.endpoint).await?);
         seen.observation.facts.elsewhere |= engine.endpoint.socket().is_none();
         seen.observation.facts.root_images = self.with_cache(scope, |cache| cache.root_images());
         let mut known = locked(&self.known);
@@ -328,11 +340,7 @@ impl Backend for Docker {
             ResourceSpec::Sidecar(spec) => {
                 return sidecar::create(self, &engine, scope, spec).await;
             }
-            ResourceSpec::Gate(_) => {
-                return Err(BackendError::Unsupported(
-                    "the docker backend makes no gate".to_owned(),
-                ));
-            }
+            ResourceSpec::Gate(spec) => return gate::create(self, scope, spec).await,
         };
         create::check_mount(&engine, spec)?;
         let subnet = match spec.connected {
@@ -382,12 +390,18 @@ impl Backend for Docker {
     }
 
     async fn start(&self, scope: &Scope, instance: &Instance) -> Result<Instance, BackendError> {
+        if instance.resource == ResourceKind::Gate {
+            return gate::start(self, scope, instance).await;
+        }
         let (engine, _) = self.own(scope, instance).await?;
         self.hold_workspace(&engine, scope, instance).await?;
         run::start(&engine, scope, instance).await
     }
 
     async fn stop(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Gate {
+            return gate::stop(self, scope, instance).await;
+        }
         match self.own(scope, instance).await {
             Ok((engine, _)) => remove::stop(&engine, instance).await,
             Err(BackendError::NotRunning { .. }) => Ok(()),
@@ -427,6 +441,9 @@ impl Backend for Docker {
         if instance.resource == ResourceKind::Network {
             return network::remove(&*self.engine().await?, scope, instance).await;
         }
+        if instance.resource == ResourceKind::Gate {
+            return gate::teardown(self, scope, instance).await;
+        }
         let sidecar = instance.resource == ResourceKind::Sidecar;
         match self.own(scope, instance).await {
             Ok((engine, _)) if sidecar => sidecar::teardown(&engine, scope, instance).await?,
@@ -453,6 +470,9 @@ impl Backend for Docker {
     async fn mend(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {
         if instance.resource == ResourceKind::Network {
             return network::remake(&*self.engine().await?, scope, instance).await;
+        }
+        if instance.resource == ResourceKind::Gate {
+            return gate::mend(self, scope, instance).await;
         }
         let (engine, _) = self.own(scope, instance).await?;
         match observe::by_id(&engine, scope, &instance.id).await? {
@@ -484,6 +504,9 @@ impl Backend for Docker {
         sidecar: &Instance,
         document: Bytes,
     ) -> Result<(), BackendError> {
+        if sidecar.resource == ResourceKind::Gate {
+            return gate::load(self, scope, sidecar, document).await;
+        }
         let engine = self.sidecar(scope, sidecar).await?;
         sidecar::load(&engine, scope, sidecar, document).await
     }
@@ -493,6 +516,9 @@ impl Backend for Docker {
         scope: &Scope,
         sidecar: &Instance,
     ) -> Result<Bytes, BackendError> {
+        if sidecar.resource == ResourceKind::Gate {
+            return gate::state(self, scope, sidecar).await;
+        }
         let engine = self.sidecar(scope, sidecar).await?;
         sidecar::state(&engine, sidecar).await
     }
@@ -670,6 +696,9 @@ impl Backend for Docker {
         options: LogOptions,
         out: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<(), BackendError> {
+        if instance.resource == ResourceKind::Gate {
+            return gate::logs(self, scope, instance, options, out).await;
+        }
         let (engine, _) = self.own(scope, instance).await?;
         logs::logs(&engine, instance, options, out).await
     }
@@ -678,7 +707,8 @@ impl Backend for Docker {
         &self,
         scope: &Scope,
     ) -> Result<BoxStream<'static, Result<Hint, BackendError>>, BackendError> {
-        logs::events(&*self.engine().await?, scope).await
+        let hints = logs::events(&*self.engine().await?, scope).await?;
+        Ok(gate::with_ends(hints, scope))
     }
 
     async fn doctor(&self, boot: bool) -> Vec<Finding> {

@@ -23,19 +23,21 @@ use super::{
 };
 use crate::backend::{BackendError, ExecOutput, ExecSpec, Progress, Scope};
 use crate::model::access::PROXY_PORT;
+use crate::model::gate::GATE_PORT;
 use crate::model::{FieldChange, Instance, InstanceState, ResourceKind, SidecarSpec, SpecHash};
 
-/// What a sidecar may hold at most: its own bound, with room for the command that loads it.
-const MEMORY: i64 = 64 << 20;
+/// What a sidecar may hold at most: its own bound of 64 MiB, with room for the command that loads it; and for those
+/// that carry connections to a git gate, each a process of less than a mebibyte, and what starts them.
+const MEMORY: i64 = 96 << 20;
 
-/// Threads; there is one worker, for there is one CPU.
-const PIDS: i64 = 64;
+/// Threads, of the sidecar and of those commands; of the sidecar one is a worker, for there is one CPU.
+const PIDS: i64 = 128;
 
 /// Thousandths of a CPU, in the engine's billionths: as much as a whole one.
 const NANO_CPUS: i64 = 1_000_000_000;
 
 /// Where a command that is run beside the sidecar reaches it.
-const CONTROL: &str = "/run/bottle/control.sock";
+pub(super) const CONTROL: &str = "/run/bottle/control.sock";
 
 /// How long a sidecar that was started may take until it listens, and the pause between two looks.
 const READY: Duration = Duration::from_secs(15);
@@ -60,8 +62,10 @@ struct Parts<'a> {
 fn body(scope: &Scope, spec: &SidecarSpec, parts: &Parts<'_>) -> ContainerCreateBody {
     let network = scope.object_name(&spec.sandbox);
     let listen = format!("{}:{PROXY_PORT}", parts.address);
+    // Whether or not there is a git gate: one can come while all of this stays.
+    let git = format!("{}:{GATE_PORT}", parts.address);
     let control = format!("unix:{CONTROL}");
-    let command = ["sidecar", "serve", "--listen", &listen, "--control", &control];
+    let command = ["sidecar", "serve", "--listen", &listen, "--git", &git, "--control", &control];
     let mut body = ContainerCreateBody {
         image: Some(parts.image.to_owned()),
         hostname: Some("sidecar".to_owned()),
@@ -349,7 +353,7 @@ mod tests {
         assert_eq!((host.privileged, host.pid_mode, host.devices), (Some(false), None, None));
         assert_eq!((host.binds, host.mounts, host.port_bindings), (None, None, None));
         assert_eq!((host.memory, host.memory_swap), (Some(MEMORY), Some(MEMORY)));
-        assert_eq!((host.pids_limit, host.nano_cpus), (Some(64), Some(1_000_000_000)));
+        assert_eq!((host.pids_limit, host.nano_cpus), (Some(128), Some(1_000_000_000)));
         assert_eq!(host.sysctls.unwrap()["net.ipv4.ip_forward"], "0");
         let tmpfs: Vec<(String, String)> = host.tmpfs.unwrap().into_iter().collect();
         assert_eq!(tmpfs[0].0, "/run/bottle");
@@ -369,13 +373,15 @@ mod tests {
                 "serve",
                 "--listen",
                 "198.18.7.10:3128",
+                "--git",
+                "198.18.7.10:9418",
                 "--control",
                 "unix:/run/bottle/control.sock"
             ]
         );
         let ends = body.networking_config.unwrap().endpoints_config.unwrap();
         let end = &ends["bottle-team-ada"];
-        assert_eq!(end.aliases, Some(vec!["sidecar".to_owned()]));
+        assert_eq!(end.aliases, Some(vec!["sidecar".to_owned(), "git.bottle".to_owned()]));
         assert_eq!(body.env, None);
         let labels = body.labels.unwrap();
         assert_eq!(labels::program(&Labels::of(&labels)), Some(SpecHash::of_bytes(b"bottle")));

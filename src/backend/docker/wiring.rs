@@ -13,6 +13,7 @@ use super::labels::Set;
 use super::{NO_NETWORK, carrier, error, network, uplink};
 use crate::backend::{BackendError, Scope};
 use crate::model::access::SIDECAR_NAME;
+use crate::model::gate::GATE_NAME;
 use crate::model::{FieldChange, Instance, ResourceKind, SandboxId};
 
 /// Where a container is to be.
@@ -20,8 +21,8 @@ use crate::model::{FieldChange, Instance, ResourceKind, SandboxId};
 pub(super) struct Wiring {
     /// In the sandbox's own network, with this address; none: in no network at all.
     own: Option<(String, Ipv4Addr)>,
-    /// By this name in there.
-    alias: Option<&'static str>,
+    /// By these names in there.
+    aliases: &'static [&'static str],
     /// Of a sidecar: the networks that it alone is on.
     beside: Option<Beside>,
 }
@@ -47,7 +48,7 @@ impl Wiring {
         let sidecar = resource == ResourceKind::Sidecar && own.is_some();
         Self {
             own,
-            alias: sidecar.then_some(SIDECAR_NAME),
+            aliases: if sidecar { &[SIDECAR_NAME, GATE_NAME] } else { &[] },
             beside: sidecar.then(|| Beside {
                 carrier: carrier::name(scope, sandbox),
                 uplink: uplink::name(scope),
@@ -199,7 +200,8 @@ impl Wiring {
                 ipv4_address: Some(address.to_string()),
                 ..EndpointIpamConfig::default()
             }),
-            aliases: self.alias.map(|alias| vec![alias.to_owned()]),
+            aliases: (!self.aliases.is_empty())
+                .then(|| self.aliases.iter().map(|alias| (*alias).to_owned()).collect()),
             ..EndpointSettings::default()
         }
     }

@@ -163,6 +163,12 @@ impl Control {
         self.call(&json!({ "op": "intercept", "token": token }), &[], &[listener]).map(drop)
     }
 
+    /// Has a relay bring it its machine's connections, and nobody else.
+    pub(in crate::backend) fn relay(&self, order: &[u8]) -> anyhow::Result<()> {
+        let message = json!({ "op": "relay", "length": order.len() });
+        self.call(&message, order, &[]).map(drop)
+    }
+
     /// Has it close the listening sockets that it was given.
     pub(in crate::backend) fn detach(&self) -> anyhow::Result<()> {
         self.call(&json!({ "op": "detach" }), &[], &[]).map(drop)

@@ -17,7 +17,7 @@ const GIT: (u32, u32) = (2, 39);
 const SSH: (u32, u32) = (8, 5);
 
 /// Why none can be made here, and what to do about it. Nothing is started for it: it is asked in every pass.
-pub(super) fn missing() -> Option<String> {
+pub(in crate::backend) fn missing() -> Option<String> {
     if !landlock::available() && !rustix::process::geteuid().is_root() {
         return Some("`git` needs Landlock (Linux 5.13) or root".to_owned());
     }
@@ -35,7 +35,7 @@ fn program(name: &str) -> Option<std::path::PathBuf> {
 }
 
 /// What `doctor` says of it.
-pub(super) fn finding() -> Finding {
+pub(in crate::backend) fn finding() -> Finding {
     let what = "git gate".to_owned();
     if let Some(why) = missing() {
         // Nobody has to use one.

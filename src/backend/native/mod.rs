@@ -23,7 +23,7 @@ mod events;
 mod exec;
 mod fence;
 pub mod filesystem;
-mod gate;
+pub(in crate::backend) mod gate;
 mod handover;
 mod helper;
 mod holes;
@@ -55,6 +55,8 @@ mod sys;
 mod times;
 pub(in crate::backend) mod visit;
 mod wire;
+
+pub(in crate::backend) use sidecar::{cgroup_of, remove_cgroups, set_apart};
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};

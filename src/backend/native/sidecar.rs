@@ -155,7 +155,10 @@ fn cgroups(instance: &Instance) -> SandboxCgroups {
 
 /// Moves a sidecar out of the cgroup that `bottle` was started in: what that one's limits are, and what
 /// else is killed in it, is no concern of a process that outlives `bottle`.
-fn set_apart(instance: &Instance, sidecar: &Sidecar<'_>) -> anyhow::Result<()> {
+pub(in crate::backend) fn set_apart(
+    instance: &Instance,
+    sidecar: &Sidecar<'_>,
+) -> anyhow::Result<()> {
     let Some(pid) = sidecar.pid() else { return Ok(()) };
     let own = cgroups(instance);
     own.make_unlimited()?;
@@ -164,13 +167,13 @@ fn set_apart(instance: &Instance, sidecar: &Sidecar<'_>) -> anyhow::Result<()> {
 
 /// What the cgroups of a sidecar are called by in which its process is: its record, which tells as well, may be
 /// damaged, and the process is about to end.
-pub(super) fn cgroup_of(sidecars: Sidecars<'_>, instance: &Instance) -> Option<String> {
+pub(in crate::backend) fn cgroup_of(sidecars: Sidecars<'_>, instance: &Instance) -> Option<String> {
     let pid = sidecars.own(instance).ok()?.pid()?;
     limits::id_of(pid).filter(|id| id.starts_with(&format!("{}-", instance.resource)))
 }
 
 /// Removes the cgroups of a sidecar that has ended, and those that its process was in.
-pub(super) fn remove_cgroups(
+pub(in crate::backend) fn remove_cgroups(
     instance: &Instance,
     was_in: Option<&str>,
 ) -> Result<(), BackendError> {

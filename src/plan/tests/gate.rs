@@ -129,12 +129,113 @@ fn a_machine_of_before_stays_and_gets_one_beside_it() {
 #[test]
 fn where_there_are_none_the_sandbox_is_held() {
     let spec = SandboxSpec {
-        backend: BackendChoice::Fixed(BackendKind::Docker),
+        backend: BackendChoice::Fixed(BackendKind::Smolmachines),
         image: Some(ImageRef::Registry("busybox:1".to_owned())),
         ..with_git(vec![pushed(&["agent/*"])])
     };
     let held = plan(&desired([spec]), &reachable(), &equipped());
     assert_eq!(text(&held), "ada machine hold manifest_invalid");
     let Reason::ManifestInvalid { message } = &held.changes[0].reason else { panic!() };
-    assert!(message.contains("`git` cannot be had on docker yet"), "{message}");
+    assert!(message.contains("`git` cannot be had on smolmachines yet"), "{message}");
+}
+
+/// `ada` with these upstreams and nothing else, as a tree gives it, there.
+fn with_git_alone(backend: BackendKind, image: Option<ImageRef>) -> SandboxSpec {
+    let spec = with_git(vec![pushed(&["agent/*"])]);
+    SandboxSpec {
+        backend: BackendChoice::Fixed(backend),
+        image,
+        network: Some(NetworkSpec { sandbox: id("ada"), fields: Fields::default(), pool: None }),
+        sidecar: Some(SidecarSpec {
+            sandbox: id("ada"),
+            fields: Fields::default(),
+            policy: Arc::new(spec.policy.clone()),
+            proxy: None,
+        }),
+        ..spec
+    }
+}
+
+#[test]
+fn with_docker_a_sidecar_leads_to_it_and_natively_none_is_needed() {
+    let image = Some(ImageRef::Registry("busybox:1".to_owned()));
+    let docker = with_git_alone(BackendKind::Docker, image);
+    let plan = |spec: SandboxSpec| super::plan(&desired([spec]), &reachable(), &equipped());
+    let there = plan(docker);
+    assert_eq!(
+        text(&there),
+        "ada network create not_found\n\
+         ada sidecar create not_found\n\
+         ada gate create not_found\n\
+         ada machine create not_found\n\
+         ada guest create not_found\n\
+         [] -> #0 prepare ada machine\n\
+         [0] -> #1 create ada network\n\
+         [0,1] -> #2 create ada sidecar\n\
+         [2] -> #3 start ada sidecar\n\
+         [0,1,3] -> #4 load ada sidecar\n\
+         [0] -> #5 create ada gate\n\
+         [5] -> #6 start ada gate\n\
+         [0,1,3,4,6] -> #7 load ada gate\n\
+         [0,1,3] -> #8 create ada machine\n\
+         [8] -> #9 start ada machine\n\
+         [0,1,3,4,6,7,9] -> #10 provision ada guest"
+    );
+    let machine = there.changes.iter().find(|c| c.resource == ResourceKind::Machine).unwrap();
+    assert!(machine.notes.iter().all(|note| !note.contains("not enforced")), "{:?}", machine.notes);
+    let native = text(&plan(with_git_alone(BackendKind::Native, None)));
+    assert!(!native.contains("sidecar") && !native.contains("network"), "{native}");
+    assert!(native.contains("create ada gate"), "{native}");
+}
+
+#[test]
+fn what_lets_less_through_waits_for_nothing() {
+    let mut spec = with_git(vec![pushed(&["agent/*", "main"])]);
+    let observed = converged(std::slice::from_ref(&spec));
+    // A token that nobody has, and a machine that cannot be made.
+    let route = CredentialRoute {
+        path: "/gh/".to_owned(),
+        host: "api.example.com".to_owned(),
+        port: 443,
+        upstream_path: String::new(),
+        auth_scheme: AuthScheme::Bearer,
+        token_ref: "GH_TOKEN".to_owned(),
+        token_from: None,
+        roles: Vec::new(),
+    };
+    let waits = |upstreams: Vec<GitUpstream>| {
+        let mut spec = with_git(upstreams);
+        spec.policy.routes.push(route.clone());
+        plan(&desired([spec]), &observed, &Options::default())
+    };
+    let narrower = waits(vec![pushed(&["agent/*"])]);
+    assert_eq!(
+        text(&narrower),
+        "ada machine hold needs_input\n\
+         ada gate reprovision spec_changed\n\
+         ada guest hold spec_changed\n\
+         [] -> #0 load ada gate"
+    );
+    assert_eq!(narrower.summary().hold, 1);
+    assert_eq!(
+        text(&waits(Vec::new())),
+        "ada machine hold needs_input\n\
+         ada gate teardown not_declared\n\
+         ada guest hold spec_changed\n\
+         [] -> #0 teardown ada gate"
+    );
+    assert_eq!(text(&waits(vec![pushed(&["agent/*", "main"])])), "ada machine hold needs_input");
+    spec.gate = with_git(vec![pushed(&["agent/*"])]).gate;
+    spec.resources.disk = Some(1 << 30);
+    let mut observed = observed;
+    let facts = observed.facts.get_mut(&BackendKind::Native).unwrap();
+    facts.no_machines = Some("a setting forbids it".to_owned());
+    let held = plan(&desired([spec.clone()]), &observed, &equipped());
+    assert!(text(&held).starts_with("ada machine hold impossible"), "{}", text(&held));
+    assert!(text(&held).ends_with("[] -> #0 load ada gate"), "{}", text(&held));
+    // One that does not run is not started either: nothing passes it.
+    let gate = observed.instances.iter_mut().find(|i| i.resource == ResourceKind::Gate).unwrap();
+    gate.state = InstanceState::Stopped { code: None };
+    let held = text(&plan(&desired([spec]), &observed, &equipped()));
+    assert!(!held.contains("->"), "{held}");
 }

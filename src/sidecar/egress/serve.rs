@@ -27,6 +27,7 @@ use super::state::Loaded;
 use crate::model::Moment;
 use crate::model::supervise::Held;
 use crate::sidecar::record::{Event, Line, Record};
+use crate::sidecar::relay::Hall;
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     started_at: String,
     stop: CancellationToken,
     machine: Machine,
+    /// Connections to the git gate.
+    hall: Arc<Hall>,
 }
 
 impl Shared {
@@ -152,6 +155,7 @@ impl Sidecar {
             started_at: crate::sidecar::record::timestamp(),
             stop: CancellationToken::new(),
             machine: Machine::default(),
+            hall: Arc::default(),
         });
         tokio::spawn(sweep(Arc::clone(&shared)));
         Ok(Self(shared))
@@ -242,6 +246,11 @@ impl Sidecar {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.0
+    }
+
+    /// Where connections to the git gate wait.
+    pub(in crate::sidecar) fn hall(&self) -> &Arc<Hall> {
+        &self.0.hall
     }
 
     /// Ends it: no connection is accepted or served any more.

@@ -50,6 +50,9 @@ pub struct Upstream {
     pub address: Option<IpAddr>,
     /// The private key; with an agent, the public one.
     pub identity_file: PathBuf,
+    /// `SHA256:…` of the key that was looked at, where that is known. By another one it is not spoken to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_fingerprint: Option<String>,
     /// The socket of an ssh-agent that holds the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_agent: Option<PathBuf>,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Entry {
-    /// `fetch`, `push`, `deny`, `sync` or `error`.
+    /// `fetch`, `push`, `deny`, `sync`, `relay` or `error`.
     pub(super) event: String,
     /// The upstream's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,6 +19,7 @@ use super::document::{Document, Upstream};
 use super::entry::Entry;
 use super::ipc::Channel;
 use super::mirror::Activity;
+use super::relayed::{self, Relayed};
 use super::ssh::{self, Ssh};
 use super::tunnel::{Ended, Service, Wanted};
 use super::wire::Deadline;
@@ -70,6 +71,9 @@ pub struct State {
     /// What became of each upstream.
     #[serde(default)]
     pub upstreams: BTreeMap<String, Activity>,
+    /// How the relay is that brings the machine's connections, in its own words. None: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
 }
 
 /// What the keeper tells the worker to do.
@@ -105,6 +109,7 @@ struct Shared {
     loading: Mutex<u64>,
     tell: Mutex<Channel>,
     ask: Mutex<Channel>,
+    relayed: Mutex<Option<Relayed>>,
     started_at: String,
     stop: CancellationToken,
 }
@@ -162,6 +167,7 @@ pub fn keep(options: &Options) -> anyhow::Result<()> {
         loading: Mutex::new(0),
         tell: Mutex::new(tell),
         ask: Mutex::new(ask),
+        relayed: Mutex::default(),
         started_at: timestamp(),
         stop: CancellationToken::new(),
     }));
@@ -363,7 +369,34 @@ impl Keeper {
             connections: worker.connections,
             started_at: self.0.started_at.clone(),
             upstreams: worker.upstreams,
+            relay: self.relayed().as_ref().map(|relayed| relayed.how().unwrap_or_default()),
         })
+    }
+
+    fn relayed(&self) -> MutexGuard<'_, Option<Relayed>> {
+        self.0.relayed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a relay bring connections, and no other.
+    fn have_relay(&self, order: relayed::Order) -> Result<State, String> {
+        let failed = |error: io::Error| format!("starting the relay: {error}");
+        let mut relayed = self.relayed();
+        *relayed = None;
+        let door = relayed::door(&self.0.folder).map_err(failed)?;
+        self.pass_on(&Told::Attach {}, &door)?;
+        let record = Arc::clone(&self.0.record);
+        let tell = move |how: &str| {
+            let entry = Entry {
+                event: "relay".to_owned(),
+                detail: Some(how.to_owned()),
+                ..Entry::default()
+            };
+            // It goes on whether or not the log can say so.
+            let _ = record.write_as(&entry.event, None, &entry);
+        };
+        *relayed = Some(Relayed::begin(self.0.folder.clone(), order, tell).map_err(failed)?);
+        drop(relayed);
+        self.now()
     }
 
     /// Checks all of a document before any of it holds.
@@ -376,7 +409,7 @@ impl Keeper {
         let mut told = document.clone();
         for upstream in &mut told.upstreams {
             upstream.identity_file = PathBuf::from("/");
-            upstream.identity_agent = None;
+            (upstream.identity_agent, upstream.identity_fingerprint) = (None, None);
         }
         self.pass_on(&Told::Load { document: Box::new(told), generation }, &[])?;
         Ok(Held { generation, digest, document: Arc::new(document) })
@@ -454,8 +487,19 @@ impl Served for Keeper {
     }
 
     async fn detach(&self) -> Result<State, String> {
-        self.aside(|keeper| keeper.pass_on(&Told::Detach {}, &[]).and_then(|()| keeper.now())).await
+        self.aside(|keeper| {
+            *keeper.relayed() = None;
+            keeper.pass_on(&Told::Detach {}, &[]).and_then(|()| keeper.now())
+        })
+        .await
     }
+
+    async fn relay(&self, order: &[u8]) -> Result<State, String> {
+        let order = relayed::parse(order)?;
+        self.aside(move |keeper| keeper.have_relay(order)).await
+    }
+
+    fn take(&self, _: tokio::net::UnixStream) {}
 
     fn stop(&self) {
         self.0.stop.cancel();

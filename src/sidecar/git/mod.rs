@@ -51,6 +51,8 @@ pub mod probe;
 mod push;
 mod refs;
 #[cfg(target_os = "linux")]
+mod relayed;
+#[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]
 mod run;

@@ -23,6 +23,8 @@ pub(super) enum Trouble {
     Denied,
     /// The identity is none that can be used.
     Identity,
+    /// It is another one than what was applied.
+    AnotherKey,
     /// It cannot be reached.
     Unreachable,
     /// It did not answer in time.
@@ -39,6 +41,7 @@ impl Trouble {
             Self::NoPin => "no_pin",
             Self::Denied => "key_refused",
             Self::Identity => "key_unusable",
+            Self::AnotherKey => "key_changed",
             Self::Unreachable => "unreachable",
             Self::Silent => "timeout",
             Self::Upstream => "upstream",
@@ -57,6 +60,11 @@ impl Trouble {
             }
             Self::Denied => format!("{host} does not accept the key of {name}"),
             Self::Identity => format!("the key of {name} cannot be used"),
+            Self::AnotherKey => {
+                format!(
+                    "the key of {name} is another than was applied: the operator has to apply again"
+                )
+            }
             Self::Unreachable => format!("{host} cannot be reached"),
             Self::Silent => format!("{host} did not answer in {seconds} s"),
             Self::Upstream => match words.first() {

@@ -17,6 +17,7 @@ use super::run::words;
 use super::sentence::{LINES, Trouble, classify, harmless};
 use super::tunnel::{Ended, Service};
 use super::wire::{Deadline, Waited};
+use crate::model::key::{self, Key};
 
 /// No connection lasts longer.
 const LONGEST: Duration = Duration::from_secs(1800);
@@ -204,6 +205,9 @@ pub(super) fn connect(
     if upstream.identity_agent.is_none() && !is_usable(&upstream.identity_file) {
         return trouble(Trouble::Identity);
     }
+    if !is_the_same(upstream) {
+        return trouble(Trouble::AnotherKey);
+    }
     match run(ssh, upstream, service, pins, socket, status) {
         Ok((code, text)) => understood(upstream, code, &text),
         Err(error) => Outcome { detail: Some(error.to_string()), ..trouble(Trouble::Upstream) },
@@ -269,6 +273,30 @@ fn understood(upstream: &Upstream, code: Option<i32>, text: &str) -> Outcome {
         words.extend(lines.take(LINES).map(|line| harmless(line.as_bytes())));
     }
     Outcome { ended: Ended { trouble, words }, detail }
+}
+
+/// Whether the key is the one that the operator was shown, where that is known.
+fn is_the_same(upstream: &Upstream) -> bool {
+    let Some(wanted) = &upstream.identity_fingerprint else { return true };
+    let file = &upstream.identity_file;
+    match read_key(file) {
+        // Older forms do not say it, and the public half beside them does.
+        Key::Private { fingerprint: None, .. } => {
+            let mut beside = file.clone().into_os_string();
+            beside.push(".pub");
+            read_key(Path::new(&beside)).fingerprint() == Some(wanted)
+        }
+        key => key.fingerprint() == Some(wanted),
+    }
+}
+
+fn read_key(path: &Path) -> Key {
+    use std::io::Read as _;
+    // Never grown while it is filled: what a growing one leaves behind is not wiped.
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(64 << 10));
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(48 << 10).read_to_string(&mut text));
+    read.map_or(Key::Unknown, |_| key::parse(&text))
 }
 
 /// Whether this is a key that needs no passphrase, as far as that can be seen.

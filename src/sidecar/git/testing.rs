@@ -16,6 +16,7 @@ pub(super) fn upstream(name: &str) -> Upstream {
         path: format!("/o/{name}.git"),
         address: None,
         identity_file: "/keys/id".into(),
+        identity_fingerprint: None,
         identity_agent: None,
         known_host_keys: vec![HOST_KEY.to_owned()],
         push: vec!["refs/heads/*".to_owned(), "refs/tags/*".to_owned()],

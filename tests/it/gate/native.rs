@@ -1,136 +1,8 @@
 //! The whole way: a tree with `git`, a native sandbox, plain git inside, and a real `sshd` on the other side.
 
-use std::time::{Duration, Instant};
-
-use serde_json::Value;
-
-use super::upstream::{Repository, Upstream};
-use crate::support::{Cli, Ended, TempTree};
-
-/// A sandbox `ada` with the repository `app`.
-struct Place {
-    cli: Cli,
-    tree: TempTree,
-    upstream: Upstream,
-    app: Repository,
-}
-
-/// Of no token that anybody has; in pieces, so that nobody's search finds it here.
-fn secret() -> String {
-    format!("ghp_{}{}", "x7Kq2LmN9pRs4TvW", "8yZa1BcD3eFg5HjJ6kPq")
-}
-
-impl Place {
-    /// With more keys of the upstream. `None`, and said, where there is no `sshd`.
-    fn new(more: &str) -> Option<Self> {
-        let upstream = Upstream::start()?;
-        let app = upstream.repository("app.git");
-        let place = Self { cli: Cli::new(), tree: TempTree::new("gate"), upstream, app };
-        place.tree.agent("ada", "dev", "", "You are Ada.");
-        place.write(&place.entry(more));
-        Some(place)
-    }
-
-    /// The entry of `git`, with more keys.
-    fn entry(&self, more: &str) -> String {
-        let (url, pin) = (self.url(), self.upstream.host_key());
-        let key = self.upstream.path("identity");
-        let key = key.display();
-        format!(
-            "  - Name: app\n    Upstream: {url}\n    IdentityFile: {key}\n    KnownHostKey: {pin}\n{more}"
-        )
-    }
-
-    /// The URL of the upstream's own repository.
-    fn url(&self) -> String {
-        self.url_of("app.git")
-    }
-
-    fn url_of(&self, name: &str) -> String {
-        let (user, port, path) =
-            (self.upstream.user(), self.upstream.port, self.upstream.path(name));
-        format!("ssh://{user}@127.0.0.1:{port}{}", path.display())
-    }
-
-    /// The commit of a branch of the upstream's.
-    fn at(&self, branch: &str) -> String {
-        self.app.oid(&format!("refs/heads/{branch}"))
-    }
-
-    /// The bottle, with these entries of `git`.
-    fn write(&self, entries: &str) {
-        self.tree.bottle("dev", &format!("backend: native\ngit:\n{entries}"));
-    }
-
-    fn run(&self, args: &[&str]) -> Ended {
-        let tree = self.tree.path().to_str().unwrap();
-        self.cli.run(["--tree", tree].iter().chain(args))
-    }
-
-    #[track_caller]
-    fn apply(&self) -> String {
-        self.run(&["apply", "--yes"]).exits(0).stdout
-    }
-
-    /// A line of shell in the sandbox.
-    fn sh(&self, script: &str) -> Ended {
-        let script = format!(
-            "export GIT_AUTHOR_NAME=ada GIT_AUTHOR_EMAIL=ada@example.invalid GIT_COMMITTER_NAME=ada \
-             GIT_COMMITTER_EMAIL=ada@example.invalid GIT_TERMINAL_PROMPT=0; cd; {script}"
-        );
-        self.run(&["exec", "ada", "--", "sh", "-c", &script])
-    }
-
-    /// What the lines of the gate's record are about.
-    fn record(&self) -> String {
-        self.run(&["logs", "--git", "ada"]).exits(0).stdout
-    }
-
-    /// The process of the gate.
-    fn gate(&self) -> i32 {
-        let mut runs = Vec::new();
-        let mut folders = vec![self.cli.state()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.is_dir() && !path.is_symlink() {
-                    folders.push(path);
-                } else if path.ends_with("gate/native/ada/run.json") {
-                    runs.push(path);
-                }
-            }
-        }
-        let [run] = &runs[..] else { panic!("{runs:?}") };
-        let run: Value = serde_json::from_slice(&std::fs::read(run).unwrap()).unwrap();
-        run["process"]["pid"].as_i64().and_then(|pid| pid.try_into().ok()).expect("a number")
-    }
-
-    #[track_caller]
-    fn nothing_to_do(&self) {
-        self.run(&["plan"]).exits(0);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all", "-q"]);
-    }
-}
-
-fn lives(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
-}
-
-fn kill(pid: i32) {
-    let process = rustix::process::Pid::from_raw(pid).expect("a number");
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("it is ours");
-    let until = Instant::now() + Duration::from_secs(10);
-    while lives(pid) {
-        assert!(Instant::now() < until, "it does not end");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
+use super::place::{Place, kill, lives, secret};
+use crate::native::full_disk::Small;
+use crate::support::left_out;
 
 #[test]
 fn clone_commit_push_and_go() {
@@ -277,4 +149,113 @@ fn it_stands_beside_a_sidecar() {
     assert_ne!(asked.code, Some(0), "{asked:?}");
     assert!(!asked.stdout.contains("git.md"), "{asked:?}");
     place.nothing_to_do();
+}
+
+/// A key that was put in the place of the one that the plan showed is used only once it was applied.
+#[test]
+fn another_key_in_its_place_is_not_used() {
+    let Some(place) = Place::new("") else { return };
+    place.apply();
+    let url = place.url();
+    place.sh(&format!("git clone -q {url} app")).exits(0);
+    let identity = place.upstream.path("identity");
+    let others = ["", ".pub"].map(|end| {
+        let other = place.upstream.path(&format!("other-identity{end}"));
+        let own = place.upstream.path(&format!("identity{end}"));
+        (other, own)
+    });
+    for (other, own) in &others {
+        std::fs::copy(other, own).unwrap();
+    }
+    // The upstream would take it.
+    std::fs::copy(place.upstream.path("other-identity.pub"), place.upstream.path("authorized"))
+        .unwrap();
+    let asked = place.sh("sleep 2; cd app && git fetch");
+    assert_ne!(asked.code, Some(0), "{asked:?}");
+    let sentence = "the key of app is another than was applied: the operator has to apply again";
+    assert!(asked.stderr.contains(sentence), "{asked:?}");
+    assert!(!asked.stderr.contains(identity.to_str().unwrap()), "{asked:?}");
+    assert!(place.record().contains("key_changed"), "{}", place.record());
+    let planned = place.run(&["plan"]).exits(2).stdout;
+    assert!(planned.contains("widens: "), "{planned}");
+    place.apply();
+    place.sh("cd app && git fetch").exits(0);
+}
+
+/// A gate has nothing of a machine's: one that is renamed, or made anew, finds the same gate.
+#[test]
+fn it_stays_when_its_machine_is_renamed_or_made_anew() {
+    let Some(place) = Place::new("    Push: ['agent/{sandbox}/*']\n") else { return };
+    place.apply();
+    let url = place.url();
+    place.sh(&format!("git clone -q {url} app")).exits(0);
+    let gate = place.gate();
+    place.tree.remove("agents/ada.md").agent("grace", "dev", "was: ada", "You are Grace.");
+    place.apply();
+    assert_eq!(place.gate(), gate);
+    // What may be pushed goes by the name that it has now.
+    let push = "cd; cd app && git push origin HEAD:refs/heads/agent/NAME/x";
+    let of =
+        |name: &str| place.run(&["exec", "grace", "--", "sh", "-c", &push.replace("NAME", name)]);
+    assert!(of("ada").stderr.contains("agent/grace/*"), "{:?}", of("ada"));
+    of("grace").exits(0);
+    place.nothing_to_do();
+    place.tree.remove("agents/grace.md").agent("ada", "dev", "was: grace", "You are Ada.");
+    place.apply();
+    let entry = place.entry("    Push: ['agent/{sandbox}/*']\n");
+    place.write_with("host_paths: [/usr/share]\n", &entry);
+    let all = ["apply", "--yes", "--allow-teardown", "all", "--discard", "all"];
+    let planned = place.run(&["plan"]).exits(2).stdout;
+    assert!(planned.contains("replace"), "{planned}");
+    place.run(&all).exits(0);
+    assert_eq!(place.gate(), gate);
+    place.sh(&format!("rm -rf app; git clone -q {url} app && cd app && git push origin HEAD:refs/heads/agent/ada/y"))
+        .exits(0);
+    place.nothing_to_do();
+}
+
+/// Of two trees with the same names each has a gate of its own.
+#[test]
+fn another_tree_has_another_gate() {
+    let Some(place) = Place::new("") else { return };
+    let Some(other) = Place::new("") else { return };
+    place.apply();
+    other.apply();
+    let (url, theirs) = (place.url(), other.url());
+    let asked = theirs.trim_end_matches(".git").replace("ssh://", "git://git.bottle/");
+    let ended = place.sh(&format!("git clone -q {url} app && git ls-remote {asked}"));
+    assert!(ended.stderr.contains("none of this sandbox's repositories"), "{ended:?}");
+    other.sh(&format!("git clone -q {theirs} app")).exits(0);
+    let gate = other.gate();
+    place.run(&["down", "--yes", "--allow-teardown", "all", "--discard", "all"]).exits(0);
+    assert!(lives(gate));
+    other.sh("cd app && git fetch").exits(0);
+    other.nothing_to_do();
+}
+
+#[test]
+fn a_full_disk_refuses_a_push_and_the_next_one_goes() {
+    if !rustix::process::geteuid().is_root() {
+        return left_out("a full disk", "as an ordinary user: no file system can be mounted");
+    }
+    let small = Small::new(96);
+    let Some(mut place) = Place::new("") else { return };
+    place.cli.env("BOTTLE_STATE_DIR", small.path().join("state"));
+    place.apply();
+    let url = place.url();
+    // What the guest has on disk is in the state folder, too, and its /tmp is not.
+    place.sh(&format!("cd /tmp && git clone -q {url} app && cd app && head -c 20000000 /dev/urandom >big && git add big && git commit -qm big"))
+        .exits(0);
+    let before = place.at("main");
+    place.sh("cat /dev/zero >~/fill; true").exits(0);
+    let push = place.sh("cd /tmp/app && git push origin HEAD:main");
+    assert_ne!(push.code, Some(0), "{push:?}");
+    assert_eq!(place.at("main"), before);
+    assert!(!push.stderr.contains(small.path().to_str().unwrap()), "{push:?}");
+    place.sh("rm ~/fill").exits(0);
+    place.sh("cd /tmp/app && git push -q origin HEAD:main").exits(0);
+    assert_ne!(place.at("main"), before);
+    let mut find = std::process::Command::new("find");
+    let left = find.arg(small.path()).args(["-name", "incoming-*"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&left.stdout), "", "nothing is left of the first");
 }

@@ -93,6 +93,14 @@ impl Upstream {
         }
     }
 
+    /// Has sshd stand still, or go on: whoever connects meanwhile is accepted by the kernel, and hears nothing.
+    pub(crate) fn stand_still(&self, still: bool) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let signal = if still { Signal::STOP } else { Signal::CONT };
+        let daemon = self.daemon.as_ref().expect("it runs");
+        kill_process(Pid::from_child(daemon), signal).unwrap();
+    }
+
     /// Stops sshd; what it has started goes on.
     pub(crate) fn stop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
