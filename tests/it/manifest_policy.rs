@@ -1,5 +1,7 @@
 //! Where a bottle's policy cannot lead: C, G27, H, N.
 
+use bottle::model::{BackendKind, ResourceKind, ResourceSpec};
+
 use crate::manifest::{Scratch, id, said};
 
 /// Holds the agent of a bottle with this front matter, and says something about it.
@@ -382,7 +384,25 @@ fn who_may_ask_has_a_sidecar_and_no_more() {
         scratch.write("tree/bottles/w.md", format!("---\nimage: alpine\n{yaml}{git}---\n"));
         let desired = scratch.load();
         let spec = &desired.sandboxes[&id("w")];
-        assert_eq!((spec.network.is_some(), spec.sidecar.is_some()), (supervise, supervise));
+        let beside = |backend| -> Vec<ResourceKind> {
+            let mut of = spec.clone();
+            of.image = of.image.filter(|_| backend == BackendKind::Docker);
+            let all = of.resources(backend).unwrap();
+            all.iter().map(ResourceSpec::kind).collect()
+        };
+        let native = beside(BackendKind::Native);
+        assert_eq!(native.contains(&ResourceKind::Sidecar), supervise, "{native:?}");
+        assert!(native.contains(&ResourceKind::Gate), "{native:?}");
+        // With Docker one leads to the gate, and lets nothing else through.
+        let there = [
+            ResourceKind::Network,
+            ResourceKind::Sidecar,
+            ResourceKind::Gate,
+            ResourceKind::Machine,
+        ];
+        assert_eq!(beside(BackendKind::Docker), there);
+        let sidecar = spec.sidecar(BackendKind::Docker).unwrap();
+        assert_eq!((sidecar.policy.needs_sidecar(), sidecar.proxy.is_some()), (supervise, false));
         assert!(spec.policy.egress.allowlist.is_empty() && spec.policy.routes.is_empty());
     }
 }

@@ -120,7 +120,7 @@ fn clone_commit_push_and_go() {
     assert_eq!(String::from_utf8_lossy(&left.stdout), "", "and so do its mirrors");
 }
 
-/// G01: the identity, and where it lies, are not on the engine; nothing is mounted or published for it.
+/// G30: the identity, and where it lies, are not on the engine; nothing is mounted or published for it.
 #[test]
 fn the_engine_knows_nothing_of_the_key() {
     let Some(place) = Place::docker("where a key is, on docker", "") else { return };
@@ -333,7 +333,7 @@ fn who_hangs_up_ends_what_was_begun() {
     place.sh("cd app && git fetch -q").exits(0);
 }
 
-/// Of another sandbox, and of another tree with the same names.
+/// G30: of another sandbox, and of another tree with the same names.
 #[test]
 fn nobody_reaches_the_gate_of_another() {
     let Some(place) = Place::docker("gates of two sandboxes", "") else { return };
