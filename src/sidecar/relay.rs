@@ -176,7 +176,7 @@ async fn refuse(mut socket: TcpStream, why: &str) {
     let _ = tokio::time::timeout(PARTING, part).await;
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream as StdUnixStream;
 
