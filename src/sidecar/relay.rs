@@ -95,23 +95,28 @@ impl Hall {
         self.came.notify_waiters();
     }
 
-    /// The one that has waited least: of those that nobody is behind any more, most are older.
-    async fn next(&self) -> UnixStream {
+    /// The one that has waited least, for of those that nobody is behind any more most are older; and room for what it
+    /// is to carry.
+    async fn next(&self) -> (UnixStream, Option<OwnedSemaphorePermit>) {
         loop {
             let came = self.came.notified();
-            if let Some(taker) = self.takers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-                return taker;
+            // It is never closed.
+            let place = Arc::clone(&self.carried).acquire_owned().await.ok();
+            let taker = self.takers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            if let Some(taker) = taker {
+                return (taker, place);
             }
+            drop(place);
             came.await;
         }
     }
 
     /// Gives the connection away. Whoever has it holds the other end of what is returned for as long.
-    async fn hand(&self, socket: &TcpStream) -> UnixStream {
+    async fn hand(&self, socket: &TcpStream) -> (UnixStream, Option<OwnedSemaphorePermit>) {
         loop {
-            let mut taker = self.next().await;
+            let (mut taker, place) = self.next().await;
             if let Ok(Ok(())) = tokio::time::timeout(OFFER, offer(&mut taker, socket)).await {
-                return taker;
+                return (taker, place);
             }
         }
     }
@@ -122,25 +127,15 @@ async fn pass(hall: Arc<Hall>, socket: TcpStream) {
     let Ok(waiting) = Arc::clone(&hall.waiting).try_acquire_owned() else {
         return refuse(socket, MANY).await;
     };
-    let taken = async {
-        let place = place(&hall).await;
-        Some((hall.hand(&socket).await, place))
-    };
-    let (mut taker, place) = match tokio::time::timeout(PATIENCE, taken).await {
-        Ok(Some(taken)) => taken,
-        _ if hall.carried.available_permits() == 0 => return refuse(socket, MANY).await,
-        _ => return refuse(socket, NOBODY).await,
+    let handed = tokio::time::timeout(PATIENCE, hall.hand(&socket)).await;
+    let Ok((mut taker, place)) = handed else {
+        let why = if hall.carried.available_permits() == 0 { MANY } else { NOBODY };
+        return refuse(socket, why).await;
     };
     drop((waiting, socket));
     // It says no more, and is closed when the connection is.
     let _ = taker.read_u8().await;
     drop(place);
-}
-
-/// Room for one more process.
-async fn place(hall: &Hall) -> Option<OwnedSemaphorePermit> {
-    // It is never closed.
-    Arc::clone(&hall.carried).acquire_owned().await.ok()
 }
 
 async fn offer(taker: &mut UnixStream, socket: &TcpStream) -> io::Result<()> {

@@ -133,7 +133,9 @@ fn where_there_are_none_the_sandbox_is_held() {
         image: Some(ImageRef::Registry("busybox:1".to_owned())),
         ..with_git(vec![pushed(&["agent/*"])])
     };
-    let held = plan(&desired([spec]), &reachable(), &equipped());
+    let mut observed = reachable();
+    observed.facts.insert(BackendKind::Smolmachines, BackendFacts::default());
+    let held = plan(&desired([spec]), &observed, &equipped());
     assert_eq!(text(&held), "ada machine hold manifest_invalid");
     let Reason::ManifestInvalid { message } = &held.changes[0].reason else { panic!() };
     assert!(message.contains("`git` cannot be had on smolmachines yet"), "{message}");
