@@ -204,6 +204,7 @@ fn what_lets_less_through_waits_for_nothing() {
         token_ref: "GH_TOKEN".to_owned(),
         token_from: None,
         roles: Vec::new(),
+        expires: None,
     };
     let waits = |upstreams: Vec<GitUpstream>| {
         let mut spec = with_git(upstreams);
