@@ -2,6 +2,7 @@
 //! real sandboxes, against an internet of the test's own.
 
 mod agents;
+mod asking;
 mod at_work;
 mod canary;
 mod days;

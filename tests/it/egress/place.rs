@@ -110,6 +110,13 @@ impl Place {
         self.cli.env(OVERLAY, overlay);
     }
 
+    /// A call at which an agent asks its operator waits so many milliseconds.
+    pub(super) fn waits(&mut self, ms: u64) {
+        let mut overlay: Value = serde_json::from_str(&self.internet.overlay()).unwrap();
+        overlay["testing"]["wait_ms"] = ms.into();
+        self.cli.env(OVERLAY, overlay.to_string());
+    }
+
     /// A bottle.
     pub(super) fn bottle(&self, name: &str, more: &str) {
         self.tree.bottle(name, &format!("{}{}{more}", self.begins, self.limits));

@@ -1,5 +1,6 @@
 //! Vendors of models: each answers as it documents, with a stream of events. A conversation in which somebody says
-//! [`TASK`] is answered with a call of the agent's own tool for commands, once; every other with [`DONE`].
+//! [`TASK`] is answered with a call of the agent's own tool for commands, once; one in which somebody says [`ASKS`] with calls
+//! of the tools by which its operator is asked, until he has decided; every other with [`DONE`].
 
 use std::convert::Infallible;
 
@@ -17,6 +18,46 @@ pub(super) const GOOGLE: &str = "generativelanguage.googleapis.com";
 pub(super) const TASK: &str = "please use-the-tool";
 /// The command that the tool is to run.
 const COMMAND: &str = "echo made > /workspace/made";
+/// What a prompt says so that the operator is asked.
+pub(super) const ASKS: &str = "please ask-the-operator";
+/// For which host.
+pub(super) const ASKED: &str = "asked.example.com";
+
+/// What the model calls next, of the tools by which the operator is asked: a name, and with what. `said`: the
+/// conversation, as text.
+fn question(said: &str) -> Option<(&'static str, Value)> {
+    // What a tool has said may stand in JSON in JSON.
+    let said = said.replace('\\', "");
+    if !said.contains(ASKS) || said.contains("applied: ") || said.contains("denied: by") {
+        return None;
+    }
+    Some(match said.rfind("pending: r-") {
+        Some(at) => {
+            let at = at + "pending: ".len();
+            ("request-status", json!({ "id": said[at..at + 10] }))
+        }
+        None => {
+            let url = format!("https://{ASKED}/simple/x/");
+            ("pipelock-block", json!({ "failed_url": url, "reason": "it was refused" }))
+        }
+    })
+}
+
+/// The name of a tool as an agent gives it to its model: with something before it, and another sign in it.
+fn given(tools: &Value, name: &str) -> Option<String> {
+    let plain = |text: &str| text.replace('-', "_");
+    match tools {
+        Value::Array(all) => all.iter().find_map(|tool| given(tool, name)),
+        Value::Object(all) => {
+            let own = all.get("name").and_then(Value::as_str);
+            own.filter(|own| plain(own).ends_with(&plain(name))).map(str::to_owned).or_else(|| {
+                all.values().find_map(|value| value.is_array().then(|| given(value, name))?)
+            })
+        }
+        _ => None,
+    }
+}
+
 /// What the model says in the end, word by word.
 const WORDS: [&str; 3] = ["all ", "is ", "done"];
 pub(super) const DONE: &str = "all is done";
@@ -71,6 +112,14 @@ fn anthropic(asked: &Value) -> Response<Body> {
     let mut names = tools.filter_map(|tool| tool["name"].as_str());
     let shell = names.find(|name| name.eq_ignore_ascii_case("bash"));
     let shell = shell.filter(|_| is_to_call(&asked["messages"], "tool_result"));
+    let input = json!({ "command": COMMAND, "description": "makes it" });
+    let mut call = shell.map(|shell| (shell.to_owned(), input));
+    if let Some((name, input)) = question(&asked["messages"].to_string())
+        && let Some(name) = given(&asked["tools"], name)
+    {
+        call = Some((name, input));
+    }
+    let turn = asked["messages"].as_array().map_or(0, Vec::len);
     let message = |content: Value, stop: Value| {
         json!({ "id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": content,
                 "stop_reason": stop, "stop_sequence": null, "usage": usage })
@@ -90,12 +139,11 @@ fn anthropic(asked: &Value) -> Response<Body> {
     };
     let begun = json!({ "type": "message_start", "message": message(json!([]), Value::Null) });
     let mut all = vec![(Some("message_start"), begun)];
-    let stop = match shell {
-        Some(shell) => {
-            all.push(start(
-                json!({ "type": "tool_use", "id": "toolu_1", "name": shell, "input": {} }),
-            ));
-            let input = json!({ "command": COMMAND, "description": "makes it" }).to_string();
+    let stop = match call {
+        Some((name, input)) => {
+            let id = format!("toolu_{turn}");
+            all.push(start(json!({ "type": "tool_use", "id": id, "name": name, "input": {} })));
+            let input = input.to_string();
             all.push(delta(json!({ "type": "input_json_delta", "partial_json": input })));
             "tool_use"
         }
@@ -115,13 +163,23 @@ fn anthropic(asked: &Value) -> Response<Body> {
 
 /// <https://platform.openai.com/docs/api-reference/responses-streaming>
 fn openai(asked: &Value) -> Response<Body> {
-    let calls = is_to_call(&asked["input"], "call_output\"");
     // The tool that Codex gives its models is a program of theirs, which calls its other tools.
-    let program = format!("text((await tools.exec_command({{cmd: \"{COMMAND}\"}})).output)");
+    let question = question(&asked["input"].to_string());
+    let calls = is_to_call(&asked["input"], "call_output\"") || question.is_some();
+    let program = match question {
+        None => format!("text((await tools.exec_command({{cmd: \"{COMMAND}\"}})).output)"),
+        Some((name, input)) => {
+            let name = name.replace('-', "_");
+            format!(
+                "// @exec: {{\"yield_time_ms\": 120000}}\ntext(JSON.stringify(await tools.mcp__bottle__{name}({input})))"
+            )
+        }
+    };
+    let turn = asked["input"].as_array().map_or(0, Vec::len);
     let item = match calls {
         true => {
-            json!({ "type": "custom_tool_call", "id": "ctc_1", "call_id": "call_1", "name": "exec",
-                        "input": program, "status": "completed" })
+            json!({ "type": "custom_tool_call", "id": format!("ctc_{turn}"), "call_id": format!("call_{turn}"),
+                    "name": "exec", "input": program, "status": "completed" })
         }
         false => {
             json!({ "type": "message", "id": "m_1", "role": "assistant", "status": "completed",
@@ -157,6 +215,11 @@ fn openai(asked: &Value) -> Response<Body> {
 
 /// <https://ai.google.dev/api/generate-content>
 fn google(asked: &Value) -> Value {
+    if let Some((name, input)) = question(&asked["contents"].to_string())
+        && let Some(name) = given(&asked["tools"], name)
+    {
+        return json!([{ "functionCall": { "name": name, "args": input } }]);
+    }
     match is_to_call(&asked["contents"], "functionResponse") {
         true => json!([{ "functionCall": { "name": "run_shell_command",
                                            "args": { "command": COMMAND, "description": "makes it" } } }]),
