@@ -176,6 +176,13 @@ fn fields(change: &Change, around: &Around) -> Vec<String> {
                 _ => field_text(field),
             }
         }
+        path if path.starts_with("decision ") => {
+            format!("{path}: {}", field.to.as_deref().unwrap_or("none"))
+        }
+        "requests" => match &field.to {
+            Some(muted) => format!("requests {muted}"),
+            None => "requests are taken again".to_owned(),
+        },
         path => match (path.strip_prefix("cred_proxy."), &field.from, &field.to) {
             (Some(name), Some(from), Some(to)) if keyed(from) && keyed(to) => {
                 format!("the value of {name} changed")

@@ -15,6 +15,7 @@ use crate::apply::report::OutcomeDocument;
 use crate::model::SandboxId;
 use crate::model::supervise::{RequestId, Standing};
 use crate::plan::Options;
+use crate::reconcile::requests;
 use crate::reconcile::{Lock, Locked, Reconciler, TreeState};
 
 /// How long whoever holds the tree's lock is waited for.
@@ -80,6 +81,22 @@ fn is_over(memory: &TreeState, ids: &[RequestId]) -> Result<bool, CliError> {
     Ok(true)
 }
 
+/// Whether sidecars know since when, and until when, no requests are taken.
+fn know_of_muting(
+    memory: &TreeState,
+    sandboxes: &BTreeSet<SandboxId>,
+) -> Result<bool, CliError> {
+    let muted = memory.muted()?;
+    let receipts = memory.receipts()?;
+    Ok(receipts
+        .values()
+        .filter(|it| sandboxes.contains(&it.sandbox) && it.fields.0.contains_key(SIDECARS))
+        .all(|it| {
+            let until = muted.get(&it.sandbox).map(|until| requests::muted_until(*until));
+            it.requests.get(requests::MUTED) == until.as_ref()
+        }))
+}
+
 async fn free(memory: &TreeState) -> Result<Option<Lock>, CliError> {
     match memory.lock("requests", Duration::ZERO).await {
         Ok(lock) => Ok(Some(lock)),
@@ -135,7 +152,7 @@ pub(super) async fn tell(
         if let Some(lock) = free(memory).await? {
             break lock;
         }
-        if is_over(memory, ids)? {
+        if is_over(memory, ids)? && know_of_muting(memory, &sandboxes)? {
             return Ok(Vec::new());
         }
         if begun.elapsed() > TELLING {

@@ -23,7 +23,8 @@ pub(super) async fn approve(
 ) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
     let ids = distinct(&args.ids);
-    let mut session = signals::or_stop(&stop, Session::open(ui, global, &args.look)).await?;
+    let opening = Session::about(ui, global, &args.look, &ids);
+    let mut session = signals::or_stop(&stop, opening).await?;
     let mut terms = args.terms.terms(args.message.as_ref());
     if !args.yes {
         ask_for_token(ui, &stop, &session, &ids, &mut terms).await?;
@@ -149,8 +150,9 @@ async fn confirm(
 
 pub(super) async fn deny(ui: &Arc<Ui>, global: &Global, args: &DenyArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
-    let session = signals::or_stop(&stop, Session::open(ui, global, &args.look)).await?;
     let ids = distinct(&args.ids);
+    let opening = Session::about(ui, global, &args.look, &ids);
+    let session = signals::or_stop(&stop, opening).await?;
     let records = session.reconciler.deny(&ids, &args.message, &by()).await.map_err(told)?;
     tell(ui, &stop, &session, records).await
 }
@@ -161,7 +163,8 @@ pub(super) async fn resolve(
     args: &ResolveArgs,
 ) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
-    let session = signals::or_stop(&stop, Session::open(ui, global, &args.look)).await?;
+    let opening = Session::about(ui, global, &args.look, std::slice::from_ref(&args.id));
+    let session = signals::or_stop(&stop, opening).await?;
     let records = session.reconciler.resolve(&args.id, &args.message, &by()).await.map_err(told)?;
     tell(ui, &stop, &session, records).await
 }
@@ -188,7 +191,8 @@ async fn tell(
 
 pub(super) async fn undo(ui: &Arc<Ui>, global: &Global, args: &UndoArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
-    let mut session = signals::or_stop(&stop, Session::open(ui, global, &args.look)).await?;
+    let opening = Session::about(ui, global, &args.look, std::slice::from_ref(&args.id));
+    let mut session = signals::or_stop(&stop, opening).await?;
     let done = session.reconciler.undo(&args.id, &by(), args.no_commit).await.map_err(told)?;
     said(ui, &done);
     let bottle = done.records.first().map(|record| record.bottle.clone()).unwrap_or_default();

@@ -230,6 +230,10 @@ impl TermArgs {
     pub(super) fn terms(&self, message: Option<&String>) -> Terms {
         Terms {
             until: self.until.map(Until::moment),
+            within: match self.until {
+                Some(Until::In(duration)) => Some(duration),
+                Some(Until::At(_)) | None => None,
+            },
             methods: self.methods.clone(),
             paths: self.paths.clone(),
             whole_host: self.whole_host,

@@ -18,7 +18,7 @@ use super::error::{CliError, Exit, Kind};
 use super::ui::Ui;
 use super::{setup, signals};
 use crate::apply::report::OutcomeDocument;
-use crate::model::supervise::Standing;
+use crate::model::supervise::{RequestId, Standing};
 use crate::model::{Desired, Moment, SandboxId};
 use crate::plan::Options;
 use crate::plan::document::{PlanDocument, VERSION};
@@ -101,6 +101,26 @@ struct Session {
 }
 
 impl Session {
+    /// The same for these requests: where all of them are known, sidecars are not asked for more.
+    async fn about(
+        ui: &Ui,
+        global: &Global,
+        look: &LookArgs,
+        ids: &[RequestId],
+    ) -> Result<Self, CliError> {
+        let load = setup::load_options(global, None, &look.read)?;
+        let reconciler = setup::reconciler(load, look, None)?;
+        let desired = reconciler.desired().await?;
+        let memory = reconciler.state.tree(&desired.tree.owner)?;
+        for id in ids {
+            if memory.request(id)?.is_none() {
+                return Self::open(ui, global, look).await;
+            }
+        }
+        memory.recover_requests(&reconciler.load.tree).await.map_err(told)?;
+        Ok(Self { reconciler, memory, desired })
+    }
+
     /// Reads the tree, goes on with what was cut short, and reads what sidecars hold.
     async fn open(ui: &Ui, global: &Global, look: &LookArgs) -> Result<Self, CliError> {
         let load = setup::load_options(global, None, &look.read)?;
@@ -187,7 +207,9 @@ async fn list(ui: &Arc<Ui>, global: &Global, args: &ListArgs) -> Result<Exit, Cl
 
 async fn show(ui: &Arc<Ui>, global: &Global, args: &ShowArgs) -> Result<Exit, CliError> {
     let stop = signals::listen(ui)?;
-    let mut session = signals::or_stop(&stop, Session::open(ui, global, &args.look)).await?;
+    let ids = std::slice::from_ref(&args.id);
+    let opening = Session::about(ui, global, &args.look, ids);
+    let mut session = signals::or_stop(&stop, opening).await?;
     let record = session.memory.request(&args.id)?;
     let record = record.ok_or_else(|| told(Refused::Unknown(args.id.clone()).into()))?;
     let terms = args.terms.terms(None);

@@ -11,6 +11,7 @@
 mod change;
 pub mod commit;
 mod decide;
+mod ended;
 pub mod delta;
 pub mod files;
 mod granted;
@@ -30,7 +31,7 @@ pub use decide::{By, Done};
 pub use record::{Decision, Made, Record};
 pub use review::{Refused, Review};
 pub use store::{Decider, Deciding, Muted, now};
-pub use told::{Decisions, Told};
+pub use told::{Decisions, MUTED, Told, muted_until};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

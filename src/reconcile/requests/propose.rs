@@ -11,6 +11,8 @@ use crate::model::supervise::{Ask, CapabilityAsk, CredentialAsk, EgressAsk, Prob
 pub struct Terms {
     /// The grant ends then.
     pub until: Option<Moment>,
+    /// So the operator said it, where that counts from now: a moment later it is another moment, and the same word.
+    pub within: Option<std::time::Duration>,
     /// These methods, rather than those that were asked for.
     pub methods: Option<Vec<String>>,
     /// These paths.

@@ -85,6 +85,8 @@ pub struct Review {
     pub token: String,
     /// The tree.
     pub(super) tree: PathBuf,
+    /// When the grant ends, as a file has it and as the operator said it.
+    until: Option<(String, String)>,
     /// By bottle what is to change.
     pub(super) expected: BTreeMap<String, Expected>,
 }
@@ -139,6 +141,9 @@ impl Reconciler {
             blocked: None,
             token: String::new(),
             tree: canonical(&self.load.tree),
+            until: terms.until.zip(terms.within).map(|(until, within)| {
+                (until.in_seconds(), format!("in {} ms", within.as_millis()))
+            }),
             expected: BTreeMap::new(),
         };
         if let Err(why) = review.edits(&desired, terms) {
@@ -271,7 +276,12 @@ impl Review {
             all.push_str(&format!("{}\n", proposal.granted.digest()));
         }
         for one in &self.edited {
-            let (before, after) = (one.before.as_bytes(), one.after.as_bytes());
+            // A time that counts from now is another one in each look.
+            let after = match &self.until {
+                Some((until, said)) => one.after.replace(until.as_str(), said),
+                None => one.after.clone(),
+            };
+            let (before, after) = (one.before.as_bytes(), after.as_bytes());
             all.push_str(&format!(
                 "{} {} {}\n",
                 one.file,

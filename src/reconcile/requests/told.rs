@@ -24,6 +24,15 @@ pub struct Told {
 /// What a plan compares: by a field's name what the sidecar knows.
 pub type Decisions = BTreeMap<String, String>;
 
+/// The field that says that no requests are taken.
+pub const MUTED: &str = "requests";
+
+/// What it says.
+#[must_use]
+pub fn muted_until(until: Moment) -> String {
+    format!("muted until {}", until.in_seconds())
+}
+
 impl Told {
     /// What is to be told where the tree says this.
     #[must_use]
@@ -84,7 +93,7 @@ impl Told {
             decisions.insert(format!("decision {}", record.id), self.standing(record).to_string());
         }
         if let Some(until) = self.muted.get(sandbox) {
-            decisions.insert("requests".to_owned(), format!("muted until {until}"));
+            decisions.insert(MUTED.to_owned(), muted_until(*until));
         }
         decisions
     }

@@ -76,6 +76,19 @@ impl Shop {
             .any(|it| it["fields"][field].is_string() && it["guest"].is_string())
     }
 
+    /// Calls a tool as an agent does, and returns what it reads.
+    fn call(&self, tool: &str, arguments: &str) -> String {
+        let body = format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{{arguments}}}}}}}"#
+        );
+        let script = format!(
+            "curl -s --noproxy '*' --max-time 90 -H 'Content-Type: application/json' -H 'Accept: application/json' -H 'MCP-Protocol-Version: 2025-06-18' -d '{body}' http://127.0.0.1:3128/.bottle/mcp"
+        );
+        let said = self.bottle(&["exec", "ada", "--", "sh", "-c", &script]).exits(0).stdout;
+        let answer: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
+        answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
     fn first_process(&self, sandbox: &str) -> String {
         let script = "readlink /proc/self/ns/pid; cut -d' ' -f22 /proc/1/stat";
         self.bottle(&["exec", sandbox, "--", "sh", "-c", script]).exits(0).stdout
@@ -182,6 +195,69 @@ fn amends_memory(shop: &Shop) {
     shop.converged();
 }
 
+/// From the agent's own call, by the door of its sidecar, to the operator's row, and back.
+fn is_asked_and_answered(shop: &mut Shop) {
+    if shop.desk.file().contains("backend: docker") {
+        // Its image has no program that speaks HTTP.
+        support::left_out("requests::applied::docker::is_asked_and_answered", "busybox has no curl");
+        return;
+    }
+    let heard = shop.desk.cli.home().join("heard");
+    let notify = format!(
+        "name: {}\nnotify: [sh, -c, 'cat > \"$0.$BOTTLE_SANDBOX\"', {}]\n",
+        shop.desk.tree.owner,
+        heard.display()
+    );
+    shop.desk.tree.write("bottle.yaml", &notify);
+    shop.watch();
+    let begun = Instant::now();
+    let said = shop.call("pipelock-block", r#""failed_url":"https://index.example.org/simple/x/","reason":"pip fails\nand fails","wait_seconds":0"#);
+    let id = said.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    assert!(said.starts_with("pending: r-"), "{said}");
+    // Nobody looks: the loop hears of it by itself.
+    let folder = shop.desk.cli.state().join("trees").join(&shop.desk.tree.owner).join("requests");
+    wait_for("the row", || folder.join(format!("{id}.json")).exists());
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "from the call to the row it took {took:?}");
+    let heard = heard.with_extension("ada");
+    wait_for("the operator's program", || {
+        std::fs::read_to_string(&heard).is_ok_and(|text| text.ends_with('}'))
+    });
+    let told: Value = serde_json::from_str(&std::fs::read_to_string(&heard).unwrap()).unwrap();
+    assert_eq!((told["id"].as_str(), told["sandbox"].as_str()), (Some(&*id), Some("ada")));
+    assert!(told["asks"].as_str().unwrap().starts_with("index.example.org:443"), "{told}");
+    let status = shop.bottle(&["status", "-o", "json"]).exits(0).json();
+    let ada = status["sandboxes"].as_array().unwrap().iter().find(|it| it["sandbox"] == "ada");
+    assert_eq!(ada.unwrap()["requests"]["pending"], 1, "{status}");
+    let shown = shop.desk.show(&id);
+    assert_eq!(shown["request"]["sandbox"], "ada");
+    assert_eq!(shown["request"]["reason"], "pip fails\nand fails");
+    // Whoever waits hears of it with the policy that has it.
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            shop.call("request-status", &format!(r#""id":"{id}","wait_seconds":60"#))
+        });
+        let begun = Instant::now();
+        shop.approve(&id, &[]).exits(0);
+        let told = waits.join().unwrap();
+        assert!(told.starts_with("applied: index.example.org:443"), "{told}");
+        support::say(&format!("approve to applied: {:?}", begun.elapsed()));
+    });
+    // The same again is there already.
+    let again = shop.call("pipelock-block", r#""failed_url":"https://index.example.org/simple/x/","reason":"pip fails","wait_seconds":0"#);
+    assert!(again.starts_with("unchanged:"), "{again}");
+    let other = shop.call("pipelock-block", r#""failed_url":"https://other.example.org/a/b","reason":"it fails","wait_seconds":0"#);
+    let id = other.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    wait_for("the row", || folder.join(format!("{id}.json")).exists());
+    shop.desk.requests(&["deny", &id, "--message", "use the mirror"]).exits(0);
+    let told = shop.call("request-status", &format!(r#""id":"{id}","wait_seconds":30"#));
+    assert!(told.starts_with("denied: by the operator") && told.contains("use the mirror"), "{told}");
+    shop.desk.requests(&["mute", "ada", "--for", "1h"]).exits(0);
+    let muted = shop.call("pipelock-block", r#""failed_url":"https://third.example.org/a/b","reason":"it fails","wait_seconds":0"#);
+    assert!(muted.contains("takes no requests until"), "{muted}");
+    shop.desk.requests(&["unmute", "ada"]).exits(0);
+}
+
 macro_rules! on_every_backend {
     ($($scenario:ident ( $($mutable:tt)? )),* $(,)?) => {
         mod native {
@@ -204,4 +280,6 @@ macro_rules! on_every_backend {
     };
 }
 
-on_every_backend! { applies_by_itself(), applies_under_watch(mut), amends_memory() }
+on_every_backend! {
+    applies_by_itself(), applies_under_watch(mut), amends_memory(), is_asked_and_answered(mut),
+}

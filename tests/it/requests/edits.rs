@@ -234,3 +234,23 @@ fn two_yeses_at_once_are_one() {
     assert_eq!(desk.file().matches("index.example.org").count(), 1);
     assert_eq!(desk.git(&["rev-list", "--count", "HEAD"]).trim(), "2");
 }
+
+#[test]
+fn a_grant_that_has_ended_is_removed_by_a_commit() {
+    let desk = Desk::new("until");
+    desk.ask_egress("r-aaaaaaaa");
+    // A time that a script names is the same for the look and for the yes.
+    let until = ["--until", "2020-01-01T00:00:00Z"];
+    desk.approve("r-aaaaaaaa", &until).exits(0);
+    assert!(desk.file().contains("      expires: 2020-01-01T00:00:00Z\n"), "{}", desk.file());
+    let grants = desk.requests(&["list", "--all", "-o", "json"]).exits(0).json();
+    assert_eq!(grants["requests"][0]["decision"]["until"], "2020-01-01T00:00:00Z");
+    desk.ask("r-bbbbbbbb", "ada", "egress", index());
+    desk.approve("r-bbbbbbbb", &["--until", "9h"]).exits(0);
+    desk.requests(&["tidy"]).exits(0);
+    assert!(!desk.file().contains("2020-01-01"), "{}", desk.file());
+    assert_eq!(desk.file().matches("index.example.org").count(), 1, "{}", desk.file());
+    assert_eq!(desk.git(&["status", "--porcelain"]), "");
+    assert!(desk.git(&["log", "-1", "--format=%B"]).starts_with("Remove grants that have ended"));
+    desk.requests(&["tidy"]).exits(0);
+}

@@ -147,8 +147,9 @@ fn what_no_manifest_says_is_resolved_by_hand() {
 fn only_one_decides_at_a_time() {
     let desk = Desk::new("lock");
     desk.ask_egress("r-aaaaaaaa");
-    desk.requests(&[]).exits(0);
-    let lock = std::fs::File::options().read(true).write(true).open(desk.lock()).unwrap();
+    let mut options = std::fs::File::options();
+    let lock = options.read(true).write(true).create(true).truncate(false).open(desk.lock());
+    let lock = lock.unwrap();
     lock.lock().unwrap();
     let busy = desk.requests(&["deny", "r-aaaaaaaa", "--message", "no"]).exits(75);
     assert!(busy.stderr.contains("another bottle is deciding"), "{}", busy.stderr);
