@@ -82,10 +82,7 @@ fn is_over(memory: &TreeState, ids: &[RequestId]) -> Result<bool, CliError> {
 }
 
 /// Whether sidecars know since when, and until when, no requests are taken.
-fn know_of_muting(
-    memory: &TreeState,
-    sandboxes: &BTreeSet<SandboxId>,
-) -> Result<bool, CliError> {
+fn know_of_muting(memory: &TreeState, sandboxes: &BTreeSet<SandboxId>) -> Result<bool, CliError> {
     let muted = memory.muted()?;
     let receipts = memory.receipts()?;
     Ok(receipts

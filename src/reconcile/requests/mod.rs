@@ -11,8 +11,8 @@
 mod change;
 pub mod commit;
 mod decide;
-mod ended;
 pub mod delta;
+mod ended;
 pub mod files;
 mod granted;
 pub(super) mod hint;

@@ -86,7 +86,10 @@ impl Shop {
         );
         let said = self.bottle(&["exec", "ada", "--", "sh", "-c", &script]).exits(0).stdout;
         let answer: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
-        answer["result"]["content"][0]["text"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+        answer["result"]["content"][0]["text"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"))
+            .to_owned()
     }
 
     fn first_process(&self, sandbox: &str) -> String {
@@ -199,7 +202,10 @@ fn amends_memory(shop: &Shop) {
 fn is_asked_and_answered(shop: &mut Shop) {
     if shop.desk.file().contains("backend: docker") {
         // Its image has no program that speaks HTTP.
-        support::left_out("requests::applied::docker::is_asked_and_answered", "busybox has no curl");
+        support::left_out(
+            "requests::applied::docker::is_asked_and_answered",
+            "busybox has no curl",
+        );
         return;
     }
     let heard = shop.desk.cli.home().join("heard");
@@ -234,9 +240,8 @@ fn is_asked_and_answered(shop: &mut Shop) {
     assert_eq!(shown["request"]["reason"], "pip fails\nand fails");
     // Whoever waits hears of it with the policy that has it.
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| {
-            shop.call("request-status", &format!(r#""id":"{id}","wait_seconds":60"#))
-        });
+        let waits = scope
+            .spawn(|| shop.call("request-status", &format!(r#""id":"{id}","wait_seconds":60"#)));
         let begun = Instant::now();
         shop.approve(&id, &[]).exits(0);
         let told = waits.join().unwrap();
@@ -246,14 +251,23 @@ fn is_asked_and_answered(shop: &mut Shop) {
     // The same again is there already.
     let again = shop.call("pipelock-block", r#""failed_url":"https://index.example.org/simple/x/","reason":"pip fails","wait_seconds":0"#);
     assert!(again.starts_with("unchanged:"), "{again}");
-    let other = shop.call("pipelock-block", r#""failed_url":"https://other.example.org/a/b","reason":"it fails","wait_seconds":0"#);
+    let other = shop.call(
+        "pipelock-block",
+        r#""failed_url":"https://other.example.org/a/b","reason":"it fails","wait_seconds":0"#,
+    );
     let id = other.split_whitespace().nth(1).unwrap_or_default().to_owned();
     wait_for("the row", || folder.join(format!("{id}.json")).exists());
     shop.desk.requests(&["deny", &id, "--message", "use the mirror"]).exits(0);
     let told = shop.call("request-status", &format!(r#""id":"{id}","wait_seconds":30"#));
-    assert!(told.starts_with("denied: by the operator") && told.contains("use the mirror"), "{told}");
+    assert!(
+        told.starts_with("denied: by the operator") && told.contains("use the mirror"),
+        "{told}"
+    );
     shop.desk.requests(&["mute", "ada", "--for", "1h"]).exits(0);
-    let muted = shop.call("pipelock-block", r#""failed_url":"https://third.example.org/a/b","reason":"it fails","wait_seconds":0"#);
+    let muted = shop.call(
+        "pipelock-block",
+        r#""failed_url":"https://third.example.org/a/b","reason":"it fails","wait_seconds":0"#,
+    );
     assert!(muted.contains("takes no requests until"), "{muted}");
     shop.desk.requests(&["unmute", "ada"]).exits(0);
 }
