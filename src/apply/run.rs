@@ -269,12 +269,14 @@ async fn keep(
     (context.tell)(Event::Progress(step.id, "keeping what was worked on"));
     let brisk = brisk(backend, context);
     let keeping = context.keeper.keep(&brisk, context.scope, machine, kept, next);
-    within(context.deadlines.moving, "keeping it", keeping).await.with_context(|| {
+    if let Err(error) = within(context.deadlines.moving, "keeping it", keeping).await {
+        // At the deadline the work was dropped in its middle, with what ran in the machine ended.
+        context.keeper.resume(&brisk, context.scope, machine).await;
         let name = &machine.sandbox;
-        format!(
+        return Err(error.context(format!(
             "what {name} worked on could not be kept, so it stays (`--discard {name}` removes it all the same)"
-        )
-    })?;
+        )));
+    }
     // That may have taken minutes.
     if !(context.may)(step) {
         context.keeper.resume(&brisk, context.scope, machine).await;

@@ -1,16 +1,18 @@
 //! What is on its way from one machine of a sandbox to the next (`carried/<sandbox>.json` in the tree's state folder): a
 //! run that is cut short there goes on with the next pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::view::View;
+use crate::apply::{Outcome, Report, StepOutcome};
 use crate::model::{
     Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Receipt,
     SandboxId, Workspace,
 };
+use crate::plan::Action;
 use crate::work::snapshot::{Meta, Planned};
 
 /// What is on its way from one machine of a sandbox to the next.
@@ -146,7 +148,47 @@ pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
                 instance.id == one.machine && instance.state == InstanceState::Running
             });
         let dropped = view.options.discard.has(&sandbox) && meant(&sandbox);
-        if came || stayed || dropped || view.options.removes(&sandbox) {
+        if came
+            || stayed
+            || dropped
+            || is_over(view, &sandbox, |_| false)
+            || view.options.removes(&sandbox)
+        {
+            view.memory.carry(&sandbox, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody has the sandbox any more, and no machine of it is left, on any backend: its agent was removed
+/// before the next machine was started. An agent that has its name later is another one, which does not get its
+/// work unasked. The snapshots stay.
+fn is_over(view: &View, sandbox: &SandboxId, is_gone: impl Fn(&Instance) -> bool) -> bool {
+    let (desired, observed) = (&view.desired, &view.observed);
+    let wanted = desired.sandboxes.contains_key(sandbox)
+        || desired.held.contains_key(sandbox)
+        || observed.renames.values().any(|from| from == sandbox);
+    let mut left = observed.instances.iter().filter(|instance| instance.sandbox == *sandbox);
+    !wanted && observed.unreachable.is_empty() && left.all(is_gone)
+}
+
+/// Forgets what was on its way to machines that this run has removed with their sandboxes. The caller holds the
+/// tree's lock.
+pub(super) fn settle(view: &View, report: &Report) -> anyhow::Result<()> {
+    let (carried, _) = view.memory.carried()?;
+    if carried.is_empty() {
+        return Ok(());
+    }
+    let done = |outcome: &&StepOutcome| outcome.outcome == Outcome::Done;
+    let steps = report.outcomes.iter().filter(done).map(|outcome| &view.plan.steps[outcome.step]);
+    let removed: BTreeSet<&InstanceId> = steps
+        .filter_map(|step| match &step.action {
+            Action::Teardown { instance, .. } => Some(&instance.id),
+            _ => None,
+        })
+        .collect();
+    for sandbox in carried.into_keys() {
+        if is_over(view, &sandbox, |instance| removed.contains(&instance.id)) {
             view.memory.carry(&sandbox, None)?;
         }
     }

@@ -525,6 +525,9 @@ impl Reconciler {
         if let Err(error) = self.tidy(view) {
             tracing::warn!(error = %format!("{error:#}"), "the state folder cannot be tidied");
         }
+        if let Err(error) = carried::settle(view, &report) {
+            tracing::warn!(error = %format!("{error:#}"), "what was on its way is not forgotten");
+        }
         if let Err(error) = renames::tidy(view, &report) {
             tracing::warn!(error = %format!("{error:#}"), "where sandboxes were is not forgotten");
         }

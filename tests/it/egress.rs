@@ -5,6 +5,7 @@ mod agents;
 mod asking;
 mod at_work;
 mod canary;
+mod clock;
 mod days;
 mod environment;
 mod forward;

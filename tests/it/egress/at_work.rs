@@ -2,6 +2,7 @@
 //! is shown its skill, runs a command by its own tool, reads an answer that streams, and goes on where it was.
 
 use super::agents::{KEY, SUBSCRIPTION, installed, places, route_to};
+use super::clock::{self, PRELOADED};
 use super::place::Place;
 use super::vendors::{ANTHROPIC, DONE, GOOGLE, OPENAI, TASK};
 
@@ -74,31 +75,42 @@ fn works(cli: &Cli, mut place: Place, has: &str) {
     std::fs::create_dir(&work).unwrap();
     let skill = "---\nname: greet\ndescription: Greets in the manner of the house, canary-4711\n---\nSay hello.\n";
     place.tree.write("skills/greet/SKILL.md", skill);
-    place.bottle(
-        "dev",
-        &format!(
-            "{has}workspace: {{path: '{}'}}\n{}",
-            work.display(),
-            route_to(cli.host, cli.role)
-        ),
-    );
+    let bottle = |place: &Place, allowed: &str| {
+        let (work, route) = (work.display(), route_to(cli.host, cli.role));
+        let egress = format!("egress: {{allowlist: [{allowed}]}}\n");
+        place.bottle("dev", &format!("{has}workspace: {{path: '{work}'}}\n{egress}{route}"));
+    };
+    bottle(&place, "");
     place.tree.agent("ada", "dev", "skills: [greet]", "You are Ada.");
     place.apply();
 
-    let say = |line: String| {
+    let say = |place: &Place, line: String| {
         let ended =
             place.sh("ada", &format!("cd /workspace && timeout 100 {line} </dev/null 2>&1"));
         assert_eq!(ended.code, Some(0), "{program} {kind}: {ended:?}");
         assert!(ended.stdout.contains(DONE), "{program} {kind}: {ended:?}");
     };
-    say(format!("{} '{TASK}'", cli.begins));
+    say(&place, format!("{} '{TASK}'", cli.begins));
     assert_eq!(place.say("ada", "cat /workspace/made"), "made", "{program}: its tool was run");
     let begun = place.internet.bodies();
     assert!(begun.iter().any(|body| body.contains(TASK)), "{program}");
     assert!(begun.iter().any(|body| body.contains("canary-4711")), "{program} knows its skill");
-    say(format!("{} 'and again'", cli.goes_on));
+    say(&place, format!("{} 'and again'", cli.goes_on));
     let both = |body: &String| body.contains("and again") && body.contains(TASK);
     assert!(place.internet.bodies().iter().any(both), "{program} knows what was said before");
+    // It is logged in an hour later, too, by every clock, and what was allowed has changed meanwhile.
+    clock::put(&place, "ada");
+    for minutes in [30, 60] {
+        let internet = place.internet.overlay();
+        clock::pass(&mut place, &internet, minutes * 60);
+        bottle(&place, &format!("minute{minutes}.example.com"));
+        place.apply();
+        clock::pass_inside(&place, "ada", minutes * 60);
+        say(&place, format!("env {PRELOADED} {} 'after {minutes} minutes'", cli.goes_on));
+        let later = format!("after {minutes} minutes");
+        let all = |body: &String| body.contains(&later) && body.contains(TASK);
+        assert!(place.internet.bodies().iter().any(all), "{program} after {minutes} minutes");
+    }
 
     let (name, before) = cli.header;
     let arrived = place.internet.arrived();

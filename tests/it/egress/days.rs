@@ -1,17 +1,13 @@
 //! Processes that run for a month: they read the certificates that they trust once, and every request
 //! that the policy allows goes through, whatever is renewed, loaded or changed around them.
 //!
-//! The days are simulated, for all who look at a clock: the programs inside by a library that is
-//! preloaded, `bottle` and the sidecar by switches that only a test build has.
+//! The days are simulated.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
+use super::clock::{self, PRELOADED};
 use super::internet::Internet;
-use super::place::{OVERLAY, Place, has};
+use super::place::{Place, has};
 
 const API: &str = "api.example.com";
 const DAYS: u64 = 30;
@@ -43,26 +39,6 @@ const ask = () => https.get('https://api.example.com/x', {headers: {connection: 
 }).on('error', error => say('FAILED ' + error.message));
 ask();
 "#;
-
-/// The library of `tests/support/clock.rs`.
-fn clock(folder: &std::path::Path) -> PathBuf {
-    let library = folder.join("clock.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.rs");
-    let made = Command::new(option_env!("RUSTC").unwrap_or("rustc"))
-        .args(["--edition", "2024", "--crate-type", "cdylib", "-C", "strip=symbols", "-C"])
-        .args(["opt-level=1", "-o", library.to_str().unwrap(), source])
-        .output()
-        .expect("there is a compiler where tests are built");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    library
-}
-
-/// What is laid over the sidecar's document: an internet, and what time it is.
-fn overlay(internet: &Internet, ahead: u64) -> String {
-    let mut overlay: Value = serde_json::from_str(&internet.overlay()).unwrap();
-    overlay["testing"]["clock_ahead"] = ahead.into();
-    overlay.to_string()
-}
 
 /// The lines that a program has written.
 fn lines(place: &Place, program: &str) -> Vec<String> {
@@ -99,8 +75,6 @@ fn a_month_of_requests() {
         }
     }
     let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let library = std::fs::read(clock(folder.path())).unwrap();
     for mut place in Place::each("days") {
         let policy = |place: &Place, step: u64| {
             let extra = format!("step{step}.example.com");
@@ -115,17 +89,14 @@ fn a_month_of_requests() {
             internet.put(API, "/x", "it is here\n");
         }
         policy(&place, 0);
-        place.cli.env(OVERLAY, overlay(&place.internet, 0));
         place.tree.agent("ada", "dev", "", "");
         place.apply();
-        place
-            .run_with(&["exec", "-i", "ada", "--", "sh", "-c", "cat > /var/tmp/clock.so"], &library)
-            .exits(0);
+        clock::put(&place, "ada");
         for (program, code) in &programs {
             let flag = if *program == "node" { "-e" } else { "-c" };
             let script = format!(
-                "cat > /var/tmp/{program}.in && echo 0 > /var/tmp/ahead && \
-                 (LD_PRELOAD=/var/tmp/clock.so {program} {flag} \"$(cat /var/tmp/{program}.in)\" \
+                "cat > /var/tmp/{program}.in && \
+                 ({PRELOADED} {program} {flag} \"$(cat /var/tmp/{program}.in)\" \
                  > /var/tmp/{program}.out 2>&1 < /dev/null &)"
             );
             place
@@ -137,16 +108,12 @@ fn a_month_of_requests() {
         let steps = DAYS * 24 * 60 * 60 / STEP;
         for step in 1..=steps {
             let (ahead, when) = (step * STEP, format!("in the night after day {}", step / 2));
-            place.cli.env("BOTTLE_TEST_CLOCK_AHEAD", ahead.to_string());
             let internet = if step * 2 > steps { &elsewhere } else { &place.internet };
-            let overlay = overlay(internet, ahead);
-            place.cli.env(OVERLAY, overlay);
+            let overlay = internet.overlay();
+            clock::pass(&mut place, &overlay, ahead);
             policy(&place, step);
             place.apply();
-            place.say(
-                "ada",
-                &format!("echo {ahead} > /var/tmp/new && mv /var/tmp/new /var/tmp/ahead"),
-            );
+            clock::pass_inside(&place, "ada", ahead);
             all_is_well(&place, &names, &when);
         }
         for name in &names {

@@ -208,11 +208,22 @@ pub(super) fn a_stopped_one_is_replaced_and_removed_as_any_other(rig: &Rig) {
     rig.order(&["start", "a0", "--yes"]).exits(0);
     assert_eq!(rig.inside("a0", "cat /elsewhere/a ~/note"), "changed\nnote");
 
+    // What waits for the start of one that goes before it stays in its snapshot, and another agent of the name
+    // does not get it unasked.
     rig.order(&["stop", "a0"]).exits(0);
+    bottle("/work");
+    rig.apply(0);
     rig.agent("b0", "You are b0.");
     rig.tree.remove("agents/a0.md");
     rig.apply_with(&["--allow-teardown", "all"]).exits(0);
     assert!(!rig.record("a0").exists());
+    rig.agent("a0", "You are another a0.");
+    rig.apply(0);
+    assert_eq!(rig.inside("a0", "cat /work/a; ls ~/note 2>&1 | grep -c 'No such'"), "one\n1");
+    rig.order(&["snapshot", "restore", "a0"]).exits(0);
+    assert_eq!(rig.inside("a0", "cat ~/note"), "note");
+    rig.tree.remove("agents/a0.md");
+    rig.apply_with(&["--allow-teardown", "all"]).exits(0);
     rig.order(&["stop", "b0"]).exits(0);
     rig.down().exits(0);
     assert!(!rig.record("b0").exists());
