@@ -84,6 +84,7 @@ fn everything(desired: &Desired) -> Observed {
         observed.receipts.insert(
             id.clone(),
             Receipt {
+                kind: bottle::model::ResourceKind::Machine,
                 instance: id.clone(),
                 backend: BackendKind::Docker,
                 sandbox: spec.id.clone(),

@@ -20,6 +20,7 @@ pub(super) async fn load(
         LoadSpec::Gate(spec) => context.sidecars.gate(spec)?,
     };
     let mut receipt = Receipt {
+        kind: spec.kind(),
         instance: sidecar.id.clone(),
         backend: sidecar.backend,
         sandbox: spec.sandbox().clone(),

@@ -11,7 +11,7 @@ use super::upload::{Owner, Tar};
 use super::{Context, Names, asks, first_run, gate, settings, setup, trust, workspace};
 use crate::backend::{Backend, ExecSpec, ExecUser, GuestDir, Identity, Upload, guest_path};
 use crate::model::policy::RouteRole;
-use crate::model::{GuestSpec, Instance, Receipt, SkillNode, SpecHash};
+use crate::model::{GuestSpec, Instance, Receipt, ResourceKind, SkillNode, SpecHash};
 use crate::model::{access, change};
 use crate::plan::{StepId, diff};
 
@@ -211,6 +211,7 @@ fn begun(work: &Provision<'_>, stays: &BTreeSet<String>) -> Receipt {
     let mut env = same_run.map(|p| p.env.clone()).unwrap_or_default();
     env.extend(work.deliver.iter().map(|name| (name.clone(), String::new())));
     Receipt {
+        kind: ResourceKind::Machine,
         instance: instance.id.clone(),
         backend: instance.backend,
         sandbox: guest.sandbox.clone(),

@@ -169,10 +169,13 @@ pub struct BackendFacts {
     pub no_gates: Option<String>,
 }
 
-/// What was put into a machine, as this state folder remembers it. The guest is not asked.
+/// What was put into a machine, a sidecar or a gate, as this state folder remembers it. They are not asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The machine.
+    /// What it was put into; earlier versions did not say, see [`Self::is_of_machine`].
+    #[serde(default = "machine")]
+    pub kind: ResourceKind,
+    /// That machine, sidecar or gate.
     pub instance: InstanceId,
     /// Who made it.
     pub backend: BackendKind,
@@ -218,7 +221,17 @@ pub struct Receipt {
     pub requests: BTreeMap<String, String>,
 }
 
+fn machine() -> ResourceKind {
+    ResourceKind::Machine
+}
+
 impl Receipt {
+    /// Whether it is a machine's. Of an earlier version only a sidecar's has names.
+    #[must_use]
+    pub fn is_of_machine(&self) -> bool {
+        self.kind == ResourceKind::Machine && self.names.is_none()
+    }
+
     /// Whether any values for the environment of programs may be inside.
     #[must_use]
     pub fn has_values(&self) -> bool {

@@ -118,6 +118,7 @@ fn instance(resource: &ResourceSpec, backend: BackendKind) -> Instance {
 fn receipt(spec: &crate::model::SandboxSpec, instance: &Instance) -> Receipt {
     let guest = spec.guest(instance.backend);
     Receipt {
+        kind: ResourceKind::Machine,
         instance: instance.id.clone(),
         backend: instance.backend,
         sandbox: spec.id.clone(),
@@ -145,6 +146,7 @@ const CA: &str = "ca-1";
 fn loaded(spec: &SidecarSpec, instance: &Instance) -> Receipt {
     let digest = |route: &CredentialRoute| (route.token_ref.clone(), "d".to_owned());
     Receipt {
+        kind: ResourceKind::Sidecar,
         instance: instance.id.clone(),
         backend: instance.backend,
         sandbox: spec.sandbox.clone(),

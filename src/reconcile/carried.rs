@@ -10,7 +10,7 @@ use super::view::View;
 use crate::apply::{Outcome, Report, StepOutcome};
 use crate::model::{
     Desired, Diagnostic, Fields, GuestSpec, Instance, InstanceId, InstanceState, Receipt,
-    SandboxId, Workspace,
+    ResourceKind, SandboxId, Workspace,
 };
 use crate::plan::Action;
 use crate::work::snapshot::{Meta, Planned};
@@ -65,6 +65,7 @@ impl Carried {
         let old = self.receipt.as_ref();
         let from = old.and_then(|receipt| receipt.copied_from.clone());
         Receipt {
+            kind: ResourceKind::Machine,
             instance: machine.id.clone(),
             backend: machine.backend,
             sandbox: guest.sandbox.clone(),
@@ -139,7 +140,9 @@ pub(super) fn tidy(view: &View) -> anyhow::Result<()> {
     let meant = |id: &SandboxId| view.options.only.as_ref().is_none_or(|only| only.contains(id));
     for (sandbox, one) in carried {
         let came = receipts.values().any(|receipt| {
-            receipt.sandbox == sandbox && receipt.instance != one.machine && receipt.guest.is_some()
+            // A sidecar is loaded before its machine is started.
+            let is_machine = receipt.is_of_machine() && receipt.instance != one.machine;
+            is_machine && receipt.sandbox == sandbox && receipt.guest.is_some()
         });
         // It runs again, with all that was to come out of it.
         let stayed = one.way.is_some()

@@ -144,7 +144,7 @@ fn taken(owners: &BTreeMap<OwnerId, PathBuf>, owner: &OwnerId, path: &Path) -> O
 mod tests {
     use super::*;
     use crate::apply::Receipts as _;
-    use crate::model::{BackendKind, Fields, InstanceId, Receipt, SandboxId};
+    use crate::model::{BackendKind, Fields, InstanceId, Receipt, ResourceKind, SandboxId};
 
     fn owner(name: &str) -> OwnerId {
         OwnerId::new(name).unwrap()
@@ -152,6 +152,7 @@ mod tests {
 
     fn receipt() -> Receipt {
         Receipt {
+            kind: ResourceKind::Machine,
             instance: InstanceId("x".to_owned()),
             backend: BackendKind::Native,
             sandbox: SandboxId::new("ada").unwrap(),

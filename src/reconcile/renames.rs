@@ -303,7 +303,9 @@ mod tests {
 
     use super::super::state::State;
     use super::*;
-    use crate::model::{BackendKind, Fields, InstanceId, MountTable, OwnerId, Receipt, Stopped};
+    use crate::model::{
+        BackendKind, Fields, InstanceId, MountTable, OwnerId, Receipt, ResourceKind, Stopped,
+    };
     use crate::reconcile::carried::Carried;
 
     fn id(name: &str) -> SandboxId {
@@ -312,6 +314,7 @@ mod tests {
 
     fn receipt(of: &str) -> Receipt {
         Receipt {
+            kind: ResourceKind::Machine,
             instance: InstanceId("1".to_owned()),
             backend: BackendKind::Native,
             sandbox: id(of),

@@ -5,7 +5,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::*;
 use crate::backend::pax;
-use crate::model::Receipt;
+use crate::model::{Receipt, ResourceKind};
 use crate::work::{self, Place};
 
 fn meta() -> Meta {
@@ -380,6 +380,7 @@ fn a_name_without_end_is_not_unpacked() {
 /// Of a machine into which nothing was put.
 pub(super) fn receipt() -> Receipt {
     Receipt {
+        kind: ResourceKind::Machine,
         instance: crate::model::InstanceId("x".to_owned()),
         backend: BackendKind::Docker,
         sandbox: SandboxId::new("ada").unwrap(),
