@@ -146,6 +146,9 @@ pub(super) fn revive(spec: &SandboxSpec, old: &Instance, prior: Option<&Receipt>
     let mut guest = of_machine(spec, old);
     // What it was made with is what it has: a setup that is another by now is that of the next machine.
     guest.setup = Setup::default();
+    // So is a workspace: what was written to one that it does not keep would go with it.
+    guest.workspace =
+        guest.workspace.filter(|new| old.copied_workspace() == Some(new.target.as_str()));
     let deliver = guest.asked_env.clone();
     Provisioning { guest, machine: Some(old.clone()), prior: prior.cloned(), deliver }
 }

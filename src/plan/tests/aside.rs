@@ -1,7 +1,7 @@
 //! What is done where a replace was cut short, and which replaces are what they were.
 
 use super::*;
-use crate::model::SandboxSpec;
+use crate::model::{SandboxSpec, Workspace, WorkspaceMode};
 
 fn other_image() -> SandboxSpec {
     SandboxSpec { image: Some(ImageRef::Registry("busybox:2".to_owned())), ..spec("ada") }
@@ -47,6 +47,36 @@ fn as_long_as_the_work_is_on_its_way_the_old_machine_comes_back() {
         assert_eq!(actions(&anew), format!("{half}bring_back start provision {then}"), "{new:?}");
         let prepare = anew.steps.iter().find(|step| step.action.name() == "prepare").unwrap();
         assert!(prepare.after.is_empty());
+    }
+}
+
+#[test]
+fn the_old_machine_gets_no_workspace_that_it_was_not_made_with() {
+    let copied = |target: &str| {
+        let path = PathBuf::from("/site");
+        let workspace = Workspace { path, mode: WorkspaceMode::Copy, target: target.to_owned() };
+        SandboxSpec { workspace: Some(workspace), ..spec("ada") }
+    };
+    // What would be written there while it runs again goes with it.
+    for (old, new, kept) in [
+        (spec("ada"), copied("/work"), None),
+        (copied("/workspace"), copied("/work"), None),
+        (copied("/work"), copied("/work"), Some("/work")),
+    ] {
+        let mut observed = converged(&[old]);
+        let id_of_old = observed.instances[0].id.clone();
+        observed.instances[0].state = InstanceState::Aside;
+        observed.carrying.insert(id("ada"), id_of_old.clone());
+        let plan = run(&desired([new]), &observed);
+        let revived = plan.steps.iter().find_map(|step| match &step.action {
+            Action::Provision { machine: Target::Existing(machine), guest, .. }
+                if machine.id == id_of_old =>
+            {
+                Some(guest.workspace.as_ref().map(|workspace| workspace.target.clone()))
+            }
+            _ => None,
+        });
+        assert_eq!(revived, Some(kept.map(str::to_owned)));
     }
 }
 
