@@ -93,7 +93,7 @@ pub fn takes_events(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// There are several, or it is none.
-pub fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
+pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, ()> {
     let mut fields = headers.get_all(name).iter();
     match (fields.next(), fields.next()) {
         (None, _) => Ok(None),
