@@ -18,6 +18,7 @@
 //!     carried/      which of it is on its way from one machine to the next
 //!     runs/         runs that live on by themselves
 //!     stopped/      which sandboxes the operator stopped
+//!     requests/     what agents asked for, and what became of it
 //!     places.json   under which names renamed sandboxes were made
 //!     adopted.json  ids of other state folders whose objects were taken over
 //! ```
