@@ -59,8 +59,10 @@ fn a_machine_that_was_off_its_network_finds_its_sidecar() {
             place.run(&["plan"]).exits(code);
         }
         if code == 2 {
-            let known = if attached { "sidecar" } else { "networks" };
+            let known = if attached { "hosts none → " } else { "networks" };
             assert!(plan.stdout.contains(known), "{}", plan.stdout);
+            let whole = place.run(&["plan", "--deep", "-o", "json"]).exits(code).stdout;
+            assert!(!attached || whole.contains(" sidecar\""), "{whole}");
         }
         place.run(&["apply", "--deep", "--yes"]).exits(0);
         place.run(&["plan", "--deep"]).exits(0);
