@@ -172,7 +172,10 @@ fn is_over(view: &View, sandbox: &SandboxId, is_gone: impl Fn(&Instance) -> bool
         || desired.held.contains_key(sandbox)
         || observed.renames.values().any(|from| from == sandbox);
     let mut left = observed.instances.iter().filter(|instance| instance.sandbox == *sandbox);
-    !wanted && observed.unreachable.is_empty() && left.all(is_gone)
+    // A machine that cannot be seen has a receipt.
+    let mut receipts = observed.receipts.values().filter(|receipt| receipt.sandbox == *sandbox);
+    let unseen = receipts.any(|receipt| observed.unreachable.contains_key(&receipt.backend));
+    !wanted && !unseen && left.all(is_gone)
 }
 
 /// Forgets what was on its way to machines that this run has removed with their sandboxes. The caller holds the
