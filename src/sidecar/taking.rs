@@ -1,4 +1,4 @@
-//! The command that takes one connection to the git gate out of a sidecar's container, see [`super::relay`]. Its stdin and
+//! The command that takes one connection to the git gate out of a sidecar's container, see `relay`. Its stdin and
 //! stdout are whoever started it: their end is its end.
 
 use std::io::{self, IoSliceMut, Read as _, Write as _};

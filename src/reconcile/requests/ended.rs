@@ -13,7 +13,7 @@ impl Reconciler {
     /// Takes out of bottles what has ended, as a commit. Returns the files and how many entries of each went.
     ///
     /// # Errors
-    /// [`Refused`] or [`ChangeError`]: nothing was changed.
+    /// [`Refused`] or [`ChangeError`](super::ChangeError): nothing was changed.
     pub async fn tidy_grants(
         &mut self,
         no_commit: bool,
