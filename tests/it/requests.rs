@@ -3,6 +3,7 @@
 
 mod applied;
 mod desk;
+mod editor;
 mod edits;
 mod git;
 mod killed;

@@ -8,7 +8,7 @@ use super::super::error::{CliError, Exit};
 use super::super::ui::{Ui, paint, style};
 use super::super::{prompt, signals};
 use super::args::{ApproveArgs, DenyArgs, ResolveArgs, UndoArgs};
-use super::{ListDocument, Session, after, by, text, told};
+use super::{ListDocument, Session, after, by, editor, text, told};
 use crate::apply::Stop;
 use crate::model::SandboxId;
 use crate::model::supervise::{Ask, Problem, RequestId, Standing};
@@ -29,7 +29,10 @@ pub(super) async fn approve(
     if !args.yes {
         ask_for_token(ui, &stop, &session, &ids, &mut terms).await?;
     }
-    let review = session.reconciler.review(&ids, &terms).await.map_err(told)?;
+    let review = match args.edit {
+        true => editor::edited(ui, &stop, &mut session, &ids, &mut terms).await?,
+        false => session.reconciler.review(&ids, &terms).await.map_err(told)?,
+    };
     let shown = text::review(&review, now(), ui.width());
     if !ui.json() {
         ui.data(&shown)?;

@@ -105,6 +105,9 @@ pub(super) struct ApproveArgs {
     pub(super) ids: Vec<RequestId>,
     #[command(flatten)]
     pub(super) terms: TermArgs,
+    /// Open what would be added in $EDITOR first, to narrow or widen it
+    #[arg(long, conflicts_with = "yes")]
+    pub(super) edit: bool,
     /// A word to the agent
     #[arg(long, value_name = "TEXT")]
     pub(super) message: Option<String>,
@@ -240,6 +243,7 @@ impl TermArgs {
             token_ref: self.token_ref.clone(),
             even_unset: self.even_unset,
             message: message.cloned(),
+            entry: None,
         }
     }
 }

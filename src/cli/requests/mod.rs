@@ -1,10 +1,12 @@
 //! `bottle requests`: what agents ask for, and what the operator says.
 //!
-//! `args` is what can be said, `text` what is shown, `approve` a yes, `after` what follows a decision.
+//! `args` is what can be said, `text` what is shown, `approve` a yes, `editor` the operator's own words for it, `after`
+//! what follows a decision.
 
 mod after;
 mod approve;
 pub(super) mod args;
+mod editor;
 mod text;
 
 use std::sync::Arc;

@@ -211,6 +211,44 @@ pub fn look(text: &str, path: &[&str]) -> Result<Item, EditError> {
     Ok(item)
 }
 
+/// A value by itself, as people edit it: a map in a block, an entry a line.
+#[must_use]
+pub fn spelled(item: &Item) -> String {
+    let style = write::Style { map: 2, list: 2 };
+    let lines = match item {
+        Item::Map(entries) if !entries.is_empty() => entries
+            .iter()
+            .flat_map(|(name, value)| write::block_entry(name, value, 0, style, false))
+            .collect(),
+        item => vec![write::flow(item)],
+    };
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// The value that a text holds, in the YAML of manifests; [`Item::Null`] where it has only comments.
+///
+/// # Errors
+/// [`EditError::Unreadable`], with the line.
+pub fn item(text: &str) -> Result<Item, EditError> {
+    let lines = text.lines().map(str::trim);
+    if lines.into_iter().all(|line| line.is_empty() || line.starts_with('#')) {
+        return Ok(Item::Null);
+    }
+    let source = Source::new("", text);
+    let mut findings = Findings::new(&source);
+    let node = yaml::parse(&mut findings, 0, text.len());
+    match node {
+        Some(node) if !findings.has_errors() => Ok(Item::of(&node.value)),
+        _ => Err(unreadable(findings)),
+    }
+}
+
+fn unreadable(findings: Findings<'_>) -> EditError {
+    let first = findings.finish().into_iter().next();
+    let said = first.map(|it| format!("line {}: {}", it.line, it.message));
+    EditError::Unreadable(said.unwrap_or_default())
+}
+
 fn edit_once(text: &str, edit: &Edit) -> Result<String, EditError> {
     let before = read(text)?;
     let mut meant = Item::of(&before.root.value);
@@ -235,19 +273,14 @@ fn read(text: &str) -> Result<Read, EditError> {
     let node = parts
         .as_ref()
         .and_then(|parts| yaml::parse(&mut findings, parts.yaml.start, parts.yaml.end));
-    let wrong = findings.has_errors().then(|| findings.finish());
-    match (parts, node, wrong) {
-        (Some(parts), Some(root), None) => {
+    match (parts, node) {
+        (Some(parts), Some(root)) if !findings.has_errors() => {
             if !matches!(root.value, Value::Map(_)) {
                 return Err(EditError::Unreadable("its front matter is no map".to_owned()));
             }
             Ok(Read { root, yaml: parts.yaml, body: parts.body, source })
         }
-        (_, _, wrong) => {
-            let first = wrong.into_iter().flatten().next();
-            let said = first.map(|it| format!("line {}: {}", it.line, it.message));
-            Err(EditError::Unreadable(said.unwrap_or_default()))
-        }
+        _ => Err(unreadable(findings)),
     }
 }
 

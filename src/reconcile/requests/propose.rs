@@ -1,5 +1,7 @@
 //! The edit of the tree that a yes means. Pure.
 
+pub mod entry;
+
 use super::delta::Expected;
 use super::record::Record;
 use crate::manifest::edit::{self, Edit, Item};
@@ -25,6 +27,8 @@ pub struct Terms {
     pub even_unset: bool,
     /// The word to the agent.
     pub message: Option<String>,
+    /// The entry that is added, in the operator's own words.
+    pub entry: Option<Item>,
 }
 
 /// What is granted, and how.
@@ -52,6 +56,9 @@ pub enum NotProposed {
     /// What the agent wrote is no such value.
     #[error("what was asked for cannot be written into the manifest: {0}")]
     Value(String),
+    /// What the operator wrote is no entry for it.
+    #[error("the entry is not for this request: {0}")]
+    Entry(String),
     /// No edit says it.
     #[error(
         "no field of the manifest says `{0}` by itself: change the bottle, and tell the agent with \
@@ -65,6 +72,14 @@ pub enum NotProposed {
 /// # Errors
 /// [`NotProposed`].
 pub fn propose(record: &Record, terms: &Terms, text: &str) -> Result<Proposal, NotProposed> {
+    let proposal = as_asked(record, terms, text)?;
+    match &terms.entry {
+        Some(entry) => entry::instead(record, &proposal, entry),
+        None => Ok(proposal),
+    }
+}
+
+fn as_asked(record: &Record, terms: &Terms, text: &str) -> Result<Proposal, NotProposed> {
     match &record.ask {
         Ask::Egress(ask) => {
             if terms.token_ref.is_some() {
