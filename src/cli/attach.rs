@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::args::{AttachArgs, Global};
 use super::error::{CliError, Exit};
-use super::runs::{self, RunDocument};
+use super::runs;
 use super::status_text::age;
 use super::target::Target;
 use super::ui::Ui;
@@ -20,7 +20,7 @@ use crate::model::SandboxId;
 use crate::model::text::harmless_line;
 use crate::reconcile::TreeState;
 use crate::reconcile::detached::wire::{self, Frame};
-use crate::reconcile::detached::{self, Detached, End, How, Standing};
+use crate::reconcile::detached::{self, Detached, End, How, RunDocument, Standing};
 use crate::reconcile::state::now;
 
 mod keys;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reasons;
 use super::render::{self, Around};
 use super::ui::Ui;
 use crate::model::{BackendKind, ImageRef, SandboxSpec};
@@ -14,11 +13,6 @@ pub(super) fn text(ui: &Ui, view: &View, show_diffs: bool) -> String {
     let classes = ui.verbose();
     let around = Around { show_diffs, classes, width: ui.width(), ..around(view) };
     render::plan(&view.text_document(), &around)
-}
-
-/// Why sandboxes are not as they should be, by name.
-pub(super) fn drifts(view: &View) -> BTreeMap<String, Vec<String>> {
-    reasons::drifts(&view.text_document(), &Around { about: BTreeMap::new(), ..around(view) })
 }
 
 fn around(view: &View) -> Around {

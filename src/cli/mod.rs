@@ -34,7 +34,6 @@ mod plan;
 mod policy;
 mod progress;
 mod prompt;
-mod reasons;
 mod render;
 #[cfg(test)]
 mod render_tests;

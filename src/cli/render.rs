@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::reasons::{BELOW, reasons};
 use super::text::{beside, by_note, columns, note, plural, some_of, wrap};
 use super::ui::{harmless, paint, style};
 use crate::manifest::diagnostic;
@@ -13,6 +12,7 @@ use crate::model::work::Looked;
 use crate::model::{Class, Diagnostic, ResourceKind};
 use crate::plan::diff::FileDiff;
 use crate::plan::document::{PlanDocument, TreeDocument};
+use crate::plan::reasons::{self, BELOW, reasons};
 use crate::plan::{Change, Reason, Refusal, Summary, Verdict, verdict_of};
 
 /// Longest name for which the column is made wider; a longer one has a line of its own.
@@ -35,6 +35,13 @@ pub(super) struct Around {
     pub(super) down: bool,
     /// So many columns.
     pub(super) width: usize,
+}
+
+impl Around {
+    /// What of it says why resources change.
+    fn words(&self) -> reasons::Around<'_> {
+        reasons::Around { about: &self.about, diffs: &self.diffs, down: self.down }
+    }
 }
 
 /// The plan as people read it.
@@ -183,7 +190,7 @@ fn row(name: &str, changes: &[&Change], document: &PlanDocument, around: &Around
     }
     let mut parts: Vec<String> = Vec::new();
     for change in &heaviest {
-        for part in reasons(change, document, around) {
+        for part in reasons(change, document, around.words()) {
             if !parts.contains(&part) {
                 parts.push(part);
             }

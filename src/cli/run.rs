@@ -12,12 +12,10 @@ use super::runs;
 use super::target::Target;
 use super::ui::Ui;
 use crate::backend::{Attach, guest_path};
+use crate::model::SandboxSpec;
 use crate::model::supervise::guest::CLAUDE;
 use crate::model::text::harmless_line;
-use crate::model::{BackendKind, Instance, SandboxSpec};
-
-/// How a shell, and what starts programs in sandboxes, says that there is no such program.
-pub(super) const NOT_FOUND: i32 = 127;
+use crate::reconcile::status::missing::{NOT_FOUND, brings};
 
 pub(super) async fn run(ui: &Ui, global: &Global, args: &RunArgs) -> Result<Exit, CliError> {
     if args.list {
@@ -77,22 +75,6 @@ pub(super) async fn missing(
     for line in lines {
         ui.warn(&harmless_line(&line));
     }
-}
-
-/// What brings a program into a sandbox; `file`: its bottle.
-pub(super) fn brings(machine: &Instance, program: &str, file: &str) -> String {
-    let image = machine.fields.0.get("image").map_or("host", String::as_str);
-    if machine.backend == BackendKind::Native && image == "host" {
-        return match program.contains('/') {
-            true => format!("name its folder under `host_paths` in {file}"),
-            false => format!(
-                "`tools: [{program}]` in {file} brings in the one that is on your own PATH, where there is one"
-            ),
-        };
-    }
-    format!(
-        "put it into the image: `image: {{build: ./FOLDER}}` in {file}, with a Dockerfile that installs it, or install it by `setup:`"
-    )
 }
 
 /// The longest `PATH` that is shown, in bytes.

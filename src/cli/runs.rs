@@ -24,7 +24,7 @@ use crate::model::text::harmless_line;
 use crate::model::{InstanceState, SandboxId};
 use crate::plan::document::VERSION;
 use crate::reconcile::TreeState;
-use crate::reconcile::detached::{self, Detached, End, Standing};
+use crate::reconcile::detached::{self, Detached, End, RunDocument, Standing};
 use crate::reconcile::pass::canonical;
 use crate::reconcile::state::now;
 
@@ -33,56 +33,6 @@ const ENDING: Duration = Duration::from_secs(30);
 
 /// So much is read of what a holder says that does not come up.
 const COMPLAINT: u64 = 4096;
-
-/// A run, as `-o json` prints it.
-#[derive(Debug, Serialize)]
-pub(super) struct RunDocument {
-    pub(super) id: String,
-    pub(super) sandbox: SandboxId,
-    /// `running`, `exited`, `failed`, `lost`.
-    pub(super) state: &'static str,
-    /// In seconds since the epoch.
-    pub(super) since: u64,
-    /// When it ended, in seconds since the epoch.
-    pub(super) ended: Option<u64>,
-    /// The exit code of what ran, where it has ended and there is one.
-    pub(super) exit_code: Option<i32>,
-    /// Why it failed or was lost.
-    pub(super) why: Option<String>,
-    pub(super) command: Vec<String>,
-    /// What it wrote.
-    pub(super) log: PathBuf,
-}
-
-impl RunDocument {
-    pub(super) fn of(run: &Detached) -> Self {
-        let end = match &run.standing {
-            Standing::Running => None,
-            Standing::Ended(end) => Some(end.clone()),
-            Standing::Dropped => Some(run.dropped()),
-        };
-        let known = matches!(run.standing, Standing::Ended(_));
-        Self {
-            id: run.record.id.clone(),
-            sandbox: run.record.sandbox.clone(),
-            state: run.standing.word(),
-            since: run.record.since,
-            ended: end.as_ref().filter(|_| known).map(|end| end.at),
-            exit_code: end.as_ref().and_then(|end| end.code),
-            why: end.and_then(|end| end.why),
-            command: run.record.argv.clone(),
-            log: run.log(),
-        }
-    }
-
-    /// `running`, `exited (3)`.
-    pub(super) fn state(&self) -> String {
-        match self.exit_code {
-            Some(code) => format!("{} ({code})", self.state),
-            None => self.state.to_owned(),
-        }
-    }
-}
 
 #[derive(Debug, Serialize)]
 struct ListDocument {

@@ -10,6 +10,7 @@ use super::target::Target;
 use super::ui::Ui;
 use crate::backend::{Attach, ExecSpec};
 use crate::reconcile::detached::{self, Detached, End, How, MARK};
+use crate::reconcile::status::missing::NOT_FOUND;
 
 /// The codes of who was ended by a hang-up, or asked to end.
 const HUNG_UP: i32 = 129;
@@ -66,7 +67,7 @@ async fn attached(ui: &Ui, global: &Global, run: &Detached) -> Result<Exit, CliE
     };
     command.env.push((MARK.to_owned(), record.id.clone()));
     let exit = target.attach(&command, Attach { stdin: true, tty: true }).await?;
-    if exit == Exit::Of(super::run::NOT_FOUND) {
+    if exit == Exit::Of(NOT_FOUND) {
         let source = format!("agents/{}.md", record.sandbox);
         let program = record.argv.first().map_or("", String::as_str);
         super::run::missing(ui, &target, &source, None, program).await;

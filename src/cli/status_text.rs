@@ -2,15 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::status::{SandboxStatus, StatusDocument};
 use super::ui::{harmless, paint, style};
 use super::{render, text};
 use crate::plan::Verdict;
+use crate::reconcile::status::{SandboxStatus, Status};
 use crate::sidecar::git::mirror::Activity;
 
 const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
 
-pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> String {
+pub(super) fn render(document: &Status, now: u64, width: usize) -> String {
     let count = text::plural(document.sandboxes.len(), "sandbox", "sandboxes");
     let mut text = text::beside(&render::tree_line(&document.tree), &count, width);
     if let Some(commit) =
@@ -46,7 +46,7 @@ pub(super) fn render(document: &StatusDocument, now: u64, width: usize) -> Strin
     text
 }
 
-fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+fn table(text: &mut String, document: &Status, now: u64, width: usize) {
     let rows: Vec<[String; 5]> = document.sandboxes.iter().map(|s| cells(s, now)).collect();
     let mut columns = [0; 5];
     for (index, column) in columns.iter_mut().enumerate() {
@@ -83,7 +83,7 @@ fn table(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
 }
 
 /// Who asks for something.
-fn requests(text: &mut String, document: &StatusDocument, width: usize) {
+fn requests(text: &mut String, document: &Status, width: usize) {
     let waiting: Vec<String> = document
         .sandboxes
         .iter()
@@ -107,7 +107,7 @@ fn requests(text: &mut String, document: &StatusDocument, width: usize) {
 }
 
 /// Detached runs: those that are under way, and of each sandbox the last one that has ended.
-fn runs(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+fn runs(text: &mut String, document: &Status, now: u64, width: usize) {
     let mut lines = Vec::new();
     for status in &document.sandboxes {
         let last = status.runs.iter().rposition(|run| run.state != "running");
@@ -171,7 +171,7 @@ fn done(verdict: Verdict) -> &'static str {
 }
 
 /// What fails: the error of the last pass, and the last lines of output.
-fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize) {
+fn failures(text: &mut String, document: &Status, now: u64, width: usize) {
     for status in &document.sandboxes {
         let error = status.last.as_ref().and_then(|last| Some((last.at, last.error.as_ref()?)));
         if let Some((at, error)) = error {
@@ -190,7 +190,7 @@ fn failures(text: &mut String, document: &StatusDocument, now: u64, width: usize
 }
 
 /// What sidecars and gates refused: the reasons, most often first.
-fn denials(text: &mut String, document: &StatusDocument, width: usize) {
+fn denials(text: &mut String, document: &Status, width: usize) {
     for status in &document.sandboxes {
         let by_sidecar = status.sidecar.as_ref().map(|sidecar| (&sidecar.denied, "--sidecar"));
         let by_gate = status.git.as_ref().map(|gate| (&gate.denied, "--git"));
@@ -214,7 +214,7 @@ fn denials(text: &mut String, document: &StatusDocument, width: usize) {
 }
 
 /// What became of each upstream of a git gate since that was started.
-fn upstreams(text: &mut String, document: &StatusDocument, width: usize) {
+fn upstreams(text: &mut String, document: &Status, width: usize) {
     let mut lines = Vec::new();
     for status in &document.sandboxes {
         let Some(gate) = &status.git else { continue };

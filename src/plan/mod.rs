@@ -2,7 +2,7 @@
 //!
 //! `decide` gives every resource its verdict and reason (`load` what a sidecar is given, `gate` what a gate is, `guest` what a
 //! machine is, `rest` what becomes of one that the operator stopped), `order` turns verdicts into steps,
-//! `aside` says which of two machines stays where a replace was cut short, `renames` whose is what that had another name, `guard` refuses what would destroy too much, and `render` is the plan's one textual form.
+//! `aside` says which of two machines stays where a replace was cut short, `renames` whose is what that had another name, `guard` refuses what would destroy too much, `reasons` says in a few words why resources change, and `render` is the plan's one textual form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ mod guest;
 mod kept;
 mod load;
 mod order;
+pub mod reasons;
 pub mod renames;
 mod rest;
 pub mod sources;

@@ -195,7 +195,7 @@ async fn list(ui: &Arc<Ui>, global: &Global, args: &ListArgs) -> Result<Exit, Cl
     } else if args.grants {
         let mut text = String::new();
         for record in &records {
-            let asks = text::asks(record, Some(&session.desired));
+            let asks = record.asks(Some(&session.desired));
             text.push_str(&format!("{}  {}  {asks}\n", record.id, record.sandbox));
             text.push_str(&text::outcome(record, now()));
         }

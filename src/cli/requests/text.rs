@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::ui::{paint, style};
-use crate::model::supervise::{Ask, Standing, What};
+use crate::model::supervise::{Ask, Standing};
 use crate::model::text::{quoted_lines, spelled_line};
 use crate::model::{Desired, Moment};
 use crate::plan::Verdict;
@@ -12,27 +12,6 @@ use crate::reconcile::requests::{Edited, Record};
 
 /// So many lines of an agent's words are shown.
 const LINES: usize = 20;
-
-/// What is asked for, in one line.
-pub(super) fn asks(record: &Record, desired: Option<&Desired>) -> String {
-    let text = match &record.ask {
-        Ask::Capability(ask) => {
-            let limits = desired
-                .and_then(|desired| desired.sandboxes.get(&record.sandbox))
-                .map(|spec| spec.resources.fields());
-            let path = format!("resources.{}", ask.what.as_str());
-            let now = limits.as_ref().and_then(|limits| limits.0.get(&path));
-            match (ask.what, now) {
-                (What::Memory | What::Cpus | What::Pids, Some(now)) => {
-                    format!("{path} {now} → {}", ask.value)
-                }
-                _ => format!("{} {}", ask.what.as_str(), ask.value),
-            }
-        }
-        ask => ask.to_string(),
-    };
-    spelled_line(&text)
-}
 
 /// A line each.
 pub(super) fn list(
@@ -55,7 +34,7 @@ pub(super) fn list(
             record.ask.kind()
         );
         let room = width.saturating_sub(head.chars().count() + since.len() + 2).max(20);
-        let asks = cut(&asks(record, desired), room);
+        let asks = cut(&record.asks(desired), room);
         let _ = writeln!(text, "{head}{asks:<room$}  {since}");
     }
     let waiting = records.iter().filter(|it| it.state == Standing::Pending).count();
@@ -109,7 +88,7 @@ pub(super) fn head(record: &Record, now: Moment, width: usize) -> String {
     } else if matches!(record.ask, Ask::Egress(_)) {
         let _ = writeln!(text, "  nothing to that host was refused yet");
     }
-    let _ = writeln!(text, "  asks for {}", asks(record, None));
+    let _ = writeln!(text, "  asks for {}", record.asks(None));
     text
 }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod document;
 mod ending;
 mod holder;
 mod inside;
@@ -26,6 +27,7 @@ mod log;
 mod records;
 pub mod wire;
 
+pub use document::RunDocument;
 pub(super) use ending::note;
 pub use holder::{Commands, READY, hold};
 pub use inside::{END_SH, MARK, marked};

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::edit::Edit;
-use crate::model::supervise::{Ask, Evidence, Request, RequestId, Standing, Tool};
-use crate::model::{BackendKind, Moment, SandboxId};
+use crate::model::supervise::{Ask, Evidence, Request, RequestId, Standing, Tool, What};
+use crate::model::text::spelled_line;
+use crate::model::{BackendKind, Desired, Moment, SandboxId};
 
 /// The version of the files.
 pub const VERSION: u32 = 1;
@@ -155,5 +156,27 @@ impl Record {
     #[must_use]
     pub fn at(&self) -> Moment {
         self.decision.as_ref().map_or(self.received, |decision| decision.at)
+    }
+
+    /// What is asked for, in one line in which nothing acts.
+    #[must_use]
+    pub fn asks(&self, desired: Option<&Desired>) -> String {
+        let text = match &self.ask {
+            Ask::Capability(ask) => {
+                let limits = desired
+                    .and_then(|desired| desired.sandboxes.get(&self.sandbox))
+                    .map(|spec| spec.resources.fields());
+                let path = format!("resources.{}", ask.what.as_str());
+                let now = limits.as_ref().and_then(|limits| limits.0.get(&path));
+                match (ask.what, now) {
+                    (What::Memory | What::Cpus | What::Pids, Some(now)) => {
+                        format!("{path} {now} → {}", ask.value)
+                    }
+                    _ => format!("{} {}", ask.what.as_str(), ask.value),
+                }
+            }
+            ask => ask.to_string(),
+        };
+        spelled_line(&text)
     }
 }

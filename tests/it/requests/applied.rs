@@ -235,6 +235,9 @@ fn is_asked_and_answered(shop: &mut Shop) {
     let status = shop.bottle(&["status", "-o", "json"]).exits(0).json();
     let ada = status["sandboxes"].as_array().unwrap().iter().find(|it| it["sandbox"] == "ada");
     assert_eq!(ada.unwrap()["requests"]["pending"], 1, "{status}");
+    let asked = &status["requests"][0];
+    assert_eq!((asked["id"].as_str(), asked["state"].as_str()), (Some(&*id), Some("pending")));
+    assert_eq!(asked["asks"], told["asks"], "{status}");
     let shown = shop.desk.show(&id);
     assert_eq!(shown["request"]["sandbox"], "ada");
     assert_eq!(shown["request"]["reason"], "pip fails\nand fails");

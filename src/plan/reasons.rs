@@ -2,16 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use super::render::Around;
+use super::diff::FileDiff;
+use super::document::PlanDocument;
+use super::{Change, Reason, Verdict};
 use crate::model::{Diagnostic, FieldChange, ResourceKind, Severity};
-use crate::plan::document::PlanDocument;
-use crate::plan::{Change, Reason, Verdict};
 
 /// What stands behind the place of a finding that is drawn below the plan.
-pub(super) const BELOW: &str = " (below)";
+pub const BELOW: &str = " (below)";
+
+/// What is known beside the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Around<'a> {
+    /// What a new sandbox is, by name: `bottle dev, image node:22-slim`.
+    pub about: &'a BTreeMap<String, String>,
+    /// How files of guests change.
+    pub diffs: &'a [FileDiff],
+    /// Everything goes, whatever the tree says.
+    pub down: bool,
+}
 
 /// Why sandboxes are not as they should be, by name: for `status`.
-pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<String, Vec<String>> {
+#[must_use]
+pub fn drifts(document: &PlanDocument, around: Around<'_>) -> BTreeMap<String, Vec<String>> {
     let mut drifts: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for change in &document.changes {
         let parts = drifts.entry(change.sandbox.to_string()).or_default();
@@ -25,7 +37,8 @@ pub(super) fn drifts(document: &PlanDocument, around: &Around) -> BTreeMap<Strin
 }
 
 /// Why one resource changes, in a few words each.
-pub(super) fn reasons(change: &Change, document: &PlanDocument, around: &Around) -> Vec<String> {
+#[must_use]
+pub fn reasons(change: &Change, document: &PlanDocument, around: Around<'_>) -> Vec<String> {
     let resource = change.resource;
     let one = |text: &str| vec![text.to_owned()];
     match &change.reason {
@@ -132,7 +145,7 @@ fn stays(change: &Change, document: &PlanDocument) -> bool {
 }
 
 /// What changes, field by field; of files how many lines.
-fn fields(change: &Change, around: &Around) -> Vec<String> {
+fn fields(change: &Change, around: Around<'_>) -> Vec<String> {
     let files = |prefix: &str| {
         let mut found = around
             .diffs
