@@ -17,6 +17,7 @@ mod node;
 mod place;
 mod proxied;
 mod refused;
+mod registries;
 mod roles;
 mod rotation;
 mod search;

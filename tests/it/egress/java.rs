@@ -3,7 +3,7 @@
 use super::place::{Place, has};
 
 const API: &str = "api.example.com";
-const CENTRAL: &str = concat!("repo.maven", ".apache.org");
+pub(super) const CENTRAL: &str = concat!("repo.maven", ".apache.org");
 
 /// Asks by both of Java's own clients, and by its loopback without a proxy.
 const ASKS: &str = r#"

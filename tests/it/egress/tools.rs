@@ -101,7 +101,7 @@ fn tgz(files: &[(&str, &str)]) -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -124,9 +124,10 @@ pub(super) fn npm_registry(internet: &Internet) {
             "dist-tags": {"latest": "1.2.3"},
             "versions": {"1.2.3": version},
         });
-        // npm writes the slash of a scope as %2f; this server takes a path as it is written.
-        let spellings = [format!("/{name}/index"), format!("/{}", name.replace('/', "%2f"))];
-        let count = if name.starts_with('@') { 2 } else { 1 };
+        // npm writes the slash of a scope as %2f, pnpm as %2F; this server takes a path as it is written.
+        let spelled = |slash| format!("/{}", name.replace('/', slash));
+        let spellings = [format!("/{name}/index"), spelled("%2f"), spelled("%2F")];
+        let count = if name.starts_with('@') { spellings.len() } else { 1 };
         for path in &spellings[..count] {
             internet.put_json(NPM, path, &listing);
         }
@@ -153,7 +154,7 @@ fn npm_install() {
 }
 
 /// A zip of these files, as they are.
-fn zip(files: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn zip(files: &[(&str, &str)]) -> Vec<u8> {
     let (mut zip, mut directory) = (Vec::new(), Vec::new());
     for (name, content) in files {
         let mut crc = flate2::Crc::new();
