@@ -2,7 +2,7 @@
 //! every backend that this machine has; each looks at what exists, not at what was printed.
 
 mod built;
-mod chaos;
+pub(super) mod chaos;
 mod copies;
 mod detached;
 mod differs;

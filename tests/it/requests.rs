@@ -2,6 +2,7 @@
 //! down. What is pulled out of sidecars is in `pulled`, what becomes of machines in `applied`.
 
 mod applied;
+mod crashed;
 mod desk;
 mod editor;
 mod edits;

@@ -7,7 +7,8 @@ triple=x86_64-unknown-linux-gnu
 # --target, even of the machine itself: without it the flag would reach build scripts and macros, and break them.
 # On all processors: two units, as in the release, take much longer to compile and gain tests nothing.
 RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --target "$triple" --features testing \
-    --bin bottle --config 'profile.release.package.bottle.codegen-units=16' >&2
+    --bin bottle --config 'profile.release.package.bottle.codegen-units=16' \
+    --config 'profile.release.package.bottle.opt-level=1' >&2
 mkdir -p "$folder"
 # The release's own place is not this program's: tests/static puts there what users get. A copy and not the file itself:
 # cargo's is a link to another of its own, and on a second run both would be one file. Replaced in one step, since

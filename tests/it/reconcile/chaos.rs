@@ -7,7 +7,7 @@ pub(super) mod damaged;
 pub(super) mod storm;
 
 /// How many rounds: `usual`, or as many as `BOTTLE_TEST_CHAOS` says.
-pub(super) fn rounds(usual: usize) -> usize {
+pub(crate) fn rounds(usual: usize) -> usize {
     match std::env::var("BOTTLE_TEST_CHAOS") {
         Ok(text) if !text.is_empty() => {
             text.parse().unwrap_or_else(|_| panic!("BOTTLE_TEST_CHAOS is no number: {text}"))

@@ -9,13 +9,13 @@ use super::desk::{Desk, capability, index};
 use crate::support;
 
 /// A desk with sandboxes that run.
-struct Shop {
-    desk: Desk,
-    watching: Option<Child>,
+pub(super) struct Shop {
+    pub(super) desk: Desk,
+    pub(super) watching: Option<Child>,
 }
 
 impl Shop {
-    fn open(what: &str, backend: &str, image: &str) -> Self {
+    pub(super) fn open(what: &str, backend: &str, image: &str) -> Self {
         let desk = Desk::plain(&what.replace('_', "-"));
         desk.tree.bottle(
             "dev",
@@ -31,13 +31,13 @@ impl Shop {
         shop
     }
 
-    fn bottle(&self, args: &[&str]) -> support::Ended {
+    pub(super) fn bottle(&self, args: &[&str]) -> support::Ended {
         let tree = self.desk.path().to_str().unwrap();
         let all: Vec<&str> = ["--tree", tree].iter().chain(args).copied().collect();
         self.desk.cli.run(all)
     }
 
-    fn watch(&mut self) {
+    pub(super) fn watch(&mut self) {
         let tree = self.desk.path().to_str().unwrap();
         let mut command = self.desk.cli.command(["--tree", tree, "watch"]);
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -48,7 +48,7 @@ impl Shop {
         });
     }
 
-    fn approve(&self, id: &str, more: &[&str]) -> support::Ended {
+    pub(super) fn approve(&self, id: &str, more: &[&str]) -> support::Ended {
         let token = self.desk.token(&[id], more);
         let mut args = vec!["approve", id, "--yes", "--review", &token];
         args.extend(more);
@@ -57,7 +57,7 @@ impl Shop {
 
     /// What a request to that host gets from the sidecar: `deny` or `allow` and the rule, as `policy check` says, is
     /// no proof of what is loaded; the receipt of the load is.
-    fn loaded(&self, sandbox: &str) -> Vec<Value> {
+    pub(super) fn loaded(&self, sandbox: &str) -> Vec<Value> {
         let folder =
             self.desk.cli.state().join("trees").join(&self.desk.tree.owner).join("receipts");
         let entries = std::fs::read_dir(folder).unwrap();
@@ -70,20 +70,34 @@ impl Shop {
             .collect()
     }
 
-    fn has(&self, sandbox: &str, field: &str) -> bool {
+    pub(super) fn has(&self, sandbox: &str, field: &str) -> bool {
         self.loaded(sandbox)
             .iter()
             .any(|it| it["fields"][field].is_string() && it["guest"].is_string())
     }
 
     /// Calls a tool as an agent does, and returns what it reads.
-    fn call(&self, tool: &str, arguments: &str) -> String {
+    pub(super) fn call(&self, tool: &str, arguments: &str) -> String {
         let body = format!(
             r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{tool}","arguments":{{{arguments}}}}}}}"#
         );
-        let script = format!(
-            "curl -s --noproxy '*' --max-time 90 -H 'Content-Type: application/json' -H 'Accept: application/json' -H 'MCP-Protocol-Version: 2025-06-18' -d '{body}' http://127.0.0.1:3128/.bottle/mcp"
-        );
+        let heads = [
+            "Content-Type: application/json",
+            "Accept: application/json",
+            "MCP-Protocol-Version: 2025-06-18",
+        ];
+        // The image of containers has busybox, whose wget is enough.
+        let program = match self.desk.file().contains("backend: docker") {
+            true => {
+                let heads = heads.map(|head| format!("--header '{head}'")).join(" ");
+                format!("wget -q -Y off -T 90 -O - {heads} --post-data")
+            }
+            false => {
+                let heads = heads.map(|head| format!("-H '{head}'")).join(" ");
+                format!("curl -s --noproxy '*' --max-time 90 {heads} -d")
+            }
+        };
+        let script = format!("{program} '{body}' \"$http_proxy/.bottle/mcp\"");
         let said = self.bottle(&["exec", "ada", "--", "sh", "-c", &script]).exits(0).stdout;
         let answer: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
         answer["result"]["content"][0]["text"]
@@ -98,7 +112,7 @@ impl Shop {
     }
 
     #[track_caller]
-    fn converged(&self) {
+    pub(super) fn converged(&self) {
         let plan = self.bottle(&["plan", "-o", "json"]).exits(0).json();
         assert_eq!(plan["steps"].as_array().map(Vec::len), Some(0), "{plan}");
     }
@@ -119,7 +133,7 @@ impl Drop for Shop {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut so: impl FnMut() -> bool) -> Duration {
+pub(super) fn wait_for(what: &str, mut so: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !so() {
         assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
@@ -128,7 +142,7 @@ fn wait_for(what: &str, mut so: impl FnMut() -> bool) -> Duration {
     begun.elapsed()
 }
 
-const INDEX: &str = "egress.allowlist.index.example.org:443";
+pub(super) const INDEX: &str = "egress.allowlist.index.example.org:443";
 
 /// Without `watch`: a pass for the sandboxes of that bottle, and for no others.
 fn applies_by_itself(shop: &Shop) {
@@ -200,14 +214,6 @@ fn amends_memory(shop: &Shop) {
 
 /// From the agent's own call, by the door of its sidecar, to the operator's row, and back.
 fn is_asked_and_answered(shop: &mut Shop) {
-    if shop.desk.file().contains("backend: docker") {
-        // Its image has no program that speaks HTTP.
-        support::left_out(
-            "requests::applied::docker::is_asked_and_answered",
-            "busybox has no curl",
-        );
-        return;
-    }
     let heard = shop.desk.cli.home().join("heard");
     let notify = format!(
         "name: {}\nnotify: [sh, -c, 'cat > \"$0.$BOTTLE_SANDBOX\"', {}]\n",
