@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::desk::{Desk, capability, index};
+use crate::egress::world;
 use crate::support;
 
 /// A desk with sandboxes that run.
@@ -86,18 +87,10 @@ impl Shop {
             "Accept: application/json",
             "MCP-Protocol-Version: 2025-06-18",
         ];
-        // The image of containers has busybox, whose wget is enough.
-        let program = match self.desk.file().contains("backend: docker") {
-            true => {
-                let heads = heads.map(|head| format!("--header '{head}'")).join(" ");
-                format!("wget -q -Y off -T 90 -O - {heads} --post-data")
-            }
-            false => {
-                let heads = heads.map(|head| format!("-H '{head}'")).join(" ");
-                format!("curl -s --noproxy '*' --max-time 90 {heads} -d")
-            }
-        };
-        let script = format!("{program} '{body}' \"$http_proxy/.bottle/mcp\"");
+        let heads = heads.map(|head| format!("-H '{head}'")).join(" ");
+        let script = format!(
+            "curl -s --noproxy '*' --max-time 90 {heads} -d '{body}' \"$http_proxy/.bottle/mcp\""
+        );
         let said = self.bottle(&["exec", "ada", "--", "sh", "-c", &script]).exits(0).stdout;
         let answer: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
         answer["result"]["content"][0]["text"]
@@ -281,6 +274,14 @@ fn is_asked_and_answered(shop: &mut Shop) {
     shop.desk.requests(&["unmute", "ada"]).exits(0);
 }
 
+/// The image of containers: who asks by the door needs a program that speaks HTTP.
+fn image(scenario: &str) -> Option<&'static str> {
+    match scenario {
+        "is_asked_and_answered" => world::image("asking on docker"),
+        _ => Some("bottle-test-busybox:1"),
+    }
+}
+
 macro_rules! on_every_backend {
     ($($scenario:ident ( $($mutable:tt)? )),* $(,)?) => {
         mod native {
@@ -293,7 +294,7 @@ macro_rules! on_every_backend {
         mod docker {
             $(#[test] fn $scenario() {
                 if crate::support::docker(concat!("requests::applied::docker::", stringify!($scenario))) {
-                    let image = "bottle-test-busybox:1";
+                    let Some(image) = super::image(stringify!($scenario)) else { return };
                     let shop = super::Shop::open(stringify!($scenario), "docker", image);
                     $(let $mutable shop = shop;)?
                     super::$scenario(&$($mutable)? shop);
