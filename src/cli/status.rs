@@ -18,7 +18,7 @@ pub(super) async fn run(ui: &Ui, global: &Global, args: &StatusArgs) -> Result<E
         .collect::<Result<_, CliError>>()?;
     let load = setup::load_options(global, args.path.as_deref(), &args.read)?;
     let reconciler = setup::onlooker(load, &LookArgs::default(), None)?;
-    let status = status::observe(&reconciler, &only).await.map_err(unknown)?;
+    let status = status::newest(&reconciler, &only).await.map_err(unknown)?;
     if ui.json() {
         ui.document(&status)?;
     } else {

@@ -22,6 +22,8 @@ use super::requests::hint::{self, Hints};
 use super::requests::notify::Notifier;
 use super::runs::{Ended, Round, Runs, Tell};
 use super::settle;
+use super::status::board::Board;
+use super::status::publish;
 use super::still;
 use super::stops;
 use super::trigger::Trigger;
@@ -117,6 +119,20 @@ pub async fn watch(
     }
     listeners.spawn(stops::listen(memory.clone(), send.clone()));
     listeners.spawn(hint::listen(memory.clone(), send.clone()));
+    let (board, notifier) = (Arc::new(Board::new()), Arc::<Notifier>::default());
+    // Without it everybody looks for themselves.
+    let _place = match publish::open(&memory) {
+        Ok((listener, place)) => {
+            let (reconciler, notifier) = (reconciler.clone(), notifier.clone());
+            let source = publish::Source { reconciler, notifier, board: board.clone() };
+            listeners.spawn(publish::serve(listener, source));
+            Some(place)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the status is not published");
+            None
+        }
+    };
     let runs = Runs::new(reconciler.clone(), stop.clone(), files.moves());
     let mut the = Loop {
         reconciler,
@@ -129,7 +145,8 @@ pub async fn watch(
         files,
         runs,
         hints: Hints::new(send.clone()),
-        notifier: Arc::default(),
+        notifier,
+        board,
         lookout: Lookout::new(send),
         backoff: Backoff::default(),
         removals: Removals::default(),
@@ -170,6 +187,7 @@ struct Loop {
     lookout: Lookout,
     hints: Hints,
     notifier: Arc<Notifier>,
+    board: Arc<Board>,
     backoff: Backoff,
     removals: Removals,
     gone: Gone,
@@ -307,9 +325,10 @@ impl Loop {
         let mut view = match looked {
             Ok(view) => view,
             Err(error) => {
-                return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+                return self.no_plan(&error, &causes);
             }
         };
+        self.board.seen(&view.observed.instances);
         for instance in &view.observed.instances {
             if instance.resource == ResourceKind::Machine
                 && !matches!(instance.state, InstanceState::Running | InstanceState::Aside)
@@ -320,7 +339,7 @@ impl Loop {
         }
         // Before anything of it is done, as `apply` does.
         if let Err(error) = self.reconciler.accept(&view) {
-            return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+            return self.no_plan(&error, &causes);
         }
         let rewriting = git::is_rewriting(&self.reconciler.load.tree);
         let removals = self.removals.read(removals::wanted(&view.plan), moves, rewriting, now);
@@ -333,7 +352,7 @@ impl Loop {
                 self.reconciler.begin(&view)
             };
             if let Err(error) = begun {
-                return (self.publish)(Published::NoPlan { error: &error, causes: &causes });
+                return self.no_plan(&error, &causes);
             }
         }
         let publish = self.publish.clone();
@@ -344,6 +363,7 @@ impl Loop {
         let read = (!removals.insisted).then_some(moves);
         let round = self.runs.begin(view, causes, &loads, read, tell);
         self.newest = Some(round.clone());
+        self.say();
         self.hints.follow(&self.reconciler, &round.view);
         self.requests(round.clone());
         if round.view.plan.is_empty() {
@@ -353,6 +373,23 @@ impl Loop {
             self.still = after.filter(|after| before == Some(*after)).map(|after| (after, 0));
             self.tell(round);
         }
+    }
+
+    /// Tells that there is no plan, and that nothing was touched.
+    fn no_plan(&self, error: &anyhow::Error, causes: &[Trigger]) {
+        self.board.no_plan(error);
+        (self.publish)(Published::NoPlan { error, causes });
+    }
+
+    /// Writes on the board what is under way, and who waits.
+    fn say(&self) {
+        let now = self.now();
+        let waiting = self.backoff.deferred(now);
+        let waiting = waiting.into_iter().filter_map(|sandbox| {
+            let (next, attempts) = self.backoff.of(&sandbox, now)?;
+            Some((sandbox, next, attempts))
+        });
+        self.board.under_way(self.runs.sandboxes(), waiting);
     }
 
     /// Reads what agents ask for, which may take a moment: nobody waits for that.
@@ -399,6 +436,7 @@ impl Loop {
         if last || now.saturating_sub(self.written) > WRITE_DOWN {
             self.write_down();
         }
+        self.say();
         if last && self.runs.is_empty() {
             // The next start looks no further back than this.
             if let Err(error) = settle::settled(&ended.round.view.memory) {

@@ -11,7 +11,7 @@
 //! `state` is the state folder, `lock` its lock, `owners` which path speaks for which name. `git` tells the tree's
 //! commit, `values` finds asked-for values, `keeping` what outlives a machine, `carried` what of it is on its way, `stops` what the operator stopped,
 //! `detached` the runs that live on by themselves.
-//! `status` is how everything stands, for people and programs.
+//! `status` is how everything stands, for people and programs, and `socket` where `watch` publishes it.
 //! `accepted` is what of the host sandboxes were given, `sidecars` what sidecars are given, `gates` what gates are, `authorities` the
 //! certificate authority of each, `names` what the host says about names.
 
@@ -40,6 +40,7 @@ pub mod requests;
 mod runs;
 mod settle;
 pub mod sidecars;
+mod socket;
 pub mod state;
 pub mod status;
 mod still;

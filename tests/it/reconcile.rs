@@ -16,6 +16,7 @@ mod looked_at;
 mod looped;
 mod mounted;
 mod outage;
+mod published;
 mod renamed;
 mod replaced;
 mod rig;
@@ -68,6 +69,10 @@ on_every_backend! {
     scenarios::what_a_command_wrote_is_not_lost_in_silence,
     scenarios::a_plan_writes_nothing_and_is_what_apply_would_do,
     scenarios::a_command_starts_after_provisioning_and_completes,
+    published::a_reader_hears_what_status_says,
+    published::what_a_killed_watch_left_is_replaced,
+    published::a_watch_that_does_not_answer_is_not_waited_for,
+    published::only_so_many_listen,
     everyday::another_command_ends_nothing_else,
     replaced::one_that_cannot_be_provisioned_leaves_the_old_machine,
     replaced::what_is_kept_is_moved_where_it_can_be,

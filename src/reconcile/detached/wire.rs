@@ -1,7 +1,5 @@
 //! What goes between a run's holder and those who are attached: frames of a kind, a length and a content.
 
-#![cfg_attr(test, expect(clippy::disallowed_methods, reason = "a folder with a long name"))]
-
 use std::io;
 use std::path::Path;
 
@@ -10,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::End;
+use crate::reconcile::socket;
 
 /// The socket, in the folder of its run.
 pub(super) const SOCKET: &str = "socket";
@@ -114,29 +113,12 @@ impl Frame {
 /// # Errors
 /// When nobody listens there.
 pub async fn connect(folder: &Path) -> io::Result<UnixStream> {
-    let (_open, path) = short(folder)?;
-    UnixStream::connect(path).await
+    socket::connect(folder, SOCKET).await
 }
 
 /// Listens where runs are attached to.
 pub(super) fn listen(folder: &Path) -> io::Result<UnixListener> {
-    let (_open, path) = short(folder)?;
-    UnixListener::bind(path)
-}
-
-/// The socket by a path that is short enough for one, and what has to stay open as long as that is used.
-fn short(folder: &Path) -> io::Result<(Option<std::os::fd::OwnedFd>, std::path::PathBuf)> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{Mode, OFlags};
-        use std::os::fd::AsRawFd as _;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let open = rustix::fs::open(folder, flags, Mode::empty())?;
-        let path = format!("/proc/self/fd/{}/{SOCKET}", open.as_raw_fd()).into();
-        Ok((Some(open), path))
-    }
-    #[cfg(not(target_os = "linux"))]
-    Ok((None, folder.join(SOCKET)))
+    socket::listen(folder, SOCKET)
 }
 
 #[cfg(test)]
@@ -171,15 +153,5 @@ mod tests {
         }
         let other = Frame::read(&mut &b"h\0\0\0\x0d{\"version\":2}"[..]).await.unwrap_err();
         assert!(other.to_string().contains("another version"), "{other}");
-    }
-
-    #[tokio::test]
-    async fn a_long_path_is_no_hindrance() {
-        let folder = tempfile::tempdir().unwrap();
-        let long = folder.path().join("x".repeat(120));
-        std::fs::create_dir(&long).unwrap();
-        let listener = listen(&long).unwrap();
-        let (connected, accepted) = tokio::join!(connect(&long), listener.accept());
-        assert!(connected.is_ok() && accepted.is_ok());
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use super::SandboxStatus;
 use super::rows::machines;
-use crate::backend::{Backend, LogOptions, MainState};
+use crate::backend::{Backend, LogOptions, MainState, Scope};
 use crate::model::{Instance, InstanceState, Ownership, ResourceKind, SandboxId};
 use crate::reconcile::{Reconciler, View};
 
@@ -23,27 +24,39 @@ const OUTPUT_LINES: u64 = 5;
 /// What the commands of running machines do, where there are any.
 pub(super) async fn mains(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, MainState> {
     let machines = machines(view);
-    let asked: Vec<(&SandboxId, &Instance, &Arc<dyn Backend>)> = machines
+    let asked: Vec<_> = machines
         .into_iter()
         .filter(|(id, machine)| {
             let spec = view.desired.sandboxes.get(*id);
             let command = spec.is_none_or(|spec| !spec.command.is_empty());
             command && machine.state == InstanceState::Running
         })
-        .filter_map(|(id, machine)| Some((id, machine, reconciler.backends.get(&machine.backend)?)))
-        .collect();
-    stream::iter(asked)
-        .map(async |(id, machine, backend)| {
-            let asked = backend.main_state(&view.scope, machine);
-            match tokio::time::timeout(ASK_DEADLINE, asked).await {
-                Ok(Ok(Some(main))) => Some((id.clone(), main)),
-                _ => None,
-            }
+        .filter_map(|(_, machine)| {
+            let backend = reconciler.backends.get(&machine.backend)?.clone();
+            Some(main(backend, view.scope.clone(), machine.clone()))
         })
-        .buffer_unordered(ASKED_AT_ONCE)
-        .filter_map(async |answer| answer)
-        .collect()
-        .await
+        .collect();
+    gather(asked).await
+}
+
+async fn main(
+    backend: Arc<dyn Backend>,
+    scope: Scope,
+    machine: Instance,
+) -> Option<(SandboxId, MainState)> {
+    let asked = backend.main_state(&scope, &machine);
+    match tokio::time::timeout(ASK_DEADLINE, asked).await {
+        Ok(Ok(Some(main))) => Some((machine.sandbox, main)),
+        _ => None,
+    }
+}
+
+/// Asks all of them, so many at once.
+async fn gather<T>(
+    asked: Vec<impl Future<Output = Option<(SandboxId, T)>>>,
+) -> BTreeMap<SandboxId, T> {
+    let answers = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
+    answers.filter_map(std::future::ready).collect().await
 }
 
 /// What running sidecars, or gates, say of themselves.
@@ -58,17 +71,22 @@ pub(super) async fn beside<T>(
             && instance.ownership == Ownership::Ours
             && instance.state == InstanceState::Running
     });
-    let asked = asked.filter_map(|i| Some((i, reconciler.backends.get(&i.backend)?)));
-    stream::iter(asked.collect::<Vec<_>>())
-        .map(async |(sidecar, backend)| {
-            let asked = backend.sidecar_state(&view.scope, sidecar);
-            let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
-            Some((sidecar.sandbox.clone(), read(&answer)?))
-        })
-        .buffer_unordered(ASKED_AT_ONCE)
-        .filter_map(async |answer| answer)
-        .collect()
-        .await
+    let asked = asked.filter_map(|instance| {
+        let backend = reconciler.backends.get(&instance.backend)?.clone();
+        Some(state(backend, view.scope.clone(), instance.clone()))
+    });
+    let answers = gather(asked.collect()).await.into_iter();
+    answers.filter_map(|(id, answer)| Some((id, read(&answer)?))).collect()
+}
+
+async fn state(
+    backend: Arc<dyn Backend>,
+    scope: Scope,
+    instance: Instance,
+) -> Option<(SandboxId, Bytes)> {
+    let asked = backend.sidecar_state(&scope, &instance);
+    let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
+    Some((instance.sandbox, answer))
 }
 
 /// Fetches the last lines of output of what fails.

@@ -37,11 +37,39 @@ pub struct Status {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// A `watch` that works on the tree.
+/// A `watch` that works on the tree. Only what it publishes says more of it than its process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchStatus {
     /// Its process.
     pub pid: u32,
+    /// Since when it watches, in seconds since the epoch.
+    pub since: Option<u64>,
+    /// When it last read the tree and looked at everything, in seconds since the epoch.
+    pub last_pass: Option<u64>,
+    /// For whom something is being done.
+    pub running: Option<Vec<SandboxId>>,
+    /// Who has failed and is tried again.
+    pub waiting: Option<Vec<Retry>>,
+    /// Why there was no plan the last time, where there was none: nothing is touched until there is one.
+    pub error: Option<String>,
+}
+
+impl WatchStatus {
+    /// Of which nothing but its process is known.
+    pub(super) fn of(pid: u32) -> Self {
+        Self { pid, since: None, last_pass: None, running: None, waiting: None, error: None }
+    }
+}
+
+/// A sandbox that has failed and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Which.
+    pub sandbox: SandboxId,
+    /// How often it has failed in a row.
+    pub attempts: u32,
+    /// When it is tried again, in seconds since the epoch.
+    pub next: u64,
 }
 
 /// A request.
@@ -68,6 +96,9 @@ pub struct SandboxStatus {
     /// Since when it was stopped by the operator, in seconds since the epoch, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<u64>,
+    /// Since when its machine runs, or is down, in seconds since the epoch, where that is known.
+    #[serde(default)]
+    pub since: Option<u64>,
     /// What the next `apply` would do.
     pub verdict: Verdict,
     /// Why, a line each.

@@ -54,6 +54,7 @@ pub(super) fn sandboxes(
                 state,
                 code,
                 stopped,
+                since: stopped,
                 verdict: verdict_of(of),
                 drift: drifts.get(id.as_str()).cloned().unwrap_or_default(),
                 age: created.map(|created| now().saturating_sub(created)),
