@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendFacts, BackendKind, Instance, InstanceId, Leftover, MachineSpec, OwnerId, Places,
-    Resources, SandboxId, Tools,
+    Resources, SandboxId, Tools, Usage,
 };
 
 pub mod dial;
@@ -440,6 +440,19 @@ pub trait Backend: Send + Sync {
         _scope: &Scope,
         _instance: &Instance,
     ) -> Result<Option<Vec<Process>>, BackendError> {
+        Ok(None)
+    }
+
+    /// What a running machine uses, as its backend tells: nobody inside is asked. `None`: this backend cannot tell, or
+    /// not cheaply, or it does not run.
+    ///
+    /// # Errors
+    /// When the backend cannot be asked.
+    async fn usage(
+        &self,
+        _scope: &Scope,
+        _instance: &Instance,
+    ) -> Result<Option<Usage>, BackendError> {
         Ok(None)
     }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::spec::ResourceSpec;
 use crate::model::{
-    BackendKind, Instance, InstanceId, Leftover, MachineSpec, Resources, SandboxId, Tools,
+    BackendKind, Instance, InstanceId, Leftover, MachineSpec, Resources, SandboxId, Tools, Usage,
 };
 
 /// A backend that is told places where sandboxes are meant.
@@ -230,6 +230,14 @@ impl Backend for Placed {
         instance: &Instance,
     ) -> Result<Option<Vec<Process>>, BackendError> {
         self.0.processes(scope, &inward(instance)).await
+    }
+
+    async fn usage(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Usage>, BackendError> {
+        self.0.usage(scope, &inward(instance)).await
     }
 
     async fn changed(

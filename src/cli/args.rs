@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::gate::GateArgs;
+use super::numbers::top::TopArgs;
 use super::requests::args::RequestsArgs;
 use super::sidecar::SidecarArgs;
 use crate::backend::Moment;
@@ -122,6 +123,11 @@ pub(super) enum Command {
     Watch(WatchArgs),
     /// Show every sandbox: backend, state, drift, age, last outcome
     Status(StatusArgs),
+    /// Show what sandboxes use, as it changes
+    #[command(after_help = "Ctrl-C ends it")]
+    Top(TopArgs),
+    /// Print what sandboxes do and use in the text format of Prometheus
+    Metrics(WhichArgs),
     /// Run a command in a sandbox
     Exec(ExecArgs),
     /// Start the agent's program in its sandbox
@@ -588,8 +594,9 @@ pub(super) enum InitAgent {
     Opencode,
 }
 
+/// Which sandboxes of which tree are meant.
 #[derive(Debug, Args)]
-pub(super) struct StatusArgs {
+pub(super) struct WhichArgs {
     /// The tree
     #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
     pub(super) path: Option<PathBuf>,
@@ -599,6 +606,15 @@ pub(super) struct StatusArgs {
     pub(super) only: Vec<String>,
     #[command(flatten)]
     pub(super) read: ReadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) which: WhichArgs,
+    /// Show what each uses, too: time of a core, memory, processes, and what its sidecar let through and refused
+    #[arg(long)]
+    pub(super) wide: bool,
 }
 
 #[derive(Debug, Args)]

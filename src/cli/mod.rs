@@ -30,6 +30,7 @@ mod init;
 mod logs;
 mod look;
 mod man;
+mod numbers;
 mod plan;
 mod policy;
 mod progress;
@@ -141,6 +142,8 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Exec(args) => exec::run(global, args).await.map_err(CliError::in_sandbox),
         Command::Watch(args) => watch::run(ui, global, args).await,
         Command::Status(args) => status::run(ui, global, args).await,
+        Command::Top(args) => numbers::top::run(ui, global, args).await,
+        Command::Metrics(args) => numbers::metrics::run(ui, global, args).await,
         Command::Run(args) => run::run(ui, global, args).await.map_err(CliError::in_sandbox),
         Command::Attach(args) => attach::run(ui, global, args).await.map_err(CliError::in_sandbox),
         Command::Session(args) => {

@@ -3,14 +3,17 @@
 use std::fmt::Write as _;
 
 use super::ui::{harmless, paint, style};
-use super::{render, text};
+use super::{numbers, render, text};
 use crate::plan::Verdict;
 use crate::reconcile::status::{SandboxStatus, Status};
 use crate::sidecar::git::mirror::Activity;
 
-const HEAD: [&str; 6] = ["NAME", "BACKEND", "STATE", "AGE", "LAST", "DRIFT"];
+const HEAD: [&str; 5] = ["NAME", "BACKEND", "STATE", "AGE", "LAST"];
+/// The last column, in which lines of their own may follow.
+const DRIFT: &str = "DRIFT";
 
-pub(super) fn render(document: &Status, now: u64, width: usize) -> String {
+/// `wide`: with what each uses.
+pub(super) fn render(document: &Status, now: u64, width: usize, wide: bool) -> String {
     let count = text::plural(document.sandboxes.len(), "sandbox", "sandboxes");
     let mut text = text::beside(&render::tree_line(&document.tree), &count, width);
     if let Some(commit) =
@@ -22,7 +25,7 @@ pub(super) fn render(document: &Status, now: u64, width: usize) -> String {
     if document.sandboxes.is_empty() {
         text.push_str("the tree declares no sandbox, and none exists\n");
     } else {
-        table(&mut text, document, now, width);
+        table(&mut text, document, now, width, wide);
     }
     requests(&mut text, document, width);
     runs(&mut text, document, now, width);
@@ -46,19 +49,25 @@ pub(super) fn render(document: &Status, now: u64, width: usize) -> String {
     text
 }
 
-fn table(text: &mut String, document: &Status, now: u64, width: usize) {
-    let rows: Vec<[String; 5]> = document.sandboxes.iter().map(|s| cells(s, now)).collect();
-    let mut columns = [0; 5];
-    for (index, column) in columns.iter_mut().enumerate() {
+fn table(text: &mut String, document: &Status, now: u64, width: usize, wide: bool) {
+    let more = if wide { &numbers::HEAD[..] } else { &[] };
+    let head: Vec<&str> = HEAD.iter().chain(more).copied().collect();
+    let row = |status: &SandboxStatus| -> Vec<String> {
+        let numbers = wide.then(|| numbers::cells(status, None));
+        cells(status, now).into_iter().chain(numbers.into_iter().flatten()).collect()
+    };
+    let rows: Vec<Vec<String>> = document.sandboxes.iter().map(row).collect();
+    let longest = |index: usize| {
         let longest = rows.iter().map(|row| row[index].chars().count()).max().unwrap_or(0);
-        *column = longest.max(HEAD[index].len());
-    }
+        longest.max(head[index].len())
+    };
+    let mut columns: Vec<usize> = (0..head.len()).map(longest).collect();
     columns[0] = columns[0].min(render::MAX_NAME);
     let mut line = String::new();
-    for (column, head) in columns.iter().zip(HEAD) {
+    for (column, head) in columns.iter().zip(&head) {
         let _ = write!(line, "{head:column$}  ");
     }
-    line.push_str(HEAD[5]);
+    line.push_str(DRIFT);
     let _ = writeln!(text, "{}", paint(style::DIM, &line));
     for (row, status) in rows.iter().zip(&document.sandboxes) {
         for (index, (column, cell)) in columns.iter().zip(row).enumerate() {

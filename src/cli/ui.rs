@@ -132,6 +132,34 @@ impl Ui {
         let _ = err.write_all(frame.as_bytes()).and_then(|()| err.flush());
     }
 
+    /// stdout is a terminal, on which what it shows can be replaced.
+    pub(super) fn can_show(&self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// Shows this text on the terminal that stdout is, in the place of what it showed; what does not fit is left out.
+    pub(super) fn show(&self, text: &str) -> io::Result<()> {
+        let rows = width_of(io::stdout()).map_or(24, |(_, rows)| rows);
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.truncate(rows.saturating_sub(1).max(1));
+        let colours = AutoStream::new(io::stdout(), self.choice).current_choice();
+        // Line by line over what is there, so that nothing flickers.
+        let mut frame = "\x1b[H".to_owned();
+        for line in lines {
+            let line = only_colours(line);
+            match colours {
+                ColorChoice::Never => {
+                    frame.push_str(&anstream::adapter::strip_str(&line).to_string())
+                }
+                _ => frame.push_str(&line),
+            }
+            frame.push_str("\x1b[K\r\n");
+        }
+        frame.push_str("\x1b[J");
+        let mut out = io::stdout().lock();
+        out.write_all(frame.as_bytes()).and_then(|()| out.flush())
+    }
+
     /// Tells an error: what failed, its causes, what to do.
     pub(super) fn error(&self, error: &CliError) {
         let mut text = String::new();

@@ -30,6 +30,7 @@ pub mod spec;
 pub mod supervise;
 pub mod text;
 pub mod tool;
+pub mod usage;
 pub mod work;
 
 pub use change::Class;
@@ -56,4 +57,5 @@ pub use spec::{
     Resources, Restart, SandboxSpec, SidecarSpec, Unsuitable, Workspace, WorkspaceMode,
 };
 pub use tool::{Tool, Tools};
+pub use usage::Usage;
 pub use work::Work;

@@ -15,6 +15,7 @@ mod logs;
 mod looked_at;
 mod looped;
 mod mounted;
+mod numbers;
 mod outage;
 mod published;
 mod renamed;
@@ -69,6 +70,7 @@ on_every_backend! {
     scenarios::what_a_command_wrote_is_not_lost_in_silence,
     scenarios::a_plan_writes_nothing_and_is_what_apply_would_do,
     scenarios::a_command_starts_after_provisioning_and_completes,
+    numbers::what_is_used_is_told,
     published::a_reader_hears_what_status_says,
     published::what_a_killed_watch_left_is_replaced,
     published::a_watch_that_does_not_answer_is_not_waited_for,

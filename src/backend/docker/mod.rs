@@ -52,6 +52,7 @@ mod supervisor;
 pub(in crate::backend) mod tarball;
 mod transport;
 mod uplink;
+mod usage;
 pub(in crate::backend) mod user;
 mod visit;
 mod wiring;
@@ -81,7 +82,7 @@ use crate::backend::port::Port;
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, OwnerId, Ownership,
-    ResourceKind, Resources, SpecHash, Tools,
+    ResourceKind, Resources, SpecHash, Tools, Usage,
 };
 
 /// The engine's network that is none.
@@ -649,6 +650,15 @@ impl Backend for Docker {
     ) -> Result<Option<Vec<Process>>, BackendError> {
         let (engine, _) = self.own(scope, instance).await?;
         Ok(processes::inside(&engine, &instance.id.0))
+    }
+
+    async fn usage(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Usage>, BackendError> {
+        let (engine, _) = self.own(scope, instance).await?;
+        usage::of(&engine, &instance.id.0).await
     }
 
     async fn changed(

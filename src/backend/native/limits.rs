@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 
 use crate::backend::durable::about;
-use crate::model::Resources;
+use crate::model::{Resources, Usage};
 
 /// What a limit is put on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +197,38 @@ impl SandboxCgroups {
             File::options().write(true).open(&path).map_err(|error| about(&path, &error))
         };
         self.0.iter().map(open).collect()
+    }
+
+    /// What the processes in them use; the limits are those that hold for all of them together.
+    pub(super) fn usage(&self, limits: &Resources) -> Usage {
+        let mut usage = Usage::default();
+        for cgroup in &self.0 {
+            let read = |name: &str| fs::read_to_string(cgroup.parent.join(name)).ok();
+            let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+            for controller in &cgroup.controllers {
+                match controller {
+                    Controller::Memory => {
+                        usage.memory_bytes = read("memory.stat").map(|stat| in_use(&stat));
+                        usage.memory_limit_bytes = usage.memory_bytes.map(|_| limits.memory);
+                    }
+                    Controller::Pids => {
+                        usage.pids = number("pids.current");
+                        usage.pids_limit = usage.pids.map(|_| limits.pids.into());
+                    }
+                    Controller::Cpu if cgroup.unified => {
+                        usage.cpu_milliseconds = read("cpu.stat").and_then(|stat| {
+                            let line = stat.lines().find_map(|it| it.strip_prefix("usage_usec "));
+                            Some(line?.trim().parse::<u64>().ok()? / 1000)
+                        });
+                    }
+                    // Only where it is mounted together with the other.
+                    Controller::Cpu => {
+                        usage.cpu_milliseconds = number("cpuacct.usage").map(|ns| ns / 1_000_000);
+                    }
+                }
+            }
+        }
+        usage
     }
 
     /// The counter of processes that were killed for memory.

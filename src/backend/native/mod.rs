@@ -53,6 +53,7 @@ mod status;
 mod stray;
 mod sys;
 mod times;
+mod usage;
 pub(in crate::backend) mod visit;
 mod wire;
 
@@ -86,7 +87,7 @@ use super::{
 use crate::model::spec::ResourceSpec;
 use crate::model::{
     BackendKind, Instance, InstanceId, InstanceState, Leftover, MachineSpec, Ownership,
-    ResourceKind, Resources, SandboxId, Tools, change, tool,
+    ResourceKind, Resources, SandboxId, Tools, Usage, change, tool,
 };
 
 /// How long what should take milliseconds may take.
@@ -958,6 +959,22 @@ impl Backend for Native {
         }
         // What init wrote through its descriptor: nothing inside can write there.
         Ok(MainState::parse(&folder.status().0))
+    }
+
+    async fn usage(
+        &self,
+        scope: &Scope,
+        instance: &Instance,
+    ) -> Result<Option<Usage>, BackendError> {
+        let (folder, found) = find(scope, instance)?;
+        let running = found.run.filter(|_| found.state == InstanceState::Running);
+        let record = folder.record().ok().flatten();
+        let (Some(run), Some(record)) = (running, record) else { return Ok(None) };
+        self.blocking("counting what a sandbox uses", move |_| {
+            let cgroups = Cgroups::discover().of(&record.id);
+            Ok(Some(usage::of(&record, &cgroups, run.pid)))
+        })
+        .await
     }
 
     async fn reread(&self, scope: &Scope, instance: &Instance) -> Result<(), BackendError> {

@@ -11,7 +11,7 @@ use futures_util::stream;
 use super::SandboxStatus;
 use super::rows::machines;
 use crate::backend::{Backend, LogOptions, MainState, Scope};
-use crate::model::{Instance, InstanceState, Ownership, ResourceKind, SandboxId};
+use crate::model::{Instance, InstanceState, Ownership, ResourceKind, SandboxId, Usage};
 use crate::reconcile::{Reconciler, View};
 
 /// So many machines are asked at once what they do, each no longer than this.
@@ -87,6 +87,27 @@ async fn state(
     let asked = backend.sidecar_state(&scope, &instance);
     let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()?;
     Some((instance.sandbox, answer))
+}
+
+/// What running machines use, where their backends tell.
+pub(super) async fn usages(reconciler: &Reconciler, view: &View) -> BTreeMap<SandboxId, Usage> {
+    let machines = machines(view).into_values();
+    let running = machines.filter(|machine| machine.state == InstanceState::Running);
+    let asked = running.filter_map(|machine| {
+        let backend = reconciler.backends.get(&machine.backend)?.clone();
+        Some(usage(backend, view.scope.clone(), machine.clone()))
+    });
+    gather(asked.collect()).await
+}
+
+async fn usage(
+    backend: Arc<dyn Backend>,
+    scope: Scope,
+    machine: Instance,
+) -> Option<(SandboxId, Usage)> {
+    let asked = backend.usage(&scope, &machine);
+    let answer = tokio::time::timeout(ASK_DEADLINE, asked).await.ok()?.ok()??;
+    Some((machine.sandbox, answer))
 }
 
 /// Fetches the last lines of output of what fails.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::model::gate::RELAY_OPEN;
-use crate::model::{BackendKind, Diagnostic, SandboxId};
+use crate::model::{BackendKind, Diagnostic, SandboxId, Usage};
 use crate::plan::Verdict;
 use crate::plan::document::TreeDocument;
 use crate::reconcile::LastOutcome;
@@ -121,6 +121,9 @@ pub struct SandboxStatus {
     /// Its detached runs that are remembered, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<RunDocument>,
+    /// What its machine uses, where that runs and its backend tells.
+    #[serde(default)]
+    pub usage: Option<Usage>,
     /// What its sidecar did since it was started, where it has one that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<SidecarStatus>,

@@ -111,7 +111,9 @@ pub(super) async fn of_pulled(
     let mut sidecars = ask::beside(reconciler, view, ResourceKind::Sidecar, sidecar).await;
     let gate = |bytes: &[u8]| Some(GitStatus::of(serde_json::from_slice(bytes).ok()?));
     let mut gates = ask::beside(reconciler, view, ResourceKind::Gate, gate).await;
+    let mut usages = ask::usages(reconciler, view).await;
     for status in &mut status.sandboxes {
+        status.usage = usages.remove(&status.sandbox);
         status.sidecar = sidecars.remove(&status.sandbox);
         status.git = gates.remove(&status.sandbox);
     }

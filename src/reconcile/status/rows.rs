@@ -68,6 +68,7 @@ pub(super) fn sandboxes(
                 output: Vec::new(),
                 runs: Vec::new(),
                 requests: None,
+                usage: None,
                 sidecar: None,
                 git: None,
             }
