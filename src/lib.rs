@@ -21,11 +21,13 @@
 //! | 2 | [`apply`] | [`plan::Plan`] → [`apply::Report`] |
 //! | 2 | [`work`] | what an agent made: out of a sandbox, and into one |
 //! | 3 | [`reconcile`] | one pass, and the loop around it |
+//! | 4 | [`dashboard`] | what a person watches and decides by |
 //! | 5 | [`cli`] | one file per command |
 
 pub mod apply;
 pub mod backend;
 pub mod cli;
+pub mod dashboard;
 pub mod manifest;
 pub mod model;
 pub mod plan;

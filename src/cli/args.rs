@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::dashboard::DashboardArgs;
 use super::gate::GateArgs;
 use super::numbers::top::TopArgs;
 use super::requests::args::RequestsArgs;
@@ -158,6 +159,8 @@ pub(super) enum Command {
     Down(DownArgs),
     /// Decide about what agents ask for
     Requests(RequestsArgs),
+    /// Watch and decide in the terminal: sandboxes, requests, egress, log
+    Dashboard(DashboardArgs),
     /// Ask what a sandbox may reach
     Policy(PolicyArgs),
     /// Ask what a sandbox's git gate would say

@@ -16,6 +16,7 @@ mod check;
 mod completions;
 mod convert;
 mod cp;
+mod dashboard;
 mod diff;
 mod doctor;
 mod documents;
@@ -64,6 +65,7 @@ use args::Command;
 pub use completions::complete;
 use error::{CliError, Exit};
 pub use heap::keep_small;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use ui::Ui;
 pub use usage::parse;
 
@@ -100,7 +102,7 @@ pub fn run_alone(cli: &Cli) -> Option<ExitCode> {
 /// Runs one command and says how the program ends.
 pub async fn run(cli: Cli) -> ExitCode {
     let ui = Arc::new(Ui::new(&cli.global));
-    log(&cli.global);
+    log(&cli);
     // Their stdout belongs to the command that they run.
     let theirs = match &cli.command {
         Command::Exec(_) | Command::Logs(_) | Command::Attach(_) | Command::Session(_) => true,
@@ -162,6 +164,7 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
         Command::Restart(args) => stop::restart(ui, global, args).await,
         Command::Down(args) => down::run(ui, global, args).await,
         Command::Requests(args) => requests::run(ui, global, args).await,
+        Command::Dashboard(args) => dashboard::run(ui, global, args).await,
         Command::Policy(args) => policy::run(ui, global, args),
         Command::Git(args) => git::run(ui, global, args),
         Command::Doctor(args) => doctor::run(ui, global, args).await,
@@ -175,7 +178,8 @@ async fn dispatch(ui: &Arc<Ui>, cli: &Cli) -> Result<Exit, CliError> {
 
 /// Structured logs go to stderr, for those who ask for them. Levels of libraries stay below ours:
 /// what they would trace may hold what must not be shown.
-fn log(global: &args::Global) {
+fn log(cli: &Cli) {
+    let global = &cli.global;
     let filter = match global.verbosity() {
         i8::MIN..=-2 => "off",
         -1 => "off",
@@ -184,10 +188,16 @@ fn log(global: &args::Global) {
         2 => "bottle=debug,warn",
         _ => "bottle=trace,warn",
     };
+    // What has the screen shows it itself.
+    let drawn = matches!(cli.command, Command::Dashboard(_));
+    let writer = match drawn {
+        true => BoxMakeWriter::new(|| dashboard::Logged),
+        false => BoxMakeWriter::new(std::io::stderr),
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_ansi(ui::colours_stderr(global.color))
+        .with_writer(writer)
+        .with_ansi(!drawn && ui::colours_stderr(global.color))
         .with_target(false)
         .without_time()
         .finish();

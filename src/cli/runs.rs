@@ -105,7 +105,7 @@ async fn come_up(mut command: tokio::process::Command) -> anyhow::Result<()> {
 }
 
 /// This program, also when its file was replaced since.
-fn program() -> anyhow::Result<PathBuf> {
+pub(super) fn program() -> anyhow::Result<PathBuf> {
     let own = if cfg!(target_os = "linux") {
         Ok("/proc/self/exe".into())
     } else {
@@ -125,7 +125,7 @@ fn size() -> Option<(u16, u16)> {
 }
 
 /// The options by which another `bottle` finds the same tree and the same state folder from anywhere.
-fn globals(tree: PathBuf, state: PathBuf, backend: Option<Backend>) -> Vec<OsString> {
+pub(super) fn globals(tree: PathBuf, state: PathBuf, backend: Option<Backend>) -> Vec<OsString> {
     let mut words: Vec<OsString> =
         vec!["--tree".into(), tree.into(), "--state-dir".into(), state.into()];
     if let Some(value) = backend.as_ref().and_then(clap::ValueEnum::to_possible_value) {

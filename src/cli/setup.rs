@@ -60,6 +60,20 @@ pub(super) fn colours() -> Option<(String, String)> {
     word.then(|| (NAME.to_owned(), value))
 }
 
+/// Whether the terminal has more than ASCII, as far as the locale says.
+pub(super) fn has_unicode() -> bool {
+    let named = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    let named = named.unwrap_or_default().to_ascii_lowercase();
+    named.ends_with("utf-8") || named.ends_with("utf8")
+}
+
+/// Whether the terminal can be drawn on, as far as its name says.
+pub(super) fn moves_cursor() -> bool {
+    std::env::var("TERM").is_ok_and(|name| !name.is_empty() && name != "dumb")
+}
+
 /// Where the state folder is.
 pub(super) fn state_dir(global: &Global) -> Result<PathBuf, CliError> {
     let named = global.state_dir.clone().or_else(|| variable("BOTTLE_STATE_DIR"));

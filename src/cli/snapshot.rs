@@ -145,7 +145,7 @@ async fn list(ui: &Ui, global: &Global, name: Option<&str>) -> Result<Exit, CliE
 }
 
 /// Bytes, rounded for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..10_240 => format!("{bytes} B"),
         10_240..10_485_760 => format!("{} KiB", bytes >> 10),

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
@@ -39,6 +40,8 @@ pub(super) struct Ui {
     /// Below zero: no talk but errors.
     verbosity: i8,
     reader_gone: AtomicBool,
+    /// What is said, where nothing else may write on the terminal.
+    caught: Option<Mutex<String>>,
 }
 
 impl Ui {
@@ -48,7 +51,29 @@ impl Ui {
             choice: choice(global.color),
             verbosity: global.verbosity(),
             reader_gone: AtomicBool::new(false),
+            caught: None,
         }
+    }
+
+    /// One that writes nothing, asks nobody, and keeps what is said.
+    pub(super) fn caught(global: &Global) -> Self {
+        let format = Format::Text;
+        Self { format, caught: Some(Mutex::default()), ..Self::new(global) }
+    }
+
+    /// What was said, in one text without colours; `else_say` where that is nothing.
+    pub(super) fn caught_text(&self, else_say: &str) -> String {
+        let said = self.caught.as_ref().map(|said| {
+            let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+            anstream::adapter::strip_str(said.trim_end()).to_string()
+        });
+        said.filter(|said| !said.trim().is_empty()).unwrap_or_else(|| else_say.to_owned())
+    }
+
+    fn catch(&self, text: &str) -> bool {
+        let Some(said) = &self.caught else { return false };
+        said.lock().unwrap_or_else(PoisonError::into_inner).push_str(text);
+        true
     }
 
     /// More is to be said than what matters.
@@ -62,12 +87,12 @@ impl Ui {
 
     /// A person can be asked: they see stderr and can answer on stdin.
     pub(super) fn can_ask(&self) -> bool {
-        io::stdin().is_terminal() && io::stderr().is_terminal()
+        self.caught.is_none() && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
     /// Live lines can be drawn on stderr, and nothing else writes between them.
     pub(super) fn can_draw(&self) -> bool {
-        io::stderr().is_terminal() && self.verbosity == 0
+        self.caught.is_none() && io::stderr().is_terminal() && self.verbosity == 0
     }
 
     pub(super) fn talks(&self) -> bool {
@@ -82,6 +107,9 @@ impl Ui {
     /// Writes data to stdout. A reader that went away is no error, and no reason to stop work.
     pub(super) fn data(&self, text: &str) -> io::Result<()> {
         if self.reader_gone.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.catch(text) {
             return Ok(());
         }
         let text = if self.json() { escaped_json(text) } else { only_colours(text) };
@@ -104,6 +132,9 @@ impl Ui {
 
     /// Writes to stderr; that nobody reads it is no error.
     fn talk(&self, text: &str) {
+        if self.catch(text) {
+            return;
+        }
         let text = only_colours(text);
         let mut err = AutoStream::new(io::stderr().lock(), self.choice);
         let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
@@ -128,6 +159,9 @@ impl Ui {
 
     /// Draws on the terminal that stderr is: moves of the cursor are no colour, and pass.
     pub(super) fn draw(&self, frame: &str) {
+        if self.catch(frame) {
+            return;
+        }
         let mut err = io::stderr().lock();
         let _ = err.write_all(frame.as_bytes()).and_then(|()| err.flush());
     }
@@ -186,6 +220,11 @@ fn choice(color: Color) -> ColorChoice {
         Color::Always => ColorChoice::AlwaysAnsi,
         Color::Never => ColorChoice::Never,
     }
+}
+
+/// Whether stdout shows colour.
+pub(super) fn colours_stdout(ui: &Ui) -> bool {
+    AutoStream::new(io::stdout(), ui.choice).current_choice() != ColorChoice::Never
 }
 
 /// Whether stderr shows colour.

@@ -5,7 +5,7 @@ mod unseen;
 
 use std::fmt::Write as _;
 
-pub use spelled::{quoted_lines, spelled, spelled_line};
+pub use spelled::{columns_of, quoted_lines, spelled, spelled_line};
 
 /// What stands in the place of a character that is not shown.
 pub const REPLACEMENT: char = '\u{fffd}';

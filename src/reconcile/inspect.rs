@@ -41,6 +41,8 @@ impl Reconciler {
                 (*change, looked)
             }
         });
+        // Not the closure but what it makes is held over an await: so it can be moved to another thread.
+        let looks: Vec<_> = looks.collect();
         let mut looks = Box::pin(futures_util::stream::iter(looks).buffer_unordered(AT_ONCE));
         let late = tokio::time::sleep(ALL);
         tokio::pin!(late);

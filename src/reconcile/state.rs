@@ -379,7 +379,7 @@ impl TreeState {
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub(super) fn audit_tail(&self, enough: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+    pub fn audit_tail(&self, enough: impl Fn(&str) -> bool) -> anyhow::Result<String> {
         let mut tail = String::new();
         for name in ["audit.jsonl", "audit.jsonl.1"] {
             let path = self.dir.join(name);

@@ -71,6 +71,7 @@ const EFFECTS: &[&str] = &[
     "backend/smolmachines/",
     "backend/stamp.rs",
     "cli/",
+    "dashboard/tui/terminal.rs",
     "manifest/inputs.rs",
     "manifest/tree.rs",
     "manifest/trust.rs",

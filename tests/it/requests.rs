@@ -3,6 +3,7 @@
 
 mod applied;
 mod crashed;
+mod dashboard;
 mod desk;
 mod editor;
 mod edits;

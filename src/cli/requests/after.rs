@@ -30,7 +30,7 @@ const TELLING: Duration = Duration::from_secs(10);
 const PASSES: u32 = 3;
 
 /// Has decisions that edited the tree applied.
-pub(super) async fn apply(
+pub(in crate::cli) async fn apply(
     ui: &Arc<Ui>,
     stop: &Stop,
     reconciler: &Reconciler,
@@ -136,7 +136,7 @@ async fn passes(
 
 /// Has sidecars told of decisions that edit nothing: a load, and nothing else. Where `watch` works on the tree, it
 /// does so.
-pub(super) async fn tell(
+pub(in crate::cli) async fn tell(
     ui: &Arc<Ui>,
     stop: &Stop,
     reconciler: &Reconciler,

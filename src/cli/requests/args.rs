@@ -76,7 +76,7 @@ pub(super) struct ShowArgs {
 
 /// What is granted, where that is not what was asked for.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct TermArgs {
+pub(in crate::cli) struct TermArgs {
     /// The grant ends then: `10m`, `2h`, or a time as RFC 3339 has it
     #[arg(long, value_name = "TIME", value_parser = until)]
     pub(super) until: Option<Until>,
@@ -198,14 +198,14 @@ pub(super) struct TidyArgs {
 
 /// Until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Until {
+pub(in crate::cli) enum Until {
     /// So long from now.
     In(Duration),
     /// Then.
     At(Moment),
 }
 
-fn until(text: &str) -> Result<Until, String> {
+pub(in crate::cli) fn until(text: &str) -> Result<Until, String> {
     if let Some(moment) = Moment::parse(text) {
         return Ok(Until::At(moment));
     }
@@ -230,7 +230,12 @@ impl Until {
 }
 
 impl TermArgs {
-    pub(super) fn terms(&self, message: Option<&String>) -> Terms {
+    /// Those that are typed on a dashboard.
+    pub(in crate::cli) fn of(until: Option<Until>, token_ref: Option<String>) -> Self {
+        Self { until, token_ref, ..Self::default() }
+    }
+
+    pub(in crate::cli) fn terms(&self, message: Option<&String>) -> Terms {
         Terms {
             until: self.until.map(Until::moment),
             within: match self.until {

@@ -3,7 +3,7 @@
 //! `args` is what can be said, `text` what is shown, `approve` a yes, `editor` the operator's own words for it, `after`
 //! what follows a decision.
 
-mod after;
+pub(super) mod after;
 mod approve;
 pub(super) mod args;
 mod editor;
@@ -96,15 +96,15 @@ struct EditDocument<'a> {
 }
 
 /// What decides and what it decides about, with everything that sidecars hold written down.
-struct Session {
-    reconciler: Reconciler,
-    memory: TreeState,
-    desired: Desired,
+pub(super) struct Session {
+    pub(super) reconciler: Reconciler,
+    pub(super) memory: TreeState,
+    pub(super) desired: Desired,
 }
 
 impl Session {
     /// The same for these requests: where all of them are known, sidecars are not asked for more.
-    async fn about(
+    pub(super) async fn about(
         ui: &Ui,
         global: &Global,
         look: &LookArgs,
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Reads the tree, goes on with what was cut short, and reads what sidecars hold.
-    async fn open(ui: &Ui, global: &Global, look: &LookArgs) -> Result<Self, CliError> {
+    pub(super) async fn open(ui: &Ui, global: &Global, look: &LookArgs) -> Result<Self, CliError> {
         let load = setup::load_options(global, None, &look.read)?;
         let reconciler = setup::reconciler(load, look, None)?;
         let view = reconciler.look(Options::default()).await?;
@@ -142,12 +142,12 @@ impl Session {
 }
 
 /// Who decides.
-fn by() -> By {
+pub(super) fn by() -> By {
     By { name: setup::user(), uid: rustix::process::geteuid().as_raw(), via: "cli" }
 }
 
 /// Why a decision failed, by its kind.
-fn told(error: anyhow::Error) -> CliError {
+pub(super) fn told(error: anyhow::Error) -> CliError {
     if error.is::<Deciding>() {
         return CliError::new(Kind::Locked, error);
     }

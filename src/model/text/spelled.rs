@@ -66,7 +66,8 @@ pub fn quoted_lines(text: &str, bar: &str, width: usize, most: usize) -> Vec<Str
 }
 
 /// How many columns a character takes at most.
-fn columns_of(c: char) -> usize {
+#[must_use]
+pub fn columns_of(c: char) -> usize {
     match c {
         _ if c.is_ascii() => 1,
         _ if unseen::is_mark(c) => 0,
