@@ -7,6 +7,7 @@ mod editing;
 mod hands;
 mod logged;
 mod source;
+mod web;
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ pub(super) struct DashboardArgs {
     /// The tree
     #[arg(value_name = "TREE", value_hint = clap::ValueHint::DirPath)]
     pub(super) path: Option<PathBuf>,
+    /// Serve it to the browser of this machine instead, and print a link that works once
+    #[arg(long)]
+    pub(super) web: bool,
     #[command(flatten)]
     pub(super) look: LookArgs,
 }
@@ -42,6 +46,13 @@ pub(super) async fn run(
     global: &Global,
     args: &DashboardArgs,
 ) -> Result<Exit, CliError> {
+    if args.web {
+        let named = setup::named_tree(global, args.path.as_deref())?.map(ToOwned::to_owned);
+        let place =
+            Place { global: Global { tree: named, ..global.clone() }, look: args.look.clone() };
+        place.reconciler()?.identify().await?;
+        return web::run(ui, place).await;
+    }
     let can = io::stdin().is_terminal() && io::stdout().is_terminal() && setup::moves_cursor();
     if !can {
         let error = CliError::failed("the dashboard needs a terminal, and this is none");

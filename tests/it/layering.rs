@@ -72,6 +72,7 @@ const EFFECTS: &[&str] = &[
     "backend/stamp.rs",
     "cli/",
     "dashboard/tui/terminal.rs",
+    "dashboard/web/serve.rs",
     "manifest/inputs.rs",
     "manifest/tree.rs",
     "manifest/trust.rs",

@@ -11,4 +11,5 @@ mod git;
 mod killed;
 mod pulled;
 mod refused;
+mod web;
 mod words;

@@ -215,32 +215,14 @@ async fn show(ui: &Arc<Ui>, global: &Global, args: &ShowArgs) -> Result<Exit, Cl
     let record = session.memory.request(&args.id)?;
     let record = record.ok_or_else(|| told(Refused::Unknown(args.id.clone()).into()))?;
     let terms = args.terms.terms(None);
+    if ui.json() {
+        ui.document(&shown(&mut session, &args.id, &terms).await?)?;
+        return Ok(Exit::Done);
+    }
     let review = match record.state {
         Standing::Pending => Some(review(&mut session, &record, &terms).await?),
         _ => None,
     };
-    let document = |review: Option<&Review>| {
-        let edited = review.and_then(|review| review.edited.first());
-        let edit = edited.map(|one| EditDocument {
-            file: &one.file,
-            diff: patch(one),
-            before: &one.before,
-            after: &one.after,
-        });
-        serde_json::to_value(ShowDocument {
-            version: VERSION,
-            request: review.and_then(|review| review.records.first()).unwrap_or(&record),
-            review: review.map(|review| review.token.as_str()),
-            edit,
-            delta: review.map(|review| review.delta.as_slice()).unwrap_or_default(),
-            plan: review.and_then(|review| review.view.as_ref()).map(|view| view.document()),
-            blocked: review.and_then(|review| review.blocked.as_deref()),
-        })
-    };
-    if ui.json() {
-        ui.document(&document(review.as_ref()).map_err(anyhow::Error::from)?)?;
-        return Ok(Exit::Done);
-    }
     let Some(review) = review else {
         let mut text = text::head(&record, now(), ui.width());
         text.push_str(&text::outcome(&record, now()));
@@ -261,6 +243,38 @@ async fn show(ui: &Arc<Ui>, global: &Global, args: &ShowArgs) -> Result<Exit, Cl
     }
     ui.data(&text)?;
     Ok(Exit::Done)
+}
+
+/// A request, and what a yes on these terms would change, as a document.
+pub(super) async fn shown(
+    session: &mut Session,
+    id: &RequestId,
+    terms: &Terms,
+) -> Result<serde_json::Value, CliError> {
+    let record = session.memory.request(id)?;
+    let record = record.ok_or_else(|| told(Refused::Unknown(id.clone()).into()))?;
+    let review = match record.state {
+        Standing::Pending => Some(review(session, &record, terms).await?),
+        _ => None,
+    };
+    let edited = review.as_ref().and_then(|review| review.edited.first());
+    let edit = edited.map(|one| EditDocument {
+        file: &one.file,
+        diff: patch(one),
+        before: &one.before,
+        after: &one.after,
+    });
+    let review = review.as_ref();
+    let document = ShowDocument {
+        version: VERSION,
+        request: review.and_then(|review| review.records.first()).unwrap_or(&record),
+        review: review.map(|review| review.token.as_str()),
+        edit,
+        delta: review.map(|review| review.delta.as_slice()).unwrap_or_default(),
+        plan: review.and_then(|review| review.view.as_ref()).map(|view| view.document()),
+        blocked: review.and_then(|review| review.blocked.as_deref()),
+    };
+    Ok(serde_json::to_value(document).map_err(anyhow::Error::from)?)
 }
 
 async fn review(session: &mut Session, record: &Record, terms: &Terms) -> Result<Review, CliError> {

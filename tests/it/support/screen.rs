@@ -79,6 +79,21 @@ impl Screen {
         }
     }
 
+    /// What follows on the line that it has begun.
+    pub(crate) fn rest_of_line(&self) -> String {
+        let began = Instant::now();
+        loop {
+            let mut seen = self.seen.lock().unwrap();
+            if let Some(at) = seen.find('\n') {
+                let line = seen.drain(..=at).collect::<String>();
+                return line.trim_end().to_owned();
+            }
+            assert!(began.elapsed() < self.patience, "no end of the line {seen:?}");
+            drop(seen);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The program's exit code, once it has ended.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         let began = Instant::now();
