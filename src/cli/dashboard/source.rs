@@ -13,6 +13,8 @@ use super::super::error::CliError;
 use super::super::setup;
 use crate::dashboard::snapshot::Snapshot;
 use crate::dashboard::tui::Event;
+use crate::reconcile::pass::canonical;
+use crate::reconcile::status::feed::{self, Feed};
 use crate::reconcile::status::{self, Status};
 use crate::reconcile::{Reconciler, TreeState};
 
@@ -42,6 +44,23 @@ impl Place {
         Ok(reconciler.state.tree(&tree.owner)?)
     }
 
+    /// What the `watch` that works on the tree publishes, where one does, and sees the same.
+    async fn feed(&self) -> Option<Feed> {
+        if self.look.read.overlay.is_some() {
+            return None;
+        }
+        let memory = self.memory().await.ok()?;
+        memory.watcher()?;
+        feed::connect(&memory).await.ok()
+    }
+
+    /// Whether this is about the tree that is meant.
+    fn is_meant(&self, status: &Status) -> bool {
+        let load = setup::load_options(&self.global, None, &self.look.read);
+        load.is_ok_and(|load| canonical(&load.tree).display().to_string() == status.tree.path)
+            && status.tree.overlays.is_empty()
+    }
+
     async fn status(&self) -> Result<Status, CliError> {
         Ok(status::observe(&self.reconciler()?, &BTreeSet::new()).await?)
     }
@@ -56,6 +75,16 @@ pub(super) async fn look(
     let (hint, mut hints) = unbounded_channel();
     let mut heard = None;
     loop {
+        // It is as new as what a look would find, and costs nothing while nothing moves.
+        if let Some(mut feed) = place.feed().await {
+            while let Ok(status) = feed.next().await
+                && place.is_meant(&status)
+            {
+                if send.send(Event::Looked(Arc::new(Snapshot::of(status)))).is_err() {
+                    return;
+                }
+            }
+        }
         if heard.is_none() {
             heard = listen(&place, hint.clone()).await;
         }

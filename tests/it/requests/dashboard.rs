@@ -109,13 +109,59 @@ fn settings(tmux: &Tmux) -> String {
     line.unwrap_or_else(|| panic!("{screen}")).trim().to_owned()
 }
 
-#[test]
-fn an_operator_decides_in_a_terminal() {
+/// `None`, and said, where there is no tmux.
+fn terminal(shop: &Shop) -> Option<Tmux> {
     if Command::new("tmux").arg("-V").output().is_err() {
         support::left_out("requests::dashboard", "it needs tmux; tests/run brings it");
-        return;
+        return None;
     }
+    let tmux = Tmux::open(shop);
+    tmux.shows("$ ");
+    Some(tmux)
+}
+
+/// The line that starts it.
+fn start(shop: &Shop) -> String {
+    let (program, tree) = (crate::native::program(), shop.desk.path().display());
+    format!("{} --tree {tree} dashboard; echo left with $?", program.display())
+}
+
+/// Beside a `watch`: what that publishes is shown, and it applies what is decided.
+#[test]
+fn a_request_comes_and_is_decided_beside_watch() {
+    let mut shop = Shop::open("dashboard_watch", "native", "host");
+    let Some(tmux) = terminal(&shop) else { return };
+    shop.watch();
+    tmux.line(&start(&shop));
+    tmux.shows("· watch");
+    let screen = tmux.shows("as it should be");
+    assert!(!screen.contains("requests ("), "{screen}");
+    let asked = shop.call(
+        "pipelock-block",
+        r#""failed_url":"https://index.example.org/simple/x/","reason":"pip fails","wait_seconds":0"#,
+    );
+    let id = asked.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    tmux.shows("requests (1)");
+    std::thread::sleep(LOOKED);
+    tmux.keys(&["2"]);
+    tmux.shows("nothing is lost");
+    std::thread::sleep(LOOKED);
+    tmux.keys(&["a"]);
+    tmux.shows("y yes");
+    std::thread::sleep(LOOKED);
+    tmux.keys(&["y"]);
+    tmux.shows(&format!("{id} applied"));
+    assert_eq!(shop.desk.state(&id), "applied");
+    tmux.shows("nobody asks for anything");
+    std::thread::sleep(LOOKED);
+    tmux.keys(&["q"]);
+    tmux.shows("left with 0");
+}
+
+#[test]
+fn an_operator_decides_in_a_terminal() {
     let shop = Shop::open("dashboard", "native", "host");
+    let Some(tmux) = terminal(&shop) else { return };
     let asked = shop.call(
         "pipelock-block",
         r#""failed_url":"https://index.example.org/simple/x/","reason":"pip fails\nand fails","wait_seconds":0"#,
@@ -123,15 +169,8 @@ fn an_operator_decides_in_a_terminal() {
     let id = asked.split_whitespace().nth(1).unwrap_or_default().to_owned();
     assert!(asked.starts_with("pending: r-"), "{asked}");
 
-    let tmux = Tmux::open(&shop);
-    tmux.shows("$ ");
     let before = settings(&tmux);
-    let program = crate::native::program();
-    let start = format!(
-        "{} --tree {} dashboard; echo left with $?",
-        program.display(),
-        shop.desk.path().display()
-    );
+    let start = start(&shop);
     tmux.line(&start);
     let screen = tmux.shows("ada");
     assert!(screen.contains("running") && screen.contains("as it should be"), "{screen}");
