@@ -250,11 +250,11 @@ impl Served {
         match what {
             "approve" => match read(&bytes) {
                 Ok(yes) => told(self.desk.approve(id, yes).await),
-                Err(bad) => bad,
+                Err(why) => refused(StatusCode::BAD_REQUEST, &why),
             },
             "deny" => match read(&bytes) {
                 Ok(no) => told(self.desk.deny(id, no).await),
-                Err(bad) => bad,
+                Err(why) => refused(StatusCode::BAD_REQUEST, &why),
             },
             "undo" => told(self.desk.undo(id).await),
             _ => nothing(),
@@ -317,10 +317,9 @@ fn nothing() -> Response<Body> {
     word(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Response<Body>> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        refused(StatusCode::BAD_REQUEST, &format!("that is not what is expected here: {error}"))
-    })
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let read = serde_json::from_slice(bytes);
+    read.map_err(|error| format!("that is not what is expected here: {error}"))
 }
 
 fn refused(status: StatusCode, why: &str) -> Response<Body> {
