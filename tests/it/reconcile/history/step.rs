@@ -156,10 +156,12 @@ pub(super) fn carry_out(world: &mut World, dice: &mut Dice, step: Step, killed: 
             if killed {
                 world.kill(dice, world.rig.applier());
             }
-            if fails {
-                world.fails();
-            } else {
-                world.apply(0);
+            // What containers keep is passed from machine to machine. It needs room only where a kill left more of it.
+            let may = fault == Fault::NoRoom && before.backend == "docker";
+            match fails {
+                _ if may => world.tries(),
+                true => world.fails(),
+                false => world.apply(0),
             }
             world.unblock(index);
             if dice.chance(50) {
