@@ -66,11 +66,34 @@ async function post(path, body) {
 
 function diff(text) {
   const pre = make("pre");
-  for (const one of text.split("\n")) {
-    const name = one.startsWith("+") ? "add" : one.startsWith("-") ? "del" : "";
+  for (const one of text.trimEnd().split("\n")) {
+    const head = one.startsWith("+++ ") || one.startsWith("--- ");
+    const name = head ? "dim" : one.startsWith("+") ? "add" : one.startsWith("-") ? "del" : "";
     pre.append(make("span", spelled(one), name));
   }
   return pre;
+}
+
+const VERDICTS = ["keep", "create", "reprovision", "replace", "teardown", "hold"];
+
+/** What becomes of whom, a line for those with the same fate. */
+function fates(changes) {
+  const of = new Map();
+  for (const it of changes) {
+    const fate = of.get(it.sandbox) ?? { verdict: "keep", loses: new Set() };
+    if (VERDICTS.indexOf(it.verdict) > VERDICTS.indexOf(fate.verdict)) fate.verdict = it.verdict;
+    for (const lost of it.loses ?? []) fate.loses.add(lost);
+    of.set(it.sandbox, fate);
+  }
+  const lines = new Map();
+  for (const [sandbox, { verdict, loses }] of of) {
+    if (verdict === "keep") continue;
+    const says = verdict === "reprovision" ? "in place; nothing restarts, nothing is lost"
+      : verdict === "replace" ? (loses.size ? `a new machine; loses ${[...loses].join(", ")}` : "a new machine")
+        : { create: "is made", teardown: "is torn down", hold: "is held: see `bottle plan`" }[verdict];
+    lines.set(says, [...(lines.get(says) ?? []), sandbox]);
+  }
+  return [...lines].map(([says, names]) => `${names.join(", ")}: ${says}`);
 }
 
 /** The card of a request. It is bound to what it shows: what is decided is that, or nothing. */
@@ -119,9 +142,8 @@ function card(request) {
         entry.edits = `edits ${document.edit.file}, commits it`;
       }
       for (const it of document.delta ?? []) review.append(make("p", line(`${it.what} ${it.sign} ${it.text}`)));
-      const steps = (document.plan?.changes ?? []).filter((it) => it.verdict !== "keep");
-      const plan = steps.map((it) => `${it.sandbox}: ${it.verdict} ${it.resource}`).join("; ");
-      review.append(make("p", `plan ${plan ? line(plan) : "nothing restarts, nothing is lost"}`));
+      const plan = fates(document.plan?.changes ?? []);
+      for (const it of plan.length ? plan : ["nothing is to be done"]) review.append(make("p", `plan ${line(it)}`));
       if (document.blocked) review.append(make("p", `cannot be approved: ${line(document.blocked)}`, "error"));
       entry.token = document.review;
       yes.disabled = !document.review || Boolean(document.blocked);
@@ -340,6 +362,14 @@ function count() {
 
 let asked = 0;
 
+/** A line of a sidecar's record, as people read it. */
+function record(text) {
+  let it;
+  try { it = JSON.parse(text); } catch { return text; }
+  const what = [it.method, `${it.host ?? ""}${it.path ?? ""}`, it.code, it.rule].filter(Boolean);
+  return [String(it.time ?? "").slice(11, 19), it.event, ...what].join(" ");
+}
+
 async function sandbox(name) {
   const it = seen?.sandboxes.find((one) => one.sandbox === name);
   $("head-sandbox").textContent = name;
@@ -364,7 +394,7 @@ async function sandbox(name) {
   asked = Date.now();
   try {
     const told = await get(`/api/sandboxes/${name}`);
-    for (const [id, lines] of [["egress", told.egress], ["log", told.log]]) {
+    for (const [id, lines] of [["egress", told.egress.map(record)], ["log", told.log]]) {
       const pre = $(id);
       const low = pre.scrollTop + pre.clientHeight >= pre.scrollHeight - 4;
       pre.textContent = lines.map(spelled).join("\n") || "nothing";

@@ -12,6 +12,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 const HTML: &str = include_str!("index.html");
 const STYLE: &str = include_str!("app.css");
 const SCRIPT: &str = include_str!("app.js");
+/// A bottle, for the browser's tab.
+const ICON: &str = "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>\
+                    <path fill='#0a6b4a' d='M6 1h4v4l2 3v7H4V8l2-3z'/></svg>\n";
 
 /// What the page may do: nothing but what this port sends, and no text becomes markup.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -34,6 +37,7 @@ pub(super) fn file(path: &str) -> Option<Response<Body>> {
         "/" => ("text/html; charset=utf-8", HTML),
         "/app.css" => ("text/css; charset=utf-8", STYLE),
         "/app.js" => ("text/javascript; charset=utf-8", SCRIPT),
+        "/icon.svg" => ("image/svg+xml", ICON),
         _ => return None,
     };
     Some(answer(StatusCode::OK, kind, text))

@@ -1,5 +1,7 @@
 //! The dashboard in the browser, as a plain client meets it: who gets in, and what a page may ask for.
 
+mod browser;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
