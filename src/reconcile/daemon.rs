@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::backoff::{Backoff, Happened};
@@ -159,6 +160,7 @@ pub async fn watch(
         unwritten: BTreeMap::new(),
         written: Duration::ZERO,
         tellers: JoinSet::new(),
+        published: None,
     };
     the.waiting.hear(Trigger::Start, Duration::ZERO);
     while the.until_due(&mut heard).await {
@@ -203,6 +205,8 @@ struct Loop {
     unwritten: BTreeMap<SandboxId, LastOutcome>,
     written: Duration,
     tellers: JoinSet<()>,
+    /// Ends when the newest pass that is to be published is: the next one waits for that.
+    published: Option<oneshot::Receiver<()>>,
 }
 
 impl Loop {
@@ -471,6 +475,8 @@ impl Loop {
             }
         }
         let (reconciler, publish) = (self.reconciler.clone(), self.publish.clone());
+        let (done, next) = oneshot::channel::<()>();
+        let before = self.published.replace(next);
         while self.tellers.try_join_next().is_some() {}
         self.tellers.spawn(async move {
             let view = &round.view;
@@ -480,7 +486,12 @@ impl Loop {
             }))
             .await;
             let (report, causes) = (&round.report(), &round.causes);
+            // Passes are read in the order in which they ended, also where an earlier one had more to ask.
+            if let Some(before) = before {
+                let _ = before.await;
+            }
             publish(Published::Pass { view, report, causes, failing: &failing });
+            drop(done);
         });
     }
 }

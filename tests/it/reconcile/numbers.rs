@@ -1,18 +1,37 @@
 //! What sandboxes use, as `status --wide`, `top` and `metrics` tell it.
 
+use std::process::{Child, Command, Stdio};
+
 use serde_json::Value;
 
 use super::rig::{Rig, wait_for};
 
-/// Takes a core for some time: what it took is to be seen.
-const BUSY: &str = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+/// Takes a core until it is ended: where there are no cgroups, only what runs still is counted.
+const BUSY: &str = "timeout 100 sh -c 'while :; do :; done'";
+
+/// A command that is ended when this is dropped.
+struct Running(Child);
+
+impl Running {
+    fn begin(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
 
 pub(super) fn what_is_used_is_told(rig: &Rig) {
     let tree = rig.tree_path();
     rig.agents(2);
     rig.apply(0);
     rig.cli.run(["--tree", &tree, "stop", "a1"]).exits(0);
-    rig.inside("a0", BUSY);
+    let busy = rig.cli.command(["--tree", &tree, "exec", "a0", "--", "sh", "-c", BUSY]);
+    let _busy = Running::begin(busy);
     let of = |status: &Value, name: &str| -> Value {
         let mut all = status["sandboxes"].as_array().unwrap().iter();
         all.find(|it| it["sandbox"] == name).unwrap_or_else(|| panic!("{status}"))["usage"].clone()
