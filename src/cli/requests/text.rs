@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::super::ui::{paint, style};
+use crate::dashboard::card::sign;
 use crate::model::supervise::{Ask, Standing};
 use crate::model::text::{quoted_lines, spelled_line};
 use crate::model::{Desired, Moment};
@@ -173,14 +174,7 @@ pub(super) fn review(review: &Review, now: Moment, width: usize) -> String {
         }
         for (index, ((verdict, says), sandboxes)) in by_verdict.iter().enumerate() {
             let label = if index == 0 { "plan" } else { "" };
-            let sign = match verdict {
-                Verdict::Keep => ' ',
-                Verdict::Hold => '!',
-                Verdict::Reprovision => '~',
-                Verdict::Create => '+',
-                Verdict::Replace => '±',
-                Verdict::Teardown => '-',
-            };
+            let sign = sign(*verdict);
             let _ = writeln!(text, "  {label:<8}{sign} {}   {says}", sandboxes.join(", "));
         }
     }
